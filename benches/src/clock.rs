@@ -1,0 +1,16 @@
+//! One clock for all processes of a run.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Nanoseconds on the machine's monotonic clock. Two processes' readings compare.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Seconds since an earlier reading of [`now_ns`].
+#[must_use]
+pub fn seconds_since(start_ns: u64) -> f64 {
+    (now_ns() - start_ns) as f64 / 1e9
+}

@@ -1,0 +1,75 @@
+//! The only place that knows bincode. Replacing it is a change of this file and of the protocol version.
+//!
+//! bincode's limit bounds decoded bytes but neither sequences of zero-sized elements nor recursion, and
+//! bytes left over are not an error to it. So no wire type here holds either, and both entry points check
+//! what was consumed.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Most bytes that one decoded control frame or key may claim. Bounds what a peer can make this node allocate.
+pub const DECODED_BYTES_MAX: usize = 1 << 20;
+
+/// A value could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// The type refused to be serialised, or exceeds [`DECODED_BYTES_MAX`].
+    #[error("cannot encode")]
+    Encode(#[source] bincode::error::EncodeError),
+    /// The bytes are not a value of this type.
+    #[error("cannot decode")]
+    Decode(#[source] bincode::error::DecodeError),
+    /// A value was decoded, and bytes were left over.
+    #[error("{0} bytes left over after the value")]
+    Trailing(usize),
+}
+
+fn config() -> impl bincode::config::Config {
+    bincode::config::standard().with_limit::<DECODED_BYTES_MAX>()
+}
+
+/// Appends the encoding of a value.
+///
+/// # Errors
+/// [`CodecError::Encode`].
+pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    bincode::serde::encode_into_std_write(value, out, config()).map_err(CodecError::Encode)?;
+    Ok(())
+}
+
+/// The encoding of a value.
+///
+/// # Errors
+/// [`CodecError::Encode`].
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    encode_into(value, &mut out)?;
+    Ok(out)
+}
+
+/// The value that these bytes, all of them, encode.
+///
+/// # Errors
+/// [`CodecError::Decode`] or [`CodecError::Trailing`].
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).map_err(CodecError::Decode)?;
+    if used == bytes.len() { Ok(value) } else { Err(CodecError::Trailing(bytes.len() - used)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftover_bytes_are_refused() {
+        let mut bytes = encode("key").unwrap();
+        bytes.push(0);
+        assert!(matches!(decode::<String>(&bytes), Err(CodecError::Trailing(1))));
+    }
+
+    #[test]
+    fn a_claimed_length_beyond_the_limit_is_refused_before_it_is_allocated() {
+        let claim = encode(&(1_u64 << 40)).unwrap();
+        assert!(matches!(decode::<Vec<u8>>(&claim), Err(CodecError::Decode(_))));
+    }
+}

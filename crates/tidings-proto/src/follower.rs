@@ -1,0 +1,309 @@
+//! The receiving state machine for one origin: where each lane stands, and up to when everything is confirmed.
+//!
+//! The order *follow, then the answer, then fence, then go on* is part of the protocol: on a reset the caller fences
+//! and only then reports [`Follower::fenced`]; until then nothing of the origin confirms.
+//!
+//! Confirmation is a lease that starts when a probe was **sent**. A heartbeat that was buffered, delayed or
+//! retransmitted confirms no more than what was known to the origin when it read that probe.
+
+use std::collections::VecDeque;
+
+use crate::frame::{Follow, Heartbeat};
+use crate::id::{FIRST, LaneId, Lanes, Origin, Sequence};
+use crate::time::Tick;
+
+/// Probes remembered while unanswered: 64 × 250 ms is 16 s, far beyond any idle time-out of a connection.
+const PROBES_MAX: usize = 64;
+
+/// One request to follow a lane. Frames that answer an older request are stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(u64);
+
+/// A frame that the follower does not accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejected {
+    /// It belongs to an older follow request: another connection carries the lane now. Not an error of the peer's.
+    #[error("the lane is followed elsewhere")]
+    Stale,
+    /// A position is missing before it. Follow again.
+    #[error("gap: expected {expected}, got {got}")]
+    Gap {
+        /// The first sequence that is missing.
+        expected: Sequence,
+        /// What came instead.
+        got: Sequence,
+    },
+    /// It does not belong here in any order of events.
+    #[error("protocol violation: {0}")]
+    Violation(&'static str),
+}
+
+/// What to do with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    /// Apply from this sequence on; what is before it was applied already.
+    pub from: Sequence,
+    /// How many records were seen before.
+    pub duplicates: u64,
+}
+
+/// The lane must be fenced; then hand this to [`Follower::fenced`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the lane stands still until it is fenced"]
+pub struct MustFence {
+    /// Which lane.
+    pub lane: LaneId,
+    attempt: Attempt,
+    from: Sequence,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LaneState {
+    /// Not followed.
+    Idle,
+    /// Asked, not answered.
+    Asked,
+    /// The answer was a reset that is not yet fenced.
+    Fencing,
+    /// Events may come.
+    Open,
+}
+
+#[derive(Debug)]
+struct Lane {
+    attempt: Attempt,
+    expected: Sequence,
+    state: LaneState,
+}
+
+#[derive(Debug)]
+struct Pending {
+    heads: Vec<Sequence>,
+    probed: Tick,
+}
+
+/// Follows one life of one node.
+#[derive(Debug)]
+pub struct Follower {
+    origin: Origin,
+    lanes: Vec<Lane>,
+    probe: u64,
+    probes: VecDeque<(u64, Tick)>,
+    /// The oldest heartbeat that is not yet applied, and the newest: were only the newest kept, a follower that
+    /// always lags a little would never confirm anything.
+    oldest: Option<Pending>,
+    newest: Option<Pending>,
+    confirmed: Option<Tick>,
+    goodbye: Option<Vec<Sequence>>,
+}
+
+impl Follower {
+    /// A follower that has seen nothing yet.
+    #[must_use]
+    pub fn new(origin: Origin, lanes: Lanes) -> Self {
+        let lane = |_| Lane { attempt: Attempt(0), expected: FIRST, state: LaneState::Idle };
+        Self {
+            origin,
+            lanes: lanes.ids().map(lane).collect(),
+            probe: 0,
+            probes: VecDeque::new(),
+            oldest: None,
+            newest: None,
+            confirmed: None,
+            goodbye: None,
+        }
+    }
+
+    /// Whom it follows.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// How many lanes it follows.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Last sequence applied in a lane; 0 for none.
+    #[must_use]
+    pub fn applied_in(&self, lane: LaneId) -> Sequence {
+        self.lanes[lane.index()].expected - 1
+    }
+
+    /// Everything the origin did up to then is applied. `None` until something was confirmed.
+    #[must_use]
+    pub fn confirmed(&self) -> Option<Tick> {
+        self.confirmed
+    }
+
+    /// How many events the last heartbeat knew of that are not applied.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        let Some(pending) = self.newest.as_ref().or(self.oldest.as_ref()) else { return 0 };
+        let behind = |(lane, head): (&Lane, &Sequence)| (head + 1).saturating_sub(lane.expected);
+        self.lanes.iter().zip(&pending.heads).map(behind).sum()
+    }
+
+    /// Whether the origin said goodbye and everything it did is applied.
+    #[must_use]
+    pub fn ended(&self) -> bool {
+        self.goodbye.as_ref().is_some_and(|heads| self.has_applied(heads))
+    }
+
+    /// Asks for a lane anew, from where it stands. Whatever answers older requests is stale from now on.
+    pub fn follow(&mut self, lane: LaneId) -> (Attempt, Follow) {
+        let state = &mut self.lanes[lane.index()];
+        state.attempt.0 += 1;
+        state.state = LaneState::Asked;
+        (state.attempt, Follow { incarnation: self.origin.incarnation, lane, from: state.expected })
+    }
+
+    fn current(&mut self, lane: LaneId, attempt: Attempt) -> Result<&mut Lane, Rejected> {
+        let lane = self.lanes.get_mut(lane.index()).ok_or(Rejected::Violation("no such lane"))?;
+        if lane.attempt == attempt { Ok(lane) } else { Err(Rejected::Stale) }
+    }
+
+    /// The origin holds the position.
+    ///
+    /// # Errors
+    /// [`Rejected::Stale`]; [`Rejected::Violation`] if it was not asked, or names another position.
+    pub fn on_resume(&mut self, lane: LaneId, attempt: Attempt, from: Sequence) -> Result<(), Rejected> {
+        let lane = self.current(lane, attempt)?;
+        if lane.state != LaneState::Asked || from != lane.expected {
+            return Err(Rejected::Violation("resume"));
+        }
+        lane.state = LaneState::Open;
+        Ok(())
+    }
+
+    /// The origin does not hold the position (any more).
+    ///
+    /// # Errors
+    /// [`Rejected::Stale`]; [`Rejected::Violation`] if it goes backwards or comes while the lane is being fenced.
+    pub fn on_reset(
+        &mut self,
+        lane_id: LaneId,
+        attempt: Attempt,
+        from: Sequence,
+    ) -> Result<MustFence, Rejected> {
+        let lane = self.current(lane_id, attempt)?;
+        if !matches!(lane.state, LaneState::Asked | LaneState::Open) || from < FIRST {
+            return Err(Rejected::Violation("reset"));
+        }
+        lane.state = LaneState::Fencing;
+        Ok(MustFence { lane: lane_id, attempt, from })
+    }
+
+    /// The lane's slots are fenced in every cache: events continue.
+    pub fn fenced(&mut self, fence: MustFence) {
+        let lane = &mut self.lanes[fence.lane.index()];
+        // A newer request reads from the old position and will be reset again: this answer is moot.
+        if lane.attempt == fence.attempt && lane.state == LaneState::Fencing {
+            lane.expected = fence.from;
+            lane.state = LaneState::Open;
+            self.confirm();
+        }
+    }
+
+    /// Judges a batch, before any of it is applied.
+    ///
+    /// # Errors
+    /// [`Rejected`]; after a gap the lane must be followed anew.
+    pub fn on_events(
+        &mut self,
+        lane: LaneId,
+        attempt: Attempt,
+        first: Sequence,
+        count: u32,
+    ) -> Result<Accept, Rejected> {
+        let lane = self.current(lane, attempt)?;
+        if lane.state != LaneState::Open {
+            return Err(Rejected::Violation("events before an answer"));
+        }
+        if first > lane.expected {
+            lane.state = LaneState::Idle;
+            return Err(Rejected::Gap { expected: lane.expected, got: first });
+        }
+        Ok(Accept { from: lane.expected, duplicates: (lane.expected - first).min(u64::from(count)) })
+    }
+
+    /// Everything before `next` of the lane is applied. Reports of a stale request are ignored.
+    pub fn applied(&mut self, lane: LaneId, attempt: Attempt, next: Sequence) {
+        if let Ok(lane) = self.current(lane, attempt)
+            && lane.state == LaneState::Open
+            && next > lane.expected
+        {
+            lane.expected = next;
+            self.confirm();
+        }
+    }
+
+    /// The number of the probe to be sent now.
+    pub fn probe(&mut self, now: Tick) -> u64 {
+        self.probe += 1;
+        if self.probes.len() == PROBES_MAX {
+            self.probes.pop_front();
+        }
+        self.probes.push_back((self.probe, now));
+        self.probe
+    }
+
+    /// The origin answered. Returns when the probe that it answers was sent.
+    ///
+    /// # Errors
+    /// [`Rejected::Violation`] if the probe was never sent or the lanes do not match. An answer to a probe that is
+    /// answered or forgotten already is [`Rejected::Stale`].
+    pub fn on_heartbeat(&mut self, heartbeat: &Heartbeat) -> Result<Tick, Rejected> {
+        if heartbeat.heads.len() != self.lanes.len() {
+            return Err(Rejected::Violation("number of lanes"));
+        }
+        if heartbeat.echo > self.probe {
+            return Err(Rejected::Violation("echo of a probe that was never sent"));
+        }
+        let Some(&(_, probed)) = self.probes.iter().find(|(number, _)| *number == heartbeat.echo) else {
+            return Err(Rejected::Stale);
+        };
+        self.probes.retain(|(number, _)| *number > heartbeat.echo);
+        let pending = Pending { heads: heartbeat.heads.clone(), probed };
+        if self.oldest.is_none() {
+            self.oldest = Some(pending)
+        } else {
+            self.newest = Some(pending)
+        }
+        self.confirm();
+        Ok(probed)
+    }
+
+    /// The origin has sealed its log with these heads.
+    ///
+    /// # Errors
+    /// [`Rejected::Violation`] if the lanes do not match.
+    pub fn on_goodbye(&mut self, heads: Vec<Sequence>) -> Result<(), Rejected> {
+        if heads.len() != self.lanes.len() {
+            return Err(Rejected::Violation("number of lanes"));
+        }
+        self.goodbye = Some(heads);
+        Ok(())
+    }
+
+    fn has_applied(&self, heads: &[Sequence]) -> bool {
+        let applied =
+            |(lane, head): (&Lane, &Sequence)| lane.state != LaneState::Fencing && lane.expected > *head;
+        self.lanes.iter().zip(heads).all(applied)
+    }
+
+    fn confirm(&mut self) {
+        while let Some(oldest) = &self.oldest
+            && self.has_applied(&oldest.heads)
+        {
+            self.confirmed = self.confirmed.max(Some(oldest.probed));
+            self.oldest = self.newest.take();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "follower_tests.rs"]
+mod tests;

@@ -1,0 +1,345 @@
+//! Frames between two nodes: a fixed header, then a body.
+//!
+//! ```text
+//! version: u8 | type: u8 | length of the body: u32 little endian | body
+//! ```
+//!
+//! The body of [`FrameType::Events`] is a batch of records ([`crate::record`]); every other body is a control
+//! frame in the encoding of [`crate::codec`]. Types from 128 on may be skipped by those who do not know them.
+
+use std::net::SocketAddr;
+
+use bytes::{Buf, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError};
+use crate::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
+
+/// Version of the frames that this release writes, and the newest that it reads.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 6;
+
+/// Longest body, in bytes. A value of 1 MiB and its key must fit; a peer cannot make a receiver buffer more.
+pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
+
+/// Most members that a frame may name.
+pub const MEMBERS_MAX: usize = 4_096;
+
+/// What a frame's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "each is the frame of its name in `Control`, or a batch of records")]
+pub enum FrameType {
+    Hello = 1,
+    Follow = 2,
+    Resume = 3,
+    Reset = 4,
+    Events = 5,
+    Probe = 6,
+    Heartbeat = 7,
+    Ack = 8,
+    Goodbye = 9,
+    Refused = 10,
+    Members = 11,
+    Caches = 128,
+}
+
+impl FrameType {
+    const KNOWN: [Self; 12] = [
+        Self::Hello,
+        Self::Follow,
+        Self::Resume,
+        Self::Reset,
+        Self::Events,
+        Self::Probe,
+        Self::Heartbeat,
+        Self::Ack,
+        Self::Goodbye,
+        Self::Refused,
+        Self::Members,
+        Self::Caches,
+    ];
+
+    fn of(byte: u8) -> Option<Self> {
+        Self::KNOWN.into_iter().find(|known| *known as u8 == byte)
+    }
+}
+
+/// Every frame but `Events`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// First frame of a connection, both ways.
+    Hello(Hello),
+    /// Asks for a lane of the receiver's log from a position.
+    Follow(Follow),
+    /// The log still holds the position: what follows starts there.
+    Resume(Sequence),
+    /// The log does not hold the position: fence the lane's slots, then continue from here. May come at any time.
+    Reset(Sequence),
+    /// Asks for a heartbeat.
+    Probe(u64),
+    /// Answers the newest probe.
+    Heartbeat(Heartbeat),
+    /// Everything up to here of this lane is applied.
+    Ack(Sequence),
+    /// The log is sealed with these heads; when they are applied, nothing of this origin is missing.
+    Goodbye(Vec<Sequence>),
+    /// The connection is refused, and why.
+    Refused(Refusal),
+    /// The sender's member set.
+    Members(MemberSet),
+    /// Names of the caches that the sender hosts, for those who watch. Can be ignored.
+    Caches(Vec<String>),
+}
+
+/// Who is calling, and what it speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Oldest and newest protocol version that it speaks.
+    pub protocols: (u8, u8),
+    /// Name of its cluster.
+    pub cluster: String,
+    /// Its node id; must be that of its certificate.
+    pub node: NodeId,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its log.
+    pub log: LogId,
+    /// Version of the hash that makes slots of keys.
+    pub hash_version: u8,
+    /// How many lanes its log has.
+    pub lanes: Lanes,
+    /// The address at which it can be dialled.
+    pub address: SocketAddr,
+    /// Its availability zone, or nothing.
+    pub zone: String,
+    /// Its release, for people.
+    pub release: String,
+    /// Its wall clock, in milliseconds since 1970, for a report of clock offset. Decides nothing.
+    pub wall_ms: u64,
+    /// Everyone it knows to be, or to have been until lately, a member.
+    pub members: MemberSet,
+}
+
+/// A versioned set of origins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberSet {
+    /// Rises with every change of the set on its node.
+    pub version: u64,
+    /// The members; at most [`MEMBERS_MAX`].
+    pub members: Vec<NamedMember>,
+}
+
+/// A member as another names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedMember {
+    /// Which life of which node.
+    pub origin: Origin,
+    /// Where it can be dialled.
+    pub address: SocketAddr,
+    /// Whether that life has ended (cleanly or with a floor).
+    pub ended: bool,
+}
+
+/// A request for one lane of the receiver's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// The life that the follower believes it talks to.
+    pub incarnation: Incarnation,
+    /// Which lane.
+    pub lane: LaneId,
+    /// The first sequence that it has not applied.
+    pub from: Sequence,
+}
+
+/// An origin's answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The newest probe that had been read before the heads were.
+    pub echo: u64,
+    /// Version of the origin's member set, read after the probe and before the heads.
+    pub members: u64,
+    /// The last sequence appended to each lane.
+    pub heads: Vec<Sequence>,
+}
+
+/// Why a connection is refused, said to the refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The cluster names differ.
+    #[error("this is cluster {0}")]
+    Cluster(String),
+    /// The node id of `Hello` is not that of the certificate.
+    #[error("the certificate is for node {0}")]
+    Identity(NodeId),
+    /// No protocol version in common.
+    #[error("this node speaks protocol versions {0} to {1}")]
+    Protocol(u8, u8),
+    /// The slots of keys would differ.
+    #[error("this node uses key hash version {0}")]
+    HashVersion(u8),
+    /// Another live process has this node id.
+    #[error("node id {node} is held by a live process at {address}")]
+    DuplicateNode {
+        /// The id that both claim.
+        node: NodeId,
+        /// Where the holder is.
+        address: SocketAddr,
+    },
+    /// A life of this number or a later one, with another log, is known: take the next.
+    #[error("incarnation {0} of this node is known already")]
+    Incarnation(Incarnation),
+    /// The node, or its certificate, is on the deny list.
+    #[error("denied by the deny list")]
+    Denied,
+    /// The node is shutting down.
+    #[error("this node is leaving")]
+    Leaving,
+}
+
+/// A frame was not what it should be. Nothing of it was acted on.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// The first byte is not a version that this release reads.
+    #[error("frame version {0} is not spoken here")]
+    Version(u8),
+    /// A type below 128 that this release does not know.
+    #[error("frame type {0} is not known")]
+    Type(u8),
+    /// The body is longer than [`FRAME_BYTES_MAX`].
+    #[error("a frame of {0} bytes exceeds {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    /// The body does not decode.
+    #[error("body of a {0:?} frame")]
+    Body(FrameType, #[source] CodecError),
+    /// A list in it exceeds its limit.
+    #[error("a {0:?} frame with {1} elements")]
+    TooMany(FrameType, usize),
+}
+
+/// A frame cut out of a byte stream.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// What the body is.
+    pub kind: FrameType,
+    /// The body.
+    pub body: BytesMut,
+}
+
+/// Writes a frame's header.
+#[must_use]
+pub fn header(kind: FrameType, body_bytes: usize) -> [u8; HEADER_BYTES] {
+    let [a, b, c, d] = (body_bytes as u32).to_le_bytes();
+    [PROTOCOL_VERSION, kind as u8, a, b, c, d]
+}
+
+/// Takes the next whole frame off the front of `buffer`; `None` if more bytes are needed. Frames of an unknown
+/// type that may be ignored are skipped.
+///
+/// # Errors
+/// [`FrameError::Version`], [`FrameError::Type`], [`FrameError::TooLong`]; the connection cannot go on after any.
+pub fn take(buffer: &mut BytesMut) -> Result<Option<RawFrame>, FrameError> {
+    loop {
+        let Some((&[version, kind, a, b, c, d], rest)) = buffer.split_first_chunk::<HEADER_BYTES>() else {
+            return Ok(None);
+        };
+        if version != PROTOCOL_VERSION {
+            return Err(FrameError::Version(version));
+        }
+        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong(length));
+        }
+        if FrameType::of(kind).is_none() && kind < 128 {
+            return Err(FrameError::Type(kind));
+        }
+        if rest.len() < length {
+            buffer.reserve(HEADER_BYTES + length - buffer.len());
+            return Ok(None);
+        }
+        buffer.advance(HEADER_BYTES);
+        let body = buffer.split_to(length);
+        if let Some(kind) = FrameType::of(kind) {
+            return Ok(Some(RawFrame { kind, body }));
+        }
+    }
+}
+
+impl Control {
+    /// The frame's type.
+    #[must_use]
+    pub fn kind(&self) -> FrameType {
+        match self {
+            Self::Hello(_) => FrameType::Hello,
+            Self::Follow(_) => FrameType::Follow,
+            Self::Resume(_) => FrameType::Resume,
+            Self::Reset(_) => FrameType::Reset,
+            Self::Probe(_) => FrameType::Probe,
+            Self::Heartbeat(_) => FrameType::Heartbeat,
+            Self::Ack(_) => FrameType::Ack,
+            Self::Goodbye(_) => FrameType::Goodbye,
+            Self::Refused(_) => FrameType::Refused,
+            Self::Members(_) => FrameType::Members,
+            Self::Caches(_) => FrameType::Caches,
+        }
+    }
+
+    /// The frame's bytes, header and body.
+    ///
+    /// # Panics
+    /// Never: these types always encode, and their sizes are bounded well below [`FRAME_BYTES_MAX`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0; HEADER_BYTES];
+        let encoded = match self {
+            Self::Hello(hello) => codec::encode_into(hello, &mut out),
+            Self::Follow(follow) => codec::encode_into(follow, &mut out),
+            Self::Resume(sequence) | Self::Reset(sequence) | Self::Ack(sequence) => {
+                codec::encode_into(sequence, &mut out)
+            }
+            Self::Probe(number) => codec::encode_into(number, &mut out),
+            Self::Heartbeat(heartbeat) => codec::encode_into(heartbeat, &mut out),
+            Self::Goodbye(heads) => codec::encode_into(heads, &mut out),
+            Self::Refused(refusal) => codec::encode_into(refusal, &mut out),
+            Self::Members(members) => codec::encode_into(members, &mut out),
+            Self::Caches(names) => codec::encode_into(names, &mut out),
+        };
+        encoded.expect("control frames hold only types that encode");
+        let head = header(self.kind(), out.len() - HEADER_BYTES);
+        out[..HEADER_BYTES].copy_from_slice(&head);
+        out
+    }
+
+    /// The control frame that a raw frame holds.
+    ///
+    /// # Errors
+    /// [`FrameError::Body`] if it does not decode, or is a batch of events; [`FrameError::TooMany`] if a list in it
+    /// exceeds its limit.
+    pub fn decode(frame: &RawFrame) -> Result<Self, FrameError> {
+        let body = &frame.body[..];
+        let kind = frame.kind;
+        let control = match kind {
+            FrameType::Hello => codec::decode(body).map(Self::Hello),
+            FrameType::Follow => codec::decode(body).map(Self::Follow),
+            FrameType::Resume => codec::decode(body).map(Self::Resume),
+            FrameType::Reset => codec::decode(body).map(Self::Reset),
+            FrameType::Probe => codec::decode(body).map(Self::Probe),
+            FrameType::Heartbeat => codec::decode(body).map(Self::Heartbeat),
+            FrameType::Ack => codec::decode(body).map(Self::Ack),
+            FrameType::Goodbye => codec::decode(body).map(Self::Goodbye),
+            FrameType::Refused => codec::decode(body).map(Self::Refused),
+            FrameType::Members => codec::decode(body).map(Self::Members),
+            FrameType::Caches => codec::decode(body).map(Self::Caches),
+            FrameType::Events => return Err(FrameError::Type(kind as u8)),
+        }
+        .map_err(|error| FrameError::Body(kind, error))?;
+        let members = match &control {
+            Self::Hello(hello) => hello.members.members.len(),
+            Self::Members(set) => set.members.len(),
+            _ => 0,
+        };
+        if members > MEMBERS_MAX { Err(FrameError::TooMany(kind, members)) } else { Ok(control) }
+    }
+}

@@ -1,0 +1,26 @@
+//! The vocabulary, the wire format and the state machines of tidings.
+//!
+//! Nothing here does I/O, reads a clock or draws a random number: time comes in as [`time::Tick`], so that every
+//! decision can be tested synchronously and simulated.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`id`] | who made a change, and where it stands: node, incarnation, origin, slot, lane, sequence |
+//! | [`event`] | what can happen to a cache |
+//! | [`record`], [`frame`] | how that looks on the wire; [`codec`] is the only place that knows bincode |
+//! | [`log`] | what a node did, for as long as it is remembered: append, read, resume or reset, seal |
+//! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
+//! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
+
+pub mod codec;
+pub mod event;
+pub mod follower;
+pub mod frame;
+pub mod freshness;
+pub mod hash;
+pub mod hlc;
+pub mod id;
+pub mod log;
+pub mod record;
+pub mod time;
+pub mod wake;

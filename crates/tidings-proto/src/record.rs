@@ -1,0 +1,535 @@
+//! Event records: the compact layout inside an `Events` frame.
+//!
+//! ```text
+//! batch  := lane: u8 | first: varint | count: varint | base stamp: u64 le | record*
+//! record := length of the rest: varint
+//!         | kind and target: u8      bits 0-3 kind, bit 4 ignorable, bits 5-7 target
+//!         | cache: u32 le
+//!         | slot: u8
+//!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 reserved (0)
+//!         | stamp minus base: varint
+//!         | [version: varint] [metadata] [length of the value: varint, value] | target
+//! metadata := count: varint, then per pair: length, name, length, text
+//! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
+//!          · 2 tag: the remaining bytes · 3 prefix: the remaining bytes · 4 everything: no bytes
+//! ```
+//!
+//! Varints are LEB128, at most ten bytes. Every release can read length, kind, ignorable bit, cache and slot: a
+//! record that it does not understand is fenced (or, if ignorable, counted) and passed over, never guessed at.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::event::{EventKind, Operation};
+use crate::hash::CacheId;
+use crate::hlc::Stamp;
+use crate::id::{LaneId, Lanes, Sequence, Slot};
+
+/// Longest encoded key, tag or prefix, in bytes.
+pub const KEY_BYTES_MAX: usize = 4 << 10;
+
+/// Most bytes of names and texts in one event's metadata.
+pub const METADATA_BYTES_MAX: usize = 4 << 10;
+
+/// Longest record, in bytes, so that a batch of one always fits a frame.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+
+const HEAD_BYTES: usize = 7;
+const IGNORABLE: u8 = 0x10;
+const HAS_METADATA: u8 = 0x10;
+const HAS_VALUE: u8 = 0x20;
+const HAS_VERSION: u8 = 0x40;
+const RESERVED: u8 = 0x80;
+
+/// What a change names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target<'a> {
+    /// One encoded key.
+    Key(&'a [u8]),
+    /// Several encoded keys of one lane.
+    Keys(Keys<'a>),
+    /// All entries with a tag.
+    Tag(&'a str),
+    /// All entries whose text key starts so.
+    Prefix(&'a str),
+    /// Everything in the cache.
+    All,
+}
+
+/// Encoded keys, borrowed from a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keys<'a> {
+    count: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Keys<'a> {
+    /// How many keys there are.
+    #[must_use]
+    pub fn len(self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.count == 0
+    }
+
+    /// The keys in order.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut reader = Reader(self.bytes);
+        std::iter::from_fn(move || if reader.0.is_empty() { None } else { reader.block().ok() })
+    }
+}
+
+/// Metadata pairs, borrowed from a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Metadata<'a>(&'a [u8]);
+
+impl<'a> Metadata<'a> {
+    /// The pairs in the order in which they were given.
+    pub fn iter(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let mut reader = Reader(self.0);
+        std::iter::from_fn(move || {
+            if reader.0.is_empty() { None } else { Some((reader.text().ok()?, reader.text().ok()?)) }
+        })
+    }
+}
+
+/// One event, borrowed from the batch that carried it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// What happened.
+    pub kind: EventKind,
+    /// By which call.
+    pub operation: Operation,
+    /// In which cache.
+    pub cache: CacheId,
+    /// In which class of keys; for several keys, that of the first.
+    pub slot: Slot,
+    /// When, by the origin's hybrid clock.
+    pub stamp: Stamp,
+    /// The application's version of the value, where it gave one.
+    pub version: Option<u64>,
+    /// What the writer wanted subscribers to know.
+    pub metadata: Metadata<'a>,
+    /// The encoded value, where it travels.
+    pub value: Option<&'a [u8]>,
+    /// What changed.
+    pub target: Target<'a>,
+}
+
+/// A record ready to be appended: all but its stamp, which is given under the log's lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    head: [u8; HEAD_BYTES],
+    tail: SmallVec<[u8; 64]>,
+}
+
+/// What a [`Draft`] is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// What happened.
+    pub kind: EventKind,
+    /// By which call.
+    pub operation: Operation,
+    /// Whether a receiver that does not know the kind may pass over it.
+    pub ignorable: bool,
+    /// In which cache.
+    pub cache: CacheId,
+    /// In which class of keys.
+    pub slot: Slot,
+    /// The application's version of the value.
+    pub version: Option<u64>,
+    /// Name and text pairs for subscribers.
+    pub metadata: &'a [(String, String)],
+    /// The encoded value, to make it travel.
+    pub value: Option<&'a [u8]>,
+    /// What changed.
+    pub target: DraftTarget<'a>,
+}
+
+/// What a draft's change names.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "each is the `Target` of its name")]
+pub enum DraftTarget<'a> {
+    Key(&'a [u8]),
+    Keys(&'a [Bytes]),
+    Tag(&'a str),
+    Prefix(&'a str),
+    All,
+}
+
+/// A record would exceed a limit of the wire format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} of {bytes} bytes exceeds {limit}")]
+pub struct TooLarge {
+    /// What exceeds.
+    pub what: &'static str,
+    /// How large it is, in bytes.
+    pub bytes: usize,
+    /// How large it may be, in bytes.
+    pub limit: usize,
+}
+
+fn within(what: &'static str, bytes: usize, limit: usize) -> Result<(), TooLarge> {
+    if bytes > limit { Err(TooLarge { what, bytes, limit }) } else { Ok(()) }
+}
+
+impl Draft {
+    /// Encodes a record, but for its stamp.
+    ///
+    /// # Errors
+    /// [`TooLarge`] if a key, the metadata or the whole exceeds its limit.
+    pub fn new(parts: Parts<'_>) -> Result<Self, TooLarge> {
+        let mut flags = 0;
+        let mut tail = SmallVec::new();
+        if let Some(version) = parts.version {
+            flags |= HAS_VERSION;
+            put_varint(&mut tail, version);
+        }
+        if !parts.metadata.is_empty() {
+            flags |= HAS_METADATA;
+            let mut pairs = SmallVec::<[u8; 64]>::new();
+            for (name, text) in parts.metadata {
+                put_block(&mut pairs, name.as_bytes());
+                put_block(&mut pairs, text.as_bytes());
+            }
+            within("metadata", pairs.len(), METADATA_BYTES_MAX)?;
+            put_block(&mut tail, &pairs);
+        }
+        if let Some(value) = parts.value {
+            flags |= HAS_VALUE;
+            put_block(&mut tail, value);
+        }
+        let target = match parts.target {
+            DraftTarget::Key(key) => {
+                within("key", key.len(), KEY_BYTES_MAX)?;
+                tail.extend_from_slice(key);
+                0
+            }
+            DraftTarget::Keys(keys) => {
+                put_varint(&mut tail, keys.len() as u64);
+                for key in keys {
+                    within("key", key.len(), KEY_BYTES_MAX)?;
+                    put_block(&mut tail, key);
+                }
+                1
+            }
+            DraftTarget::Tag(tag) => {
+                within("tag", tag.len(), KEY_BYTES_MAX)?;
+                tail.extend_from_slice(tag.as_bytes());
+                2
+            }
+            DraftTarget::Prefix(prefix) => {
+                within("prefix", prefix.len(), KEY_BYTES_MAX)?;
+                tail.extend_from_slice(prefix.as_bytes());
+                3
+            }
+            DraftTarget::All => 4,
+        };
+        within("record", HEAD_BYTES + tail.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX)?;
+        let kind = parts.kind as u8 | if parts.ignorable { IGNORABLE } else { 0 } | target << 5;
+        let [a, b, c, d] = parts.cache.0.to_le_bytes();
+        let head = [kind, a, b, c, d, parts.slot.index() as u8, parts.operation as u8 | flags];
+        Ok(Self { head, tail })
+    }
+
+    /// Upper bound of the bytes that [`Draft::write`] appends.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        HEAD_BYTES + self.tail.len() + 2 * VARINT_BYTES_MAX
+    }
+
+    /// Appends the record with its stamp, `delta` after the batch's base.
+    pub fn write(&self, delta: u64, out: &mut impl Extend8) {
+        let length = HEAD_BYTES + varint_bytes(delta) + self.tail.len();
+        put_varint(out, length as u64);
+        out.put(&self.head);
+        put_varint(out, delta);
+        out.put(&self.tail);
+    }
+}
+
+/// Something that bytes can be appended to.
+pub trait Extend8 {
+    /// Appends them.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Extend8 for bytes::BytesMut {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+impl<A: smallvec::Array<Item = u8>> Extend8 for SmallVec<A> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// Consecutive records of one lane, as the log hands them out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Sequence of the first record.
+    pub first: Sequence,
+    /// How many records there are.
+    pub count: u32,
+    /// What the records' stamps are relative to.
+    pub base: Stamp,
+    /// The records.
+    pub records: Bytes,
+}
+
+impl Batch {
+    /// The batch's bytes before its records, for the body of an `Events` frame.
+    #[must_use]
+    pub fn head(&self) -> SmallVec<[u8; 32]> {
+        let mut out = SmallVec::new();
+        out.push(self.lane.number());
+        put_varint(&mut out, self.first);
+        put_varint(&mut out, u64::from(self.count));
+        out.put(&self.base.0.to_le_bytes());
+        out
+    }
+
+    /// The sequence after the last record.
+    #[must_use]
+    pub fn next(&self) -> Sequence {
+        self.first + Sequence::from(self.count)
+    }
+}
+
+/// A batch, borrowed from a frame's body.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchRef<'a> {
+    /// Which lane.
+    pub lane: LaneId,
+    /// Sequence of the first record.
+    pub first: Sequence,
+    /// How many records there are.
+    pub count: u32,
+    base: Stamp,
+    records: &'a [u8],
+}
+
+/// A batch's or record's framing is broken: what follows it cannot be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unsound batch: {0}")]
+pub struct Unsound(&'static str);
+
+/// A record that cannot be acted on, but can be passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opaque {
+    /// Whether its writer said that it may be ignored.
+    pub ignorable: bool,
+    /// In which cache.
+    pub cache: CacheId,
+    /// Whether its kind is unknown here; otherwise its body is broken.
+    pub unknown_kind: bool,
+}
+
+impl<'a> BatchRef<'a> {
+    /// Reads the head of an `Events` frame's body.
+    ///
+    /// # Errors
+    /// [`Unsound`] if it is cut short, names a lane that the origin does not have, or counts more records than its
+    /// bytes can hold.
+    pub fn parse(body: &'a [u8], lanes: Lanes) -> Result<Self, Unsound> {
+        let mut reader = Reader(body);
+        let lane = reader.byte()?;
+        let lane = lanes.lane(lane).ok_or(Unsound("no such lane"))?;
+        let first = reader.varint()?;
+        let count = u32::try_from(reader.varint()?).map_err(|_| Unsound("count"))?;
+        let base = Stamp(u64::from_le_bytes(reader.array()?));
+        let room = reader.0.len() / (HEAD_BYTES + 2);
+        if first == 0 || count == 0 || count as usize > room || first.checked_add(u64::from(count)).is_none()
+        {
+            return Err(Unsound("count"));
+        }
+        Ok(Self { lane, first, count, base, records: reader.0 })
+    }
+
+    /// The sequence after the last record.
+    #[must_use]
+    pub fn next(&self) -> Sequence {
+        self.first + Sequence::from(self.count)
+    }
+
+    /// The records with their sequences, from `from` on. An [`Unsound`] item is the last one.
+    pub fn records(
+        &self,
+        from: Sequence,
+    ) -> impl Iterator<Item = (Sequence, Result<Result<Record<'a>, Opaque>, Unsound>)> + use<'a> {
+        let Self { first, count, base, records, .. } = *self;
+        let mut reader = Reader(records);
+        let mut sequence = first;
+        let end = first + Sequence::from(count);
+        std::iter::from_fn(move || {
+            while sequence < end {
+                let at = sequence;
+                sequence += 1;
+                match reader.block() {
+                    Ok(_) if at < from => {}
+                    Ok(body) => {
+                        let parsed = parse_record(body, base);
+                        if parsed.is_err() {
+                            sequence = end;
+                        }
+                        return Some((at, parsed));
+                    }
+                    Err(unsound) => {
+                        sequence = end;
+                        return Some((at, Err(unsound)));
+                    }
+                }
+            }
+            None
+        })
+    }
+}
+
+fn parse_record(body: &[u8], base: Stamp) -> Result<Result<Record<'_>, Opaque>, Unsound> {
+    let mut reader = Reader(body);
+    let kind = reader.byte()?;
+    let cache = CacheId(u32::from_le_bytes(reader.array()?));
+    let slot = Slot::new(reader.byte()?).ok_or(Unsound("no such slot"))?;
+    let ignorable = kind & IGNORABLE != 0;
+    let Some(known) = EventKind::of(kind & 0x0f) else {
+        return Ok(Err(Opaque { ignorable, cache, unknown_kind: true }));
+    };
+    let record = parse_body(reader, known, kind >> 5, cache, slot, base);
+    Ok(record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: false }))
+}
+
+fn parse_body<'a>(
+    mut reader: Reader<'a>,
+    kind: EventKind,
+    target: u8,
+    cache: CacheId,
+    slot: Slot,
+    base: Stamp,
+) -> Result<Record<'a>, Unsound> {
+    let flags = reader.byte()?;
+    if flags & RESERVED != 0 {
+        return Err(Unsound("reserved flag"));
+    }
+    let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
+    let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
+    let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
+    let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
+    let mut pairs = Reader(metadata.0);
+    while !pairs.0.is_empty() {
+        pairs.text()?;
+        pairs.text()?;
+    }
+    let value = if flags & HAS_VALUE != 0 { Some(reader.block()?) } else { None };
+    let rest = reader.0;
+    if target != 1 && rest.len() > KEY_BYTES_MAX {
+        return Err(Unsound("key length"));
+    }
+    let target = match target {
+        0 => Target::Key(rest),
+        1 => {
+            let count = usize::try_from(reader.varint()?).map_err(|_| Unsound("count of keys"))?;
+            let bytes = reader.0;
+            for _ in 0..count {
+                if reader.block()?.len() > KEY_BYTES_MAX {
+                    return Err(Unsound("key length"));
+                }
+            }
+            if !reader.0.is_empty() {
+                return Err(Unsound("bytes left over"));
+            }
+            Target::Keys(Keys { count, bytes })
+        }
+        2 => Target::Tag(text(rest)?),
+        3 => Target::Prefix(text(rest)?),
+        4 if rest.is_empty() => Target::All,
+        _ => return Err(Unsound("target")),
+    };
+    Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target })
+}
+
+const VARINT_BYTES_MAX: usize = 10;
+
+fn put_varint(out: &mut impl Extend8, mut value: u64) {
+    let mut bytes = [0_u8; VARINT_BYTES_MAX];
+    let mut length = 0;
+    loop {
+        bytes[length] = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            break;
+        }
+        bytes[length] |= 0x80;
+        length += 1;
+    }
+    out.put(&bytes[..=length]);
+}
+
+fn put_block(out: &mut impl Extend8, block: &[u8]) {
+    put_varint(out, block.len() as u64);
+    out.put(block);
+}
+
+fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Unsound> {
+    std::str::from_utf8(bytes).map_err(|_| Unsound("text is not UTF-8"))
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn byte(&mut self) -> Result<u8, Unsound> {
+        let (&byte, rest) = self.0.split_first().ok_or(Unsound("cut short"))?;
+        self.0 = rest;
+        Ok(byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unsound> {
+        let (array, rest) = self.0.split_first_chunk().ok_or(Unsound("cut short"))?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    fn varint(&mut self) -> Result<u64, Unsound> {
+        let mut value = 0_u64;
+        for shift in (0..).step_by(7).take(VARINT_BYTES_MAX) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(Unsound("varint"))
+    }
+
+    /// A length and as many bytes.
+    pub(crate) fn block(&mut self) -> Result<&'a [u8], Unsound> {
+        let length = usize::try_from(self.varint()?).map_err(|_| Unsound("length"))?;
+        let (block, rest) = self.0.split_at_checked(length).ok_or(Unsound("cut short"))?;
+        self.0 = rest;
+        Ok(block)
+    }
+
+    fn text(&mut self) -> Result<&'a str, Unsound> {
+        text(self.block()?)
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

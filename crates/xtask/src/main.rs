@@ -1,0 +1,58 @@
+//! The project's own commands. People and CI run the same one: `cargo xtask test`.
+
+mod audit;
+mod licences;
+mod packages;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Installs what the tests need and is missing, then runs every check and every test.
+    ///
+    /// Environment: TIDINGS_TEST_SCALE (default 1) multiplies how long and how much the tests do;
+    /// TIDINGS_TEST_LOGS=1 keeps the logs of the nodes that passing tests started; TIDINGS_BIN names the binary
+    /// under test instead of the one that the `build` step makes.
+    Test {
+        /// Only this step; may be given several times.
+        #[arg(long, value_name = "STEP", value_parser = steps::names())]
+        only: Vec<String>,
+    },
+    /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
+    ///
+    /// Environment: TIDINGS_ADVISORY_DB names a local copy of the database's git repository to use, unfetched.
+    Audit,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let workspace = Workspace::load()?;
+    match command {
+        Command::Test { only } => steps::run(&workspace, &only),
+        Command::Audit => audit::run(&workspace),
+    }
+}

@@ -1,0 +1,60 @@
+//! The Debian packages that the tests need.
+
+use std::env;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::must;
+
+/// A program that tests start, and the package that has it.
+struct Needed {
+    program: &'static str,
+    package: &'static str,
+}
+
+const NEEDED: [Needed; 2] = [
+    // Hosts of their own: namespaces, links, bridges.
+    Needed { program: "ip", package: "iproute2" },
+    // Cuts and loss between them.
+    Needed { program: "nft", package: "nftables" },
+];
+
+/// Where system programs live that an ordinary user's PATH may leave out.
+const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Installs what is missing. Without root it names the packages and fails.
+pub(crate) fn install() -> Result<()> {
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|needed| !is_installed(needed.program)).map(|needed| needed.package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root()? {
+        bail!("missing Debian packages; as root: apt-get install {}", missing.join(" "));
+    }
+    println!("installing {}", missing.join(" "));
+    must(apt_get().args(["update", "-q"]))?;
+    must(apt_get().args(["install", "-q", "-y", "--no-install-recommends"]).args(&missing))
+}
+
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+fn is_installed(program: &str) -> bool {
+    let path = env::var("PATH").unwrap_or_default();
+    env::split_paths(&format!("{path}:{SYSTEM_DIRECTORIES}")).any(|directory| is_file(&directory, program))
+}
+
+fn is_file(directory: &Path, program: &str) -> bool {
+    directory.join(program).is_file()
+}
+
+fn is_root() -> Result<bool> {
+    let output = Command::new("id").arg("-u").output().context("cannot start id")?;
+    Ok(output.stdout.trim_ascii() == b"0")
+}
