@@ -1,1 +1,41 @@
-//! placeholder
+//! The cache of a node: moka, with flights around it, so that what is read is never silently stale.
+//!
+//! It owns entries, loads, mutations, the invalidator and local subscriptions. It does not own a network: a peer's
+//! records come in through [`Domain::apply`] and [`Domain::fence`], freshness through [`Domain::publish`], and what
+//! is written here goes to the [`tidings_proto::log::ChangeLog`] that the domain was made with.
+
+mod any;
+pub mod builder;
+pub mod cache;
+pub mod clock;
+mod core;
+mod domain;
+mod erased;
+pub mod event;
+pub mod flight;
+mod key;
+mod load;
+mod many;
+mod remote;
+mod ring;
+mod stats;
+mod subscribe;
+mod topic;
+mod write;
+
+pub use builder::{CacheBuilder, Invalidator, Mode, OpenError, Settings};
+pub use cache::{Cache, Computed, Number, Write};
+pub use clock::{Clock, ManualClock};
+pub use domain::{Domain, RemoteStats};
+pub use erased::AnyCache;
+pub use event::{Event, RawEvent, RawTarget, Target, WriterId};
+pub use key::{Key, KeyError};
+pub use load::{FillToken, LoadError, ReadOrFill, TOKEN_TIME, WriteThroughError};
+pub use remote::RemoteChange;
+pub use ring::RingBounds;
+pub use stats::{CacheCounts, CacheStats, Striped};
+pub use subscribe::{
+    Item, Listener, OnOverflow, RawSubscribe, RawSubscription, Scope, Subscribe, SubscribeError, Subscription,
+};
+pub use tidings_proto::event::{EventKind, Operation};
+pub use write::{WriteError, Written};

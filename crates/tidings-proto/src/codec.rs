@@ -4,6 +4,8 @@
 //! bytes left over are not an error to it. So no wire type here holds either, and both entry points check
 //! what was consumed.
 
+use std::io::Write;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,7 +34,7 @@ fn config() -> impl bincode::config::Config {
 ///
 /// # Errors
 /// [`CodecError::Encode`].
-pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), CodecError> {
+pub fn encode_into<T: Serialize + ?Sized>(value: &T, out: &mut impl Write) -> Result<(), CodecError> {
     bincode::serde::encode_into_std_write(value, out, config()).map_err(CodecError::Encode)?;
     Ok(())
 }

@@ -343,3 +343,7 @@ impl Control {
         if members > MEMBERS_MAX { Err(FrameError::TooMany(kind, members)) } else { Ok(control) }
     }
 }
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -18,15 +18,20 @@ use crate::wake::Waiters;
 /// A segment is sealed when it reaches this many bytes, read or not.
 pub const SEGMENT_BYTES: usize = 64 << 10;
 
-/// What a sealed segment costs beside its records, in bytes: its entry and its share of the buffer's header.
-const SEGMENT_OVERHEAD_BYTES: usize = 96;
+/// A segment is sealed when it holds this part of the events that a lane remembers: as whole segments are
+/// forgotten, no less than 15/16 of the allowed events are held.
+const SEGMENT_SHARE: u64 = 16;
+
+/// What a sealed segment costs beside its records, in bytes: its entry, in a queue that grows by doubling.
+const SEGMENT_OVERHEAD_BYTES: usize = 2 * size_of::<Segment>();
 
 /// How much a lane remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Most events. Default 65,536: two seconds of 30,000 events per second and lane.
     pub events: u64,
-    /// Most bytes, segment overhead included. Default 4 MiB; at least two segments and one record.
+    /// Most bytes, segment overhead included. Default 4 MiB; at least [`Retention::BYTES_MIN`]. Two buffers of
+    /// [`SEGMENT_BYTES`] may be allocated beside: the unwritten part of the newest, the forgotten one of the oldest.
     pub bytes: usize,
 }
 
@@ -38,7 +43,7 @@ impl Default for Retention {
 
 impl Retention {
     /// Least bytes that hold an open segment, a sealed one, and a record of the largest size.
-    pub const BYTES_MIN: usize = 2 * SEGMENT_BYTES;
+    pub const BYTES_MIN: usize = 2 * SEGMENT_BYTES + RECORD_BYTES_MAX;
 }
 
 /// The log is sealed: no mutation is accepted any more.
@@ -158,7 +163,8 @@ impl LaneLog {
     /// Bytes held, overhead included.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.sealed_bytes + self.open.len()
+        let open = if self.open.is_empty() { 0 } else { self.open.len() + SEGMENT_OVERHEAD_BYTES };
+        self.sealed_bytes + open
     }
 
     fn append(&mut self, draft: &Draft, stamp: Stamp) -> Appended {
@@ -175,7 +181,8 @@ impl LaneLog {
         draft.write(stamp.0 - self.open_base.0, &mut self.open);
         let sequence = self.next;
         self.next += 1;
-        if self.open.len() >= SEGMENT_BYTES {
+        let open_events = self.next - self.open_first;
+        if self.open.len() >= SEGMENT_BYTES || open_events * SEGMENT_SHARE >= self.retention.events {
             self.seal_segment();
         }
         self.forget();

@@ -9,7 +9,7 @@
 //!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 reserved (0)
 //!         | stamp minus base: varint
 //!         | [version: varint] [metadata] [length of the value: varint, value] | target
-//! metadata := count: varint, then per pair: length, name, length, text
+//! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
 //!          · 2 tag: the remaining bytes · 3 prefix: the remaining bytes · 4 everything: no bytes
 //! ```
@@ -35,6 +35,8 @@ pub const METADATA_BYTES_MAX: usize = 4 << 10;
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 const HEAD_BYTES: usize = 7;
+/// Least bytes of a record of any release: length, kind, cache and slot.
+const COMMON_BYTES: usize = 7;
 const IGNORABLE: u8 = 0x10;
 const HAS_METADATA: u8 = 0x10;
 const HAS_VALUE: u8 = 0x20;
@@ -236,6 +238,11 @@ impl Draft {
         Ok(Self { head, tail })
     }
 
+    /// Says what happened, where that is known only after the draft was made.
+    pub fn set_kind(&mut self, kind: EventKind) {
+        self.head[0] = self.head[0] & 0xf0 | kind as u8;
+    }
+
     /// Upper bound of the bytes that [`Draft::write`] appends.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
@@ -313,6 +320,8 @@ pub struct BatchRef<'a> {
     pub first: Sequence,
     /// How many records there are.
     pub count: u32,
+    /// How many lanes the origin has.
+    pub lanes: Lanes,
     base: Stamp,
     records: &'a [u8],
 }
@@ -346,12 +355,13 @@ impl<'a> BatchRef<'a> {
         let first = reader.varint()?;
         let count = u32::try_from(reader.varint()?).map_err(|_| Unsound("count"))?;
         let base = Stamp(u64::from_le_bytes(reader.array()?));
-        let room = reader.0.len() / (HEAD_BYTES + 2);
+        // Judged by what every release writes: a kind that is unknown here may have no operation and no stamp.
+        let room = reader.0.len() / COMMON_BYTES;
         if first == 0 || count == 0 || count as usize > room || first.checked_add(u64::from(count)).is_none()
         {
             return Err(Unsound("count"));
         }
-        Ok(Self { lane, first, count, base, records: reader.0 })
+        Ok(Self { lane, first, count, lanes, base, records: reader.0 })
     }
 
     /// The sequence after the last record.
@@ -360,7 +370,8 @@ impl<'a> BatchRef<'a> {
         self.first + Sequence::from(self.count)
     }
 
-    /// The records with their sequences, from `from` on. An [`Unsound`] item is the last one.
+    /// The records with their sequences, from `from` on. An [`Unsound`] item is the last one; bytes left over
+    /// after the last record are one, too.
     pub fn records(
         &self,
         from: Sequence,
@@ -378,17 +389,23 @@ impl<'a> BatchRef<'a> {
                     Ok(body) => {
                         let parsed = parse_record(body, base);
                         if parsed.is_err() {
+                            reader = Reader(&[]);
                             sequence = end;
                         }
                         return Some((at, parsed));
                     }
                     Err(unsound) => {
+                        reader = Reader(&[]);
                         sequence = end;
                         return Some((at, Err(unsound)));
                     }
                 }
             }
-            None
+            if reader.0.is_empty() {
+                return None;
+            }
+            reader = Reader(&[]);
+            Some((end, Err(Unsound("bytes left over"))))
         })
     }
 }

@@ -1,0 +1,93 @@
+//! The face that a cache of any types shows.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::SlotSet;
+
+use crate::builder::Settings;
+use crate::core::Core;
+use crate::erased::AnyCache;
+use crate::key::Key;
+use crate::remote::RemoteChange;
+use crate::stats::CacheCounts;
+use crate::subscribe::RawSubscribe;
+use crate::write::WriteError;
+
+impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
+    fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    fn id(&self) -> CacheId {
+        self.id
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn counts(&self) -> CacheCounts {
+        let (evicted, expired, local_events_dropped) = self.local_counts();
+        CacheCounts { evicted, expired, local_events_dropped, ..self.stats.snapshot() }
+    }
+
+    fn entries(&self) -> u64 {
+        self.entries.entry_count()
+    }
+
+    fn weight(&self) -> u64 {
+        self.entries.weighted_size()
+    }
+
+    fn flights(&self) -> usize {
+        self.flights()
+    }
+
+    fn subscribers(&self) -> usize {
+        self.topic.subscribers()
+    }
+
+    fn key_text(&self, key: &[u8]) -> String {
+        self.key_text(key)
+    }
+
+    fn subscribe_raw(self: Arc<Self>) -> RawSubscribe {
+        RawSubscribe::new(self)
+    }
+
+    fn apply(&self, change: &RemoteChange<'_>) {
+        self.apply_remote(change);
+    }
+
+    fn fence(&self, slots: SlotSet) {
+        if self.travels() {
+            self.fence_slots(slots);
+        }
+    }
+
+    fn housekeep(&self) {
+        self.expire_tokens();
+        self.reclaim();
+        self.entries.run_pending_tasks();
+        self.tell_local_events();
+    }
+
+    fn clear(&self) -> Result<(), WriteError> {
+        self.clear_all()
+    }
+
+    fn close(&self) {
+        if self.mark_closed() {
+            self.domain.unregister(self.id);
+            self.topic.close();
+            self.end_all_flights();
+            self.entries.invalidate_all();
+        }
+    }
+
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}

@@ -1,0 +1,216 @@
+//! How a cache is opened.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_proto::id::{InvalidName, check_name};
+
+use crate::cache::Cache;
+use crate::core::Core;
+use crate::domain::Domain;
+use crate::key::Key;
+use crate::ring::RingBounds;
+
+/// Most partitions of a cache.
+pub const PARTITIONS_MAX: usize = 1_024;
+
+/// What travels, and what a peer's change does here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// A change evicts the peers' copies; a system of record has the truth.
+    #[default]
+    Invalidate,
+    /// Nothing travels: an ordinary cache with events.
+    Local,
+}
+
+/// Which changes evict the local copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Invalidator {
+    /// Those of other nodes.
+    #[default]
+    Remote,
+    /// Those of this node: a change removes the entry instead of storing it.
+    Local,
+    /// Both.
+    All,
+    /// None: events are told to subscribers, and nothing is evicted.
+    Off,
+}
+
+impl Invalidator {
+    pub(crate) fn acts_on_remote(self) -> bool {
+        matches!(self, Self::Remote | Self::All)
+    }
+
+    pub(crate) fn acts_on_local(self) -> bool {
+        matches!(self, Self::Local | Self::All)
+    }
+}
+
+/// How a cache was opened.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What travels.
+    pub mode: Mode,
+    /// What evicts.
+    pub invalidator: Invalidator,
+    /// Most entries, or most weight where a weigher is given.
+    pub max_capacity: u64,
+    /// Whether the capacity is a weight.
+    pub weighed: bool,
+    /// How long an entry lives after it was stored.
+    pub time_to_live: Option<Duration>,
+    /// How long it lives after it was last read.
+    pub time_to_idle: Option<Duration>,
+    /// Among how many partitions events are divided for subscribers.
+    pub partitions: usize,
+    /// Bounds of each partition's ring.
+    pub ring: RingBounds,
+    /// A load that began within this time of an invalidation may be passed over (0: off).
+    pub replica_lag: Duration,
+}
+
+/// A cache cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// Its name is not usable.
+    #[error("cache name")]
+    Name(#[from] InvalidName),
+    /// A cache of this name is open already. Look it up instead.
+    #[error("cache {0:?} is open already")]
+    Open(Arc<str>),
+    /// Another cache's name has the same 32-bit id. Choose another name.
+    #[error("the name collides with that of cache {0:?} on the wire")]
+    Collision(Arc<str>),
+    /// The capacity is zero.
+    #[error("capacity of a cache must not be zero")]
+    NoCapacity,
+    /// The number of partitions is not within `1..=PARTITIONS_MAX`.
+    #[error("{0} partitions: use 1 to {PARTITIONS_MAX}")]
+    Partitions(usize),
+}
+
+pub(crate) type Weigher<V> = Arc<dyn Fn(&[u8], &V) -> u32 + Send + Sync>;
+pub(crate) type Partitioner<K> = Arc<dyn Fn(&K) -> Option<usize> + Send + Sync>;
+
+/// Opens a cache.
+#[must_use = "a builder does nothing until it is opened"]
+pub struct CacheBuilder<K, V> {
+    domain: Domain,
+    name: String,
+    settings: Settings,
+    weigher: Option<Weigher<V>>,
+    partitioner: Option<Partitioner<K>>,
+    types: PhantomData<fn(K) -> V>,
+}
+
+impl<K, V> std::fmt::Debug for CacheBuilder<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CacheBuilder").field("name", &self.name).field("settings", &self.settings).finish()
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
+    /// A cache of this name with the defaults: mode `invalidate`, 100,000 entries, no expiry, one partition.
+    pub fn new(domain: &Domain, name: &str) -> Self {
+        let settings = Settings {
+            mode: Mode::default(),
+            invalidator: Invalidator::default(),
+            max_capacity: 100_000,
+            weighed: false,
+            time_to_live: None,
+            time_to_idle: None,
+            partitions: 1,
+            ring: RingBounds::default(),
+            replica_lag: Duration::ZERO,
+        };
+        Self {
+            domain: domain.clone(),
+            name: name.to_owned(),
+            settings,
+            weigher: None,
+            partitioner: None,
+            types: PhantomData,
+        }
+    }
+
+    /// What travels. Default: [`Mode::Invalidate`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.settings.mode = mode;
+        self
+    }
+
+    /// Which changes evict the local copy. Default: [`Invalidator::Remote`].
+    pub fn invalidator(mut self, invalidator: Invalidator) -> Self {
+        self.settings.invalidator = invalidator;
+        self
+    }
+
+    /// Most entries, or with a weigher the largest sum of weights. Default: 100,000 entries.
+    pub fn max_capacity(mut self, capacity: u64) -> Self {
+        self.settings.max_capacity = capacity;
+        self
+    }
+
+    /// Weighs an entry, given its encoded key, so that the capacity is a weight.
+    pub fn weigher(mut self, weigher: impl Fn(&[u8], &V) -> u32 + Send + Sync + 'static) -> Self {
+        self.weigher = Some(Arc::new(weigher));
+        self.settings.weighed = true;
+        self
+    }
+
+    /// How long an entry lives after it was stored. Default: until it is displaced.
+    pub fn time_to_live(mut self, time: Duration) -> Self {
+        self.settings.time_to_live = Some(time);
+        self
+    }
+
+    /// How long an entry lives after it was last read. Default: until it is displaced.
+    pub fn time_to_idle(mut self, time: Duration) -> Self {
+        self.settings.time_to_idle = Some(time);
+        self
+    }
+
+    /// Among how many partitions this node divides events for subscribers. Default: 1. Other nodes may differ.
+    pub fn partitions(mut self, partitions: usize) -> Self {
+        self.settings.partitions = partitions;
+        self
+    }
+
+    /// Chooses the partition of a key. `None` drops the event for subscribers; a partition that does not exist, or a
+    /// panic, drops and counts it. Called outside every lock. Default: a stable hash of the key.
+    pub fn partitioner(mut self, partitioner: impl Fn(&K) -> Option<usize> + Send + Sync + 'static) -> Self {
+        self.partitioner = Some(Arc::new(partitioner));
+        self
+    }
+
+    /// How many events, and how many bytes of them, each partition keeps for slow subscribers.
+    pub fn ring(mut self, bounds: RingBounds) -> Self {
+        self.settings.ring = bounds;
+        self
+    }
+
+    /// Opens the cache.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing was opened.
+    pub fn open(self) -> Result<Cache<K, V>, OpenError> {
+        check_name(&self.name)?;
+        if self.settings.max_capacity == 0 {
+            return Err(OpenError::NoCapacity);
+        }
+        if !(1..=PARTITIONS_MAX).contains(&self.settings.partitions) {
+            return Err(OpenError::Partitions(self.settings.partitions));
+        }
+        let name: Arc<str> = self.name.into();
+        let core = Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);
+        let core = Arc::new(core);
+        match self.domain.register(core.clone()) {
+            Ok(()) => Ok(Cache::of(core)),
+            Err(holder) if holder == name => Err(OpenError::Open(name)),
+            Err(holder) => Err(OpenError::Collision(holder)),
+        }
+    }
+}

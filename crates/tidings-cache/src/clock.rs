@@ -1,0 +1,208 @@
+//! The clocks of a node: one that counts suspended time, cheap enough for every hit, and the wall clock for stamps.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidings_proto::time::Tick;
+
+/// A source of time. Clones share it.
+///
+/// The system clock answers a hit from two coarse readings (9 ns each, resolution of a kernel tick, 1 to 4 ms):
+/// monotonic time, which stands still while the machine is suspended, and wall time, which does not. If their
+/// distance has changed since the last precise reading, suspended time is measured anew before anything is judged.
+#[derive(Clone)]
+pub struct Clock(Source);
+
+#[derive(Clone)]
+enum Source {
+    System(Arc<System>),
+    Other(Arc<dyn Fn() -> Tick + Send + Sync>),
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            Source::System(_) => "Clock(system)",
+            Source::Other(_) => "Clock(other)",
+        })
+    }
+}
+
+/// Ticks start here, so that every reading is later than [`Tick::NEVER`] by more than any bound.
+const ORIGIN_NANOS: u64 = 1 << 50;
+
+impl Clock {
+    /// The machine's clock.
+    #[must_use]
+    pub fn system() -> Self {
+        let system = System::default();
+        system.refresh();
+        Self(Source::System(Arc::new(system)))
+    }
+
+    /// A clock that answers what `read` says: for tests and simulations. Its readings must not go backwards.
+    #[must_use]
+    pub fn from_fn(read: impl Fn() -> Tick + Send + Sync + 'static) -> Self {
+        Self(Source::Other(Arc::new(read)))
+    }
+
+    /// A clock that stands still until it is moved.
+    #[must_use]
+    pub fn manual() -> (Self, ManualClock) {
+        let manual = ManualClock(Arc::new(AtomicU64::new(ORIGIN_NANOS)));
+        let shared = manual.clone();
+        (Self::from_fn(move || shared.now()), manual)
+    }
+
+    /// Now, to the resolution of a kernel tick. For hits.
+    #[inline]
+    #[must_use]
+    pub fn coarse(&self) -> Tick {
+        match &self.0 {
+            Source::System(system) => system.coarse(),
+            Source::Other(read) => read(),
+        }
+    }
+
+    /// Now, precisely.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        match &self.0 {
+            Source::System(system) => system.refresh(),
+            Source::Other(read) => read(),
+        }
+    }
+
+    /// Milliseconds since 1970, for stamps and people. Decides nothing.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        match &self.0 {
+            Source::System(_) => os::wall_coarse() / 1_000_000,
+            Source::Other(read) => read().0 / 1_000_000,
+        }
+    }
+}
+
+/// Moves a [`Clock::manual`].
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<AtomicU64>);
+
+impl ManualClock {
+    /// Where it stands.
+    #[must_use]
+    pub fn now(&self) -> Tick {
+        Tick(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Moves it on.
+    pub fn advance(&self, by: std::time::Duration) {
+        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.0.fetch_add(nanos, Ordering::SeqCst);
+    }
+}
+
+/// A change of the distance between wall and monotonic time beyond this means a suspend or a step of the wall clock.
+const JUMP_NANOS: u64 = 50_000_000;
+
+#[derive(Default)]
+struct System {
+    /// Boot time minus monotonic time: how long the machine has been suspended, in nanoseconds.
+    suspended: AtomicU64,
+    /// Wall time minus monotonic time when that was measured.
+    distance: AtomicU64,
+}
+
+impl System {
+    #[inline]
+    fn coarse(&self) -> Tick {
+        let monotonic = os::monotonic_coarse();
+        let distance = os::wall_coarse().wrapping_sub(monotonic);
+        let change = distance.wrapping_sub(self.distance.load(Ordering::Relaxed)) as i64;
+        if change.unsigned_abs() > JUMP_NANOS {
+            return self.refresh();
+        }
+        Tick(ORIGIN_NANOS + monotonic + self.suspended.load(Ordering::Relaxed))
+    }
+
+    fn refresh(&self) -> Tick {
+        let distance = os::wall_coarse().wrapping_sub(os::monotonic_coarse());
+        let (boot, monotonic) = (os::boot(), os::monotonic());
+        self.suspended.fetch_max(boot.saturating_sub(monotonic), Ordering::Relaxed);
+        self.distance.store(distance, Ordering::Relaxed);
+        Tick(ORIGIN_NANOS + boot)
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod os {
+    use rustix::time::{ClockId, clock_gettime};
+
+    fn read(clock: ClockId) -> u64 {
+        let time = clock_gettime(clock);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    }
+
+    pub(super) fn monotonic_coarse() -> u64 {
+        read(ClockId::MonotonicCoarse)
+    }
+
+    pub(super) fn wall_coarse() -> u64 {
+        read(ClockId::RealtimeCoarse)
+    }
+
+    pub(super) fn monotonic() -> u64 {
+        read(ClockId::Monotonic)
+    }
+
+    pub(super) fn boot() -> u64 {
+        read(ClockId::Boottime)
+    }
+}
+
+/// Elsewhere there are no coarse clocks; macOS' monotonic clock counts suspended time by itself.
+#[cfg(not(target_os = "linux"))]
+#[allow(clippy::disallowed_methods, reason = "this is the edge where time is read")]
+mod os {
+    use std::sync::LazyLock;
+    use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+    pub(super) fn monotonic() -> u64 {
+        START.elapsed().as_nanos() as u64
+    }
+
+    pub(super) fn wall_coarse() -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+    }
+
+    pub(super) use monotonic as monotonic_coarse;
+    pub(super) use monotonic as boot;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn coarse_readings_follow_precise_ones() {
+        let clock = Clock::system();
+        let (before, coarse, after) = (clock.now(), clock.coarse(), clock.now());
+        // A coarse clock lags by at most one kernel tick (10 ms at 100 Hz).
+        assert!(before.before(Duration::from_millis(20)) <= coarse && coarse <= after, "{before:?} {coarse:?} {after:?}");
+    }
+
+    #[test]
+    fn a_suspend_is_counted_at_the_very_next_reading() {
+        let system = System::default();
+        system.refresh();
+        // As if the machine had slept: wall time went on, and what was measured is out of date.
+        system.distance.fetch_sub(10_000_000_000, Ordering::Relaxed);
+        let before = system.distance.load(Ordering::Relaxed);
+        let _ = system.coarse();
+        assert_ne!(system.distance.load(Ordering::Relaxed), before, "suspended time was not measured anew");
+    }
+}

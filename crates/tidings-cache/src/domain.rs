@@ -1,0 +1,308 @@
+//! What all caches of a node share: its clock, its log, the published freshness, and the table of open caches.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use tidings_proto::freshness::Published;
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::{Origin, Sequence, SlotSet};
+use tidings_proto::log::ChangeLog;
+use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::time::Tick;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::erased::AnyCache;
+use crate::remote::RemoteChange;
+use crate::stats::Striped;
+
+/// How far a coarse clock reading may lag behind the truth: one kernel tick at 100 Hz. Taken off every bound, so that
+/// the promise holds to the letter.
+const COARSE_LAG: Duration = Duration::from_millis(10);
+
+/// Shared by all caches of one node. Clones share it.
+#[derive(Clone)]
+pub struct Domain(Arc<Inner>);
+
+type Caches = BTreeMap<CacheId, Arc<dyn AnyCache>>;
+
+struct Inner {
+    clock: Clock,
+    gate: Gate,
+    log: Arc<ChangeLog>,
+    tasks: TaskTracker,
+    subscriptions: AtomicU64,
+    origin: RwLock<Arc<Origin>>,
+    /// Replaced as a whole, so that no lock is held while a cache works.
+    caches: RwLock<Arc<Caches>>,
+    published: Striped,
+    counts: RemoteStats,
+}
+
+/// What came of other nodes' records on this node.
+#[derive(Debug, Default)]
+pub struct RemoteStats {
+    /// Records of a kind that this release does not know and may ignore.
+    pub ignored: Striped,
+    /// Records that could not be understood, whose slots were fenced.
+    pub opaque: Striped,
+    /// Records of caches that are not open here.
+    pub unknown_cache: Striped,
+    /// Slots fenced, counted per cache.
+    pub fenced_slots: Striped,
+}
+
+impl fmt::Debug for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Domain").field("origin", &self.origin()).finish_non_exhaustive()
+    }
+}
+
+/// The published freshness, read at every hit.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    fresh_until: AtomicU64,
+    floor: AtomicU64,
+    max_staleness: Duration,
+}
+
+impl Gate {
+    /// Read first, before the entry: what is published here stands for evictions that happened before.
+    #[inline]
+    pub(crate) fn fresh_until(&self) -> Tick {
+        Tick(self.fresh_until.load(Ordering::Acquire))
+    }
+
+    /// Read after the entry.
+    #[inline]
+    pub(crate) fn floor(&self) -> Tick {
+        Tick(self.floor.load(Ordering::Acquire))
+    }
+
+    /// Whether an entry counts, `now` having been read from a coarse clock after everything else.
+    #[inline]
+    pub(crate) fn counts(&self, fresh_until: Tick, began: Tick, now: Tick) -> bool {
+        let now = now.after(COARSE_LAG);
+        now <= fresh_until || now.since(began) <= self.max_staleness
+    }
+
+    /// A load must have begun after this to be joined: the floor, and while in doubt `max_staleness` ago.
+    pub(crate) fn joinable_after(&self, now: Tick) -> Tick {
+        let floor = self.floor();
+        if now.after(COARSE_LAG) <= self.fresh_until() {
+            floor
+        } else {
+            floor.max(now.after(COARSE_LAG).before(self.max_staleness))
+        }
+    }
+}
+
+impl Domain {
+    /// The shared part of a node whose changes go to `log`.
+    #[must_use]
+    pub fn new(clock: Clock, log: Arc<ChangeLog>, origin: Origin, max_staleness: Duration) -> Self {
+        let gate = Gate { fresh_until: AtomicU64::new(0), floor: AtomicU64::new(0), max_staleness };
+        Self(Arc::new(Inner {
+            clock,
+            gate,
+            log,
+            tasks: TaskTracker::new(),
+            subscriptions: AtomicU64::new(1),
+            origin: RwLock::new(Arc::new(origin)),
+            caches: RwLock::default(),
+            published: Striped::default(),
+            counts: RemoteStats::default(),
+        }))
+    }
+
+    /// A shared part for caches of a process that has no peers: always fresh.
+    ///
+    /// # Panics
+    /// Never: the node id is valid.
+    #[must_use]
+    pub fn standalone() -> Self {
+        let node = "standalone".parse().expect("a valid node id");
+        let origin = Origin { node, incarnation: tidings_proto::id::Incarnation(1) };
+        let log = Arc::new(ChangeLog::new(Default::default(), Default::default()));
+        let domain = Self::new(Clock::system(), log, origin, Duration::from_secs(3));
+        domain.publish(Published { fresh_until: Tick::FOREVER, floor: Tick::NEVER });
+        domain
+    }
+
+    /// The node's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// Where changes made here are logged.
+    #[must_use]
+    pub fn log(&self) -> &Arc<ChangeLog> {
+        &self.0.log
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    pub(crate) fn next_subscription(&self) -> u64 {
+        self.0.subscriptions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Who this node is in events.
+    #[must_use]
+    pub fn origin(&self) -> Arc<Origin> {
+        self.0.origin.read().clone()
+    }
+
+    /// Changes who this node is, before its first mutation.
+    pub fn set_origin(&self, origin: Origin) {
+        *self.0.origin.write() = Arc::new(origin);
+    }
+
+    /// Publishes freshness. Call after the evictions that it stands for, from one place.
+    pub fn publish(&self, published: Published) {
+        self.0.gate.floor.store(published.floor.0, Ordering::Release);
+        self.0.gate.fresh_until.store(published.fresh_until.0, Ordering::Release);
+    }
+
+    /// Changes made on this node, one per call whatever the number of lanes or peers.
+    #[must_use]
+    pub fn events_published(&self) -> u64 {
+        self.0.published.get()
+    }
+
+    pub(crate) fn count_published(&self) {
+        self.0.published.count();
+    }
+
+    /// What came of other nodes' records.
+    #[must_use]
+    pub fn remote_stats(&self) -> &RemoteStats {
+        &self.0.counts
+    }
+
+    fn open_caches(&self) -> Arc<Caches> {
+        self.0.caches.read().clone()
+    }
+
+    /// The open caches, by name.
+    #[must_use]
+    pub fn caches(&self) -> Vec<Arc<dyn AnyCache>> {
+        let mut caches: Vec<_> = self.open_caches().values().cloned().collect();
+        caches.sort_by(|a, b| a.name().cmp(b.name()));
+        caches
+    }
+
+    /// The open cache of this name.
+    #[must_use]
+    pub fn cache(&self, name: &str) -> Option<Arc<dyn AnyCache>> {
+        let cache = self.open_caches().get(&CacheId::of_name(name))?.clone();
+        (&**cache.name() == name).then_some(cache)
+    }
+
+    /// Enters a cache, or says which one holds its id.
+    pub(crate) fn register(&self, cache: Arc<dyn AnyCache>) -> Result<(), Arc<str>> {
+        let mut caches = self.0.caches.write();
+        if let Some(holder) = caches.get(&cache.id()) {
+            return Err(holder.name().clone());
+        }
+        Arc::make_mut(&mut caches).insert(cache.id(), cache);
+        Ok(())
+    }
+
+    pub(crate) fn unregister(&self, id: CacheId) {
+        Arc::make_mut(&mut self.0.caches.write()).remove(&id);
+    }
+
+    /// Applies records of a peer in order, from the sequence `from` on: evicts, then tells subscribers. Returns the
+    /// sequence after the last one applied.
+    ///
+    /// # Errors
+    /// [`Unsound`] if a record's framing is broken. What was before it is applied; the returned sequence is lost with
+    /// the error, so that the caller asks again from where it last reported.
+    pub fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound> {
+        let caches = self.open_caches();
+        let lanes = batch.lanes;
+        let mut last: Option<(CacheId, &Arc<dyn AnyCache>)> = None;
+        for (sequence, record) in batch.records(from) {
+            let record = match record? {
+                Ok(record) => record,
+                Err(opaque) if opaque.unknown_kind && opaque.ignorable => {
+                    self.0.counts.ignored.count();
+                    continue;
+                }
+                Err(opaque) => {
+                    // What it named is unknown, but it can only have been of this lane.
+                    self.0.counts.opaque.count();
+                    let slots = lanes.slots_of(batch.lane);
+                    self.fence_some(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
+                    continue;
+                }
+            };
+            let cache = match last {
+                Some((id, cache)) if id == record.cache => cache,
+                _ => match caches.get(&record.cache) {
+                    Some(cache) => {
+                        last = Some((record.cache, cache));
+                        cache
+                    }
+                    None => {
+                        self.0.counts.unknown_cache.count();
+                        continue;
+                    }
+                },
+            };
+            cache.apply(&RemoteChange { origin, lane: batch.lane, sequence, lanes, record: &record });
+        }
+        Ok(batch.next())
+    }
+
+    fn fence_some(
+        &self,
+        caches: &Caches,
+        slots: SlotSet,
+        only: Option<CacheId>,
+    ) {
+        for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
+            cache.fence(slots);
+            self.0.counts.fenced_slots.add(slots.iter().count() as u64);
+        }
+    }
+
+    /// Makes everything in these slots, of every cache, unreadable unless its load begins from now on.
+    pub fn fence(&self, slots: SlotSet) {
+        self.fence_some(&self.open_caches(), slots, None);
+    }
+
+    /// Makes everything unreadable whose load did not begin from now on: what a node does that cannot know what it
+    /// missed.
+    pub fn fence_all(&self) {
+        self.fence(SlotSet::ALL);
+    }
+
+    /// Housekeeping of every cache: noticed expiry, delivery of local events, memory of fenced entries. May take
+    /// milliseconds: call it about once a second, where blocking is allowed.
+    pub fn housekeep(&self) {
+        for cache in self.caches() {
+            cache.housekeep();
+        }
+    }
+
+    /// Closes every cache and waits for the tasks of their listeners.
+    pub async fn close(&self) {
+        for cache in self.caches() {
+            cache.close();
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+}

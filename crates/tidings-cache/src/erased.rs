@@ -1,0 +1,53 @@
+//! A cache whose key and value types are not known: what the receive path and operators work with.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::SlotSet;
+
+use crate::builder::Settings;
+use crate::remote::RemoteChange;
+use crate::stats::CacheCounts;
+use crate::subscribe::RawSubscribe;
+
+/// A cache of any types.
+pub trait AnyCache: fmt::Debug + Send + Sync {
+    /// Its name.
+    fn name(&self) -> &Arc<str>;
+    /// Its id on the wire.
+    fn id(&self) -> CacheId;
+    /// How it was opened.
+    fn settings(&self) -> &Settings;
+    /// Its counters.
+    fn counts(&self) -> CacheCounts;
+    /// About how many entries it holds, unreadable ones included until they are reclaimed.
+    fn entries(&self) -> u64;
+    /// About how much they weigh.
+    fn weight(&self) -> u64;
+    /// Open loads, tokens and write-throughs, by keys.
+    fn flights(&self) -> usize;
+    /// Subscriptions that are open.
+    fn subscribers(&self) -> usize;
+    /// An encoded key as text: a string as it is, anything else as JSON-like debug text; hexadecimal if it does not
+    /// decode.
+    fn key_text(&self, key: &[u8]) -> String;
+    /// Starts a subscription that does not know the key's type.
+    fn subscribe_raw(self: Arc<Self>) -> RawSubscribe;
+    /// Applies a peer's change.
+    fn apply(&self, change: &RemoteChange<'_>);
+    /// Makes slots unreadable.
+    fn fence(&self, slots: SlotSet);
+    /// Notices expiry, delivers local events, reclaims fenced entries.
+    fn housekeep(&self);
+    /// Removes everything here and at every peer.
+    ///
+    /// # Errors
+    /// As [`crate::Cache::clear`].
+    fn clear(&self) -> Result<(), crate::WriteError>;
+    /// Closes it: subscriptions end, later mutations fail, its memory is freed with the last handle.
+    fn close(&self);
+    /// For `lookup` by type.
+    fn as_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}

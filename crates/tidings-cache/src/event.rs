@@ -1,0 +1,138 @@
+//! Events as subscribers see them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidings_proto::codec;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::hlc::Stamp;
+use tidings_proto::id::{LaneId, Origin, Sequence};
+
+use crate::key::Key;
+
+/// Names and texts that a writer hands to subscribers.
+pub type Metadata = Arc<[(String, String)]>;
+
+/// What an event names, keys still encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawTarget {
+    /// One key.
+    Key(Bytes),
+    /// Several keys of one partition.
+    Keys(Arc<[Bytes]>),
+    /// All entries with a tag.
+    Tag(Arc<str>),
+    /// All entries whose text key starts so.
+    Prefix(Arc<str>),
+    /// Everything.
+    All,
+}
+
+/// An event whose key's type is not known.
+#[derive(Clone, Debug)]
+pub struct RawEvent {
+    /// What happened.
+    pub kind: EventKind,
+    /// By which call.
+    pub operation: Operation,
+    /// In which cache.
+    pub cache: Arc<str>,
+    /// What changed.
+    pub target: RawTarget,
+    /// Who made the change.
+    pub origin: Arc<Origin>,
+    /// Position in the origin's log, where the event was logged.
+    pub position: Option<(LaneId, Sequence)>,
+    /// The partition on this node; `None` for an event that belongs to all of them.
+    pub partition: Option<usize>,
+    /// Whether this node made the change.
+    pub local: bool,
+    /// When, by the origin's hybrid clock.
+    pub stamp: Stamp,
+    /// What the writer wanted subscribers to know.
+    pub metadata: Metadata,
+    pub(crate) writer: Option<WriterId>,
+}
+
+/// Identifies a subscription, so that its owner's writes can be left out of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WriterId(pub(crate) u64);
+
+impl RawEvent {
+    /// Bytes that the event holds beside its fixed part, for bounds.
+    pub(crate) fn bytes(&self) -> usize {
+        let target = match &self.target {
+            RawTarget::Key(key) => key.len(),
+            RawTarget::Keys(keys) => keys.iter().map(Bytes::len).sum(),
+            RawTarget::Tag(text) | RawTarget::Prefix(text) => text.len(),
+            RawTarget::All => 0,
+        };
+        let metadata: usize = self.metadata.iter().map(|(name, text)| name.len() + text.len()).sum();
+        size_of::<Self>() + target + metadata
+    }
+
+    /// The encoded keys that it names.
+    pub fn keys(&self) -> &[Bytes] {
+        match &self.target {
+            RawTarget::Key(key) => std::slice::from_ref(key),
+            RawTarget::Keys(keys) => keys,
+            _ => &[],
+        }
+    }
+}
+
+/// What an event names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target<K> {
+    /// One key.
+    Key(K),
+    /// Several keys of one partition.
+    Keys(Vec<K>),
+    /// All entries with a tag.
+    Tag(Arc<str>),
+    /// All entries whose text key starts so.
+    Prefix(Arc<str>),
+    /// Everything.
+    All,
+}
+
+/// An event of a cache with keys of type `K`.
+#[derive(Clone, Debug)]
+pub struct Event<K> {
+    /// What changed.
+    pub target: Target<K>,
+    raw: Arc<RawEvent>,
+}
+
+impl<K> std::ops::Deref for Event<K> {
+    type Target = RawEvent;
+
+    fn deref(&self) -> &RawEvent {
+        &self.raw
+    }
+}
+
+impl<K: Key> Event<K> {
+    /// `None` if a key does not decode: another node wrote keys of another type under this cache's name.
+    pub(crate) fn decode(raw: Arc<RawEvent>) -> Option<Self> {
+        let key = |bytes: &Bytes| codec::decode::<K>(bytes).ok();
+        let target = match &raw.target {
+            RawTarget::Key(bytes) => Target::Key(key(bytes)?),
+            RawTarget::Keys(keys) => Target::Keys(keys.iter().map(key).collect::<Option<_>>()?),
+            RawTarget::Tag(tag) => Target::Tag(tag.clone()),
+            RawTarget::Prefix(prefix) => Target::Prefix(prefix.clone()),
+            RawTarget::All => Target::All,
+        };
+        Some(Self { target, raw })
+    }
+}
+
+impl<K> Event<K> {
+    /// The key, if the event names exactly one.
+    pub fn key(&self) -> Option<&K> {
+        match &self.target {
+            Target::Key(key) => Some(key),
+            _ => None,
+        }
+    }
+}

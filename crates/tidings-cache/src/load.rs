@@ -1,0 +1,362 @@
+//! Loads, write-throughs and fill tokens: flights around moka, so that a slow load never overwrites a newer
+//! invalidation, and one loader runs per key.
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tidings_proto::event::Operation;
+use tokio::sync::Notify;
+
+use crate::cache::Cache;
+use crate::core::{Core, Lookup};
+use crate::flight::{Joinable, Start};
+use crate::key::{Encoded, Key, KeyError};
+use crate::write::{Change, Options, Subject, When, WriteError, Written};
+
+/// How long a fill token is good for unless the caller says otherwise.
+pub const TOKEN_TIME: Duration = Duration::from_secs(10);
+
+/// How one load ended, for those who joined it.
+#[derive(Debug)]
+enum Ended<V> {
+    Loaded(V),
+    Failed(Arc<dyn Any + Send + Sync>),
+    /// Its caller went away or panicked: somebody else has to load.
+    Abandoned,
+}
+
+/// What the callers of one load wait on.
+#[derive(Debug)]
+pub(crate) struct Waiting<V> {
+    ended: OnceLock<Ended<V>>,
+    notify: Notify,
+}
+
+impl<V> Waiting<V> {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new() })
+    }
+
+    fn end(&self, ended: Ended<V>) {
+        // Whoever comes first decides: a guard dropped after its load ended changes nothing.
+        if self.ended.set(ended).is_ok() {
+            self.notify.notify_waiters();
+        }
+    }
+
+    async fn wait(&self) -> &Ended<V> {
+        loop {
+            let notified = self.notify.notified();
+            if let Some(ended) = self.ended.get() {
+                return ended;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Where the value of [`Cache::get_or_load`] may come from.
+enum Turn<V> {
+    Ready(V),
+    Join(Arc<Waiting<V>>),
+    Lead(Start, Arc<Waiting<V>>),
+}
+
+/// Releases the waiters of a load whose caller is cancelled or panics.
+struct Leader<'a, K: Key, V: Clone + Send + Sync + 'static> {
+    core: &'a Core<K, V>,
+    key: &'a Encoded,
+    start: Start,
+    waiting: Arc<Waiting<V>>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
+    /// Takes the flight out of the table; stores the value if nothing had ended it.
+    fn land(&self, value: Option<V>) {
+        let key = self.key.borrowed();
+        let mut shard = self.core.shard(key);
+        let now = self.core.domain.clock().coarse();
+        let sound = shard.finish(key, self.start, self.core.epoch(key.slot()), now);
+        if let Some(value) = value {
+            if sound && !self.core.is_closed() {
+                self.core.store(key, value, self.start.began, self.start.epoch, None);
+            } else {
+                self.core.stats.fence_rejects.count();
+            }
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Leader<'_, K, V> {
+    fn drop(&mut self) {
+        if self.waiting.ended.get().is_none() {
+            self.core.stats.load_failures.count();
+            self.land(None);
+            self.waiting.end(Ended::Abandoned);
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    fn turn(&self, key: &Encoded) -> Turn<V> {
+        match self.lookup(key.borrowed()) {
+            Lookup::Hit(entry) => {
+                self.stats.hits.count();
+                return Turn::Ready(entry.value);
+            }
+            Lookup::Limited => self.stats.limited.count(),
+            Lookup::Miss => {}
+        }
+        let key = key.borrowed();
+        let now = self.domain.clock().coarse();
+        let mut shard = self.shard(key);
+        // A load may have landed between the look and the lock: were it not seen, a second loader would run.
+        if let Lookup::Hit(entry) = self.lookup(key) {
+            self.stats.hits.count();
+            return Turn::Ready(entry.value);
+        }
+        let epoch = self.epoch(key.slot());
+        if let Some(waiting) = shard.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
+            self.stats.coalesced.count();
+            return Turn::Join(waiting);
+        }
+        self.stats.misses.count();
+        let waiting = Waiting::new();
+        let start = shard.begin_load(key, epoch, now, waiting.clone());
+        Turn::Lead(start, waiting)
+    }
+
+    fn joinable_after(&self, now: tidings_proto::time::Tick) -> tidings_proto::time::Tick {
+        if self.travels() { self.domain.gate().joinable_after(now) } else { tidings_proto::time::Tick::NEVER }
+    }
+
+    /// Opens a guard for a write-through (or, with a deadline, a fill token).
+    pub(crate) fn guard(&self, key: &Encoded, time: Option<Duration>) -> Start {
+        let key = key.borrowed();
+        let mut shard = self.shard(key);
+        let now = self.domain.clock().coarse();
+        shard.begin_guard(key, self.epoch(key.slot()), now, time.map(|time| now.after(time)))
+    }
+}
+
+/// A read or a load failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError<E> {
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The loader failed; callers that waited for it share its error.
+    #[error("the loader failed: {0}")]
+    Loader(Arc<E>),
+}
+
+/// A write-through failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteThroughError<E> {
+    /// The user's write failed, and may have happened all the same: the key was removed here and at every peer.
+    #[error("the write failed: {0}")]
+    Write(E),
+    /// The write was made, and the cache could not be told. The local entry was removed.
+    #[error("the write was made, but not broadcast")]
+    Cache(#[source] WriteError),
+}
+
+/// Permission to fill one key, given with a miss. It is good until its deadline, for one use, and only as long as
+/// nothing invalidates the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillToken {
+    pub(crate) start: Start,
+}
+
+impl FillToken {
+    /// Its parts, to be carried elsewhere as text: number, epoch, beginning.
+    #[must_use]
+    pub fn parts(self) -> (u64, u32, u64) {
+        (self.start.id, self.start.epoch, self.start.began.0)
+    }
+
+    /// The token that was carried away as these parts.
+    #[must_use]
+    pub fn from_parts(id: u64, epoch: u32, began: u64) -> Self {
+        Self { start: Start { id, epoch, began: tidings_proto::time::Tick(began) } }
+    }
+}
+
+/// What a read with intent to fill found.
+#[derive(Clone, Debug)]
+pub enum ReadOrFill<V> {
+    /// The value.
+    Hit(V),
+    /// Nothing: load the value and hand it to [`Cache::fill`].
+    Miss(FillToken),
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// The value of a key, loaded if it is not cached. One loader runs per key and node; callers that come meanwhile
+    /// wait for it. The result is stored only if nothing invalidated the key since the load began, and is never
+    /// broadcast: a fill is no news.
+    ///
+    /// What is returned is never older than an invalidation that had returned before the call.
+    ///
+    /// # Errors
+    /// [`LoadError`]. Failures are not cached.
+    ///
+    /// # Cancel safety
+    /// Cancelling the caller whose loader runs cancels the loader; one of those who wait then runs its own. A loader
+    /// that panics releases them likewise.
+    pub async fn get_or_load<E, F>(&self, key: &K, load: impl FnOnce() -> F) -> Result<V, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<V, E>>,
+    {
+        let core = &*self.core;
+        let encoded = Encoded::new(core.id, key)?;
+        loop {
+            let (start, waiting) = match core.turn(&encoded) {
+                Turn::Ready(value) => return Ok(value),
+                Turn::Join(waiting) => match waiting.wait().await {
+                    Ended::Loaded(value) => return Ok(value.clone()),
+                    Ended::Failed(error) => match error.clone().downcast() {
+                        Ok(error) => return Err(LoadError::Loader(error)),
+                        // Another caller's error type: it cannot be shared, so this one loads for itself.
+                        Err(_) => continue,
+                    },
+                    Ended::Abandoned => continue,
+                },
+                Turn::Lead(start, waiting) => (start, waiting),
+            };
+            let leader = Leader { core, key: &encoded, start, waiting };
+            core.stats.loads.count();
+            let result = load().await;
+            return match result {
+                Ok(value) => {
+                    leader.land(Some(value.clone()));
+                    leader.waiting.end(Ended::Loaded(value.clone()));
+                    core.tell_local_events();
+                    Ok(value)
+                }
+                Err(error) => {
+                    let error = Arc::new(error);
+                    core.stats.load_failures.count();
+                    leader.land(None);
+                    leader.waiting.end(Ended::Failed(error.clone()));
+                    Err(LoadError::Loader(error))
+                }
+            };
+        }
+    }
+
+    /// Runs the user's write of a key's truth, then stores its value here and evicts the key at every peer. Safe
+    /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
+    /// value is not stored, and the key is evicted everywhere.
+    ///
+    /// # Errors
+    /// [`WriteThroughError::Write`]: the write failed; since it may have happened all the same, the key is evicted
+    /// everywhere. [`WriteThroughError::Cache`]: it was made, and could not be broadcast.
+    ///
+    /// # Cancel safety
+    /// Cancelled, or panicking, it evicts the key everywhere.
+    ///
+    /// # Panics
+    /// Only if `write` does.
+    pub async fn write_through<E, F>(
+        &self,
+        key: &K,
+        write: impl FnOnce() -> F,
+    ) -> Result<(V, Written), WriteThroughError<E>>
+    where
+        F: Future<Output = Result<V, E>>,
+    {
+        let core = &*self.core;
+        let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
+        let start = core.guard(&encoded, None);
+        let guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
+        let value = match write().await {
+            Ok(value) => value,
+            Err(error) => {
+                drop(guard);
+                return Err(WriteThroughError::Write(error));
+            }
+        };
+        guard.close();
+        let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
+        let outcome = core
+            .change(
+                subject,
+                Operation::WriteThrough,
+                &Options::default(),
+                When::StoreUnended(start),
+                Change::Put(value.clone()),
+            )
+            .map_err(WriteThroughError::Cache)?;
+        let written = outcome.written.expect("a write-through is made whatever ended its guard");
+        Ok((value, written))
+    }
+
+    /// The value of a key, or permission to fill it: for callers that cannot pass a loader.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn get_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<V>, KeyError> {
+        if let Some(value) = self.try_get(key)? {
+            return Ok(ReadOrFill::Hit(value));
+        }
+        let encoded = Encoded::new(self.core.id, key)?;
+        Ok(ReadOrFill::Miss(FillToken { start: self.core.guard(&encoded, Some(time)) }))
+    }
+
+    /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
+    /// anything invalidated the key meanwhile.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn fill(&self, key: &K, value: V, token: FillToken, ttl: Option<Duration>) -> Result<bool, KeyError> {
+        let core = &*self.core;
+        let encoded = Encoded::new(core.id, key)?;
+        let key = encoded.borrowed();
+        let mut shard = core.shard(key);
+        let sound = shard.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
+        if sound && !core.is_closed() {
+            core.store(key, value, token.start.began, token.start.epoch, ttl);
+        } else {
+            core.stats.fence_rejects.count();
+        }
+        drop(shard);
+        core.tell_local_events();
+        Ok(sound)
+    }
+}
+
+/// A write-through that is under way: unless it is closed, what it wrote is unknown.
+struct Uncertain<'a, K: Key, V: Clone + Send + Sync + 'static> {
+    cache: &'a Cache<K, V>,
+    key: &'a K,
+    encoded: &'a Encoded,
+    start: Start,
+    open: bool,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Uncertain<'_, K, V> {
+    fn close(mut self) {
+        self.open = false;
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let core = &*self.cache.core;
+        let key = self.encoded.borrowed();
+        core.shard(key).finish(key, self.start, core.epoch(key.slot()), core.domain.clock().coarse());
+        let subject = Subject { key, typed: Some(self.key) };
+        let removed =
+            core.change(subject, Operation::WriteThrough, &Options::default(), When::Always, Change::Remove);
+        if let Err(error) = removed {
+            tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
+        }
+    }
+}

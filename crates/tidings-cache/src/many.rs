@@ -1,0 +1,242 @@
+//! Changes of many keys at once, and of all.
+
+use bytes::Bytes;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::id::{Slot, SlotSet};
+use tidings_proto::log::Appended;
+use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::wake::Waiters;
+
+use crate::core::{Core, ShardGuard};
+use crate::event::RawTarget;
+use crate::key::{Encoded, Key, KeyRef, SHARDS};
+use crate::topic::{Told, Woken};
+use crate::write::{Change, Options, WriteError};
+
+/// Most keys in one record; a larger change becomes several.
+const KEYS_PER_RECORD_MAX: usize = 256;
+
+/// Most keys changed under one hold of the shard locks, so that no reader of a miss waits for long.
+const KEYS_PER_HOLD_MAX: usize = 1_024;
+
+struct One<V> {
+    encoded: Encoded,
+    partition: Option<usize>,
+    change: Option<Change<V>>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Makes several changes. Every key is judged before any is changed.
+    pub(crate) fn change_many(
+        &self,
+        changes: impl IntoIterator<Item = (K, Change<V>)>,
+        operation: Operation,
+        options: &Options,
+    ) -> Result<(), WriteError> {
+        if self.is_closed() {
+            return Err(WriteError::Closed);
+        }
+        self.draft_many(operation, options, Slot::of_hash(0), &[])?;
+        let active = self.topic.is_active();
+        let mut all = Vec::new();
+        for (key, change) in changes {
+            let encoded = Encoded::new(self.id, &key)?;
+            let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
+            all.push(One { encoded, partition, change: Some(change) });
+        }
+        if all.is_empty() {
+            return Ok(());
+        }
+        for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
+            self.change_some(some, operation, options)?;
+        }
+        self.stats.mutations.count();
+        if self.travels() {
+            self.domain.count_published();
+        }
+        self.tell_local_events();
+        Ok(())
+    }
+
+    fn change_some(
+        &self,
+        some: &mut [One<V>],
+        operation: Operation,
+        options: &Options,
+    ) -> Result<(), WriteError> {
+        // All shards of these keys, locked in order: whoever else locks one cannot be waiting for another.
+        let mut shards: [Option<ShardGuard<'_, V>>; SHARDS] = std::array::from_fn(|_| None);
+        let mut wanted = [false; SHARDS];
+        some.iter().for_each(|one| wanted[one.encoded.borrowed().shard()] = true);
+        for (index, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
+            shards[index] = Some(self.shard_at(index));
+        }
+        let mut by_kind: [Vec<usize>; 3] = Default::default();
+        for (index, one) in some.iter_mut().enumerate() {
+            let key = one.encoded.borrowed();
+            if let Some(shard) = &mut shards[key.shard()] {
+                shard.end(key);
+            }
+            let change = one.change.take().expect("each change is made once");
+            by_kind[self.change_table(key, change, options) as usize].push(index);
+        }
+        let mut waiting = Waiting::default();
+        let mut result = Ok(());
+        for (kind, indices) in [EventKind::Inserted, EventKind::Updated, EventKind::Deleted].iter().zip(&by_kind) {
+            if result.is_ok() {
+                result = self.log_and_tell(some, *kind, indices, operation, options, &mut waiting);
+            }
+        }
+        if result.is_err() {
+            some.iter().for_each(|one| self.entries.invalidate(&one.encoded.borrowed()));
+        }
+        drop(shards);
+        waiting.wake();
+        result
+    }
+
+    fn change_table(&self, key: KeyRef<'_>, change: Change<V>, options: &Options) -> Done {
+        match change {
+            Change::Remove => {
+                self.entries.invalidate(&key);
+                Done::Deleted
+            }
+            Change::Put(_) if self.settings.invalidator.acts_on_local() => {
+                if self.take(key).is_some() { Done::Updated } else { Done::Inserted }
+            }
+            Change::Put(value) => {
+                let now = self.domain.clock().coarse();
+                let displaced = self.store(key, value, now, self.epoch(key.slot()), options.ttl);
+                if displaced { Done::Updated } else { Done::Inserted }
+            }
+        }
+    }
+
+    fn log_and_tell(
+        &self,
+        some: &[One<V>],
+        kind: EventKind,
+        indices: &[usize],
+        operation: Operation,
+        options: &Options,
+        waiting: &mut Waiting,
+    ) -> Result<(), WriteError> {
+        let wall_ms = self.domain.clock().wall_ms();
+        let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
+        told.metadata = options.told_metadata();
+        told.writer = options.writer;
+        let lanes = self.domain.log().lanes();
+        for lane in lanes.ids() {
+            let of_lane = |index: &&usize| lanes.lane_of(some[**index].encoded.borrowed().slot()) == lane;
+            let of_lane: Vec<usize> = indices.iter().filter(of_lane).copied().collect();
+            for chunk in of_lane.chunks(KEYS_PER_RECORD_MAX) {
+                if self.travels() {
+                    let keys: Vec<Bytes> =
+                        chunk.iter().map(|index| some[*index].encoded.borrowed().to_bytes()).collect();
+                    let slot = some[chunk[0]].encoded.borrowed().slot();
+                    let mut draft = self.draft_many(operation, options, slot, &keys)?;
+                    draft.set_kind(kind);
+                    let appended = self.domain.log().append(slot, wall_ms, &draft)?;
+                    told.position = Some((appended.lane, appended.sequence));
+                    told.stamp = appended.stamp;
+                    waiting.log.push(appended.waiters);
+                }
+                let partitioned = chunk.iter().filter_map(|index| {
+                    let one = &some[*index];
+                    Some((one.partition?, one.encoded.borrowed().to_bytes()))
+                });
+                let partitioned: Vec<_> = partitioned.collect();
+                if !partitioned.is_empty() {
+                    self.stats.delivered.count();
+                    waiting.rings.push(self.topic.tell_keys(&partitioned, &told));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn draft_many(
+        &self,
+        operation: Operation,
+        options: &Options,
+        slot: Slot,
+        keys: &[Bytes],
+    ) -> Result<Draft, WriteError> {
+        Ok(Draft::new(Parts {
+            kind: EventKind::Deleted,
+            operation,
+            ignorable: false,
+            cache: self.id,
+            slot,
+            version: None,
+            metadata: &options.metadata,
+            value: None,
+            target: DraftTarget::Keys(keys),
+        })?)
+    }
+
+    /// Removes everything: sequenced on every lane under one stamp, epochs last.
+    pub(crate) fn clear_all(&self) -> Result<(), WriteError> {
+        if self.is_closed() {
+            return Err(WriteError::Closed);
+        }
+        let draft = Draft::new(Parts {
+            kind: EventKind::Cleared,
+            operation: Operation::Clear,
+            ignorable: false,
+            cache: self.id,
+            slot: Slot::of_hash(0),
+            version: None,
+            metadata: &[],
+            value: None,
+            target: DraftTarget::All,
+        })?;
+        let wall_ms = self.domain.clock().wall_ms();
+        let raise = || self.fence_slots(SlotSet::ALL);
+        let mut told = Told::here(EventKind::Cleared, Operation::Clear, self.domain.origin(), wall_ms);
+        let mut log_waiters = Vec::new();
+        if self.travels() {
+            for appended in self.domain.log().append_to_all(wall_ms, &draft, raise)? {
+                let Appended { lane, sequence, stamp, waiters } = appended;
+                told.stamp = stamp;
+                told.position.get_or_insert((lane, sequence));
+                log_waiters.push(waiters);
+            }
+            self.domain.count_published();
+        } else {
+            raise();
+        }
+        let rings = if self.topic.is_active() {
+            self.stats.delivered.count();
+            self.topic.tell_all(RawTarget::All, told)
+        } else {
+            Woken::default()
+        };
+        log_waiters.into_iter().for_each(Waiters::wake);
+        rings.wake();
+        self.stats.mutations.count();
+        Ok(())
+    }
+}
+
+/// What became of one key; the index of its kind.
+#[derive(Clone, Copy)]
+enum Done {
+    Inserted = 0,
+    Updated = 1,
+    Deleted = 2,
+}
+
+/// Readers to wake after the shards are unlocked.
+#[derive(Default)]
+struct Waiting {
+    log: Vec<Waiters>,
+    rings: Vec<Woken>,
+}
+
+impl Waiting {
+    fn wake(self) {
+        self.log.into_iter().for_each(Waiters::wake);
+        self.rings.into_iter().for_each(Woken::wake);
+    }
+}

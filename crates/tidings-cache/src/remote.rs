@@ -1,0 +1,134 @@
+//! The invalidator: what a peer's change does here. Runs on the receive path, before and independent of any
+//! subscriber.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
+use tidings_proto::record::{Keys, Record, Target};
+
+use crate::core::Core;
+use crate::event::RawTarget;
+use crate::key::{Key, KeyRef};
+use crate::topic::{Told, Woken};
+
+/// A peer's change of one of this node's caches.
+#[derive(Clone, Copy, Debug)]
+pub struct RemoteChange<'a> {
+    /// Who made it.
+    pub origin: &'a Arc<Origin>,
+    /// In which of its lanes.
+    pub lane: LaneId,
+    /// Where there.
+    pub sequence: Sequence,
+    /// How many lanes the origin has.
+    pub lanes: Lanes,
+    /// The change.
+    pub record: &'a Record<'a>,
+}
+
+impl RemoteChange<'_> {
+    fn told(&self, kind: EventKind) -> Told {
+        let metadata: Vec<_> =
+            self.record.metadata.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        Told {
+            kind,
+            operation: self.record.operation,
+            origin: self.origin.clone(),
+            position: Some((self.lane, self.sequence)),
+            local: false,
+            stamp: self.record.stamp,
+            metadata: metadata.into(),
+            writer: None,
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    pub(crate) fn apply_remote(&self, change: &RemoteChange<'_>) {
+        self.stats.applied.count();
+        let evicts = self.travels()
+            && self.settings.invalidator.acts_on_remote()
+            && change.record.kind.is_mutation();
+        match change.record.target {
+            Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
+            Target::Keys(keys) => self.apply_keys(change, keys, evicts),
+            // Tags are not kept yet, and a prefix needs a scan: what they may have named is fenced, lane by lane.
+            Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_all(change, evicts),
+        }
+    }
+
+    fn apply_key(&self, change: &RemoteChange<'_>, key: KeyRef<'_>, evicts: bool) {
+        let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let Some(partition) = partition else {
+            if evicts {
+                let mut shard = self.shard(key);
+                shard.end(key);
+                let held = self.entries.contains_key(&key);
+                if held {
+                    self.entries.invalidate(&key);
+                    self.stats.invalidated.count();
+                }
+            }
+            return;
+        };
+        let mut woken = Woken::default();
+        let mut shard = self.shard(key);
+        if evicts {
+            shard.end(key);
+            if self.take(key).is_some() {
+                self.stats.invalidated.count();
+                let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+                woken.add(self.topic.tell_key(partition, key, told));
+                self.stats.delivered.count();
+            }
+        }
+        woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
+        self.stats.delivered.count();
+        drop(shard);
+        woken.wake();
+    }
+
+    fn apply_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>, evicts: bool) {
+        let active = self.topic.is_active();
+        let mut told = Vec::new();
+        let mut invalidated = Vec::new();
+        for bytes in keys.iter() {
+            let key = KeyRef::of(self.id, bytes);
+            let partition = if active { self.partition(key, None) } else { None };
+            if evicts {
+                let mut shard = self.shard(key);
+                shard.end(key);
+                if self.take(key).is_some() {
+                    self.stats.invalidated.count();
+                    invalidated.extend(partition.map(|partition| (partition, key.to_bytes())));
+                }
+            }
+            told.extend(partition.map(|partition| (partition, Bytes::copy_from_slice(bytes))));
+        }
+        if !told.is_empty() {
+            let removal = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+            self.topic.tell_keys(&invalidated, &removal).wake();
+            self.topic.tell_keys(&told, &change.told(change.record.kind)).wake();
+            self.stats.delivered.add(told.len() as u64);
+        }
+    }
+
+    /// Every lane carries its own copy of the change, which stands for that lane's slots; subscribers are told of
+    /// the first lane's.
+    fn apply_all(&self, change: &RemoteChange<'_>, evicts: bool) {
+        if evicts {
+            self.fence_slots(change.lanes.slots_of(change.lane));
+        }
+        if change.lane.index() == 0 && self.topic.is_active() {
+            let target = match change.record.target {
+                Target::Tag(tag) => RawTarget::Tag(tag.into()),
+                Target::Prefix(prefix) => RawTarget::Prefix(prefix.into()),
+                _ => RawTarget::All,
+            };
+            self.stats.delivered.count();
+            self.topic.tell_all(target, change.told(change.record.kind)).wake();
+        }
+    }
+}

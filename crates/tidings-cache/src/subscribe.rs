@@ -1,0 +1,501 @@
+//! Subscriptions: who hears which events of a cache on this node.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::marker::PhantomData;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::{FutureExt, Stream};
+use tidings_proto::event::EventKind;
+
+use crate::core::Core;
+use crate::domain::Domain;
+use crate::event::{Event, RawEvent, RawTarget, WriterId};
+use crate::key::Key;
+use crate::stats::CacheStats;
+use crate::topic::Topic;
+
+/// Events taken out of a ring under one hold of its lock.
+const READ_BATCH: usize = 64;
+
+/// Whose changes are heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's.
+    #[default]
+    All,
+    /// This node's.
+    Local,
+    /// Other nodes'.
+    Remote,
+}
+
+/// What happens to a subscriber that falls behind by more than its ring holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnOverflow {
+    /// It is told how many events it missed, and goes on with the oldest that are held.
+    #[default]
+    DropOldest,
+    /// It is told how many it missed, and ends.
+    Disconnect,
+}
+
+/// What a subscription yields.
+#[derive(Clone, Debug)]
+pub enum Item<E> {
+    /// An event.
+    Event(E),
+    /// So many events of the partitions it reads were lost to it, before its filters.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}
+
+/// A subscription cannot be started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubscribeError {
+    /// An empty list of kinds would hear nothing.
+    #[error("kinds must not be empty")]
+    NoKinds,
+    /// The cache has fewer partitions.
+    #[error("partition {partition} of {partitions}: expected 0 to {}", partitions - 1)]
+    Partition {
+        /// What was asked for.
+        partition: usize,
+        /// How many there are.
+        partitions: usize,
+    },
+    /// A share `i` of `n` needs `i < n`.
+    #[error("share {index} of {shares}")]
+    Share {
+        /// What was asked for.
+        index: usize,
+        /// Of how many.
+        shares: usize,
+    },
+    /// The cache was closed.
+    #[error("the cache is closed")]
+    Closed,
+}
+
+#[derive(Clone, Debug)]
+enum Partitions {
+    All,
+    One(usize),
+    Share(usize, usize),
+}
+
+/// What a subscription needs of its cache, whatever its types.
+pub(crate) trait Source: Send + Sync {
+    fn topic(&self) -> &Topic;
+    fn stats(&self) -> &CacheStats;
+    fn domain(&self) -> &Domain;
+    fn text(&self, key: &[u8]) -> Option<String>;
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Source for Core<K, V> {
+    fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    fn stats(&self) -> &CacheStats {
+        &self.stats
+    }
+
+    fn domain(&self) -> &Domain {
+        &self.domain
+    }
+
+    fn text(&self, key: &[u8]) -> Option<String> {
+        Some(self.key_text(key))
+    }
+}
+
+/// A subscription being described, for any type of key.
+#[must_use = "a subscription hears nothing until it is started"]
+pub struct RawSubscribe {
+    source: Arc<dyn Source>,
+    kinds: Option<Vec<EventKind>>,
+    partitions: Partitions,
+    prefix: Option<String>,
+    scope: Scope,
+    on_overflow: OnOverflow,
+}
+
+impl std::fmt::Debug for RawSubscribe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscribe").field("kinds", &self.kinds).field("partitions", &self.partitions).finish()
+    }
+}
+
+impl RawSubscribe {
+    pub(crate) fn new(source: Arc<dyn Source>) -> Self {
+        Self {
+            source,
+            kinds: None,
+            partitions: Partitions::All,
+            prefix: None,
+            scope: Scope::All,
+            on_overflow: OnOverflow::default(),
+        }
+    }
+
+    /// Hears only these kinds. Default: all.
+    pub fn kinds(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
+        self.kinds = Some(kinds.into_iter().collect());
+        self
+    }
+
+    /// Hears all partitions. This is the default.
+    pub fn all_partitions(mut self) -> Self {
+        self.partitions = Partitions::All;
+        self
+    }
+
+    /// Hears one partition.
+    pub fn partition(mut self, partition: usize) -> Self {
+        self.partitions = Partitions::One(partition);
+        self
+    }
+
+    /// Hears the partitions that are `index` modulo `shares`: so `shares` subscribers divide the cache among them.
+    pub fn assigned(mut self, index: usize, shares: usize) -> Self {
+        self.partitions = Partitions::Share(index, shares);
+        self
+    }
+
+    /// Hears only events that name a text key with this prefix (an event of several keys, if one of them has it), and
+    /// those that name everything.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Whose changes are heard. Default: everybody's.
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// What happens when it falls behind. Default: [`OnOverflow::DropOldest`].
+    pub fn on_overflow(mut self, on_overflow: OnOverflow) -> Self {
+        self.on_overflow = on_overflow;
+        self
+    }
+
+    /// Starts the subscription: it hears what happens from now on.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn start(self) -> Result<RawSubscription, SubscribeError> {
+        let topic = self.source.topic();
+        let partitions = topic.partitions();
+        if self.kinds.as_ref().is_some_and(Vec::is_empty) {
+            return Err(SubscribeError::NoKinds);
+        }
+        let chosen: Vec<usize> = match self.partitions {
+            Partitions::All => (0..partitions).collect(),
+            Partitions::One(partition) if partition < partitions => vec![partition],
+            Partitions::One(partition) => return Err(SubscribeError::Partition { partition, partitions }),
+            Partitions::Share(index, shares) if index < shares => {
+                (0..partitions).filter(|partition| partition % shares == index).collect()
+            }
+            Partitions::Share(index, shares) => return Err(SubscribeError::Share { index, shares }),
+        };
+        if topic.is_closed() {
+            return Err(SubscribeError::Closed);
+        }
+        topic.join();
+        let cursors =
+            chosen.iter().map(|&partition| Cursor { partition, at: topic.ring(partition).end() }).collect();
+        let id = WriterId(self.source.domain().next_subscription());
+        Ok(RawSubscription {
+            id,
+            cursors,
+            ready: VecDeque::new(),
+            turn: 0,
+            last_shared: None,
+            ended: false,
+            filter: Filter { kinds: self.kinds, prefix: self.prefix, scope: self.scope },
+            on_overflow: self.on_overflow,
+            source: self.source,
+        })
+    }
+}
+
+struct Cursor {
+    partition: usize,
+    at: u64,
+}
+
+struct Filter {
+    kinds: Option<Vec<EventKind>>,
+    prefix: Option<String>,
+    scope: Scope,
+}
+
+impl Filter {
+    fn passes(&self, event: &RawEvent, own: WriterId, source: &dyn Source) -> bool {
+        let kind = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind));
+        let scope = match self.scope {
+            Scope::All => true,
+            Scope::Local => event.local,
+            Scope::Remote => !event.local,
+        };
+        let prefix = self.prefix.as_ref().is_none_or(|prefix| match &event.target {
+            RawTarget::Key(_) | RawTarget::Keys(_) => {
+                let starts = |key: &bytes::Bytes| source.text(key).is_some_and(|text| text.starts_with(prefix));
+                event.keys().iter().any(starts)
+            }
+            _ => true,
+        });
+        kind && scope && event.writer != Some(own) && prefix
+    }
+}
+
+/// A running subscription for any type of key. Dropping it unsubscribes.
+pub struct RawSubscription {
+    source: Arc<dyn Source>,
+    id: WriterId,
+    cursors: Vec<Cursor>,
+    ready: VecDeque<Arc<RawEvent>>,
+    turn: usize,
+    /// The last event of the whole cache that was yielded: every ring holds a copy of it.
+    last_shared: Option<Arc<RawEvent>>,
+    ended: bool,
+    filter: Filter,
+    on_overflow: OnOverflow,
+}
+
+impl std::fmt::Debug for RawSubscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for RawSubscription {
+    fn drop(&mut self) {
+        self.source.topic().leave();
+    }
+}
+
+impl RawSubscription {
+    /// Give this to [`crate::cache::Write::without`] to leave one's own changes out.
+    #[must_use]
+    pub fn id(&self) -> WriterId {
+        self.id
+    }
+
+    /// How many events wait in its rings.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        let waiting = |cursor: &Cursor| self.source.topic().ring(cursor.partition).backlog(cursor.at);
+        self.ready.len() as u64 + self.cursors.iter().map(waiting).sum::<u64>()
+    }
+
+    /// The next event, or `None` after the cache was closed (or, with [`OnOverflow::Disconnect`], after it lagged).
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: nothing is lost.
+    pub async fn next(&mut self) -> Option<Item<Arc<RawEvent>>> {
+        poll_fn(|context| self.poll_item(context)).await
+    }
+
+    fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Option<Item<Arc<RawEvent>>>> {
+        loop {
+            while let Some(event) = self.ready.pop_front() {
+                if event.partition.is_none() {
+                    if self.last_shared.as_ref().is_some_and(|last| Arc::ptr_eq(last, &event)) {
+                        continue;
+                    }
+                    self.last_shared = Some(event.clone());
+                }
+                if self.filter.passes(&event, self.id, &*self.source) {
+                    return Poll::Ready(Some(Item::Event(event)));
+                }
+            }
+            if self.ended {
+                return Poll::Ready(None);
+            }
+            let missed = self.refill(context);
+            if missed > 0 {
+                self.source.stats().lagged.add(missed);
+                self.ended = self.on_overflow == OnOverflow::Disconnect;
+                if self.ended {
+                    self.ready.clear();
+                }
+                return Poll::Ready(Some(Item::Lagged { missed }));
+            }
+            if self.ready.is_empty() {
+                if self.source.topic().is_closed() {
+                    return Poll::Ready(None);
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads one ring that has something, taking turns.
+    fn refill(&mut self, context: &mut Context<'_>) -> u64 {
+        let count = self.cursors.len();
+        for step in 0..count {
+            let index = (self.turn + step) % count;
+            let cursor = &mut self.cursors[index];
+            let ring = self.source.topic().ring(cursor.partition);
+            let missed = ring.read(&mut cursor.at, READ_BATCH, &mut self.ready, context.waker());
+            if missed > 0 || !self.ready.is_empty() {
+                self.turn = index + 1;
+                return missed;
+            }
+        }
+        0
+    }
+}
+
+impl Stream for RawSubscription {
+    type Item = Item<Arc<RawEvent>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll_item(context)
+    }
+}
+
+/// A subscription being described.
+#[must_use = "a subscription hears nothing until it is started"]
+#[derive(Debug)]
+pub struct Subscribe<K> {
+    raw: RawSubscribe,
+    key: PhantomData<fn() -> K>,
+}
+
+macro_rules! forward {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*)),+ $(,)?) => {$(
+        $(#[$doc])*
+        pub fn $name(self, $($arg: $type),*) -> Self {
+            Self { raw: self.raw.$name($($arg),*), key: PhantomData }
+        }
+    )+};
+}
+
+impl<K: Key> Subscribe<K> {
+    pub(crate) fn new(raw: RawSubscribe) -> Self {
+        Self { raw, key: PhantomData }
+    }
+
+    forward! {
+        /// As [`RawSubscribe::kinds`].
+        kinds(kinds: impl IntoIterator<Item = EventKind>),
+        /// As [`RawSubscribe::all_partitions`].
+        all_partitions(),
+        /// As [`RawSubscribe::partition`].
+        partition(partition: usize),
+        /// As [`RawSubscribe::assigned`].
+        assigned(index: usize, shares: usize),
+        /// As [`RawSubscribe::prefix`].
+        prefix(prefix: impl Into<String>),
+        /// As [`RawSubscribe::scope`].
+        scope(scope: Scope),
+        /// As [`RawSubscribe::on_overflow`].
+        on_overflow(on_overflow: OnOverflow),
+    }
+
+    /// Starts the subscription: it hears what happens from now on.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub fn start(self) -> Result<Subscription<K>, SubscribeError> {
+        Ok(Subscription { raw: self.raw.start()?, key: PhantomData })
+    }
+
+    /// Starts it and calls `listener` with every item, in a task of the node's that ends with the cache. A panic of
+    /// the listener is counted, and the next event comes all the same. Dropping the handle unsubscribes.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    ///
+    /// # Panics
+    /// If called outside a tokio runtime.
+    pub fn listen(
+        self,
+        mut listener: impl FnMut(Item<Event<K>>) + Send + 'static,
+    ) -> Result<Listener, SubscribeError> {
+        let mut subscription = self.start()?;
+        let source = subscription.raw.source.clone();
+        let id = subscription.id();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let tasks = source.domain().tasks().clone();
+        let listening = async move {
+            while let Some(item) = subscription.next().await {
+                if std::panic::catch_unwind(AssertUnwindSafe(|| listener(item))).is_err() {
+                    source.stats().panics.count();
+                }
+            }
+        };
+        tasks.spawn(async move {
+            let mut stopped = stopped.fuse();
+            futures_util::select_biased! {
+                _ = stopped => {}
+                () = Box::pin(listening).fuse() => {}
+            }
+        });
+        Ok(Listener { id, _stop: stop })
+    }
+}
+
+/// A listener that runs until this handle is dropped or its cache closed.
+#[derive(Debug)]
+pub struct Listener {
+    id: WriterId,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Listener {
+    /// Give this to [`crate::cache::Write::without`] to leave one's own changes out.
+    #[must_use]
+    pub fn id(&self) -> WriterId {
+        self.id
+    }
+}
+
+/// A running subscription. Dropping it unsubscribes.
+#[derive(Debug)]
+pub struct Subscription<K> {
+    raw: RawSubscription,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<K: Key> Subscription<K> {
+    /// As [`RawSubscription::id`].
+    #[must_use]
+    pub fn id(&self) -> WriterId {
+        self.raw.id
+    }
+
+    /// As [`RawSubscription::backlog`].
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.raw.backlog()
+    }
+
+    /// The next event, as [`RawSubscription::next`]. Events whose keys are of another type are passed over.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: nothing is lost.
+    pub async fn next(&mut self) -> Option<Item<Event<K>>> {
+        loop {
+            match self.raw.next().await? {
+                Item::Lagged { missed } => return Some(Item::Lagged { missed }),
+                Item::Event(raw) => {
+                    if let Some(event) = Event::decode(raw) {
+                        return Some(Item::Event(event));
+                    }
+                    self.raw.source.stats().unpartitioned.count();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Mutations: what ends a key's flights, changes the table, goes to the log and is told, in one critical section.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::id::{LaneId, Sequence};
+use tidings_proto::log::{Appended, Sealed};
+use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
+use tidings_proto::time::Tick;
+
+use crate::core::{Core, Lookup, ShardGuard};
+use crate::event::{Metadata, WriterId};
+use crate::flight::Start;
+use crate::key::{Key, KeyError, KeyRef};
+use crate::topic::Told;
+
+/// A mutation was not made. Nothing has changed, and no peer was told, unless the variant says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The event would exceed a limit of the wire format.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
+    /// The node is shutting down: peers could not be told. The local entry was removed.
+    #[error(transparent)]
+    Sealed(#[from] Sealed),
+    /// The cache was closed.
+    #[error("the cache is closed")]
+    Closed,
+    /// A number would leave its type's range.
+    #[error("the number would overflow")]
+    Overflow,
+}
+
+/// A mutation that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// What it did to this node's cache.
+    pub kind: EventKind,
+    /// Where the log has it; nothing for a cache that does not broadcast.
+    pub positions: SmallVec<[(LaneId, Sequence); 1]>,
+}
+
+/// How a mutation is made.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) metadata: Vec<(String, String)>,
+    pub(crate) writer: Option<WriterId>,
+}
+
+impl Options {
+    pub(crate) fn told_metadata(&self) -> Metadata {
+        if self.metadata.is_empty() { Metadata::default() } else { self.metadata.clone().into() }
+    }
+}
+
+/// What becomes of the entry.
+pub(crate) enum Change<V> {
+    Put(V),
+    Remove,
+}
+
+/// Under which condition.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum When {
+    Always,
+    /// Only if the key has no readable entry.
+    Absent,
+    /// Only if it has one.
+    Present,
+    /// Only if nothing ended this guard.
+    Unended(Start),
+    /// In any case, but store only if nothing ended this guard; otherwise remove.
+    StoreUnended(Start),
+}
+
+/// What came of a mutation.
+pub(crate) struct Outcome<V> {
+    /// `None` if its condition did not hold.
+    pub(crate) written: Option<Written>,
+    /// The readable value that a removal took.
+    pub(crate) taken: Option<V>,
+}
+
+/// A key with what is needed of it outside the lock.
+pub(crate) struct Subject<'a, K> {
+    pub(crate) key: KeyRef<'a>,
+    pub(crate) typed: Option<&'a K>,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Makes one change of one key.
+    pub(crate) fn change(
+        &self,
+        subject: Subject<'_, K>,
+        operation: Operation,
+        options: &Options,
+        when: When,
+        change: Change<V>,
+    ) -> Result<Outcome<V>, WriteError> {
+        if self.is_closed() {
+            return Err(WriteError::Closed);
+        }
+        let key = subject.key;
+        let mut draft = self.draft_one(key, operation, options)?;
+        let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
+
+        let mut shard = self.shard(key);
+        let now = self.domain.clock().coarse();
+        let Some(change) = self.condition(&mut shard, key, when, change, now) else {
+            return Ok(Outcome { written: None, taken: None });
+        };
+        shard.end(key);
+        let (kind, taken) = self.change_entry(key, when, change, options, now);
+        draft.set_kind(kind);
+        let logged = self.log_one(key, &draft)?;
+        let waiting = partition.map(|partition| {
+            let mut told = Told::here(kind, operation, self.domain.origin(), self.domain.clock().wall_ms());
+            if let Some(appended) = &logged {
+                told.stamp = appended.stamp;
+                told.position = Some((appended.lane, appended.sequence));
+            }
+            told.metadata = options.told_metadata();
+            told.writer = options.writer;
+            self.stats.delivered.count();
+            self.topic.tell_key(partition, key, told)
+        });
+        drop(shard);
+
+        self.stats.mutations.count();
+        let mut positions = SmallVec::new();
+        if let Some(appended) = logged {
+            positions.push((appended.lane, appended.sequence));
+            appended.waiters.wake();
+            self.domain.count_published();
+        }
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        self.tell_local_events();
+        Ok(Outcome { written: Some(Written { kind, positions }), taken })
+    }
+
+    fn draft_one(&self, key: KeyRef<'_>, operation: Operation, options: &Options) -> Result<Draft, TooLarge> {
+        Draft::new(Parts {
+            kind: EventKind::Deleted,
+            operation,
+            ignorable: false,
+            cache: self.id,
+            slot: key.slot(),
+            version: None,
+            metadata: &options.metadata,
+            value: None,
+            target: DraftTarget::Key(key.bytes),
+        })
+    }
+
+    /// The change to make, or `None` if its condition does not hold. Under the shard lock.
+    fn condition(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        when: When,
+        change: Change<V>,
+        now: Tick,
+    ) -> Option<Change<V>> {
+        match when {
+            When::Always => Some(change),
+            When::Absent | When::Present => {
+                let present = matches!(self.lookup(key), Lookup::Hit(_));
+                (present == matches!(when, When::Present)).then_some(change)
+            }
+            When::Unended(start) | When::StoreUnended(start) => {
+                if shard.finish(key, start, self.epoch(key.slot()), now) {
+                    return Some(change);
+                }
+                self.stats.fence_rejects.count();
+                matches!(when, When::StoreUnended(_)).then_some(Change::Remove)
+            }
+        }
+    }
+
+    /// Changes the table, under the shard lock. Returns what that was, and the readable value that a removal took.
+    fn change_entry(
+        &self,
+        key: KeyRef<'_>,
+        when: When,
+        change: Change<V>,
+        options: &Options,
+        now: Tick,
+    ) -> (EventKind, Option<V>) {
+        let put = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
+        match change {
+            Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
+                let began = match when {
+                    When::Unended(start) | When::StoreUnended(start) => start.began,
+                    _ => now,
+                };
+                (put(self.store(key, value, began, self.epoch(key.slot()), options.ttl)), None)
+            }
+            Change::Put(_) => (put(self.take(key).is_some()), None),
+            // The value was changed, but what it is now is known to nobody here.
+            Change::Remove if matches!(when, When::StoreUnended(_)) => {
+                self.take(key);
+                (EventKind::Updated, None)
+            }
+            Change::Remove => (EventKind::Deleted, self.take(key)),
+        }
+    }
+
+    /// Appends to the log, under the shard lock, so that a key's events are in the order of its changes.
+    fn log_one(&self, key: KeyRef<'_>, draft: &Draft) -> Result<Option<Appended>, Sealed> {
+        if !self.travels() {
+            return Ok(None);
+        }
+        let appended = self.domain.log().append(key.slot(), self.domain.clock().wall_ms(), draft);
+        if appended.is_err() {
+            self.entries.invalidate(&key);
+        }
+        appended.map(Some)
+    }
+}
