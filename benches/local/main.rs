@@ -1,2 +1,70 @@
-//! placeholder
-fn main() {}
+//! The paths inside one process, each beside what it stands on: the cache beside bare `moka`, fan-out beside
+//! `tokio::sync::broadcast`, the event records beside bincode's derive.
+
+mod bare_moka;
+mod broadcast;
+mod codec;
+mod keys;
+mod targets;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tidings_benches::interleave::{Case, Rounds};
+use tidings_benches::machine;
+use tidings_benches::target::Verdict;
+
+use crate::keys::Keys;
+use crate::targets::Against;
+
+/// Compares operations within one process.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Few rounds: a look, not a measurement.
+    #[arg(long)]
+    quick: bool,
+    /// Only groups whose name contains this: cache-1000, cache-50000, fan-out, codec.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let rounds = if arguments.quick { 5 } else { 31 };
+    println!("{}\n", machine::describe());
+    let mut passed = true;
+    let mut group = |name: &str, cases: &mut dyn FnMut() -> Vec<Case<'static>>, targets: &[Against]| {
+        if name.contains(&arguments.only) {
+            passed &= compare(name, &mut cases(), targets, rounds);
+        }
+    };
+    group("cache-1000", &mut || bare_moka::cases(Keys::new(1_000)), &targets::CACHE);
+    group("cache-50000", &mut || bare_moka::cases(Keys::new(50_000)), &targets::CACHE);
+    group("fan-out", &mut broadcast::cases, &targets::FAN_OUT);
+    group("codec", &mut codec::cases, &targets::CODEC);
+    if codec::NAME.contains(&arguments.only) {
+        passed &= codec::judge_bytes();
+    }
+    println!("\n{}", machine::describe());
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs the cases of a group in turns; prints medians, then each target's ratio. Returns whether none failed.
+fn compare(name: &str, cases: &mut [Case<'_>], targets: &[Against], rounds: usize) -> bool {
+    let results = Rounds::run(cases, rounds);
+    println!("{name}, ns per operation, median of {rounds} rounds");
+    for case in results.names() {
+        println!("  {case:<32} {:>9.1}", results.median(case));
+    }
+    let mut passed = true;
+    for Against { subject, anchor, target } in targets {
+        let (line, verdict) = target.line(results.ratio(subject, anchor));
+        println!("  {line}");
+        passed &= verdict != Verdict::Fail;
+    }
+    println!();
+    passed
+}

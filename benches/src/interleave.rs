@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::clock::now_ns;
+use crate::clock::own_cpu_ns;
 use crate::stats::median;
 
-/// One thing to time. A call does some operations and says how many and how long they took, in nanoseconds; what it
-/// prepares before and after does not count.
+/// One thing to time. What a sample prepares, before and after, does not count.
 pub struct Case<'a> {
     /// Name, unique within a run.
     pub name: &'static str,
@@ -23,11 +22,12 @@ pub struct Sample {
     pub nanoseconds: u64,
 }
 
-/// Times a piece of work that does so many operations.
+/// Times a piece of work that does so many operations, by the CPU time of all threads of this process: what another
+/// thread does for it counts, and what another process does to it does not.
 pub fn timed(operations: u64, work: impl FnOnce()) -> Sample {
-    let start = now_ns();
+    let start = own_cpu_ns();
     work();
-    Sample { operations, nanoseconds: now_ns() - start }
+    Sample { operations, nanoseconds: own_cpu_ns() - start }
 }
 
 /// Nanoseconds per operation of each case in each round.
@@ -60,7 +60,9 @@ impl Rounds {
     /// Median over the rounds of one case divided by another in the same round; `NaN` if either is missing.
     #[must_use]
     pub fn ratio(&self, subject: &str, anchor: &str) -> f64 {
-        let (Some(subject), Some(anchor)) = (self.0.get(subject), self.0.get(anchor)) else { return f64::NAN };
+        let (Some(subject), Some(anchor)) = (self.0.get(subject), self.0.get(anchor)) else {
+            return f64::NAN;
+        };
         median(subject.iter().zip(anchor).map(|(a, b)| a / b).collect())
     }
 

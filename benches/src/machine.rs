@@ -23,7 +23,8 @@ const OWN_NETWORK: &str = "TIDINGS_BENCH_OWN_NETWORK";
 pub fn cpu_ns(pid: u32) -> Result<u64> {
     let mut total = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid} is gone"))? {
-        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        // A thread may end after it was listed.
+        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else { continue };
         total += text.split(' ').next().and_then(|field| field.parse::<u64>().ok()).context("schedstat")?;
     }
     Ok(total)
@@ -49,7 +50,8 @@ pub fn busy_seconds() -> Result<f64> {
     let line = text.lines().next().context("empty /proc/stat")?;
     let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
     // user nice system idle iowait irq softirq steal
-    let busy = fields.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks);
+    let busy =
+        fields.iter().take(8).enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, ticks)| ticks);
     Ok(busy.sum::<f64>() / CLK_TCK)
 }
 
@@ -61,7 +63,8 @@ pub fn busy_seconds() -> Result<f64> {
 /// If `/proc/net/dev` cannot be read.
 pub fn loopback_bytes() -> Result<u64> {
     let text = fs::read_to_string("/proc/net/dev")?;
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("no loopback interface")?;
+    let line =
+        text.lines().find_map(|line| line.trim().strip_prefix("lo:")).context("no loopback interface")?;
     line.split_whitespace().nth(8).context("/proc/net/dev")?.parse().context("/proc/net/dev")
 }
 
@@ -71,7 +74,8 @@ pub fn enter_own_network() -> bool {
     if env::var_os(OWN_NETWORK).is_some() {
         return true;
     }
-    let allowed = Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|out| out.status.success());
+    let allowed =
+        Command::new("unshare").args(["--net", "true"]).output().is_ok_and(|out| out.status.success());
     if allowed && let Ok(program) = env::current_exe() {
         let failure = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""])

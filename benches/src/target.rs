@@ -62,7 +62,10 @@ impl Target {
         let verdict = self.judge(figure);
         let sign = if self.better == Better::Lower { "≤" } else { "≥" };
         let (must, aim) = (self.must, self.aim);
-        let line = format!("{verdict:<8} {:<58} {figure:>7.3}  (must {sign} {must:.3}, aim {sign} {aim:.3})", self.name);
+        let line = format!(
+            "{verdict:<8} {:<58} {figure:>7.3}  (must {sign} {must:.3}, aim {sign} {aim:.3})",
+            self.name
+        );
         (line, verdict)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -13,6 +13,7 @@ use tidings_proto::id::{Origin, Sequence, SlotSet};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
@@ -41,6 +42,10 @@ struct Inner {
     caches: RwLock<Arc<Caches>>,
     published: Striped,
     counts: RemoteStats,
+    leaving: AtomicBool,
+    /// Write-throughs whose user code is under way.
+    open_writes: AtomicUsize,
+    writes_changed: Notify,
 }
 
 /// What came of other nodes' records on this node.
@@ -116,6 +121,9 @@ impl Domain {
             caches: RwLock::default(),
             published: Striped::default(),
             counts: RemoteStats::default(),
+            leaving: AtomicBool::new(false),
+            open_writes: AtomicUsize::new(0),
+            writes_changed: Notify::new(),
         }))
     }
 
@@ -295,6 +303,38 @@ impl Domain {
         for cache in self.caches() {
             cache.housekeep();
         }
+    }
+
+    /// Refuses mutations from now on, except the ends of write-throughs that have begun.
+    pub fn leave(&self) {
+        self.0.leaving.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.0.leaving.load(Ordering::Relaxed)
+    }
+
+    /// Waits until no write-through is under way.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn writes_settled(&self) {
+        loop {
+            let changed = self.0.writes_changed.notified();
+            if self.0.open_writes.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    pub(crate) fn write_begins(&self) {
+        self.0.open_writes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn write_ends(&self) {
+        self.0.open_writes.fetch_sub(1, Ordering::SeqCst);
+        self.0.writes_changed.notify_waiters();
     }
 
     /// Closes every cache and waits for the tasks of their listeners.

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::cache::Cache;
 use crate::core::{Core, Lookup};
+use crate::domain::Domain;
 use crate::flight::{Joinable, Start};
 use crate::key::{Encoded, Key, KeyError};
 use crate::write::{Change, Options, Subject, When, WriteError, Written};
@@ -158,8 +159,9 @@ pub enum WriteThroughError<E> {
     /// The user's write failed, and may have happened all the same: the key was removed here and at every peer.
     #[error("the write failed: {0}")]
     Write(E),
-    /// The write was made, and the cache could not be told. The local entry was removed.
-    #[error("the write was made, but not broadcast")]
+    /// The cache could not be told. Unless the node is leaving, in which case the user's write did not run, it was
+    /// made, and the local entry was removed.
+    #[error("the change could not be broadcast")]
     Cache(#[source] WriteError),
 }
 
@@ -271,8 +273,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
+        // Announced before the check, so that a node that leaves either waits for this write or refuses it.
+        let _announced = OpenWrite::of(&core.domain);
+        if core.domain.is_leaving() {
+            return Err(WriteThroughError::Cache(WriteError::Leaving));
+        }
         let start = core.guard(&encoded, None);
-        let guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
+        let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
         let value = match write().await {
             Ok(value) => value,
             Err(error) => {
@@ -280,13 +287,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 return Err(WriteThroughError::Write(error));
             }
         };
-        guard.close();
+        guard.open = false;
         let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
         let outcome = core
             .change(
                 subject,
                 Operation::WriteThrough,
-                &Options::default(),
+                &Options { ends_write: true, ..Options::default() },
                 When::StoreUnended(start),
                 Change::Put(value.clone()),
             )
@@ -338,25 +345,34 @@ struct Uncertain<'a, K: Key, V: Clone + Send + Sync + 'static> {
     open: bool,
 }
 
-impl<K: Key, V: Clone + Send + Sync + 'static> Uncertain<'_, K, V> {
-    fn close(mut self) {
-        self.open = false;
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
+    fn drop(&mut self) {
+        let core = &*self.cache.core;
+        if self.open {
+            let key = self.encoded.borrowed();
+            core.shard(key).finish(key, self.start, core.epoch(key.slot()), core.domain.clock().coarse());
+            let subject = Subject { key, typed: Some(self.key) };
+            let options = Options { ends_write: true, ..Options::default() };
+            let removed = core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
+            if let Err(error) = removed {
+                tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
+            }
+        }
     }
 }
 
-impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
+/// Counts a write-through as under way.
+struct OpenWrite<'a>(&'a Domain);
+
+impl<'a> OpenWrite<'a> {
+    fn of(domain: &'a Domain) -> Self {
+        domain.write_begins();
+        Self(domain)
+    }
+}
+
+impl Drop for OpenWrite<'_> {
     fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let core = &*self.cache.core;
-        let key = self.encoded.borrowed();
-        core.shard(key).finish(key, self.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        let subject = Subject { key, typed: Some(self.key) };
-        let removed =
-            core.change(subject, Operation::WriteThrough, &Options::default(), When::Always, Change::Remove);
-        if let Err(error) = removed {
-            tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
-        }
+        self.0.write_ends();
     }
 }

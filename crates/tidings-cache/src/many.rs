@@ -36,6 +36,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
+        if self.domain.is_leaving() {
+            return Err(WriteError::Leaving);
+        }
         self.draft_many(operation, options, Slot::of_hash(0), &[])?;
         let active = self.topic.is_active();
         let mut all = Vec::new();
@@ -179,6 +182,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn clear_all(&self) -> Result<(), WriteError> {
         if self.is_closed() {
             return Err(WriteError::Closed);
+        }
+        if self.domain.is_leaving() {
+            return Err(WriteError::Leaving);
         }
         let draft = Draft::new(Parts {
             kind: EventKind::Cleared,

@@ -28,6 +28,9 @@ pub enum WriteError {
     /// The node is shutting down: peers could not be told. The local entry was removed.
     #[error(transparent)]
     Sealed(#[from] Sealed),
+    /// The node has begun to shut down.
+    #[error("this node is leaving: it makes no changes any more")]
+    Leaving,
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,
@@ -51,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) ttl: Option<Duration>,
     pub(crate) metadata: Vec<(String, String)>,
     pub(crate) writer: Option<WriterId>,
+    /// It ends a write-through, which a leaving node still waits for.
+    pub(crate) ends_write: bool,
 }
 
 impl Options {
@@ -105,6 +110,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Result<Outcome<V>, WriteError> {
         if self.is_closed() {
             return Err(WriteError::Closed);
+        }
+        if self.domain.is_leaving() && !options.ends_write {
+            return Err(WriteError::Leaving);
         }
         let key = subject.key;
         let mut draft = self.draft_one(key, operation, options)?;

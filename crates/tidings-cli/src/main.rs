@@ -1,1 +1,52 @@
-fn main() {}
+//! The `tidings` program: see `tidings --help`.
+
+mod args;
+mod client;
+mod clock;
+mod config;
+mod exit;
+mod files;
+mod output;
+mod replay;
+mod units;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Verb};
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(&cli.global);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => {
+            let result = runtime.block_on(interruptible(cli, &output));
+            // Nothing that is left may keep the program: a read of stdin cannot be cancelled.
+            runtime.shutdown_background();
+            result
+        }
+        Err(error) => Err(Failure::new(Exit::Failed, format!("cannot start threads: {error}"))),
+    };
+    result.unwrap_or_else(|failure| {
+        output.error(&failure);
+        failure.exit().into()
+    })
+}
+
+/// Runs a verb; Ctrl-C ends it, unless it has a clean way to shut down.
+async fn interruptible(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let shuts_down_itself = matches!(cli.verb, Verb::Demo(_) | Verb::Node(_));
+    let run = verbs::run(cli, output);
+    if shuts_down_itself {
+        return run.await;
+    }
+    tokio::select! {
+        result = run => result,
+        _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+    }
+}

@@ -142,8 +142,8 @@ impl Follower {
     #[must_use]
     pub fn lag(&self) -> u64 {
         let Some(pending) = self.newest.as_ref().or(self.oldest.as_ref()) else { return 0 };
-        let behind = |(lane, head): (&Lane, &Sequence)| (head + 1).saturating_sub(lane.expected);
-        self.lanes.iter().zip(&pending.heads).map(behind).sum()
+        let behind = |(lane, head): (&Lane, &Sequence)| head.saturating_sub(lane.expected - 1);
+        self.lanes.iter().zip(&pending.heads).map(behind).fold(0, u64::saturating_add)
     }
 
     /// Whether the origin said goodbye and everything it did is applied.
@@ -158,6 +158,13 @@ impl Follower {
         state.attempt.0 += 1;
         state.state = LaneState::Asked;
         (state.attempt, Follow { incarnation: self.origin.incarnation, lane, from: state.expected })
+    }
+
+    /// As [`Follower::follow`], but gives up what lies between: the answer will be a reset to the origin's head. For a
+    /// position that was handed out twice and could not be read either time.
+    pub fn follow_from_head(&mut self, lane: LaneId) -> (Attempt, Follow) {
+        let (attempt, follow) = self.follow(lane);
+        (attempt, Follow { from: Sequence::MAX, ..follow })
     }
 
     fn current(&mut self, lane: LaneId, attempt: Attempt) -> Result<&mut Lane, Rejected> {
@@ -189,7 +196,7 @@ impl Follower {
         from: Sequence,
     ) -> Result<MustFence, Rejected> {
         let lane = self.current(lane_id, attempt)?;
-        if !matches!(lane.state, LaneState::Asked | LaneState::Open) || from < FIRST {
+        if !matches!(lane.state, LaneState::Asked | LaneState::Open) || from < lane.expected {
             return Err(Rejected::Violation("reset"));
         }
         lane.state = LaneState::Fencing;

@@ -83,6 +83,8 @@ struct Relevant {
 pub struct Freshness {
     bounds: Bounds,
     origins: BTreeMap<Origin, Relevant>,
+    /// The newest life of each node that has ended: others may go on naming it for a while.
+    ended: BTreeMap<NodeId, Incarnation>,
     /// The node's former life, until its floor is behind.
     own: Option<Own>,
     floor: Tick,
@@ -99,7 +101,7 @@ impl Freshness {
     #[must_use]
     pub fn new(bounds: Bounds, has_seeds: bool, now: Tick) -> Self {
         let own = if has_seeds { Own::NoContact } else { Own::Floor(now.after(bounds.write_horizon)) };
-        Self { bounds, origins: BTreeMap::new(), own: Some(own), floor: Tick::NEVER }
+        Self { bounds, origins: BTreeMap::new(), ended: BTreeMap::new(), own: Some(own), floor: Tick::NEVER }
     }
 
     /// The limits it works with.
@@ -115,9 +117,20 @@ impl Freshness {
         }
     }
 
-    /// Somebody named this origin. It is relevant from now on; older lives of the node have ended. Returns whether
-    /// it is new.
+    /// This origin itself has said hello: whatever was thought of it, it is there.
+    pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {
+        if self.ended.get(&origin.node).is_some_and(|ended| *ended >= origin.incarnation) {
+            self.ended.remove(&origin.node);
+        }
+        self.named(origin, now)
+    }
+
+    /// Somebody named this origin. It is relevant from now on, unless it is known to have ended; older lives of the
+    /// node have ended. Returns whether it is new.
     pub fn named(&mut self, origin: &Origin, now: Tick) -> bool {
+        if self.ended.get(&origin.node).is_some_and(|ended| *ended >= origin.incarnation) {
+            return false;
+        }
         let newest = self.lives_of(&origin.node).last().map(|(origin, _)| origin.incarnation);
         if newest.is_some_and(|newest| newest > origin.incarnation) {
             return false;
@@ -157,6 +170,12 @@ impl Freshness {
     /// The origin said goodbye and everything it did is applied.
     pub fn left(&mut self, origin: &Origin) {
         self.origins.remove(origin);
+        self.remember_end(origin);
+    }
+
+    fn remember_end(&mut self, origin: &Origin) {
+        let ended = self.ended.entry(origin.node.clone()).or_insert(origin.incarnation);
+        *ended = origin.incarnation.max(*ended);
     }
 
     /// No live member hears the origin any more.
@@ -188,7 +207,7 @@ impl Freshness {
 
     fn end(&mut self, origin: &Origin, now: Tick) {
         if !self.bounds.doubt_unclean_ends {
-            self.origins.remove(origin);
+            self.left(origin);
         } else if let Some(relevant) = self.origins.get_mut(origin)
             && !matches!(relevant.standing, Standing::Closing(_))
         {
@@ -213,16 +232,18 @@ impl Freshness {
             self.end(&origin, now);
         }
         let over = |floor: Tick| now >= floor.after(self.bounds.max_staleness);
+        // Called late, this must not revive what was above the floor and became unreadable since.
+        let unreadable = now.before(self.bounds.max_staleness);
         if let Some(Own::Floor(floor)) = self.own
             && over(floor)
         {
-            self.floor = self.floor.max(floor);
+            self.floor = self.floor.max(floor).max(unreadable);
             self.own = None;
         }
         let mut floor = self.floor;
         self.origins.retain(|_, relevant| match relevant.standing {
             Standing::Closing(end) if over(end) => {
-                floor = floor.max(end);
+                floor = floor.max(end).max(unreadable);
                 false
             }
             _ => true,

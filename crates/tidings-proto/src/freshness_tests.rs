@@ -1,1 +1,284 @@
+use super::*;
 
+#[path = "freshness_property_tests.rs"]
+mod property;
+
+/// The bounds of these tests, in ticks: a hit may be 30 old, a lost origin has 600, a write takes at most 50.
+const STALENESS: u64 = 30;
+const GRACE: u64 = 600;
+const HORIZON: u64 = 50;
+
+fn bounds() -> Bounds {
+    Bounds {
+        max_staleness: Duration::from_nanos(STALENESS),
+        lost_grace: Duration::from_nanos(GRACE),
+        write_horizon: Duration::from_nanos(HORIZON),
+        doubt_unclean_ends: true,
+    }
+}
+
+fn life(node: &str, incarnation: u64) -> Origin {
+    Origin { node: NodeId::new(node).unwrap(), incarnation: Incarnation(incarnation) }
+}
+
+fn published(freshness: &mut Freshness, now: u64) -> (u64, u64) {
+    let Published { fresh_until, floor } = freshness.publish(Tick(now));
+    (fresh_until.0, floor.0)
+}
+
+/// A node past its own floor, which hears all these origins, confirmed at 1,000.
+fn settled(origins: &[Origin]) -> Freshness {
+    let mut freshness = Freshness::new(bounds(), false, Tick(1));
+    freshness.publish(Tick(OWN + STALENESS));
+    for origin in origins {
+        assert!(freshness.named(origin, Tick(900)));
+        freshness.confirmed(origin, Tick(1_000));
+    }
+    freshness
+}
+
+/// The floor that [`settled`] left behind.
+const OWN: u64 = 1 + HORIZON;
+
+fn counts_at(freshness: &mut Freshness, began: u64, now: u64) -> bool {
+    let published = freshness.publish(Tick(now));
+    counts(published, bounds().max_staleness, Tick(began), Tick(now))
+}
+
+#[test]
+fn the_defaults_are_those_of_the_manual() {
+    let seconds = |bounds: Bounds| [bounds.max_staleness, bounds.lost_grace, bounds.write_horizon].map(|d| d.as_secs());
+    assert_eq!(seconds(Bounds::default()), [3, 60, 5]);
+    assert!(Bounds::default().doubt_unclean_ends);
+}
+
+#[test]
+fn without_seeds_a_node_is_alone_and_fresh_once_its_own_floor_is_behind() {
+    let mut freshness = Freshness::new(bounds(), false, Tick(1_000));
+    assert_eq!(published(&mut freshness, 1_000), (0, 0));
+    assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife]);
+    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS - 1), (0, 0));
+    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (u64::MAX, 1_000 + HORIZON));
+    assert_eq!(freshness.doubts(Tick(1_100)), []);
+}
+
+#[test]
+fn with_seeds_a_node_is_never_fresh_before_its_first_exchange() {
+    let mut freshness = Freshness::new(bounds(), true, Tick(1));
+    assert_eq!(published(&mut freshness, 1_000_000), (0, 0));
+    assert_eq!(freshness.oldest_confirmation(), None);
+    assert_eq!(freshness.doubts(Tick(1_000_000)), [Doubt::NoContact]);
+}
+
+#[test]
+fn with_seeds_the_own_floor_counts_from_the_first_exchange() {
+    let mut freshness = Freshness::new(bounds(), true, Tick(1));
+    freshness.contacted(Tick(1_000));
+    freshness.contacted(Tick(5_000));
+    assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife]);
+    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (u64::MAX, 1_000 + HORIZON));
+    freshness.contacted(Tick(9_000));
+    assert_eq!(published(&mut freshness, 9_000), (u64::MAX, 1_000 + HORIZON), "a later exchange is none of the first");
+}
+
+#[test]
+fn an_origin_is_relevant_from_its_first_mention() {
+    let mut freshness = settled(&[life("a", 1)]);
+    assert_eq!(published(&mut freshness, 1_000), (1_000 + STALENESS, OWN));
+    assert!(freshness.named(&life("b", 1), Tick(1_001)));
+    assert!(!freshness.named(&life("b", 1), Tick(1_002)));
+    assert_eq!(published(&mut freshness, 1_002), (0, OWN));
+    assert_eq!(freshness.doubts(Tick(1_002)), [Doubt::NeverHeard(life("b", 1))]);
+    let relevant: Vec<_> = freshness.relevant().map(|(origin, tick)| (origin.clone(), tick)).collect();
+    assert_eq!(relevant, [(life("a", 1), Some(Tick(1_000))), (life("b", 1), None)]);
+}
+
+#[test]
+fn an_origin_that_was_never_named_confirms_nothing() {
+    let mut freshness = settled(&[life("a", 1)]);
+    freshness.confirmed(&life("b", 1), Tick(9_000));
+    freshness.confirmed(&life("a", 2), Tick(9_000));
+    freshness.lost(&life("b", 1), Tick(1_001));
+    freshness.found(&life("b", 1));
+    freshness.left(&life("b", 1));
+    assert!(!freshness.forget(&NodeId::new("b").unwrap(), Tick(1_001)));
+    assert_eq!(published(&mut freshness, 1_001), (1_000 + STALENESS, OWN));
+}
+
+#[test]
+fn the_oldest_confirmation_decides() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    freshness.confirmed(&life("a", 1), Tick(1_500));
+    assert_eq!(freshness.oldest_confirmation(), Some(Tick(1_000)));
+    freshness.confirmed(&life("b", 1), Tick(1_400));
+    assert_eq!(published(&mut freshness, 1_500), (1_400 + STALENESS, OWN));
+    freshness.confirmed(&life("b", 1), Tick(1_300));
+    assert_eq!(freshness.oldest_confirmation(), Some(Tick(1_400)), "a confirmation was taken back");
+    assert_eq!(freshness.doubts(Tick(1_430)), []);
+    assert_eq!(freshness.doubts(Tick(1_431)), [Doubt::Unheard(life("b", 1))]);
+}
+
+#[test]
+fn an_origin_that_said_goodbye_leaves_at_once_and_without_a_floor() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    freshness.confirmed(&life("a", 1), Tick(1_500));
+    freshness.left(&life("b", 1));
+    assert_eq!(published(&mut freshness, 1_500), (1_500 + STALENESS, OWN));
+    freshness.left(&life("a", 1));
+    assert_eq!(published(&mut freshness, 1_500), (u64::MAX, OWN));
+}
+
+#[test]
+fn a_lost_origin_counts_as_unheard_and_ends_after_its_grace() {
+    let mut freshness = settled(&[life("a", 1)]);
+    freshness.lost(&life("a", 1), Tick(2_000));
+    freshness.lost(&life("a", 1), Tick(2_300));
+    assert_eq!(published(&mut freshness, 2_000 + GRACE - 1), (1_000 + STALENESS, OWN));
+    assert_eq!(freshness.doubts(Tick(2_500)), [Doubt::Unheard(life("a", 1))]);
+    let end = 2_000 + GRACE;
+    assert_eq!(published(&mut freshness, end), (0, OWN));
+    assert_eq!(freshness.doubts(Tick(end)), [Doubt::UncleanEnd(life("a", 1))]);
+    let floor = end + HORIZON;
+    assert_eq!(published(&mut freshness, floor + STALENESS - 1), (0, OWN));
+    assert_eq!(published(&mut freshness, floor + STALENESS), (u64::MAX, floor));
+    assert_eq!(freshness.relevant().count(), 0);
+}
+
+#[test]
+fn the_end_of_a_lost_origin_is_when_it_is_noticed() {
+    // A node that stood still did not hear whether the origin came back in the meantime.
+    let mut freshness = settled(&[life("a", 1)]);
+    freshness.lost(&life("a", 1), Tick(2_000));
+    let late = 2_000 + 10 * GRACE;
+    assert_eq!(published(&mut freshness, late), (0, OWN));
+    assert_eq!(published(&mut freshness, late + HORIZON + STALENESS), (u64::MAX, late + HORIZON));
+}
+
+#[test]
+fn a_lost_origin_that_is_found_or_heard_again_stays() {
+    for heard in [false, true] {
+        let mut freshness = settled(&[life("a", 1)]);
+        freshness.lost(&life("a", 1), Tick(2_000));
+        if heard {
+            freshness.confirmed(&life("a", 1), Tick(2_100));
+        } else {
+            freshness.found(&life("a", 1));
+        }
+        published(&mut freshness, 2_000 + 2 * GRACE);
+        assert_eq!(freshness.relevant().count(), 1);
+        assert_eq!(freshness.doubts(Tick(2_000 + 2 * GRACE)), [Doubt::Unheard(life("a", 1))]);
+        freshness.lost(&life("a", 1), Tick(5_000));
+        assert_eq!(published(&mut freshness, 5_000 + GRACE - 1).0, if heard { 2_100 } else { 1_000 } + STALENESS);
+        assert_eq!(published(&mut freshness, 5_000 + GRACE).0, 0);
+    }
+}
+
+#[test]
+fn a_closing_origin_is_not_revived() {
+    let mut freshness = settled(&[life("a", 1)]);
+    assert!(freshness.forget(&life("a", 1).node, Tick(2_000)));
+    freshness.found(&life("a", 1));
+    freshness.confirmed(&life("a", 1), Tick(2_010));
+    freshness.lost(&life("a", 1), Tick(2_020));
+    assert!(!freshness.named(&life("a", 1), Tick(2_030)));
+    assert!(freshness.forget(&life("a", 1).node, Tick(2_040)));
+    let floor = 2_000 + HORIZON;
+    assert_eq!(published(&mut freshness, floor + STALENESS - 1), (0, OWN));
+    assert_eq!(published(&mut freshness, floor + STALENESS), (u64::MAX, floor), "its end was put off");
+}
+
+#[test]
+fn a_new_life_ends_the_older_ones() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    assert!(freshness.named(&life("a", 3), Tick(2_000)));
+    freshness.confirmed(&life("a", 3), Tick(2_100));
+    freshness.confirmed(&life("b", 1), Tick(2_100));
+    let floor = 2_000 + HORIZON;
+    assert_eq!(published(&mut freshness, floor + STALENESS - 1), (0, OWN));
+    assert_eq!(published(&mut freshness, floor + STALENESS), (2_100 + STALENESS, floor));
+    assert_eq!(freshness.relevant().count(), 2);
+}
+
+#[test]
+fn an_older_life_that_is_named_late_is_not_relevant() {
+    let mut freshness = settled(&[life("a", 3)]);
+    assert!(!freshness.named(&life("a", 2), Tick(1_001)));
+    assert_eq!(published(&mut freshness, 1_001), (1_000 + STALENESS, OWN));
+}
+
+#[test]
+fn another_node_whose_name_begins_alike_is_another_node() {
+    let mut freshness = settled(&[life("a", 1), life("a-b", 1), life("aa", 1)]);
+    freshness.named(&life("a", 2), Tick(2_000));
+    let closing = |doubt: &Doubt| matches!(doubt, Doubt::UncleanEnd(_));
+    let ended: Vec<_> = freshness.doubts(Tick(1_000)).into_iter().filter(closing).collect();
+    assert_eq!(ended, [Doubt::UncleanEnd(life("a", 1))]);
+}
+
+#[test]
+fn who_is_forgotten_ends_now() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    freshness.named(&life("a", 2), Tick(1_990));
+    assert!(freshness.forget(&life("a", 1).node, Tick(2_000)));
+    freshness.confirmed(&life("b", 1), Tick(2_080));
+    assert_eq!(published(&mut freshness, 1_990 + HORIZON + STALENESS), (0, 1_990 + HORIZON));
+    assert_eq!(published(&mut freshness, 2_000 + HORIZON + STALENESS), (2_080 + STALENESS, 2_000 + HORIZON));
+}
+
+#[test]
+fn trust_lets_ended_origins_leave_at_once_and_without_a_floor() {
+    let trust = Bounds { doubt_unclean_ends: false, ..bounds() };
+    let mut freshness = Freshness::new(trust, false, Tick(1));
+    freshness.publish(Tick(OWN + STALENESS));
+    for origin in [life("a", 1), life("b", 1), life("c", 1)] {
+        freshness.named(&origin, Tick(900));
+    }
+    freshness.named(&life("a", 2), Tick(1_000));
+    freshness.confirmed(&life("a", 2), Tick(1_000 + GRACE));
+    freshness.forget(&life("b", 1).node, Tick(1_000));
+    freshness.lost(&life("c", 1), Tick(1_000));
+    assert_eq!(published(&mut freshness, 1_000 + GRACE), (1_000 + GRACE + STALENESS, OWN));
+}
+
+#[test]
+fn the_floor_never_sinks() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    freshness.forget(&life("a", 1).node, Tick(2_000));
+    assert_eq!(published(&mut freshness, 2_200).1, 2_200 - STALENESS);
+    freshness.forget(&life("b", 1).node, Tick(2_100));
+    assert_eq!(published(&mut freshness, 2_180).1, 2_200 - STALENESS);
+}
+
+#[test]
+fn a_hit_counts_until_the_bound_after_the_oldest_confirmation() {
+    let mut freshness = settled(&[life("a", 1)]);
+    assert!(counts_at(&mut freshness, 500, 1_000 + STALENESS));
+    assert!(!counts_at(&mut freshness, 500, 1_000 + STALENESS + 1));
+}
+
+#[test]
+fn in_doubt_a_hit_counts_for_the_bound_after_its_load_began() {
+    let mut freshness = settled(&[life("a", 1)]);
+    assert!(counts_at(&mut freshness, 5_000, 5_000 + STALENESS));
+    assert!(!counts_at(&mut freshness, 5_000, 5_000 + STALENESS + 1));
+}
+
+#[test]
+fn what_began_at_or_before_the_floor_never_counts() {
+    let fresh = Published { fresh_until: Tick::FOREVER, floor: Tick(100) };
+    assert!(!counts(fresh, bounds().max_staleness, Tick(100), Tick(101)));
+    assert!(counts(fresh, bounds().max_staleness, Tick(101), Tick(1_000)));
+    assert!(!counts(fresh, bounds().max_staleness, Tick::NEVER, Tick(1)));
+}
+
+#[test]
+fn a_node_that_stood_still_past_an_end_makes_nothing_readable_that_was_not() {
+    let mut freshness = settled(&[life("a", 1)]);
+    freshness.forget(&life("a", 1).node, Tick(2_000));
+    let floor = 2_000 + HORIZON;
+    // Began above the floor; unreadable from `floor + 1 + STALENESS` on, for the node did not publish the end.
+    let began = floor + 1;
+    let late = floor + 10 * STALENESS;
+    assert!(!counts_at(&mut freshness, began, late));
+    assert!(counts_at(&mut freshness, late - STALENESS + 1, late + 1));
+}

@@ -1,1 +1,36 @@
-//! placeholder
+//! A cluster of in-process caches that is never silently stale.
+//!
+//! Every replica of a service embeds a [`Node`]. Nodes find each other by gossip, connect over mutually
+//! authenticated QUIC, cache in moka, and broadcast every change; a change on one evicts the stale copy on every
+//! other. There is no broker.
+
+mod builder;
+mod bus;
+mod coherence;
+mod config;
+mod drive;
+mod node;
+mod observe;
+pub mod testing;
+
+pub use builder::NodeBuilder;
+pub use bus::Conflict;
+pub use config::Simulated;
+pub use node::{MemberInfo, Node, NotReady, SYNCED_WITHIN, StartError};
+pub use observe::{Observation, Observed, Observer};
+pub use tidings_cache::{
+    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillToken, Invalidator, Item,
+    Key, KeyError, Listener, LoadError, ManualClock, Mode, Number, OnOverflow, OpenError, Operation, RawEvent,
+    RawSubscribe, RawSubscription, RawTarget, ReadOrFill, RingBounds, Scope, Settings, Subscribe, SubscribeError,
+    Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+};
+pub use tidings_membership::State;
+pub use tidings_proto::freshness::{Bounds, Doubt};
+pub use tidings_proto::frame::Refusal;
+pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
+pub use tidings_proto::log::Retention;
+pub use tidings_proto::time::Tick;
+pub use tidings_transport::{Identity, IdentityError, RefusedReason, TransportStats};
+
+/// This release.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -34,8 +34,6 @@ enum Command {
         only: Vec<String>,
     },
     /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
-    ///
-    /// Environment: TIDINGS_ADVISORY_DB names a local copy of the database's git repository to use, unfetched.
     Audit,
 }
 

@@ -1,7 +1,6 @@
 //! The Debian packages that the tests need.
 
 use std::env;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -47,11 +46,8 @@ fn apt_get() -> Command {
 
 fn is_installed(program: &str) -> bool {
     let path = env::var("PATH").unwrap_or_default();
-    env::split_paths(&format!("{path}:{SYSTEM_DIRECTORIES}")).any(|directory| is_file(&directory, program))
-}
-
-fn is_file(directory: &Path, program: &str) -> bool {
-    directory.join(program).is_file()
+    env::split_paths(&format!("{path}:{SYSTEM_DIRECTORIES}"))
+        .any(|directory| directory.join(program).is_file())
 }
 
 fn is_root() -> Result<bool> {

@@ -53,7 +53,15 @@ pub(crate) fn run(workspace: &Workspace, only: &[String]) -> Result<()> {
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
-    must(&mut workspace.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+    must(&mut workspace.cargo(&[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))
 }
 
 fn documentation(workspace: &Workspace) -> Result<()> {

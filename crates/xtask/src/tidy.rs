@@ -18,10 +18,12 @@ const LEFTOVERS: [(&str, &str); 5] =
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let mut findings = Vec::new();
     for member in workspace.members() {
-        let manifest = Path::new(member["manifest_path"].as_str().context("cargo metadata: no manifest path")?);
+        let manifest =
+            Path::new(member["manifest_path"].as_str().context("cargo metadata: no manifest path")?);
         let text = std::fs::read_to_string(manifest).with_context(|| manifest.display().to_string())?;
         let document: Table = text.parse().with_context(|| manifest.display().to_string())?;
-        let inherits = document.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
+        let inherits =
+            document.get("lints").and_then(|lints| lints.get("workspace")).and_then(toml::Value::as_bool);
         if inherits != Some(true) {
             findings.push(format!("{}: no `[lints] workspace = true`", manifest.display()));
         }

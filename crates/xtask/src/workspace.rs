@@ -20,9 +20,14 @@ impl Workspace {
             .args(["metadata", "--format-version", "1", "--locked"])
             .output()
             .context("cannot start cargo metadata")?;
-        ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
+        ensure!(
+            output.status.success(),
+            "cargo metadata: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
         let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata: not JSON")?;
-        let path = |field: &str| metadata[field].as_str().map(PathBuf::from).context("cargo metadata: no paths");
+        let path =
+            |field: &str| metadata[field].as_str().map(PathBuf::from).context("cargo metadata: no paths");
         Ok(Self { root: path("workspace_root")?, target: path("target_directory")?, metadata })
     }
 

@@ -1,0 +1,95 @@
+//! The message that every system carries, and its receiver.
+
+use anyhow::{Result, ensure};
+use tidings_benches::clock::now_ns;
+
+use crate::credit::CreditSender;
+use crate::setup::Line;
+
+/// Length of a message on every reference.
+pub(crate) const MESSAGE_BYTES: usize = 100;
+
+/// Name of the channel, subject or cache.
+pub(crate) const TOPIC: &str = "tidings";
+
+/// One change, as the publisher hands it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message {
+    /// Position, from 0, in everything this publisher ever sends.
+    pub(crate) sequence: u64,
+    /// When it was handed over, or 0 if that is not measured.
+    pub(crate) stamp_ns: u64,
+    /// No message of this phase has a higher sequence.
+    pub(crate) last: bool,
+}
+
+impl Message {
+    pub(crate) fn bytes(&self) -> [u8; MESSAGE_BYTES] {
+        let mut bytes = [b'x'; MESSAGE_BYTES];
+        bytes[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.stamp_ns.to_le_bytes());
+        bytes[16] = u8::from(self.last);
+        bytes
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
+        ensure!(bytes.len() == MESSAGE_BYTES, "a message of {} bytes", bytes.len());
+        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Ok(Self { sequence: number(0), stamp_ns: number(8), last: bytes[16] == 1 })
+    }
+}
+
+/// Counts what a subscriber receives, checks that nothing is missing or doubled, and reports each phase.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    credit: CreditSender,
+    received: u64,
+    received_before_phase: u64,
+    sequences_sum: u64,
+    end: Option<u64>,
+    latencies_ns: Vec<u32>,
+}
+
+impl Sink {
+    pub(crate) fn new(credit: CreditSender) -> Self {
+        Self {
+            credit,
+            received: 0,
+            received_before_phase: 0,
+            sequences_sum: 0,
+            end: None,
+            latencies_ns: Vec::new(),
+        }
+    }
+
+    /// Takes one message in. Messages may arrive in any order, as they do from a system with several lanes.
+    pub(crate) fn take(&mut self, message: Message) -> Result<()> {
+        if message.stamp_ns != 0 {
+            let latency = now_ns().saturating_sub(message.stamp_ns);
+            self.latencies_ns.push(u32::try_from(latency).unwrap_or(u32::MAX));
+        }
+        self.received += 1;
+        self.sequences_sum = self.sequences_sum.wrapping_add(message.sequence);
+        if message.last {
+            self.end = Some(message.sequence + 1);
+        }
+        if self.end == Some(self.received) {
+            self.finish_phase()?;
+        } else {
+            self.credit.received(self.received)?;
+        }
+        Ok(())
+    }
+
+    fn finish_phase(&mut self) -> Result<()> {
+        let all = (0..self.received).fold(0_u64, u64::wrapping_add);
+        ensure!(self.sequences_sum == all, "messages were lost and others doubled");
+        let messages = self.received - self.received_before_phase;
+        self.received_before_phase = self.received;
+        self.end = None;
+        // First: the coordinator does not read the line, which may fill the pipe, before the publisher is done.
+        self.credit.received_all(self.received)?;
+        Line::Received { messages, latencies_ns: std::mem::take(&mut self.latencies_ns) }.say();
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! Time to live, time to idle, capacity, and what is told of them.
+
+use std::time::Duration;
+
+use tidings_cache::{Cache, CacheBuilder, Domain, EventKind, Operation, Target};
+
+use crate::common::{Node, Wire, eventually, events, fill, key, kinds, many, told};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn an_entry_lives_as_long_as_its_cache_says() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.cache("users").time_to_live(MINUTE).open().unwrap();
+    users.insert(key("k"), 1).unwrap();
+    node.clock.advance(MINUTE - Duration::from_nanos(1));
+    assert_eq!(users.get(&key("k")), Some(1));
+    node.clock.advance(Duration::from_nanos(1));
+    assert_eq!((users.get(&key("k")), users.contains(&key("k")), users.iter().count()), (None, false, 0));
+}
+
+#[test]
+fn an_entrys_own_time_shortens_that_of_the_cache_and_never_extends_it() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.cache("users").time_to_live(MINUTE).open().unwrap();
+    users.write().ttl(MINUTE / 2).insert(key("short"), 1).unwrap();
+    users.write().ttl(MINUTE * 2).insert(key("long"), 1).unwrap();
+    node.clock.advance(MINUTE / 2);
+    assert_eq!((users.get(&key("short")), users.get(&key("long"))), (None, Some(1)));
+    node.clock.advance(MINUTE / 2);
+    assert_eq!(users.get(&key("long")), None);
+}
+
+#[test]
+fn a_new_value_starts_a_new_life() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.users();
+    users.write().ttl(MINUTE).insert(key("k"), 1).unwrap();
+    node.clock.advance(MINUTE / 2);
+    users.write().ttl(MINUTE).insert(key("k"), 2).unwrap();
+    node.clock.advance(MINUTE / 2);
+    assert_eq!(users.get(&key("k")), Some(2));
+    users.insert(key("k"), 3).unwrap();
+    node.clock.advance(MINUTE * 60);
+    assert_eq!(users.get(&key("k")), Some(3), "without a time to live it stays");
+}
+
+#[test]
+fn a_key_whose_time_is_over_is_absent_for_every_operation() {
+    let node = Node::new("a");
+    let users = node.users();
+    let expired = || {
+        users.write().ttl(MINUTE).insert(key("k"), 1).unwrap();
+        node.clock.advance(MINUTE);
+    };
+    expired();
+    assert_eq!(users.insert(key("k"), 2).unwrap().kind, EventKind::Inserted);
+    expired();
+    assert_eq!(users.take(&key("k")).unwrap(), None);
+    expired();
+    assert!(!users.replace(key("k"), 2).unwrap());
+    expired();
+    assert!(users.insert_if_absent(key("k"), 2).unwrap());
+    expired();
+    assert_eq!(users.increment(&key("k"), 5).unwrap(), 5);
+    expired();
+    users.compute(&key("k"), |old| tidings_cache::Computed::Put(old.map_or(9, |_| 0))).unwrap();
+    assert_eq!(users.get(&key("k")), Some(9));
+}
+
+#[tokio::test]
+async fn a_fill_lives_no_longer_than_its_cache_says() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.cache("users").time_to_live(MINUTE).open().unwrap();
+    users.get_or_load(&key("k"), || async { Ok::<_, ()>(1) }).await.unwrap();
+    node.clock.advance(MINUTE);
+    assert_eq!(users.get(&key("k")), None);
+    let again = users.get_or_load(&key("k"), || async { Ok::<_, ()>(2) }).await.unwrap();
+    assert_eq!(again, 2);
+}
+
+#[test]
+fn the_longest_times_are_taken_as_for_ever() {
+    let node = Node::new("a");
+    let forever = node.cache("users").time_to_live(Duration::MAX).time_to_idle(Duration::MAX);
+    let users: Cache<String, u64> = forever.max_capacity(u64::MAX).open().unwrap();
+    users.write().ttl(Duration::MAX).insert(key("k"), 1).unwrap();
+    users.write().ttl(Duration::from_secs(u64::MAX >> 10)).insert(key("m"), 1).unwrap();
+    users.settle();
+    assert_eq!((users.get(&key("k")), users.get(&key("m"))), (Some(1), Some(1)));
+}
+
+#[test]
+fn expiry_is_told_without_a_read() {
+    let users: Cache<String, u64> = CacheBuilder::new(&Domain::standalone(), "users").open().unwrap();
+    let mut heard = users.subscribe().kinds([EventKind::Expired]).start().unwrap();
+    users.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
+    eventually("the entry expires", || {
+        users.settle();
+        users.counts().expired == 1
+    });
+    let heard = told(&mut heard);
+    assert_eq!(heard, [(EventKind::Expired, Operation::Expire, Target::Key(key("k")))]);
+    assert_eq!(users.erased().entries(), 0);
+}
+
+#[test]
+fn the_first_expiry_after_a_subscription_is_told() {
+    let users: Cache<String, u64> = CacheBuilder::new(&Domain::standalone(), "users").open().unwrap();
+    users.write().ttl(Duration::from_millis(200)).insert(key("k"), 1).unwrap();
+    // No operation between the subscription and the housekeeping that notices.
+    let mut heard = users.subscribe().start().unwrap();
+    eventually("the entry expires", || {
+        users.settle();
+        users.counts().expired == 1
+    });
+    assert_eq!(kinds(&mut heard), [EventKind::Expired]);
+}
+
+#[test]
+fn a_cleared_entry_does_not_expire_afterwards() {
+    let users: Cache<String, u64> = CacheBuilder::new(&Domain::standalone(), "users").open().unwrap();
+    let mut heard = users.subscribe().start().unwrap();
+    users.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
+    users.clear().unwrap();
+    eventually("the entry is reclaimed", || {
+        users.settle();
+        users.erased().entries() == 0
+    });
+    assert_eq!(kinds(&mut heard), [EventKind::Inserted, EventKind::Cleared]);
+}
+
+#[test]
+fn an_idle_entry_expires_and_one_that_is_read_does_not() {
+    let idle = CacheBuilder::new(&Domain::standalone(), "users").time_to_idle(Duration::from_millis(500));
+    let users: Cache<String, u64> = idle.open().unwrap();
+    let mut heard = users.subscribe().kinds([EventKind::Expired]).start().unwrap();
+    users.insert(key("idle"), 1).unwrap();
+    users.insert(key("busy"), 1).unwrap();
+    eventually("the idle entry expires", || {
+        let _ = users.get(&key("busy"));
+        users.settle();
+        users.counts().expired > 0
+    });
+    assert_eq!(told(&mut heard), [(EventKind::Expired, Operation::Expire, Target::Key(key("idle")))]);
+    assert_eq!(users.get(&key("busy")), Some(1));
+}
+
+#[test]
+fn capacity_counts_entries_and_displacement_is_told() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.cache("users").max_capacity(10).open().unwrap();
+    let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
+    many(100).into_iter().for_each(|key| drop(users.insert(key, 0).unwrap()));
+    users.settle();
+    assert_eq!(users.erased().entries(), 10);
+    let evicted = told(&mut heard);
+    assert_eq!((evicted.len(), users.counts().evicted), (90, 90));
+    for (kind, operation, target) in evicted {
+        assert_eq!((kind, operation), (EventKind::Evicted, Operation::Evict));
+        let Target::Key(key) = target else { panic!("{target:?}") };
+        assert!(!users.contains(&key));
+    }
+}
+
+#[test]
+fn capacity_counts_weight_where_there_is_a_weigher() {
+    let node = Node::new("a");
+    let weighed = node.cache("users").max_capacity(1_000).weigher(|key, value: &Vec<u8>| (key.len() + value.len()) as u32);
+    let users: Cache<String, Vec<u8>> = weighed.open().unwrap();
+    let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
+    users.insert(key("small"), vec![0; 10]).unwrap();
+    assert_eq!({ users.settle(); users.erased().weight() }, 6 + 10);
+    users.insert(key("too large"), vec![0; 2_000]).unwrap();
+    users.settle();
+    assert_eq!(told(&mut heard), [(EventKind::Evicted, Operation::Evict, Target::Key(key("too large")))]);
+    (0..20).for_each(|n| drop(users.insert(format!("{n:09}"), vec![0; 90]).unwrap()));
+    users.settle();
+    assert!(users.erased().weight() <= 1_000, "{}", users.erased().weight());
+}
+
+#[test]
+fn a_weigher_that_panics_changes_nothing() {
+    let node = Node::new("a");
+    let fussy = node.cache("users").max_capacity(1_000).weigher(|_, value: &u64| {
+        assert!(*value < 10, "too heavy to think about");
+        1
+    });
+    let users: Cache<String, u64> = fussy.open().unwrap();
+    users.insert(key("k"), 1).unwrap();
+    let mut heard = users.subscribe().start().unwrap();
+    let insert = std::panic::AssertUnwindSafe(|| users.insert(key("k"), 10));
+    assert!(std::panic::catch_unwind(insert).is_err());
+    assert_eq!(users.get(&key("k")), Some(1));
+    assert!(events(&mut heard).is_empty());
+    assert_eq!((node.logged(), users.erased().flights()), (1, 0));
+    users.insert(key("k"), 2).unwrap();
+    assert_eq!(users.get(&key("k")), Some(2));
+}
+
+#[test]
+fn expiry_and_displacement_here_evict_nothing_elsewhere() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let on_a: Cache<String, u64> = a.cache("users").max_capacity(1).open().unwrap();
+    let on_b = b.users();
+    many(20).iter().for_each(|key| fill(&on_b, key, 1));
+    many(20).iter().for_each(|key| fill(&on_a, key, 1));
+    on_a.settle();
+    a.clock.advance(MINUTE);
+    on_a.settle();
+    assert_eq!(on_a.counts().evicted, 19);
+    Wire::new([&a, &b]).carry();
+    assert_eq!(a.logged(), 0);
+    assert!(many(20).iter().all(|key| on_b.get(key) == Some(1)));
+}
+
+#[test]
+fn expiry_displacement_and_invalidation_each_have_their_own_kind() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let standalone = Domain::standalone();
+    let on_a = a.users();
+    let on_b: Cache<String, u64> = b.cache("users").max_capacity(1).open().unwrap();
+    let expiring: Cache<String, u64> = CacheBuilder::new(&standalone, "users").open().unwrap();
+    let mut heard = on_b.subscribe().start().unwrap();
+    let mut expired = expiring.subscribe().start().unwrap();
+
+    fill(&on_b, "k", 1);
+    on_a.remove(&key("k")).unwrap();
+    Wire::new([&a, &b]).carry();
+    assert_eq!(kinds(&mut heard), [EventKind::Invalidated, EventKind::Deleted]);
+
+    fill(&on_b, "k", 1);
+    fill(&on_b, "m", 1);
+    on_b.settle();
+    assert_eq!(kinds(&mut heard), [EventKind::Evicted]);
+
+    expiring.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
+    eventually("the entry expires", || {
+        expiring.settle();
+        expiring.counts().expired == 1
+    });
+    assert_eq!(kinds(&mut expired), [EventKind::Inserted, EventKind::Expired]);
+}
+
+#[test]
+fn a_flood_of_displacements_is_bounded_and_what_was_dropped_is_counted() {
+    let node = Node::new("a");
+    let users: Cache<u64, u64> = node.cache("users").max_capacity(1).open().unwrap();
+    let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
+    (0..20_000).for_each(|n| drop(users.insert(n, n).unwrap()));
+    users.settle();
+    let counts = users.counts();
+    let told = crate::common::items(&mut heard).into_iter().map(|item| match item {
+        tidings_cache::Item::Event(_) => 1,
+        tidings_cache::Item::Lagged { missed } => missed,
+    });
+    let (heard, lost) = told.fold((0, 0), |(heard, lost), n| if n == 1 { (heard + 1, lost) } else { (heard, lost + n) });
+    assert!(lost > 0, "the ring is too large for this test");
+    assert_eq!(counts.evicted, 19_999);
+    assert!(heard + lost + counts.local_events_dropped >= 19_999, "{heard} {lost} {counts:?}");
+}

@@ -1,0 +1,263 @@
+//! The command line: every verb, its options, their units and defaults.
+
+mod cache;
+mod load;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use tidings_proto::id::{InvalidName, NodeId, check_name};
+
+pub(crate) use self::cache::{CacheVerb, InvalidateArgs, PutArgs, WatchArgs};
+pub(crate) use self::load::{DemoArgs, LoadArgs, ReplayArgs, Speed};
+use crate::units;
+
+/// Where a node's HTTP API is looked for unless told otherwise.
+const URL_DEFAULT: &str = "http://127.0.0.1:7480";
+
+/// A cluster of in-process caches that is never silently stale.
+#[derive(Debug, Parser)]
+#[command(name = "tidings", version, propagate_version = true, max_term_width = 110, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 ok · 1 operation failed · 2 usage · 3 not found · 4 unreachable or timed out
+  5 refused (auth, TLS) · 6 conflict or precondition · 7 partial success
+  78 bad configuration · 130 interrupted
+
+Try it:
+  tidings demo                       three nodes with mutual TLS in this process, under load
+  tidings init --out first           configuration and certificates of a first node
+  tidings node --config first/n1.toml";
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print one JSON document on stdout; endless output is one JSON document a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// When to use colours; NO_COLOR turns `auto` off
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Colour,
+    /// Print results, warnings and errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more on stderr; twice: even more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// HTTP API of the node to speak to
+    #[arg(long, global = true, env = "TIDINGS_URL", default_value = URL_DEFAULT)]
+    pub(crate) url: String,
+    /// File whose first line is the bearer token for the HTTP API
+    #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    /// On a terminal
+    Auto,
+    /// In any case
+    Always,
+    /// In no case
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a whole cluster in this process under load, and watch it
+    #[command(after_help = load::DEMO_EXAMPLES)]
+    Demo(DemoArgs),
+    /// Run a node as a process of its own
+    #[command(after_help = "Example:\n  tidings node --config n1.toml\n\nSIGTERM or the first Ctrl-C shuts down cleanly \
+        (exit 0); a second one ends at once (exit 130).")]
+    Node(NodeArgs),
+    /// Write configuration and certificates for a first node
+    #[command(after_help = "Example:\n  tidings init --cluster shop --node replica-1 --out shop\n  \
+        tidings node --config shop/replica-1.toml")]
+    Init(InitArgs),
+    /// Make and inspect the certificates of a cluster
+    #[command(subcommand)]
+    Certs(CertsVerb),
+    /// Check, show and explain configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// List the members of the cluster as the node sees them
+    Members,
+    /// Say how the node and its caches are
+    Status,
+    /// Declare a lost node ended, so that its peers stop waiting for it
+    #[command(after_help = "Only for nodes that will not come back under this incarnation: what they had not yet \
+        told is then bounded by write_horizon.")]
+    Forget {
+        /// The node's id
+        node: NodeId,
+    },
+    /// Tell the node to hand over: not ready any more, all it has to say said
+    Drain,
+    /// Look into and change the node's caches
+    #[command(subcommand)]
+    Cache(CacheVerb),
+    /// Follow the change events of a cache as they happen
+    #[command(after_help = cache::WATCH_EXAMPLES)]
+    Watch(WatchArgs),
+    /// Run a request trace through a cluster against a system of record, and count every stale read
+    #[command(after_help = load::REPLAY_EXAMPLES)]
+    Replay(Box<ReplayArgs>),
+    /// Probe for monitoring systems: 0 ok, 1 warning, 2 critical, 3 unknown
+    #[command(subcommand)]
+    Check(CheckVerb),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  tidings completions bash > /etc/bash_completion.d/tidings")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Options of `node`.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// Configuration file (TOML); TIDINGS_SECTION__KEY variables override it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// Options of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Name of the cluster
+    #[arg(long, default_value = "demo", value_parser = cluster)]
+    pub(crate) cluster: String,
+    /// Id of the first node
+    #[arg(long, value_name = "ID", default_value = "n1")]
+    pub(crate) node: NodeId,
+    /// Directory to write into; made if it is not there
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+    /// Replace files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Verbs about certificates.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsVerb {
+    /// Make the certificate authority of a cluster: ca.pem and ca.key
+    #[command(after_help = "Example:\n  tidings certs init --cluster shop --out certs")]
+    Init {
+        /// Name of the cluster
+        #[arg(long, value_parser = cluster)]
+        cluster: String,
+        /// Directory to write into; made if it is not there
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        out: PathBuf,
+        /// Replace an authority that is there; certificates it issued are then worthless
+        #[arg(long)]
+        force: bool,
+    },
+    /// Issue a node's certificate: ID.pem and ID.key
+    #[command(after_help = "Example:\n  tidings certs issue --dir certs --node replica-1 --san 10.0.0.7")]
+    Issue {
+        /// Directory that holds ca.pem and ca.key
+        #[arg(long, value_name = "DIR", default_value = "certs")]
+        dir: PathBuf,
+        /// The node's id
+        #[arg(long, value_name = "ID")]
+        node: NodeId,
+        /// Further IP address or DNS name of the node; may be repeated
+        #[arg(long, value_name = "IP-OR-DNS")]
+        san: Vec<String>,
+        /// How long the certificate is valid
+        #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = units::duration)]
+        validity: Duration,
+        /// Replace a certificate and key that are there
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say what a certificate says
+    Inspect {
+        /// Certificate (PEM)
+        file: PathBuf,
+    },
+}
+
+/// Verbs about configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Judge a configuration whole and report every finding; exit 78 if it cannot be used
+    Check {
+        /// Configuration file; `-` is stdin
+        file: PathBuf,
+    },
+    /// Print the effective values, each with its origin: default, file or environment
+    Show {
+        /// Configuration file; `-` is stdin
+        file: PathBuf,
+    },
+    /// Print a commented configuration with every default
+    Default,
+    /// Print the JSON schema of the configuration
+    Schema,
+}
+
+/// Probes. They exit 0 ok, 1 warning, 2 critical, 3 unknown.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckVerb {
+    /// Whether the node is up, ready and in step with its members
+    Node,
+    /// Whether every member the node knows is live and in step
+    Cluster,
+    /// Whether certificates are valid, and stay so for a while
+    Certs {
+        /// Certificates (PEM), or directories of them
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// Warn if one expires within this time
+        #[arg(long, value_name = "DURATION", default_value = "14d", value_parser = units::duration)]
+        warning: Duration,
+        /// Critical if one expires within this time
+        #[arg(long, value_name = "DURATION", default_value = "3d", value_parser = units::duration)]
+        critical: Duration,
+    },
+}
+
+fn cluster(name: &str) -> Result<String, InvalidName> {
+    check_name(name).map(|()| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_follow_the_verb() {
+        let cli = Cli::try_parse_from(["tidings", "members", "--json", "--url", "http://127.0.0.1:1"]).unwrap();
+        assert!(cli.global.json);
+        assert_eq!(cli.global.url, "http://127.0.0.1:1");
+    }
+
+    #[test]
+    fn invalid_names_are_refused() {
+        assert!(Cli::try_parse_from(["tidings", "forget", "no spaces"]).is_err());
+        assert!(Cli::try_parse_from(["tidings", "init", "--cluster", ""]).is_err());
+    }
+}

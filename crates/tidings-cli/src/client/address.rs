@@ -1,0 +1,75 @@
+//! Where a node's HTTP API is.
+
+use std::fmt;
+
+use reqwest::Url;
+
+use crate::exit::{Exit, Failure};
+
+/// The base URL of a node's HTTP API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address(Url);
+
+impl Address {
+    /// Reads a URL such as `http://127.0.0.1:7480`.
+    ///
+    /// # Errors
+    /// It is not an http URL.
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = |why: &str| Failure::new(Exit::Usage, format!("{text:?} is not the URL of a node: {why}"));
+        let url = Url::parse(text).map_err(|error| wrong(&error.to_string()).hint("write http://HOST:PORT"))?;
+        match url.scheme() {
+            "http" if url.has_host() => Ok(Self(url)),
+            "https" => Err(wrong("HTTPS is not available in this release").hint("write http://HOST:PORT")),
+            _ => Err(wrong("it does not start with http://").hint("write http://HOST:PORT")),
+        }
+    }
+
+    /// The URL of a path below it, given by its segments, which are percent-encoded.
+    ///
+    /// # Errors
+    /// A segment is empty, `.` or `..`: URLs cannot carry these.
+    pub(crate) fn join(&self, segments: &[&str]) -> Result<Url, Failure> {
+        if let Some(segment) = segments.iter().find(|segment| matches!(**segment, "" | "." | "..")) {
+            return Err(Failure::new(Exit::Usage, format!("{segment:?} cannot be part of a URL")));
+        }
+        let mut url = self.0.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        Ok(url)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_percent_encoded() {
+        let address = Address::parse("http://127.0.0.1:7480/base/").unwrap();
+        let url = address.join(&["v1", "entries", "a/b c%2F?#ü"]).unwrap();
+        assert_eq!(url.as_str(), "http://127.0.0.1:7480/base/v1/entries/a%2Fb%20c%252F%3F%23%C3%BC");
+    }
+
+    #[test]
+    fn keys_that_urls_cannot_carry_are_refused() {
+        let address = Address::parse("http://127.0.0.1:7480").unwrap();
+        for key in ["", ".", ".."] {
+            assert_eq!(address.join(&["entries", key]).unwrap_err().exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn only_http_urls_are_accepted() {
+        for text in ["", "127.0.0.1:7480", "https://127.0.0.1:7480", "ftp://x", "http://"] {
+            assert_eq!(Address::parse(text).unwrap_err().exit(), Exit::Usage, "{text}");
+        }
+    }
+}

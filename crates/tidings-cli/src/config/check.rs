@@ -1,0 +1,200 @@
+//! What single values cannot show: missing ones, contradictions, files, and what this release cannot do.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use tidings_proto::id::Lanes;
+
+use super::finding::Finding;
+use super::settings::State;
+use super::source::{Origin, Values};
+use super::value::{Value, is_loopback, is_unspecified};
+
+/// Least size of a lane's log: one sealed segment, so that a follower can be served from it at all.
+const LOG_BYTES_MIN: u64 = 64 << 10;
+
+/// Judges a configuration as a whole.
+pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Finding>) {
+    let mut judge = Judge { values, findings };
+    judge.cluster();
+    judge.identity(directory);
+    judge.http();
+    judge.coherence();
+    for index in 0..values.count("cache") {
+        judge.cache(index);
+    }
+    judge.availability();
+}
+
+struct Judge<'a> {
+    values: &'a Values,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl<'a> Judge<'a> {
+    fn cluster(&mut self) {
+        self.required("cluster.name", "the nodes of a cluster know each other by it");
+        self.required("cluster.node_id", "every node needs one of its own, equal to the one in its certificate");
+        self.above_zero("cluster.gossip_interval");
+        self.above_zero("cluster.ready_timeout");
+        let listen = self.text("cluster.listen");
+        match (self.text("cluster.advertise"), listen) {
+            (Some(advertise), _) if is_unspecified(advertise) || advertise.ends_with(":0") => {
+                self.error("cluster.advertise", "others cannot reach this address", "name one that they can");
+            }
+            (None, Some(listen)) if is_unspecified(listen) => {
+                let message = format!("is needed, for others cannot reach {listen}");
+                self.error("cluster.advertise", &message, "set the address by which they can");
+            }
+            _ => {}
+        }
+    }
+
+    fn identity(&mut self, directory: &Path) {
+        const FILES: [&str; 3] = ["tls.ca", "tls.cert", "tls.key"];
+        let development = self.values.get("tls.development") == Some(&Value::Flag(true));
+        let given = FILES.into_iter().filter(|path| self.values.get(path).is_some()).count();
+        if development {
+            if given > 0 {
+                let message = "contradicts the certificate files given beside it";
+                self.error("tls.development", message, "keep one of the two");
+            }
+            for path in ["cluster.listen", "cluster.advertise"] {
+                if let Some(address) = self.text(path).filter(|address| !is_loopback(address)) {
+                    let message = format!("is for loopback addresses only, and {path} is {address}");
+                    self.error("tls.development", &message, "make certificates: `tidings certs init`, `tidings certs issue`");
+                }
+            }
+        } else if given == 0 {
+            let help = "set ca, cert and key (`tidings certs` makes them), or development = true on loopback";
+            self.error("tls", "a node needs an identity", help);
+        } else {
+            for path in FILES {
+                self.file(path, directory);
+            }
+        }
+    }
+
+    fn file(&mut self, path: &str, directory: &Path) {
+        let Some(name) = self.text(path) else {
+            self.error(path, "is needed beside the other certificate files", "`tidings certs` makes them");
+            return;
+        };
+        let file = directory.join(name);
+        // Opening is the only honest test of whether it can be read.
+        if let Err(error) = File::open(&file).and_then(|file| file.metadata()).and_then(|metadata| {
+            if metadata.is_file() { Ok(()) } else { Err(std::io::Error::other("not a file")) }
+        }) {
+            let message = format!("cannot read {}: {error}", file.display());
+            self.error(path, &message, "relative paths start at the configuration file's directory");
+        }
+    }
+
+    fn http(&mut self) {
+        let Some(listen) = self.text("http.listen") else {
+            if self.values.tables.iter().any(|table| table == "http") {
+                let message = "is not set: there will be no HTTP API";
+                self.findings.push(Finding::warning("http.listen", message).help("set it, or leave the section out"));
+            }
+            return;
+        };
+        if !is_loopback(listen) {
+            let message = format!("{listen} is not a loopback address: it would need TLS and a token, which this release lacks");
+            self.error("http.listen", &message, "listen on 127.0.0.1 or [::1], behind a proxy that authenticates if needed");
+        }
+    }
+
+    fn coherence(&mut self) {
+        self.above_zero("coherence.max_staleness");
+        self.above_zero("coherence.lost_grace");
+        if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes") {
+            if u8::try_from(*lanes).ok().and_then(Lanes::new).is_none() {
+                self.error("coherence.lanes", &format!("{lanes} is not a power of two"), "use 1, 2, 4, 8, 16, 32 or 64");
+            }
+        }
+        if let Some(Value::Bytes(bytes)) = self.values.get("coherence.log_bytes") {
+            if *bytes < LOG_BYTES_MIN {
+                self.error("coherence.log_bytes", "is too small to keep anything for a follower", "use 64KiB or more");
+            }
+        }
+        let duration = |path| match self.values.get(path) {
+            Some(Value::Duration(duration)) => Some(*duration),
+            _ => None,
+        };
+        if let (Some(grace), Some(bound)) = (duration("coherence.lost_grace"), duration("coherence.max_staleness")) {
+            if grace < bound {
+                self.error("coherence.lost_grace", "is shorter than max_staleness", "give a lost member at least that long");
+            }
+        }
+    }
+
+    fn cache(&mut self, index: usize) {
+        let at = |key: &str| format!("cache[{index}].{key}");
+        self.required(&at("name"), "events and requests name the cache by it");
+        let name = self.text(&at("name"));
+        if name.is_some() && (0..index).any(|other| self.text(&format!("cache[{other}].name")) == name) {
+            self.error(&at("name"), "an earlier cache has the same name", "give each its own");
+        }
+        if let Some(Value::Bytes(0) | Value::Count(0)) = self.values.get(&at("max_capacity")) {
+            self.error(&at("max_capacity"), "a cache of this size holds nothing", "give it room, or leave the cache out");
+        }
+        self.above_zero(&at("time_to_live"));
+        self.above_zero(&at("time_to_idle"));
+        if self.text(&at("mode")) == Some("replicate") {
+            let help = "use invalidate: peers drop their copy and load it again";
+            self.error(&at("mode"), "replicate is not available in this release", help);
+        }
+    }
+
+    /// Streams as a whole get one warning, everything else one for each setting that differs from its default.
+    fn availability(&mut self) {
+        if self.values.tables.iter().any(|table| table.starts_with("streams")) {
+            let message = "durable streams are not available in this release: the section has no effect";
+            self.findings.push(Finding::warning("streams", message));
+        }
+        for (path, entry) in &self.values.entries {
+            let same = entry.setting.default.is_some_and(|default| default == entry.value.to_string());
+            if entry.origin == Origin::Default || path.starts_with("streams.") || same {
+                continue;
+            }
+            let line = self.values.line(path);
+            match entry.setting.state {
+                State::Works => {}
+                State::Later => {
+                    let message = "not available in this release: it has no effect";
+                    self.findings.push(Finding::warning(path.as_str(), message).at(line));
+                }
+                State::Refused => {
+                    let message = "not available in this release, and going on without it would be unsafe";
+                    self.findings.push(Finding::error(path.as_str(), message).at(line).help("remove it"));
+                }
+            }
+        }
+    }
+
+    fn required(&mut self, path: &str, why: &str) {
+        // A value that was there but could not be read has its finding already.
+        let judged = self.findings.iter().any(|finding| finding.key == path);
+        if self.values.get(path).is_none() && !judged {
+            self.error(path, "is required", why);
+        }
+    }
+
+    fn above_zero(&mut self, path: &str) {
+        if self.values.get(path) == Some(&Value::Duration(Duration::ZERO)) {
+            self.error(path, "must be longer than nothing", "write a number and its unit, such as 3s");
+        }
+    }
+
+    fn error(&mut self, path: &str, message: &str, help: &str) {
+        self.findings.push(Finding::error(path, message).at(self.values.line(path)).help(help));
+    }
+
+    fn text(&self, path: &str) -> Option<&'a str> {
+        match self.values.get(path)? {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The configuration of a node: read whole, judged whole, before anything is bound.
+
+mod check;
+mod finding;
+mod render;
+mod settings;
+mod source;
+mod typed;
+mod value;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+pub(crate) use self::finding::{Finding, Severity, any_error};
+pub(crate) use self::render::{default_file, effective, schema};
+pub(crate) use self::typed::{Cache, Capacity, Coherence, Config, Identity};
+use self::source::Values;
+use crate::exit::{Exit, Failure};
+
+/// A configuration and everything that was found about it.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    /// Every value with its origin.
+    pub(crate) values: Values,
+    /// The configuration, if it can be used.
+    pub(crate) config: Option<Config>,
+    /// Errors and warnings, in the order of the file where they have a line.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Reads and judges a file; `-` is stdin. Variables named `TIDINGS_SECTION__KEY` override it.
+///
+/// # Errors
+/// The file cannot be read. What it says is judged, and never an error here.
+pub(crate) fn load(file: &Path) -> Result<Judged, Failure> {
+    let text = read(file)?;
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
+        .collect();
+    Ok(judge(&text, &variables, &directory_of(file)))
+}
+
+/// Judges a text. `directory` is where relative paths start.
+pub(crate) fn judge(text: &str, variables: &[(String, String)], directory: &Path) -> Judged {
+    let mut findings = Vec::new();
+    let values = Values::read(text, variables, &mut findings);
+    let readable = findings.iter().all(|finding| !finding.key.is_empty());
+    if readable {
+        check::whole(&values, directory, &mut findings);
+    }
+    findings.sort_by_key(|finding| finding.line.unwrap_or(usize::MAX));
+    let config = if any_error(&findings) { None } else { Config::of(&values, directory) };
+    Judged { values, config, findings }
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    let mut text = String::new();
+    let result = if file == Path::new("-") {
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    result.map_err(|error| {
+        Failure::new(Exit::Configuration, format!("cannot read {}: {error}", file.display()))
+            .hint("`tidings config default` prints one to start from, `tidings init` writes one")
+    })
+}
+
+fn directory_of(file: &Path) -> PathBuf {
+    file.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(text: &str) -> Judged {
+        judge(text, &[], Path::new("/nonexistent"))
+    }
+
+    const SOUND: &str = "[cluster]\nname = \"c\"\nnode_id = \"n1\"\n[tls]\ndevelopment = true\n";
+
+    fn errors(text: &str) -> Vec<String> {
+        judged(text).findings.iter().filter(|f| f.severity == Severity::Error).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn smallest_configuration_is_sound() {
+        let judged = judged(SOUND);
+        assert_eq!(judged.findings, []);
+        let config = judged.config.unwrap();
+        assert_eq!(config.cluster.node_id.as_str(), "n1");
+        assert_eq!(config.coherence.lanes.count(), 4);
+        assert!(config.http.is_none());
+    }
+
+    #[test]
+    fn default_file_is_sound() {
+        let judged = judged(&default_file());
+        assert_eq!(judged.findings, []);
+        assert!(judged.config.is_some());
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let found = errors(
+            "[cluster]\nname = \"no spaces\"\nlisten = \"nowhere\"\n[coherence]\nlanes = 3\nmax_staleness = \"0s\"\n\
+             [[cache]]\nname = \"a\"\nmax_capacity = 0\n[[cache]]\nname = \"a\"\n[http]\nlisten = \"0.0.0.0:80\"\n",
+        );
+        for part in [
+            "cluster.name (line 2)",
+            "cluster.listen (line 3)",
+            "cluster.node_id: ",
+            "coherence.lanes (line 5)",
+            "coherence.max_staleness (line 6)",
+            "cache[0].max_capacity (line 9)",
+            "cache[1].name (line 11)",
+            "http.listen (line 13)",
+            "tls: ",
+        ] {
+            assert!(found.iter().any(|text| text.starts_with(part)), "{part} is not in {found:#?}");
+        }
+    }
+
+    #[test]
+    fn development_identity_is_for_loopback_only() {
+        for listen in ["0.0.0.0:7401", "192.0.2.1:7401", "example.org:7401"] {
+            let text = SOUND.replace("node_id", &format!("listen = \"{listen}\"\nadvertise = \"127.0.0.1:1\"\nnode_id"));
+            let found = errors(&text);
+            assert!(found.iter().any(|text| text.starts_with("tls.development")), "{listen}: {found:?}");
+        }
+        assert_eq!(errors(&SOUND.replace("node_id", "listen = \"[::1]:7401\"\nnode_id")), [""; 0]);
+    }
+
+    #[test]
+    fn missing_certificates_are_named_with_their_path() {
+        let text = SOUND.replace("development = true", "ca = \"a.pem\"\ncert = \"b.pem\"\nkey = \"b.key\"");
+        let found = errors(&text);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].contains("/nonexistent/a.pem"), "{found:?}");
+    }
+
+    #[test]
+    fn unspecified_addresses_must_not_be_advertised() {
+        let text = SOUND.replace("node_id", "listen = \"0.0.0.0:7401\"\nnode_id");
+        assert!(errors(&text).iter().any(|text| text.starts_with("cluster.advertise")), "{:?}", errors(&text));
+    }
+
+    #[test]
+    fn what_is_not_available_yet_is_a_warning() {
+        let judged = judged(&format!("{SOUND}[streams]\ndriver = \"redis\"\n[telemetry]\notlp_endpoint = \"http://x:1\"\n"));
+        assert!(judged.config.is_some());
+        let keys: Vec<&str> = judged.findings.iter().map(|finding| finding.key.as_str()).collect();
+        assert_eq!(keys, ["streams", "telemetry.otlp_endpoint"]);
+        assert!(judged.findings.iter().all(|finding| finding.message.contains("not available in this release")));
+    }
+
+    #[test]
+    fn what_would_be_unsafe_to_ignore_is_an_error() {
+        let found = errors(&format!("{SOUND}[http]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"t\"\n"));
+        assert!(found[0].starts_with("http.token_file (line 8): not available in this release"), "{found:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_judging_panic(text in "(?s).{0,200}", key in "[a-z_]{1,12}", value in "[a-z0-9\\[\\]{}\"=. ]{0,20}") {
+            judged(&text);
+            judged(&format!("[cluster]\n{key} = {value}\n"));
+            judged(&format!("[[cache]]\n{key} = {value}\n[{key}]\n"));
+        }
+    }
+}

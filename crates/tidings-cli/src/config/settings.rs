@@ -1,0 +1,203 @@
+//! Every setting there is: path, kind, default and what it does. The reader, the default file, the schema and
+//! the suggestions all work from this one table.
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// Where it stands: `section.key`; `[]` marks a list of tables.
+    pub(crate) path: &'static str,
+    /// What it may be.
+    pub(crate) kind: Kind,
+    /// Its default, in TOML. `None`: unset unless given.
+    pub(crate) default: Option<&'static str>,
+    /// A value for the default file where there is no default.
+    pub(crate) example: &'static str,
+    /// What it does, with its unit and range where these matter.
+    pub(crate) doc: &'static str,
+    /// Whether this release does what it asks for.
+    pub(crate) state: State,
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Any text.
+    Text,
+    /// A node id or the name of a cluster or cache.
+    Name,
+    /// `host:port`: an IP address or a name, and a port.
+    Address,
+    /// A list of [`Kind::Address`].
+    Addresses,
+    /// A list of texts.
+    Texts,
+    /// A file or directory; relative ones start at the configuration file's directory.
+    Path,
+    /// A duration with its unit.
+    Duration,
+    /// A duration, or `never`.
+    DurationOrNever,
+    /// A number of bytes with its unit.
+    Bytes,
+    /// Bytes with a unit, or a plain number of entries.
+    Capacity,
+    /// A whole number within a range.
+    Count(u64, u64),
+    /// A share from 0 to 1.
+    Share,
+    /// `true` or `false`.
+    Flag,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+}
+
+/// Whether a setting takes effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// It does.
+    Works,
+    /// It is understood and has no effect yet: a warning.
+    Later,
+    /// Going on without it would be unsafe: an error.
+    Refused,
+}
+
+const fn works(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
+    Setting { path, kind, default: Some(default), example: default, doc, state: State::Works }
+}
+
+const fn unset(path: &'static str, kind: Kind, example: &'static str, doc: &'static str) -> Setting {
+    Setting { path, kind, default: None, example, doc, state: State::Works }
+}
+
+const fn later(setting: Setting) -> Setting {
+    Setting { state: State::Later, ..setting }
+}
+
+const fn refused(setting: Setting) -> Setting {
+    Setting { state: State::Refused, ..setting }
+}
+
+const ANY: Kind = Kind::Count(0, u64::MAX);
+const SOME: Kind = Kind::Count(1, u64::MAX);
+const WHEN_ISOLATED: Kind = Kind::Choice(&["limit", "bypass", "serve", "flush"]);
+const MODES: Kind = Kind::Choice(&["invalidate", "replicate", "local"]);
+const INVALIDATORS: Kind = Kind::Choice(&["remote", "local", "all", "off"]);
+const DRIVERS: Kind = Kind::Choice(&["embedded", "redis", "nats"]);
+
+/// Sections in the order in which they are shown, with what each is about.
+pub(crate) const SECTIONS: [(&str, &str); 9] = [
+    ("cluster", "Who this node is, and where it finds the others."),
+    ("tls", "Its identity: mutual TLS between nodes. Relative paths start at this file's directory."),
+    ("http", "HTTP API; without this section there is none."),
+    ("coherence", "What a hit may be, and what happens in doubt."),
+    ("cache[]", "A cache; one section for each."),
+    ("streams", "Durable streams."),
+    ("streams.defaults", "What topics do unless they say otherwise."),
+    ("streams.topic[]", "A topic; one section for each."),
+    ("telemetry", "Logs, metrics and traces."),
+];
+
+/// Every setting, section by section.
+pub(crate) const SETTINGS: &[Setting] = &[
+    unset("cluster.name", Kind::Name, "\"demo\"", "Name of the cluster; nodes of another one are refused. Required."),
+    unset("cluster.node_id", Kind::Name, "\"n1\"", "This node's id, as in its certificate. Required."),
+    works("cluster.listen", Kind::Address, "\"127.0.0.1:7401\"", "UDP address for gossip and events; port 0: a free one."),
+    unset("cluster.advertise", Kind::Address, "\"127.0.0.1:7401\"", "Where others reach this node. Default: listen."),
+    works("cluster.seeds", Kind::Addresses, "[]", "Some nodes to find the cluster by; names are resolved again and again."),
+    works("cluster.gossip_interval", Kind::Duration, "\"1s\"", "Pause between gossip rounds; shorter after a change."),
+    works("cluster.ready_timeout", Kind::Duration, "\"10s\"", "How long a start may take until ready; then it says why not."),
+    unset("tls.ca", Kind::Path, "\"certs/ca.pem\"", "Certificate of the cluster's authority."),
+    unset("tls.cert", Kind::Path, "\"certs/n1.pem\"", "Certificate of this node."),
+    unset("tls.key", Kind::Path, "\"certs/n1.key\"", "Private key of this node."),
+    works("tls.development", Kind::Flag, "false", "An identity of its own making instead; loopback only."),
+    works("tls.denied", Kind::Texts, "[]", "Node ids or certificate serials that are refused and cut off."),
+    unset("http.listen", Kind::Address, "\"127.0.0.1:7481\"", "TCP address of the API; loopback only in this release."),
+    refused(unset("http.token_file", Kind::Path, "\"tokens\"", "File of hashed bearer tokens.")),
+    refused(unset("http.tls_cert", Kind::Path, "\"http.pem\"", "Certificate for HTTPS.")),
+    refused(unset("http.tls_key", Kind::Path, "\"http.key\"", "Private key for HTTPS.")),
+    works("http.allowed_hosts", Kind::Texts, "[]", "Host names that requests may use besides the listen address."),
+    later(works("http.open_health_and_metrics", Kind::Flag, "true", "Health and metrics without a token.")),
+    later(works("http.allow_destructive_actions", Kind::Flag, "false", "Buttons of the dashboard that destroy.")),
+    later(works("http.allow_payloads", Kind::Flag, "true", "Whether the dashboard shows values.")),
+    later(works("http.dashboard", Kind::Flag, "true", "The dashboard.")),
+    later(works("http.base_path", Kind::Text, "\"/\"", "Where a reverse proxy puts the dashboard.")),
+    later(works("http.page_size", SOME, "50", "Rows of a page.")),
+    later(works("http.theme_dir", Kind::Text, "\"\"", "Directory with a title, logo and stylesheet of your own.")),
+    works("coherence.max_staleness", Kind::Duration, "\"3s\"", "Oldest value a hit may be while a member is not heard."),
+    works("coherence.when_isolated", WHEN_ISOLATED, "\"limit\"", "Older entries in doubt: limit | bypass | serve | flush."),
+    works("coherence.lost_grace", Kind::DurationOrNever, "\"60s\"", "How long a lost member is waited for; or never."),
+    works("coherence.write_horizon", Kind::Duration, "\"5s\"", "Longest that a write of yours may be under way."),
+    works("coherence.unclean_end", Kind::Choice(&["doubt", "trust"]), "\"doubt\"", "After a crash: doubt | trust."),
+    works("coherence.unready_when_isolated", Kind::Flag, "false", "Whether a node that hears nobody calls itself not ready."),
+    later(works("coherence.relay_above", SOME, "50", "Nodes from which on events are relayed.")),
+    later(works("coherence.audit_keys_per_second", ANY, "0", "Keys compared with other nodes per second; 0: none.")),
+    works("coherence.lanes", Kind::Count(1, 64), "4", "Independent logs of this node: a power of two, 1 to 64."),
+    works("coherence.log_events", SOME, "65536", "Events kept for followers, per lane."),
+    works("coherence.log_bytes", Kind::Bytes, "\"4MiB\"", "Bytes kept for followers, per lane; at least 64KiB."),
+    unset("cache[].name", Kind::Name, "\"users\"", "Its name, the same on every node. Required."),
+    works("cache[].mode", MODES, "\"invalidate\"", "invalidate (peers drop their copy) | replicate | local (never told)."),
+    works("cache[].invalidator", INVALIDATORS, "\"remote\"", "Whose changes evict: remote | local | all | off."),
+    works("cache[].max_capacity", Kind::Capacity, "\"64MiB\"", "Bytes with a unit, or a plain number of entries."),
+    unset("cache[].time_to_live", Kind::Duration, "\"5m\"", "Longest life of an entry."),
+    unset("cache[].time_to_idle", Kind::Duration, "\"1m\"", "Longest life of an entry without a read."),
+    works("cache[].partitions", Kind::Count(1, 4096), "4", "Shares of the cache's events for subscribers on this node."),
+    works("cache[].replica_lag", Kind::Duration, "\"0s\"", "How far the database replica that is read may be behind."),
+    later(unset("cache[].fail_safe", Kind::Duration, "\"1h\"", "Serve an expired value so long if its loader fails.")),
+    later(unset("cache[].eager_refresh", Kind::Share, "0.9", "Reload in the background from this share of its life.")),
+    later(unset("cache[].ttl_jitter", Kind::Share, "0.1", "Shorten lives at random by up to this share.")),
+    later(unset("cache[].negative_ttl", Kind::Duration, "\"10s\"", "Remember so long that a value does not exist.")),
+    later(unset("cache[].tee_to_stream", Kind::Text, "\"users_changes\"", "Topic that gets the cache's changes.")),
+    later(works("streams.driver", DRIVERS, "\"embedded\"", "embedded | redis | nats.")),
+    later(works("streams.path", Kind::Path, "\"data\"", "Directory of the embedded store.")),
+    later(unset("streams.url", Kind::Text, "\"redis://127.0.0.1:6379\"", "Address of the redis or nats server.")),
+    later(works("streams.strict", Kind::Flag, "true", "Only topics named here.")),
+    later(works("streams.durability", Kind::Choice(&["sync", "relaxed"]), "\"sync\"", "Of the embedded store.")),
+    later(works("streams.defaults.max_deliveries", SOME, "3", "Attempts until an event is dead.")),
+    later(works("streams.defaults.dead_letter", Kind::Name, "\"dead_letter\"", "Topic for dead events.")),
+    later(works("streams.defaults.retention.max_events", SOME, "1000", "Events kept.")),
+    later(works("streams.defaults.retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept.")),
+    later(works("streams.defaults.retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept.")),
+    later(works("streams.defaults.min_idle_time", Kind::Duration, "\"30s\"", "Pause until an unsettled event is given again.")),
+    later(works("streams.defaults.ordered", Kind::Flag, "false", "Park a key until its failed event is settled.")),
+    later(works("streams.defaults.backoff.initial", Kind::Duration, "\"500ms\"", "First pause after a failure.")),
+    later(works("streams.defaults.backoff.max", Kind::Duration, "\"1m\"", "Longest pause.")),
+    later(works("streams.defaults.backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn.")),
+    later(works("streams.defaults.idempotency_window", Kind::Duration, "\"2m\"", "How long idempotency keys count.")),
+    later(unset("streams.topic[].name", Kind::Name, "\"orders\"", "Its name.")),
+    later(unset("streams.topic[].max_deliveries", SOME, "5", "Attempts until an event is dead.")),
+    later(unset("streams.topic[].dead_letter", Kind::Name, "\"orders_dlq\"", "Topic for dead events.")),
+    later(unset("streams.topic[].retention.max_events", SOME, "5000", "Events kept.")),
+    later(unset("streams.topic[].retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept.")),
+    later(unset("streams.topic[].retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept.")),
+    later(unset("streams.topic[].min_idle_time", Kind::Duration, "\"30s\"", "Pause until an event is given again.")),
+    later(unset("streams.topic[].ordered", Kind::Flag, "true", "Park a key until its failed event is settled.")),
+    later(unset("streams.topic[].backoff.initial", Kind::Duration, "\"500ms\"", "First pause after a failure.")),
+    later(unset("streams.topic[].backoff.max", Kind::Duration, "\"1m\"", "Longest pause.")),
+    later(unset("streams.topic[].backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn.")),
+    later(unset("streams.topic[].idempotency_window", Kind::Duration, "\"2m\"", "How long idempotency keys count.")),
+    later(unset("telemetry.otlp_endpoint", Kind::Text, "\"http://127.0.0.1:4317\"", "OpenTelemetry collector (gRPC).")),
+    works("telemetry.log", Kind::Text, "\"info\"", "Log level, or directives such as `info,tidings=debug`."),
+];
+
+/// The setting at a path, `[]` for list positions.
+pub(crate) fn find(path: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.path == path)
+}
+
+/// What stands directly below a path: names of settings and tables, each once, lists with their `[]`.
+pub(crate) fn below(path: &str) -> Vec<&'static str> {
+    let mut names: Vec<&'static str> = Vec::new();
+    for setting in SETTINGS {
+        let rest = if path.is_empty() {
+            Some(setting.path)
+        } else {
+            setting.path.strip_prefix(path).and_then(|rest| rest.strip_prefix('.'))
+        };
+        let name = rest.and_then(|rest| rest.split('.').next());
+        if let Some(name) = name.filter(|name| names.last() != Some(name) && !names.contains(name)) {
+            names.push(name);
+        }
+    }
+    names
+}

@@ -1,0 +1,201 @@
+//! The configuration as the rest of the program uses it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tidings_proto::id::{Lanes, NodeId};
+
+use super::source::Values;
+use super::value::Value;
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Who and where.
+    pub(crate) cluster: Cluster,
+    /// Who says so.
+    pub(crate) identity: Identity,
+    /// Node ids or certificate serials that are refused.
+    pub(crate) denied: Vec<String>,
+    /// The HTTP API, if there is one.
+    pub(crate) http: Option<Http>,
+    /// What a hit may be.
+    pub(crate) coherence: Coherence,
+    /// The caches, in the order of the file.
+    pub(crate) caches: Vec<Cache>,
+    /// Log level or directives.
+    pub(crate) log: String,
+}
+
+/// Who this node is, and where it finds the others.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the setting of its name")]
+pub(crate) struct Cluster {
+    pub(crate) name: String,
+    pub(crate) node_id: NodeId,
+    pub(crate) listen: String,
+    pub(crate) advertise: Option<String>,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) gossip_interval: Duration,
+    pub(crate) ready_timeout: Duration,
+}
+
+/// Where the node's identity comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// Made at the start; loopback only.
+    Development,
+    /// PEM files.
+    Files {
+        /// Certificate of the authority.
+        ca: PathBuf,
+        /// Certificate of the node.
+        cert: PathBuf,
+        /// Its private key.
+        key: PathBuf,
+    },
+}
+
+/// The HTTP API.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    /// TCP address, loopback.
+    pub(crate) listen: String,
+    /// Host names that requests may use besides.
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+/// What a hit may be.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the setting of its name")]
+pub(crate) struct Coherence {
+    pub(crate) max_staleness: Duration,
+    pub(crate) when_isolated: String,
+    /// `None`: never given up.
+    pub(crate) lost_grace: Option<Duration>,
+    pub(crate) write_horizon: Duration,
+    pub(crate) unclean_end: String,
+    pub(crate) unready_when_isolated: bool,
+    pub(crate) lanes: Lanes,
+    pub(crate) log_events: u64,
+    pub(crate) log_bytes: u64,
+}
+
+/// A cache.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the setting of its name")]
+pub(crate) struct Cache {
+    pub(crate) name: String,
+    pub(crate) mode: String,
+    pub(crate) invalidator: String,
+    pub(crate) max_capacity: Capacity,
+    pub(crate) time_to_live: Option<Duration>,
+    pub(crate) time_to_idle: Option<Duration>,
+    pub(crate) partitions: u64,
+    pub(crate) replica_lag: Duration,
+}
+
+/// How much a cache holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Capacity {
+    /// Bytes of keys and values.
+    Bytes(u64),
+    /// Entries.
+    Entries(u64),
+}
+
+impl Config {
+    /// The configuration, if every value it needs is there.
+    pub(crate) fn of(values: &Values, directory: &Path) -> Option<Self> {
+        let get = Getter(values);
+        let path = |key: &str| Some(directory.join(get.text(key)?));
+        let identity = if get.flag("tls.development")? {
+            Identity::Development
+        } else {
+            Identity::Files { ca: path("tls.ca")?, cert: path("tls.cert")?, key: path("tls.key")? }
+        };
+        let http = match get.text("http.listen") {
+            Some(listen) => Some(Http { listen, allowed_hosts: get.list("http.allowed_hosts")? }),
+            None => None,
+        };
+        Some(Self {
+            cluster: Cluster {
+                name: get.text("cluster.name")?,
+                node_id: NodeId::new(&get.text("cluster.node_id")?).ok()?,
+                listen: get.text("cluster.listen")?,
+                advertise: get.text("cluster.advertise"),
+                seeds: get.list("cluster.seeds")?,
+                gossip_interval: get.duration("cluster.gossip_interval")?,
+                ready_timeout: get.duration("cluster.ready_timeout")?,
+            },
+            identity,
+            denied: get.list("tls.denied")?,
+            http,
+            coherence: coherence(&get)?,
+            caches: (0..values.count("cache")).map(|index| cache(&get, index)).collect::<Option<_>>()?,
+            log: get.text("telemetry.log")?,
+        })
+    }
+}
+
+fn coherence(get: &Getter<'_>) -> Option<Coherence> {
+    Some(Coherence {
+        max_staleness: get.duration("coherence.max_staleness")?,
+        when_isolated: get.text("coherence.when_isolated")?,
+        lost_grace: get.duration("coherence.lost_grace"),
+        write_horizon: get.duration("coherence.write_horizon")?,
+        unclean_end: get.text("coherence.unclean_end")?,
+        unready_when_isolated: get.flag("coherence.unready_when_isolated")?,
+        lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
+        log_events: get.count("coherence.log_events")?,
+        log_bytes: get.bytes("coherence.log_bytes")?,
+    })
+}
+
+fn cache(get: &Getter<'_>, index: usize) -> Option<Cache> {
+    let at = |key: &str| format!("cache[{index}].{key}");
+    let max_capacity = match get.0.get(&at("max_capacity"))? {
+        Value::Bytes(bytes) => Capacity::Bytes(*bytes),
+        Value::Count(entries) => Capacity::Entries(*entries),
+        _ => return None,
+    };
+    Some(Cache {
+        name: get.text(&at("name"))?,
+        mode: get.text(&at("mode"))?,
+        invalidator: get.text(&at("invalidator"))?,
+        max_capacity,
+        time_to_live: get.duration(&at("time_to_live")),
+        time_to_idle: get.duration(&at("time_to_idle")),
+        partitions: get.count(&at("partitions"))?,
+        replica_lag: get.duration(&at("replica_lag"))?,
+    })
+}
+
+/// Values by path and type.
+struct Getter<'a>(&'a Values);
+
+impl Getter<'_> {
+    fn text(&self, path: &str) -> Option<String> {
+        if let Value::Text(text) = self.0.get(path)? { Some(text.clone()) } else { None }
+    }
+
+    fn list(&self, path: &str) -> Option<Vec<String>> {
+        if let Value::List(items) = self.0.get(path)? { Some(items.clone()) } else { None }
+    }
+
+    fn duration(&self, path: &str) -> Option<Duration> {
+        if let Value::Duration(duration) = self.0.get(path)? { Some(*duration) } else { None }
+    }
+
+    fn count(&self, path: &str) -> Option<u64> {
+        if let Value::Count(count) = self.0.get(path)? { Some(*count) } else { None }
+    }
+
+    fn bytes(&self, path: &str) -> Option<u64> {
+        if let Value::Bytes(bytes) = self.0.get(path)? { Some(*bytes) } else { None }
+    }
+
+    fn flag(&self, path: &str) -> Option<bool> {
+        if let Value::Flag(flag) = self.0.get(path)? { Some(*flag) } else { None }
+    }
+}

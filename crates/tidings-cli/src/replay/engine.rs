@@ -1,0 +1,339 @@
+//! Runs a workload against a target and lets the record judge every answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::feed::{Batch, Batches};
+use super::plan::{Operation, Plan, Step};
+use super::record::{Record, Version};
+use super::report::{NodeReport, Report, Second};
+use super::tally::{Counts, Tally, milliseconds};
+use super::target::{Source, Target};
+use super::trace::TraceError;
+use super::workload::{Request, Workload};
+use crate::args::Speed;
+use crate::exit::Failure;
+
+/// How long to wait at the end until everything is applied.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at whether everything is applied.
+const SETTLE_POLL: Duration = Duration::from_millis(20);
+
+/// Tasks that compare entries at the end.
+const COMPARERS: usize = 16;
+
+/// Seconds of which a series is kept.
+const SERIES_MAX: usize = 3_600;
+
+/// How a workload is run.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    /// Seed of nodes and writes.
+    pub(crate) seed: u64,
+    /// Share of writes.
+    pub(crate) write_ratio: f64,
+    /// Pace.
+    pub(crate) speed: Speed,
+    /// Requests under way at a time.
+    pub(crate) workers: usize,
+    /// Staleness that answers are held to.
+    pub(crate) bound: Duration,
+    /// Whether to keep a series, second by second.
+    pub(crate) series: bool,
+}
+
+/// One run of a workload.
+#[derive(Debug)]
+pub(crate) struct Run<T> {
+    target: T,
+    settings: Settings,
+    record: Record,
+    tally: Arc<Tally>,
+    /// Writes that committed and of which no node could be told.
+    unfinished: Mutex<Vec<(Box<str>, Version)>>,
+    series: Mutex<Vec<Second>>,
+}
+
+/// What was found when everything had come to rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct End {
+    settled: bool,
+    unfinished: u64,
+    compared: u64,
+    differing: u64,
+}
+
+impl<T: Target> Run<T> {
+    /// A run with nothing done yet.
+    pub(crate) fn new(target: T, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            record: Record::new(settings.bound),
+            tally: Arc::new(Tally::new(target.names(), settings.bound)),
+            unfinished: Mutex::default(),
+            series: Mutex::default(),
+            target,
+            settings,
+        })
+    }
+
+    /// What is being counted.
+    pub(crate) fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// The nodes.
+    pub(crate) fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// Runs a workload to its end, or until `stop`, and then sums up.
+    ///
+    /// # Errors
+    /// The trace cannot be read on, or the nodes do not tell their counts.
+    pub(crate) async fn complete(
+        self: &Arc<Self>,
+        workload: Workload,
+        stop: &CancellationToken,
+    ) -> Result<Report, RunError> {
+        let elapsed = self.drive(workload, stop).await?;
+        let end = self.finish().await;
+        self.report(elapsed, end).await.map_err(RunError::Target)
+    }
+
+    async fn drive(self: &Arc<Self>, workload: Workload, stop: &CancellationToken) -> Result<Duration, TraceError> {
+        let Settings { seed, write_ratio, workers, .. } = self.settings;
+        let plan = Plan::new(seed, self.target.names().len(), write_ratio, self.target.can_write_through());
+        let batches = Batches::new(workload, plan);
+        let (to_workers, work) = mpsc::channel(workers);
+        let work = Arc::new(tokio::sync::Mutex::new(work));
+        let mut tasks = JoinSet::new();
+        for _ in 0..workers {
+            tasks.spawn(Arc::clone(self).work(Arc::clone(&work)));
+        }
+        drop(work);
+        let sampling = CancellationToken::new();
+        let started = Instant::now();
+        let mut sampler = JoinSet::new();
+        if self.settings.series {
+            sampler.spawn(Arc::clone(self).sample(started, sampling.clone()));
+        }
+        let fed = stop.run_until_cancelled(self.pace(started, batches, to_workers)).await.unwrap_or(Ok(()));
+        while tasks.join_next().await.is_some() {}
+        sampling.cancel();
+        while sampler.join_next().await.is_some() {}
+        fed.map(|()| started.elapsed())
+    }
+
+    /// Hands batches to the workers, each when it is due.
+    async fn pace(
+        &self,
+        started: Instant,
+        batches: Batches,
+        to_workers: mpsc::Sender<Vec<Step>>,
+    ) -> Result<(), TraceError> {
+        // Reading a batch ahead takes microseconds: too little for a thread of its own.
+        for batch in batches {
+            let Batch { due, steps } = batch?;
+            if let Speed::Factor(factor) = self.settings.speed {
+                sleep_until(started + due.div_f64(factor)).await;
+            }
+            if to_workers.send(steps).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn work(self: Arc<Self>, work: Arc<tokio::sync::Mutex<mpsc::Receiver<Vec<Step>>>>) {
+        loop {
+            let steps = work.lock().await.recv().await;
+            let Some(steps) = steps else { return };
+            for Step { request, node, operation } in steps {
+                match operation {
+                    Operation::Read => self.read(node, &request).await,
+                    _ => self.write(node, &request, operation).await,
+                }
+            }
+            // Hits never wait: without this the nodes' own tasks would starve.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read(&self, node: usize, request: &Request) {
+        let Request { key, size, .. } = request;
+        let begun = self.record.now();
+        let Ok(answer) = self.target.read(node, key, || self.record.load(key, *size)).await else {
+            self.tally.failed(node);
+            return;
+        };
+        self.tally.answered(node, answer.source);
+        // One's own load is the truth, and a marked answer promises nothing.
+        if matches!(answer.source, Source::Hit | Source::Joined) {
+            let verdict = self.record.judge(key, &answer.value, begun);
+            self.tally.judged(node, key, verdict, begun.since_start());
+        }
+    }
+
+    async fn write(&self, node: usize, request: &Request, operation: Operation) {
+        let Request { key, size, .. } = request;
+        let mut committed = None;
+        let mut commit = || {
+            let write = self.record.commit(key, *size);
+            committed = Some(write.version);
+            write.value
+        };
+        let told = match operation {
+            Operation::WriteThrough => self.target.write_through(node, key, commit).await,
+            _ => {
+                commit();
+                self.target.remove(node, key).await
+            }
+        };
+        if told.is_ok() { self.tally.wrote(node) } else { self.tally.failed(node) }
+        let Some(version) = committed else { return };
+        // A writer whose node is gone tells another one: until then its write has not returned.
+        if told.is_ok() || self.tell_any(node + 1, key).await {
+            self.record.returned(key, version);
+        } else {
+            self.unfinished.lock().push((key.clone(), version));
+        }
+    }
+
+    /// Tells the first node that can be told, starting with `first`, that a key has changed.
+    async fn tell_any(&self, first: usize, key: &str) -> bool {
+        let nodes = self.target.names().len();
+        for node in (first..first + nodes).map(|node| node % nodes) {
+            if self.target.remove(node, key).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn finish(self: &Arc<Self>) -> End {
+        let mut end = End::default();
+        let unfinished = std::mem::take(&mut *self.unfinished.lock());
+        for (key, version) in unfinished {
+            if self.tell_any(0, &key).await {
+                self.record.returned(&key, version);
+            } else {
+                end.unfinished += 1;
+            }
+        }
+        let last = Instant::now();
+        while !end.settled && last.elapsed() < SETTLE_MAX {
+            end.settled = self.target.has_applied(last).await.unwrap_or(false);
+            if !end.settled {
+                sleep(SETTLE_POLL).await;
+            }
+        }
+        (end.compared, end.differing) = self.compare().await;
+        end
+    }
+
+    /// Compares what every node would serve with the record: entries looked at, and those that differ.
+    async fn compare(self: &Arc<Self>) -> (u64, u64) {
+        let keys: Arc<[Box<str>]> = self.record.written().into();
+        let mut tasks = JoinSet::new();
+        for first in 0..COMPARERS {
+            let (run, keys) = (Arc::clone(self), Arc::clone(&keys));
+            tasks.spawn(async move {
+                let (mut compared, mut differing) = (0, 0);
+                for key in keys.iter().skip(first).step_by(COMPARERS) {
+                    for node in 0..run.target.names().len() {
+                        if let Ok(Some(value)) = run.target.peek(node, key).await {
+                            compared += 1;
+                            differing += u64::from(run.record.differs(key, &value));
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+                (compared, differing)
+            });
+        }
+        let parts = tasks.join_all().await;
+        parts.into_iter().fold((0, 0), |(compared, differing), part| (compared + part.0, differing + part.1))
+    }
+
+    async fn sample(self: Arc<Self>, started: Instant, end: CancellationToken) {
+        let mut before = Counts::default();
+        let mut stale_before = 0;
+        for at_s in 1..=SERIES_MAX as u64 {
+            let ended = end.run_until_cancelled(sleep_until(started + Duration::from_secs(at_s))).await.is_none();
+            let (counts, stale) = (self.tally.counts(), self.tally.staleness().reads);
+            let in_second = counts.since(before);
+            self.series.lock().push(Second {
+                at_s,
+                requests: in_second.requests(),
+                hit_ratio: in_second.hit_ratio(),
+                loads: in_second.loads,
+                stale_reads: stale - stale_before,
+                errors: in_second.errors,
+            });
+            (before, stale_before) = (counts, stale);
+            if ended {
+                return;
+            }
+        }
+    }
+
+    async fn report(&self, elapsed: Duration, end: End) -> Result<Report, Failure> {
+        let (counts, staleness) = (self.tally.counts(), self.tally.staleness());
+        let events = self.target.counters().await?;
+        let names = self.target.names().iter();
+        let per_node = names.zip(&self.tally.nodes).map(|(name, tally)| {
+            let counts = tally.counts();
+            let (requests, errors) = (counts.requests(), counts.errors);
+            NodeReport { node: name.clone(), requests, hit_ratio: counts.hit_ratio(), errors }
+        });
+        Ok(Report {
+            nodes: self.target.names().len(),
+            requests: counts.requests(),
+            writes: counts.writes,
+            hit_ratio: counts.hit_ratio(),
+            requests_per_second: (counts.requests() as f64 / elapsed.as_secs_f64().max(1e-9)).round(),
+            events_published: events.published,
+            events_applied: events.applied,
+            gaps: events.gaps,
+            resets: events.resets,
+            stale_reads: staleness.reads,
+            stale_reads_after_bound: staleness.after_bound,
+            max_staleness_ms: milliseconds(staleness.max),
+            differing_at_end: end.differing,
+            seed: self.settings.seed,
+            per_node: per_node.collect(),
+            invalidation_latency_us: self.target.invalidation_latency(),
+            bound_ms: milliseconds(self.settings.bound),
+            elapsed_s: elapsed.as_secs_f64(),
+            loads: counts.loads,
+            coalesced: counts.joined,
+            marked_stale: counts.marked,
+            wrong_values: staleness.wrong,
+            errors: counts.errors,
+            unfinished_writes: end.unfinished,
+            settled: end.settled,
+            compared_at_end: end.compared,
+            violations: self.tally.violations(),
+            chaos: Vec::new(),
+            series: std::mem::take(&mut *self.series.lock()),
+        })
+    }
+}
+
+/// A run could not be completed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The trace cannot be read on.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The nodes do not tell their counts.
+    #[error(transparent)]
+    Target(Failure),
+}

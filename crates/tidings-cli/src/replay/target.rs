@@ -1,0 +1,88 @@
+//! What load is run against: several nodes that cache one system of record.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::exit::Failure;
+
+/// Nodes, by number from 0.
+pub(crate) trait Target: Send + Sync + 'static {
+    /// Names of the nodes.
+    fn names(&self) -> &[String];
+
+    /// Whether [`Target::write_through`] can be used.
+    fn can_write_through(&self) -> bool;
+
+    /// Reads through a node's cache; a miss calls the loader.
+    fn read<L>(&self, node: usize, key: &str, load: L) -> impl Future<Output = Result<Answer, Failure>> + Send
+    where
+        L: FnOnce() -> Bytes + Send;
+
+    /// Tells a node that a key has changed in the record.
+    fn remove(&self, node: usize, key: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Writes to the record through a node's cache.
+    fn write_through<W>(&self, node: usize, key: &str, write: W) -> impl Future<Output = Result<(), Failure>> + Send
+    where
+        W: FnOnce() -> Bytes + Send;
+
+    /// What a hit on a node would give, if there is one.
+    fn peek(&self, node: usize, key: &str) -> impl Future<Output = Result<Option<Bytes>, Failure>> + Send;
+
+    /// Whether everything done before a moment is applied on every node that lives.
+    fn has_applied(&self, before: Instant) -> impl Future<Output = Result<bool, Failure>> + Send;
+
+    /// What the nodes have counted since the target was made.
+    fn counters(&self) -> impl Future<Output = Result<Counters, Failure>> + Send;
+
+    /// How long it takes from a write's return to the eviction at a peer, as far as that was measured.
+    fn invalidation_latency(&self) -> Latency;
+}
+
+/// What came of a read.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// The value.
+    pub(crate) value: Bytes,
+    /// Where it came from.
+    pub(crate) source: Source,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The cache.
+    Hit,
+    /// The cache, which said that it may be older than promised.
+    MarkedHit,
+    /// Another caller's load.
+    Joined,
+    /// A load of its own.
+    Loaded,
+}
+
+/// What nodes have counted, together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// Changes made.
+    pub(crate) published: u64,
+    /// Changes applied, once per follower.
+    pub(crate) applied: u64,
+    /// Gaps noticed and repaired.
+    pub(crate) gaps: u64,
+    /// Positions that a log no longer held.
+    pub(crate) resets: u64,
+}
+
+/// A distribution of durations, in microseconds; all 0 if nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs, reason = "each is the quantile of its name")]
+pub(crate) struct Latency {
+    pub(crate) p50: u64,
+    pub(crate) p99: u64,
+    pub(crate) p999: u64,
+    pub(crate) max: u64,
+}

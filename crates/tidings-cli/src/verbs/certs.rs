@@ -1,0 +1,133 @@
+//! `certs`: the certificates of a cluster.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tidings_proto::id::NodeId;
+use tidings_transport::{Authority, AuthorityError, CertificateInfo, inspect};
+
+use crate::args::CertsVerb;
+use crate::clock;
+use crate::exit::{Exit, Failure};
+use crate::files::{self, Draft};
+use crate::output::Output;
+
+/// Runs a verb about certificates.
+pub(crate) fn run(verb: &CertsVerb, output: &Output) -> Result<(), Failure> {
+    match verb {
+        CertsVerb::Init { cluster, out, force } => {
+            let authority = Authority::generate(cluster).map_err(|error| cannot("make the authority", &error))?;
+            let drafts = authority_files(&authority, out);
+            files::write(&drafts, *force)?;
+            written(&drafts, output)?;
+            output.note(format!("keep {} to yourself: whoever has it can join the cluster", drafts[1].path.display()));
+            Ok(())
+        }
+        CertsVerb::Issue { dir, node, san, validity, force } => {
+            let authority = stored_authority(dir)?;
+            let drafts = node_files(&authority, dir, node, san, *validity)?;
+            files::write(&drafts, *force)?;
+            written(&drafts, output)
+        }
+        CertsVerb::Inspect { file } => show(&read(file)?, output),
+    }
+}
+
+/// The files of an authority: its certificate, then its key.
+pub(crate) fn authority_files(authority: &Authority, directory: &Path) -> [Draft; 2] {
+    [
+        Draft::public(directory.join("ca.pem"), authority.ca_pem()),
+        Draft::secret(directory.join("ca.key"), authority.key_pem()),
+    ]
+}
+
+/// The files of a node: its certificate, then its key.
+///
+/// # Errors
+/// A name is neither an IP address nor a DNS name.
+pub(crate) fn node_files(
+    authority: &Authority,
+    directory: &Path,
+    node: &NodeId,
+    names: &[String],
+    validity: Duration,
+) -> Result<[Draft; 2], Failure> {
+    let issued = authority.issue(node, names, validity).map_err(|error| cannot("issue the certificate", &error))?;
+    Ok([
+        Draft::public(directory.join(format!("{node}.pem")), issued.cert_pem),
+        Draft::secret(directory.join(format!("{node}.key")), issued.key_pem),
+    ])
+}
+
+/// Reads what a certificate says.
+///
+/// # Errors
+/// The file is not there, or is no certificate.
+pub(crate) fn read(file: &Path) -> Result<CertificateInfo, Failure> {
+    inspect(&files::read(file)?).map_err(|error| cannot(&format!("read {}", file.display()), &error))
+}
+
+/// Says which files were written.
+///
+/// # Errors
+/// As printing may fail.
+pub(crate) fn written(drafts: &[Draft], output: &Output) -> Result<(), Failure> {
+    let paths: Vec<&PathBuf> = drafts.iter().map(|draft| &draft.path).collect();
+    if output.is_json() {
+        return output.json(&json!({ "written": paths }));
+    }
+    paths.iter().try_for_each(|path| output.line(path.display()))
+}
+
+/// A failure with everything that led to it.
+pub(crate) fn cannot(what: &str, error: &AuthorityError) -> Failure {
+    let mut message = format!("cannot {what}: {error}");
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    Failure::new(Exit::Failed, message)
+}
+
+fn stored_authority(directory: &Path) -> Result<Authority, Failure> {
+    let read = |name: &str| {
+        files::read(&directory.join(name))
+            .map_err(|failure| failure.hint("`tidings certs init` makes the authority; --dir says where it is"))
+    };
+    let (certificate, key) = (read("ca.pem")?, read("ca.key")?);
+    Authority::from_pem(&certificate, &key)
+        .map_err(|error| cannot(&format!("use the authority in {}", directory.display()), &error))
+}
+
+fn show(info: &CertificateInfo, output: &Output) -> Result<(), Failure> {
+    let (start, end) = (clock::show(info.not_before), clock::show(info.not_after));
+    let now = clock::wall_clock();
+    let valid = info.not_before <= now && now < info.not_after;
+    if output.is_json() {
+        return output.json(&json!({
+            "cluster": info.cluster,
+            "node": info.node,
+            "is_ca": info.is_ca,
+            "serial": info.serial,
+            "issuer": info.issuer,
+            "not_before": start,
+            "not_after": end,
+            "valid": valid,
+            "sans": info.sans,
+        }));
+    }
+    let unknown = || "-".to_owned();
+    let what = match (&info.node, info.is_ca) {
+        (Some(node), _) => format!("node {node}"),
+        (None, true) => "authority".to_owned(),
+        (None, false) => "neither a node's nor an authority's".to_owned(),
+    };
+    output.line(format!("certificate  {what}"))?;
+    output.line(format!("cluster      {}", info.cluster.clone().unwrap_or_else(unknown)))?;
+    output.line(format!("valid        {start} to {end}{}", if valid { "" } else { " (not now)" }))?;
+    output.line(format!("serial       {}", info.serial))?;
+    output.line(format!("issuer       {}", info.issuer))?;
+    output.line(format!("names        {}", info.sans.join(", ")))
+}

@@ -1,0 +1,137 @@
+//! `members`, `status`, `forget`, `drain`: the cluster as one node sees it.
+
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+use tidings_proto::id::NodeId;
+
+use crate::client::Client;
+use crate::exit::Failure;
+use crate::output::{Output, Style};
+
+/// `GET /v1/cluster`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "each is the field of its name")]
+pub(crate) struct Cluster {
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+    pub(crate) incarnation: Json,
+    pub(crate) ready: bool,
+    pub(crate) members: Vec<Member>,
+}
+
+/// A member as the answering node sees it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "each is the field of its name")]
+pub(crate) struct Member {
+    pub(crate) node: String,
+    #[serde(rename = "self")]
+    pub(crate) is_self: bool,
+    pub(crate) incarnation: Json,
+    pub(crate) state: String,
+    pub(crate) address: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) rtt_ms: Option<f64>,
+    pub(crate) synced: bool,
+    pub(crate) lag_events: Option<u64>,
+    pub(crate) confirmed_ms: Option<f64>,
+}
+
+impl Member {
+    /// Whether the answering node has to keep in step with it.
+    pub(crate) fn is_live_peer(&self) -> bool {
+        !self.is_self && matches!(self.state.as_str(), "live" | "suspect")
+    }
+}
+
+/// Lists the members.
+pub(crate) async fn members(client: &Client, output: &Output) -> Result<(), Failure> {
+    let document: Json = cluster(client).await?;
+    if output.is_json() {
+        return output.json(&document);
+    }
+    let cluster = read(document)?;
+    let rows: Vec<Vec<String>> = cluster.members.iter().map(|member| row(member, output)).collect();
+    output.table(&["NODE", "STATE", "ADDRESS", "INCARNATION", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"], &rows)
+}
+
+/// Says how the node and its caches are.
+pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failure> {
+    let document = cluster(client).await?;
+    let (ready, reasons) = client.readiness().await?;
+    let caches: Json = client.document(&["v1", "caches"]).await?;
+    if output.is_json() {
+        return output.json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches }));
+    }
+    let cluster = read(document)?;
+    let readiness = if ready {
+        output.paint(Style::Good, "ready")
+    } else {
+        format!("{}: {reasons}", output.paint(Style::Bad, "not ready"))
+    };
+    let count = |state: &str| cluster.members.iter().filter(|member| member.state == state).count();
+    let behind = cluster.members.iter().filter(|member| member.is_live_peer() && !member.synced).count();
+    output.line(format!("node     {} of cluster {}, {readiness}", cluster.node, cluster.cluster))?;
+    output.line(format!(
+        "members  {} live, {} suspect, {} lost, {} left; {behind} not in step",
+        count("live"),
+        count("suspect"),
+        count("lost"),
+        count("left")
+    ))?;
+    let names = super::cache::names(&caches);
+    output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
+}
+
+/// Declares a lost node ended.
+pub(crate) async fn forget(client: &Client, node: &NodeId, output: &Output) -> Result<(), Failure> {
+    let change = client.post(&["v1", "cluster", "forget"], &json!({ "node": node })).await?;
+    super::cache::told(&change, output, || format!("{node} is forgotten"))
+}
+
+/// Tells the node to hand over.
+pub(crate) async fn drain(client: &Client, output: &Output) -> Result<(), Failure> {
+    let change = client.post(&["v1", "drain"], &json!({})).await?;
+    super::cache::told(&change, output, || format!("{} is draining", client.address()))
+}
+
+/// The cluster, as a document.
+///
+/// # Errors
+/// As a request may fail.
+pub(crate) async fn cluster(client: &Client) -> Result<Json, Failure> {
+    client.document(&["v1", "cluster"]).await
+}
+
+/// The cluster, typed.
+///
+/// # Errors
+/// The document is not what the API promises.
+pub(crate) fn read(document: Json) -> Result<Cluster, Failure> {
+    serde_json::from_value(document).map_err(|error| {
+        Failure::new(crate::exit::Exit::Failed, format!("the node gave an answer that makes no sense: {error}"))
+    })
+}
+
+fn row(member: &Member, output: &Output) -> Vec<String> {
+    let milliseconds = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms"));
+    let name = if member.is_self { format!("{} (self)", member.node) } else { member.node.clone() };
+    let state = match member.state.as_str() {
+        // A table aligns by characters, so colours are for the last column only.
+        "" => "-".to_owned(),
+        state => state.to_owned(),
+    };
+    let synced = if member.is_self { "-" } else if member.synced { "yes" } else { "no" };
+    vec![
+        name,
+        state,
+        member.address.clone().unwrap_or_else(|| "-".to_owned()),
+        member.incarnation.to_string().trim_matches('"').to_owned(),
+        milliseconds(member.rtt_ms),
+        synced.to_owned(),
+        member.lag_events.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
+        milliseconds(member.confirmed_ms),
+        output.paint(Style::Bold, member.version.as_deref().unwrap_or("-")),
+    ]
+}

@@ -1,0 +1,46 @@
+//! One module per group of verbs.
+
+pub(crate) mod cache;
+pub(crate) mod certs;
+pub(crate) mod check;
+pub(crate) mod cluster;
+pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod init;
+pub(crate) mod replay;
+pub(crate) mod watch;
+
+use std::process::ExitCode;
+
+use crate::args::{Cli, Global, Verb};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// What the user is told, with the exit code.
+pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
+    let global = &cli.global;
+    let done = match cli.verb {
+        Verb::Check(verb) => return check::run(&verb, global, output).await,
+        Verb::Demo(_) | Verb::Node(_) => return Err(Failure::new(Exit::Failed, "not built yet")),
+        Verb::Init(args) => init::run(&args, output),
+        Verb::Certs(verb) => certs::run(&verb, output),
+        Verb::Config(verb) => config::run(&verb, output),
+        Verb::Members => cluster::members(&client(global)?, output).await,
+        Verb::Status => cluster::status(&client(global)?, output).await,
+        Verb::Forget { node } => cluster::forget(&client(global)?, &node, output).await,
+        Verb::Drain => cluster::drain(&client(global)?, output).await,
+        Verb::Cache(verb) => cache::run(verb, &client(global)?, output).await,
+        Verb::Watch(args) => watch::run(&args, &client(global)?, output).await,
+        Verb::Replay(args) => replay::run(&args, global, output).await,
+        Verb::Completions { shell } => completions::run(shell, output),
+    };
+    done.map(|()| Exit::Ok.into())
+}
+
+fn client(global: &Global) -> Result<Client, Failure> {
+    Client::new(&global.url, global.token_file.as_deref())
+}

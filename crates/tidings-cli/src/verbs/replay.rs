@@ -1,0 +1,151 @@
+//! `replay`: a request trace against a system of record.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Global, ReplayArgs};
+use crate::client::Client;
+use crate::exit::{Exit, Failure};
+use crate::output::Output;
+use crate::replay::engine::{Run, RunError, Settings};
+use crate::replay::http::HttpNodes;
+use crate::replay::report::Report;
+use crate::replay::tally::Tally;
+use crate::replay::target::Target;
+use crate::replay::trace::{Trace, TraceError};
+use crate::replay::workload::{self, Workload};
+
+/// Requests under way at a time, in process: hits need no waiting, and the nodes need the processors too.
+const WORKERS_IN_PROCESS: usize = 4;
+
+/// Requests under way at a time over HTTP, where most of a request is waiting.
+const WORKERS_HTTP: usize = 32;
+
+/// Requests a second of generated load at speed 1.0: the pace of the trace whose law it follows.
+const GENERATED_PER_SECOND: f64 = 1965.0;
+
+/// Pause between two looks at the progress.
+const PROGRESS_POLL: Duration = Duration::from_millis(100);
+
+/// Replays a trace and prints the summary.
+pub(crate) async fn run(args: &ReplayArgs, global: &Global, output: &Output) -> Result<(), Failure> {
+    if args.urls.is_empty() {
+        return Err(Failure::new(Exit::Failed, "nodes in this process are not built yet"));
+    }
+    let clients: Result<Vec<Client>, Failure> =
+        args.urls.iter().map(|url| Client::new(url, global.token_file.as_deref())).collect();
+    let workload = workload(args)?;
+    let nodes = HttpNodes::prepare(clients?, &args.cache, args.load.capacity).await?;
+    let run = Run::new(nodes, settings(args, WORKERS_HTTP));
+    let report = complete(&run, workload, args, output).await?;
+    conclude(&report, output)
+}
+
+fn settings(args: &ReplayArgs, workers: usize) -> Settings {
+    Settings {
+        seed: args.load.seed,
+        write_ratio: args.load.write_ratio,
+        speed: args.speed,
+        workers: args.workers.map_or(workers, usize::from),
+        bound: args.load.max_staleness,
+        series: args.chaos,
+    }
+}
+
+fn workload(args: &ReplayArgs) -> Result<Workload, Failure> {
+    let all: Workload = match (&args.trace, args.generate) {
+        (Some(path), _) => Box::new(Trace::open(path).map_err(|error| broken(args, &error))?),
+        (None, count) => {
+            let requests = workload::generated(args.load.keys, GENERATED_PER_SECOND, args.load.seed);
+            Box::new(requests.take(usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX)))
+        }
+    };
+    Ok(match args.limit {
+        Some(limit) => Box::new(all.take(usize::try_from(limit).unwrap_or(usize::MAX))),
+        None => all,
+    })
+}
+
+fn broken(args: &ReplayArgs, error: &TraceError) -> Failure {
+    let name = args.trace.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let exit = match error {
+        TraceError::Open(source) if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, format!("trace {name}: {error}"))
+}
+
+async fn complete<T: Target>(
+    run: &Arc<Run<T>>,
+    workload: Workload,
+    args: &ReplayArgs,
+    output: &Output,
+) -> Result<Report, Failure> {
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    if let Some(duration) = args.duration {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            tokio::time::sleep(duration).await;
+            stop.cancel();
+        });
+    }
+    if output.shows_progress() && std::io::stderr().is_terminal() {
+        tasks.spawn(show_progress(run.tally(), args.limit.or(args.generate)));
+    }
+    let report = run.complete(workload, &stop).await;
+    tasks.shutdown().await;
+    report.map_err(|error| match error {
+        RunError::Trace(error) => broken(args, &error),
+        RunError::Target(failure) => failure,
+    })
+}
+
+async fn show_progress(tally: Arc<Tally>, total: Option<u64>) {
+    let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    let template = if total.is_some() { "{bar:30} {pos}/{len} {per_sec} {msg}" } else { "{spinner} {pos} {per_sec} {msg}" };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    loop {
+        let counts = tally.counts();
+        bar.set_position(counts.requests());
+        bar.set_message(format!("hit ratio {:.3}, {} stale", counts.hit_ratio(), tally.staleness().reads));
+        bar.tick();
+        tokio::time::sleep(PROGRESS_POLL).await;
+    }
+}
+
+/// Prints the summary: as JSON on stdout, and for people on stderr.
+fn conclude(report: &Report, output: &Output) -> Result<(), Failure> {
+    if !output.is_json() {
+        output.note(report.text());
+    }
+    output.json(report)?;
+    verdict(report)
+}
+
+fn verdict(report: &Report) -> Result<(), Failure> {
+    if !report.is_sound() {
+        let Report { stale_reads_after_bound, differing_at_end, wrong_values, .. } = report;
+        let message = format!(
+            "the promise was broken: {stale_reads_after_bound} reads beyond the bound, {differing_at_end} entries differ, \
+             {wrong_values} wrong values"
+        );
+        return Err(Failure::new(Exit::Failed, message).hint("violations in the summary name the first ones"));
+    }
+    if report.errors > 0 || report.unfinished_writes > 0 || !report.settled {
+        let Report { errors, unfinished_writes, settled, .. } = report;
+        let message = format!(
+            "{errors} requests were not answered, {unfinished_writes} writes reached no node{}",
+            if *settled { "" } else { ", and the nodes were not in step in time" }
+        );
+        return Err(Failure::new(Exit::Partial, message));
+    }
+    Ok(())
+}

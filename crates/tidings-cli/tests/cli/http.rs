@@ -1,0 +1,153 @@
+//! The verbs that speak to a node, and what its answers mean for the exit code.
+
+use std::net::TcpListener;
+
+use serde_json::json;
+
+use crate::support::{Answer, Api, run};
+
+const CLUSTER: &str = r#"{"cluster":"shop","node":"n1","incarnation":7,"ready":true,"members":[
+    {"node":"n1","self":true,"state":"live","synced":true},
+    {"node":"n2","self":false,"incarnation":9,"state":"live","address":"127.0.0.1:7402","rtt_ms":0.2,"synced":true,
+     "lag_events":0,"confirmed_ms":120.0}]}"#;
+
+#[test]
+fn members_are_listed_for_people_and_programs() {
+    let api = Api::new(&[("GET /v1/cluster", Answer::new(200, CLUSTER))]);
+    let ran = api.run(&["members"]).exits(0);
+    assert!(ran.stdout.contains("n1 (self)") && ran.stdout.contains("127.0.0.1:7402"), "{ran:?}");
+    assert_eq!(api.run(&["members", "--json"]).exits(0).json()["members"][1]["node"], "n2");
+}
+
+#[test]
+fn status_says_why_a_node_is_not_ready() {
+    let api = Api::new(&[
+        ("GET /v1/cluster", Answer::new(200, CLUSTER)),
+        ("GET /readyz", Answer::new(503, "no member has been heard")),
+        ("GET /v1/caches", Answer::new(200, r#"[{"name":"users"}]"#)),
+    ]);
+    let ran = api.run(&["status"]).exits(0);
+    assert!(ran.stdout.contains("not ready: no member has been heard") && ran.stdout.contains("users"), "{ran:?}");
+}
+
+#[test]
+fn problems_become_exit_codes() {
+    for (status, code, exit) in [
+        (404, "unknown_cache", 3),
+        (401, "unauthorized", 5),
+        (403, "forbidden", 5),
+        (421, "foreign_host", 5),
+        (409, "conflict", 6),
+        (412, "precondition", 6),
+        (413, "too_large", 1),
+        (500, "internal", 1),
+        (503, "not_ready", 4),
+    ] {
+        let api = Api::new(&[("GET /v1/caches/users", Answer::problem(status, code))]);
+        let ran = api.run(&["cache", "info", "users"]).exits(exit);
+        assert!(ran.stderr.contains("made up") && ran.stderr.contains(code), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+}
+
+#[test]
+fn a_node_that_is_not_there_exits_4() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    let ran = run(&["members", "--url", &url]).exits(4);
+    assert!(ran.stderr.contains(&url) && ran.stderr.contains("TIDINGS_URL"), "{ran:?}");
+}
+
+#[test]
+fn something_else_that_answers_is_not_taken_for_a_node() {
+    let api = Api::new(&[("GET /v1/cluster", Answer::new(200, "<html>"))]);
+    api.run(&["members"]).exits(1);
+}
+
+#[test]
+fn values_come_as_they_are_and_misses_exit_3() {
+    let api = Api::new(&[
+        ("GET /v1/caches/users/entries/42", Answer::new(200, "Ann\n\n").header("tidings-age", "3")),
+        ("GET /v1/caches/users/entries/a%2Fb", Answer::problem(404, "not_cached").header("tidings-fill-token", "t")),
+    ]);
+    assert_eq!(api.run(&["cache", "get", "users", "42"]).exits(0).stdout, "Ann\n\n");
+    let ran = api.run(&["cache", "get", "users", "42", "--json"]).exits(0);
+    assert_eq!(ran.json(), json!({"cache":"users","key":"42","value":"Ann\n\n","bytes":5,"age":"3","stale":false}));
+    let ran = api.run(&["cache", "get", "users", "a/b"]).exits(3);
+    assert_eq!(ran.stdout, "");
+}
+
+#[test]
+fn a_change_that_some_peers_have_not_applied_exits_7() {
+    let receipt = r#"{"applied":["n2"],"missing":[{"node":"n3","reason":"timeout"}]}"#;
+    let api = Api::new(&[("PUT /v1/caches/users/entries/42", Answer::new(207, receipt))]);
+    let arguments = ["cache", "put", "users", "42", "Ann", "--ttl", "90s", "--meta", "cause=import", "--acked", "50ms"];
+    let ran = api.run(&arguments).exits(7);
+    assert!(ran.stdout.contains("n3"), "{ran:?}");
+    let got = &api.got()[0];
+    assert_eq!(got.line, "PUT /v1/caches/users/entries/42?ttl=1m30s&acked=50ms");
+    assert_eq!((got.headers["tidings-meta-cause"].as_str(), got.body.as_str()), ("import", "Ann"));
+}
+
+#[test]
+fn exactly_what_is_named_is_invalidated() {
+    let api = Api::new(&[("POST /v1/caches/users/invalidate", Answer::new(200, "{}"))]);
+    for (arguments, expected) in [
+        (&["--key", "1", "--key", "2"][..], json!({"keys":["1","2"]})),
+        (&["--tag", "a"], json!({"tags":["a"]})),
+        (&["--prefix", ""], json!({"prefix":""})),
+        (&["--all"], json!({"all":true})),
+    ] {
+        api.run(&[&["cache", "invalidate", "users"], arguments].concat()).exits(0);
+        let body = api.got().pop().unwrap().body;
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap(), expected);
+    }
+}
+
+#[test]
+fn watch_ends_at_its_limit_and_tells_what_was_missed() {
+    let events = "event: inserted\ndata: {\"kind\":\"inserted\",\"target\":{\"key\":\"1\"}}\n\n\
+        event: lagged\ndata: {\"missed\":3}\n\nevent: deleted\ndata: {\"kind\":\"deleted\"}\n\n\
+        event: deleted\ndata: {\"kind\":\"deleted\"}\n\n";
+    let api = Api::new(&[("GET /v1/caches/users/events", Answer::new(200, events))]);
+    let ran = api.run(&["watch", "users", "--kinds", "inserted,deleted", "--scope", "remote", "--limit", "2", "--json"]);
+    let ran = ran.exits(0);
+    let kinds: Vec<serde_json::Value> =
+        ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].clone()).collect();
+    assert_eq!(kinds, ["inserted", "lagged", "deleted"]);
+    assert_eq!(api.got()[0].line, "GET /v1/caches/users/events?kinds=inserted%2Cdeleted&scope=remote");
+    let ran = api.run(&["watch", "users", "--limit", "9"]).exits(4);
+    assert!(ran.stderr.contains("3 events were missed"), "{ran:?}");
+}
+
+#[test]
+fn tokens_are_sent_and_unusable_ones_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "secret\n").unwrap();
+    let api = Api::new(&[("GET /v1/cluster", Answer::new(200, CLUSTER))]);
+    api.run(&["members", "--token-file", file.to_str().unwrap()]).exits(0);
+    assert_eq!(api.got()[0].headers["authorization"], "Bearer secret");
+    std::fs::write(&file, "\n").unwrap();
+    api.run(&["members", "--token-file", file.to_str().unwrap()]).exits(78);
+    api.run(&["members", "--token-file", "/nonexistent"]).exits(78);
+}
+
+#[test]
+fn probes_exit_as_monitoring_systems_expect() {
+    let lost = CLUSTER.replace("\"incarnation\":9,\"state\":\"live\"", "\"state\":\"lost\"");
+    let behind = CLUSTER.replace("0.2,\"synced\":true", "0.2,\"synced\":false");
+    let ready = ("GET /readyz", Answer::new(200, "ready"));
+    for (cluster, node_exit, cluster_exit) in [(CLUSTER, 0, 0), (&behind, 1, 1), (&lost, 0, 2)] {
+        let api = Api::new(&[ready.clone(), ("GET /v1/cluster", Answer::new(200, cluster))]);
+        let ran = api.run(&["check", "node"]).exits(node_exit);
+        assert_eq!(ran.stdout.lines().count(), 1);
+        api.run(&["check", "cluster"]).exits(cluster_exit);
+    }
+    let api = Api::new(&[("GET /readyz", Answer::new(503, "draining"))]);
+    let ran = api.run(&["check", "node", "--json"]).exits(2);
+    assert_eq!(ran.json()["health"], "critical");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    run(&["check", "node", "--url", &format!("http://{free}")]).exits(2);
+    run(&["check", "cluster", "--url", &format!("http://{free}")]).exits(3);
+}

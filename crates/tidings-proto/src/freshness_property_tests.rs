@@ -1,0 +1,115 @@
+//! Whatever comes in, in whatever order and however late: what doubt made unreadable stays so.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Input {
+    Contacted,
+    Named(Origin),
+    Confirmed(Origin, u64),
+    Left(Origin),
+    Lost(Origin),
+    Found(Origin),
+    Forget(Origin),
+    Nothing,
+}
+
+fn input() -> impl Strategy<Value = Input> {
+    let origin =
+        || (prop::sample::select(vec!["a", "b", "c"]), 1_u64..4).prop_map(|(node, number)| life(node, number));
+    prop_oneof![
+        1 => Just(Input::Contacted),
+        4 => origin().prop_map(Input::Named),
+        6 => (origin(), 0_u64..100).prop_map(|(origin, age)| Input::Confirmed(origin, age)),
+        1 => origin().prop_map(Input::Left),
+        3 => origin().prop_map(Input::Lost),
+        2 => origin().prop_map(Input::Found),
+        1 => origin().prop_map(Input::Forget),
+        4 => Just(Input::Nothing),
+    ]
+}
+
+fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
+    match input {
+        Input::Contacted => freshness.contacted(now),
+        Input::Named(origin) => {
+            freshness.named(origin, now);
+        }
+        Input::Confirmed(origin, age) => freshness.confirmed(origin, now.before(Duration::from_nanos(*age))),
+        Input::Left(origin) => freshness.left(origin),
+        Input::Lost(origin) => freshness.lost(origin, now),
+        Input::Found(origin) => freshness.found(origin),
+        Input::Forget(origin) => {
+            freshness.forget(&origin.node, now);
+        }
+        Input::Nothing => {}
+    }
+}
+
+fn uncertain(freshness: &Freshness) -> bool {
+    freshness.own.is_some()
+        || freshness.origins.values().any(|relevant| matches!(relevant.standing, Standing::Closing(_)))
+}
+
+/// Entries whose loads began at these times; the newest is one that begins now.
+fn readable(published: Published, now: Tick) -> Vec<bool> {
+    let count = |began| counts(published, bounds().max_staleness, Tick(began), now);
+    (0..=now.0).step_by(7).chain([now.0]).map(count).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// Only news, a confirmation or a goodbye, can make an entry readable again, and no news does while an
+    /// origin's end, or the node's own former life, is in doubt; so leaving that doubt does not either.
+    #[test]
+    fn leaving_doubt_never_makes_an_entry_readable_that_doubt_had_made_unreadable(
+        has_seeds: bool,
+        steps in prop::collection::vec((input(), prop_oneof![8 => 0_u64..20, 2 => 0_u64..200, 1 => 500_u64..700]), 1..120),
+    ) {
+        let mut now = Tick(1);
+        let mut freshness = Freshness::new(bounds(), has_seeds, now);
+        let mut published = freshness.publish(now);
+        for (input, pause) in steps {
+            now = now.after(Duration::from_nanos(pause));
+            let before = readable(published, now);
+            let doubt = uncertain(&freshness);
+            let news = matches!(input, Input::Confirmed(..) | Input::Left(_));
+            let goodbye = matches!(input, Input::Left(_));
+            apply(&mut freshness, &input, now);
+            let next = freshness.publish(now);
+            prop_assert!(next.floor >= published.floor, "the floor sank");
+            prop_assert!(next.floor <= now, "a floor ahead of the clock");
+            published = next;
+            if news && (goodbye || !doubt) {
+                continue;
+            }
+            for (index, (before, after)) in before.into_iter().zip(readable(published, now)).enumerate() {
+                prop_assert!(before || !after, "entry {} became readable at {:?}", index, now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hit_is_never_older_than_the_bound_after_a_confirmation_or_its_load(
+        steps in prop::collection::vec((input(), 0_u64..60), 1..120),
+    ) {
+        let mut now = Tick(1);
+        let mut freshness = Freshness::new(bounds(), false, now);
+        for (input, pause) in steps {
+            now = now.after(Duration::from_nanos(pause));
+            apply(&mut freshness, &input, now);
+            let published = freshness.publish(now);
+            let oldest = freshness.relevant().map(|(_, confirmed)| confirmed.unwrap_or_default()).min();
+            for began in (0..=now.0).step_by(5) {
+                if counts(published, bounds().max_staleness, Tick(began), now) {
+                    let known = oldest.unwrap_or(Tick::FOREVER).max(Tick(began));
+                    prop_assert!(now.since(known) <= bounds().max_staleness);
+                    prop_assert!(began > published.floor.0);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Statements signed with a node's certificate: what third parties relay is believed only with one.
+
+use bytes::Bytes;
+use rustls::SignatureScheme;
+use rustls_pki_types::CertificateDer;
+use tidings_proto::id::NodeId;
+
+use crate::identity::{Identity, IdentityError, verify_chain};
+use crate::stats::RefusedReason;
+use crate::tls::{leaf_identity, provider};
+
+/// Precedes every signed statement, so that a signature made for this can stand for nothing else.
+const CONTEXT: &[u8] = b"tidings/1 attestation\0";
+
+/// Schemes to sign with, best first; the key decides which are possible.
+const SCHEMES: [SignatureScheme; 4] = [
+    SignatureScheme::ED25519,
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::RSA_PSS_SHA256,
+];
+
+/// Proof that a node made a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attestation {
+    /// The node's certificate, in DER form.
+    pub cert: Bytes,
+    /// The signature over the statement by the certificate's key.
+    pub signature: Bytes,
+}
+
+/// A statement is not proven to be the claimed node's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttestationError {
+    /// This node has no identity to sign with, or to verify against.
+    #[error("own identity")]
+    Own(#[source] IdentityError),
+    /// This node's key cannot make a signature.
+    #[error("signing")]
+    Sign(#[source] rustls::Error),
+    /// The certificate is not one of a trusted authority, or not valid now.
+    #[error("certificate")]
+    Certificate(#[source] webpki::Error),
+    /// The certificate does not identify a node of this cluster.
+    #[error("the certificate identifies no node of this cluster: {}", .0.as_str())]
+    Name(RefusedReason),
+    /// The certificate is another node's.
+    #[error("the certificate is for node {0}")]
+    OtherNode(NodeId),
+    /// The signature is not that of the certificate's key over this statement.
+    #[error("signature")]
+    Signature(#[source] webpki::Error),
+}
+
+impl Identity {
+    /// Signs a statement as this node.
+    ///
+    /// # Errors
+    /// [`AttestationError::Own`] or [`AttestationError::Sign`].
+    pub fn sign(&self, statement: &[u8]) -> Result<Attestation, AttestationError> {
+        let own = self.credentials().map_err(AttestationError::Own)?;
+        let unusable = || AttestationError::Sign(rustls::Error::General("no usable signature scheme".to_owned()));
+        let signer = own.key.key.choose_scheme(&SCHEMES).ok_or_else(unusable)?;
+        let signature = signer.sign(&in_context(statement)).map_err(AttestationError::Sign)?;
+        Ok(Attestation { cert: Bytes::copy_from_slice(own.leaf()), signature: signature.into() })
+    }
+
+    /// Checks that a statement is the claimed node's: its certificate is of an authority trusted now, is valid now,
+    /// names that node of this cluster, and its key made the signature.
+    ///
+    /// # Errors
+    /// [`AttestationError`]; the statement counts for nothing.
+    pub fn verify(&self, claimed: &NodeId, statement: &[u8], proof: &Attestation) -> Result<(), AttestationError> {
+        let own = self.credentials().map_err(AttestationError::Own)?;
+        let certificate = CertificateDer::from(&proof.cert[..]);
+        verify_chain(&certificate, own.intermediates(), &own.roots).map_err(AttestationError::Certificate)?;
+        let named = leaf_identity(&certificate, &own.cluster).map_err(AttestationError::Name)?;
+        if named.node != *claimed {
+            return Err(AttestationError::OtherNode(named.node));
+        }
+        let leaf = webpki::EndEntityCert::try_from(&certificate).map_err(AttestationError::Certificate)?;
+        let statement = in_context(statement);
+        let mut outcome = Err(webpki::Error::InvalidSignatureForPublicKey);
+        // The key's type decides which of the algorithms can succeed at all.
+        for (scheme, algorithms) in provider().signature_verification_algorithms.mapping {
+            if !SCHEMES.contains(scheme) {
+                continue;
+            }
+            for algorithm in *algorithms {
+                outcome = outcome.or_else(|_| leaf.verify_signature(*algorithm, &statement, &proof.signature));
+            }
+        }
+        outcome.map_err(AttestationError::Signature)
+    }
+}
+
+fn in_context(statement: &[u8]) -> Vec<u8> {
+    [CONTEXT, statement].concat()
+}

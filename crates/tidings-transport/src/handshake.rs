@@ -1,0 +1,269 @@
+//! From a connection to a link: who is it, what does it say, does anything stand against it.
+//!
+//! Nothing that a peer sends is read before its certificate has been judged, and a peer that is refused gets
+//! nothing from this node but the close of the connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quinn::{Connection, Incoming};
+use tidings_proto::frame::{Control, Hello, Refusal};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::timeout;
+
+use crate::control::{ControlReceiver, ControlSender};
+use crate::shared::Shared;
+use crate::limits::{self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, LIVENESS_TIME};
+use crate::link::{Link, Parts};
+use crate::refuse::HandshakeError;
+use crate::run::{self, Up};
+use crate::socket::canonical;
+use crate::stats::RefusedReason;
+use crate::table::{Facts, Judgement, LinkId};
+use crate::tls::{self, PeerIdentity};
+
+/// How often a handshake is judged anew because something changed meanwhile, before it is given up.
+const ROUNDS_MAX: usize = 3;
+
+/// Answers a connection attempt, and runs the link that comes of it.
+pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+    let remote = canonical(incoming.remote_address());
+    let outcome = timeout(HANDSHAKE_TIME, greet_inbound(&shared, incoming, remote)).await;
+    drop(permit);
+    match outcome {
+        Ok(Ok(up)) => run::run(shared, up).await,
+        Ok(Err(error)) => shared.handshake_failed(remote, &error),
+        Err(_) => shared.handshake_failed(remote, &HandshakeError::Refused(RefusedReason::Timeout, None)),
+    }
+}
+
+/// Dials an address. A link that comes of it runs as a task of the transport's. `beside` dials even if a link is
+/// up by then.
+pub(crate) async fn dial(shared: &Arc<Shared>, address: SocketAddr, beside: bool) -> Result<(), HandshakeError> {
+    let _permit = shared.dials_in_flight.acquire().await.map_err(|_| HandshakeError::Timeout)?;
+    shared.stats.dials.one();
+    let outcome = timeout(DIAL_TIME, greet_outbound(shared, address, beside)).await;
+    match outcome.unwrap_or(Err(HandshakeError::Timeout)) {
+        Ok(up) => {
+            let node = up.link.peer().node.clone();
+            shared.table().alias(address, &node);
+            shared.spawn(run::run(shared.clone(), up));
+            Ok(())
+        }
+        Err(error) => {
+            shared.stats.dials_failed.one();
+            Err(error)
+        }
+    }
+}
+
+async fn greet_inbound(shared: &Arc<Shared>, incoming: Incoming, remote: SocketAddr) -> Result<Up, HandshakeError> {
+    let config = shared.server_config()?;
+    let connection = incoming.accept_with(config)?.await?;
+    closing(connection, async |connection| {
+        let identity = identify(shared, connection)?;
+        let (send, receive) = connection.accept_bi().await?;
+        let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
+        let hello = expect_hello(&mut receive).await?;
+        check(shared, &identity, &hello, remote)?;
+        let (parts, unanswered) = judge(shared, connection, identity, hello, false).await?;
+        // The member set in it names the peer by now.
+        let answer = shared.host.hello();
+        let parts = Parts { presented: answer.incarnation, ..parts };
+        // In the table first: a claim is settled before the peer is told that it holds.
+        let (link, up) = register(shared, parts, &answer, &unanswered)?;
+        send.send(&Control::Hello(answer)).await?;
+        link.put_control((send, receive));
+        Ok(up)
+    })
+    .await
+}
+
+async fn greet_outbound(shared: &Arc<Shared>, address: SocketAddr, beside: bool) -> Result<Up, HandshakeError> {
+    let (config, name) = shared.client_config()?;
+    let connecting = shared.endpoint.connect_with(config, address, &name).map_err(HandshakeError::Connect)?;
+    closing(connecting.await?, async |connection| {
+        let identity = identify(shared, connection)?;
+        // From the next step on the peer may count on this connection, so it is not given up lightly.
+        if !beside && shared.table().at(address).is_some() {
+            return Err(HandshakeError::Linked);
+        }
+        let (send, receive) = connection.open_bi().await?;
+        let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
+        let own = shared.host.hello();
+        send.send(&Control::Hello(own.clone())).await?;
+        let hello = expect_hello(&mut receive).await?;
+        check(shared, &identity, &hello, canonical(connection.remote_address()))?;
+        let (parts, unanswered) = judge(shared, connection, identity, hello, true).await?;
+        if shared.host.hello().incarnation != own.incarnation {
+            // The peer was told of a life that this node has given up since.
+            return Err(HandshakeError::Overtaken);
+        }
+        let parts = Parts { presented: own.incarnation, ..parts };
+        let (link, up) = register(shared, parts, &own, &unanswered)?;
+        link.put_control((send, receive));
+        Ok(up)
+    })
+    .await
+}
+
+/// Runs a handshake on a connection, and closes the connection if it fails.
+async fn closing(
+    connection: Connection,
+    handshake: impl AsyncFnOnce(&Connection) -> Result<Up, HandshakeError>,
+) -> Result<Up, HandshakeError> {
+    let outcome = handshake(&connection).await;
+    if let Err(error) = &outcome {
+        error.close(&connection);
+    }
+    outcome
+}
+
+/// Who the peer is, by its certificate, if that is acceptable.
+fn identify(shared: &Shared, connection: &Connection) -> Result<PeerIdentity, HandshakeError> {
+    let identity = match tls::peer_identity(connection, &shared.cluster) {
+        Ok(identity) => identity,
+        Err(RefusedReason::WrongCluster) => {
+            let refusal = Refusal::Cluster(shared.cluster.clone());
+            return Err(HandshakeError::telling(RefusedReason::WrongCluster, refusal));
+        }
+        Err(reason) => return Err(HandshakeError::Refused(reason, None)),
+    };
+    if shared.denied.load().denies(&identity) {
+        return Err(HandshakeError::telling(RefusedReason::Denied, Refusal::Denied));
+    }
+    Ok(identity)
+}
+
+async fn expect_hello(receive: &mut ControlReceiver) -> Result<Hello, HandshakeError> {
+    match receive.recv().await? {
+        Control::Hello(hello) => Ok(hello),
+        _ => Err(HandshakeError::Refused(RefusedReason::Malformed, None)),
+    }
+}
+
+/// Checks what a `Hello` says by itself.
+fn check(
+    shared: &Shared,
+    identity: &PeerIdentity,
+    hello: &Hello,
+    remote: SocketAddr,
+) -> Result<(), HandshakeError> {
+    let own = shared.host.hello();
+    if hello.node != identity.node {
+        let refusal = Refusal::Identity(identity.node.clone());
+        return Err(HandshakeError::telling(RefusedReason::Identity, refusal));
+    }
+    if hello.cluster != shared.cluster {
+        let refusal = Refusal::Cluster(shared.cluster.clone());
+        return Err(HandshakeError::telling(RefusedReason::WrongCluster, refusal));
+    }
+    let (oldest, newest) = own.protocols;
+    if hello.protocols.0 > newest || hello.protocols.1 < oldest {
+        return Err(HandshakeError::telling(RefusedReason::Protocol, Refusal::Protocol(oldest, newest)));
+    }
+    if hello.hash_version != own.hash_version {
+        let refusal = Refusal::HashVersion(own.hash_version);
+        return Err(HandshakeError::telling(RefusedReason::HashVersion, refusal));
+    }
+    if hello.node != shared.node {
+        return Ok(());
+    }
+    if hello.log == own.log {
+        return Err(HandshakeError::Own);
+    }
+    // Both are alive: whoever started first holds the node id.
+    if (own.incarnation, own.log.0) < (hello.incarnation, hello.log.0) {
+        let refusal = Refusal::DuplicateNode { node: own.node, address: own.address };
+        return Err(HandshakeError::telling(RefusedReason::DuplicateNode, refusal));
+    }
+    let refusal = Refusal::DuplicateNode { node: hello.node.clone(), address: hello.address };
+    shared.host.refused(remote, &refusal);
+    Err(HandshakeError::Refused(RefusedReason::DuplicateNode, None))
+}
+
+/// Finds out whether anything stands against a peer: asks those who hold what it claims, then the host. Returns
+/// what the link is made of, and who did not answer.
+async fn judge(
+    shared: &Shared,
+    connection: &Connection,
+    identity: PeerIdentity,
+    hello: Hello,
+    initiated: bool,
+) -> Result<(Parts, Vec<LinkId>), HandshakeError> {
+    let parts = Parts {
+        identity,
+        connection: connection.clone(),
+        presented: hello.incarnation,
+        remote: canonical(connection.remote_address()),
+        initiated,
+        now: shared.host.now(),
+        peer: hello,
+    };
+    let facts = facts(&parts);
+    let mut unanswered = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let holders = match shared.table().judge(&facts, &unanswered) {
+            Judgement::Welcome => {
+                shared.host.admit(&parts.peer).map_err(HandshakeError::of_host)?;
+                return Ok((parts, unanswered));
+            }
+            Judgement::Ask(holders) => holders,
+            other => return Err(standing_against(other)),
+        };
+        for (id, holder) in holders {
+            if holder.liveness(shared.host.now(), LIVENESS_TIME).await {
+                return Err(held_by(&holder, &parts.peer));
+            }
+            unanswered.push(id);
+        }
+    }
+    Err(HandshakeError::Refused(RefusedReason::Busy, None))
+}
+
+/// Enters a link in the table. What has changed since it was judged counts.
+fn register(
+    shared: &Arc<Shared>,
+    parts: Parts,
+    own: &Hello,
+    unanswered: &[LinkId],
+) -> Result<(Arc<Link>, Up), HandshakeError> {
+    let facts = facts(&parts);
+    let now = parts.now;
+    let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE_FRAMES);
+    let link = Arc::new(Link::new(parts, gossip));
+    let registered =
+        shared.enter(facts, &link, now, unanswered).map_err(standing_against)?;
+    limits::admit(&link.connection, own.lanes, link.peer().lanes);
+    Ok((link.clone(), Up { link, registered, queue }))
+}
+
+fn facts(parts: &Parts) -> Facts {
+    Facts {
+        node: parts.peer.node.clone(),
+        incarnation: parts.peer.incarnation,
+        log: parts.peer.log,
+        address: parts.peer.address,
+        remote: parts.remote,
+        initiated: parts.initiated,
+    }
+}
+
+fn held_by(holder: &Link, newcomer: &Hello) -> HandshakeError {
+    let held = holder.peer();
+    if held.node != newcomer.node {
+        return HandshakeError::Refused(RefusedReason::AddressTaken, None);
+    }
+    let refusal = Refusal::DuplicateNode { node: held.node.clone(), address: held.address };
+    HandshakeError::telling(RefusedReason::DuplicateNode, refusal)
+}
+
+fn standing_against<L>(judgement: Judgement<L>) -> HandshakeError {
+    match judgement {
+        Judgement::Overtaken => HandshakeError::Overtaken,
+        // Someone took the place between the question and the entry; the peer will try again.
+        Judgement::Crowded | Judgement::Ask(_) | Judgement::Welcome => {
+            HandshakeError::Refused(RefusedReason::Busy, None)
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! What the transport asks of the node that it serves.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidings_proto::frame::{Hello, Refusal};
+use tidings_proto::time::Tick;
+
+use crate::link::Link;
+
+/// A future that is owned by the transport's task for one link.
+pub type SessionFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The node behind a transport. No method may block; none is called while the transport holds a lock.
+pub trait Host: Send + Sync + 'static {
+    /// What this node says of itself, fresh for every handshake.
+    fn hello(&self) -> Hello;
+
+    /// Judges a peer whose identity, cluster, versions and claim to its node id have been checked, and enters it
+    /// in the member set: this returns before the peer's `Hello` is answered. May be called more than once for one
+    /// handshake.
+    ///
+    /// # Errors
+    /// Why the peer is refused.
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal>;
+
+    /// A peer, or another process with this node's id, has shown that this node cannot take part.
+    fn refused(&self, address: SocketAddr, refusal: &Refusal);
+
+    /// Speaks on a link until it ends. Called for every link, current or not. When it returns, the link is closed;
+    /// when the connection ends, it has [`crate::limits::SESSION_END_TIME`] to return.
+    fn session(&self, link: Arc<Link>) -> SessionFuture;
+
+    /// Takes a gossip frame of a peer. `from` is the address that the peer advertises.
+    fn gossip(&self, from: SocketAddr, frame: Bytes);
+
+    /// The node's clock.
+    fn now(&self) -> Tick;
+}

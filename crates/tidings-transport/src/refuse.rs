@@ -1,0 +1,182 @@
+//! Why a handshake came to nothing, and what is said about it.
+
+use std::net::SocketAddr;
+
+use quinn::{ConnectError, Connection, ConnectionError, ReadError, WriteError};
+use tidings_proto::frame::{FrameError, Refusal};
+
+use crate::close::{self, CloseCode};
+use crate::control::ControlError;
+use crate::identity::IdentityError;
+use crate::stats::{RefusedReason, TransportStats};
+
+/// A handshake that did not end in a link.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandshakeError {
+    /// This node refuses the peer. With a refusal, the peer is told.
+    #[error("refused the peer: {}", .0.as_str())]
+    Refused(RefusedReason, Option<Refusal>),
+    /// The peer refuses this node.
+    #[error("refused by the peer: {0}")]
+    RefusedByPeer(Refusal),
+    /// The peer does not accept this node's certificate or protocol.
+    #[error("the peer does not accept this node")]
+    Rejected(#[source] ConnectionError),
+    /// The connection failed, or its peer gave up.
+    #[error("connection")]
+    Lost(#[source] ConnectionError),
+    /// The address cannot be dialled from here.
+    #[error("cannot be dialled")]
+    Connect(#[source] ConnectError),
+    /// This node has no usable identity.
+    #[error("own identity")]
+    Identity(#[source] IdentityError),
+    /// The attempt took too long.
+    #[error("no link in time")]
+    Timeout,
+    /// The address is this node's own.
+    #[error("this is the node itself")]
+    Own,
+    /// A link came up meanwhile.
+    #[error("linked already")]
+    Linked,
+    /// One end of it has taken another incarnation since it began.
+    #[error("overtaken by a later handshake")]
+    Overtaken,
+}
+
+impl From<IdentityError> for HandshakeError {
+    fn from(error: IdentityError) -> Self {
+        Self::Identity(error)
+    }
+}
+
+impl From<ConnectionError> for HandshakeError {
+    fn from(error: ConnectionError) -> Self {
+        if let Some(refusal) = close::refusal_of(&error) {
+            return Self::RefusedByPeer(refusal);
+        }
+        match &error {
+            ConnectionError::TransportError(own) => match alert(own.code.into()) {
+                Some(alert) => Self::Refused(reason_of(alert, &own.reason), None),
+                None => Self::Refused(RefusedReason::Malformed, None),
+            },
+            ConnectionError::ConnectionClosed(close) if alert(close.error_code.into()).is_some() => {
+                Self::Rejected(error)
+            }
+            ConnectionError::ApplicationClosed(close) if CloseCode::Own.is_of(close) => Self::Own,
+            ConnectionError::ApplicationClosed(close) if CloseCode::Identity.is_of(close) => Self::Rejected(error),
+            _ => Self::Lost(error),
+        }
+    }
+}
+
+impl From<WriteError> for HandshakeError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => error.into(),
+            _ => Self::Refused(RefusedReason::Malformed, None),
+        }
+    }
+}
+
+impl From<ControlError> for HandshakeError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Read(ReadError::ConnectionLost(error)) => error.into(),
+            ControlError::Frame(FrameError::Version(_)) => Self::Refused(RefusedReason::Protocol, None),
+            _ => Self::Refused(RefusedReason::Malformed, None),
+        }
+    }
+}
+
+impl HandshakeError {
+    /// A refusal that the peer is told.
+    pub(crate) fn telling(reason: RefusedReason, refusal: Refusal) -> Self {
+        Self::Refused(reason, Some(refusal))
+    }
+
+    /// A refusal that the host decided on.
+    pub(crate) fn of_host(refusal: Refusal) -> Self {
+        let reason = match refusal {
+            Refusal::Cluster(_) => RefusedReason::WrongCluster,
+            Refusal::Identity(_) => RefusedReason::Identity,
+            Refusal::Protocol(..) => RefusedReason::Protocol,
+            Refusal::HashVersion(_) => RefusedReason::HashVersion,
+            Refusal::DuplicateNode { .. } => RefusedReason::DuplicateNode,
+            Refusal::Incarnation(_) => RefusedReason::Incarnation,
+            Refusal::Denied => RefusedReason::Denied,
+            Refusal::Leaving => RefusedReason::Leaving,
+        };
+        Self::telling(reason, refusal)
+    }
+
+    /// Closes a connection that came to nothing, and says why.
+    pub(crate) fn close(&self, connection: &Connection) {
+        let (code, text) = match self {
+            Self::Refused(_, Some(refusal)) => return close::refuse(connection, refusal),
+            Self::Refused(reason, None) => (code_of(*reason), reason.as_str()),
+            Self::Own => (CloseCode::Own, "own"),
+            Self::Linked | Self::Overtaken => (CloseCode::Surplus, "surplus"),
+            _ => (CloseCode::Ended, ""),
+        };
+        connection.close(code.as_varint(), text.as_bytes());
+    }
+
+    /// Counts it, and writes the line about it.
+    pub(crate) fn record(&self, stats: &TransportStats, remote: SocketAddr) {
+        match self {
+            Self::Refused(reason, refusal) => {
+                stats.refuse(*reason);
+                let detail = refusal.as_ref().map(tracing::field::display);
+                tracing::warn!(%remote, reason = reason.as_str(), detail, "handshake refused");
+            }
+            Self::RefusedByPeer(refusal) => {
+                stats.refused_by_peer.one();
+                tracing::warn!(%remote, %refusal, "refused by a peer");
+            }
+            Self::Rejected(error) => {
+                stats.refused_by_peer.one();
+                tracing::warn!(%remote, %error, "rejected by a peer");
+            }
+            Self::Own => tracing::debug!(%remote, "dialled itself"),
+            other => {
+                let cause = std::error::Error::source(other).map(tracing::field::display);
+                tracing::debug!(%remote, error = %other, cause, "no link");
+            }
+        }
+    }
+}
+
+/// The TLS alert that a QUIC error code stands for.
+fn alert(code: u64) -> Option<u8> {
+    code.checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok())
+}
+
+/// What this node's verifier had against a peer, by the alert that it raised (RFC 8446, section 6).
+fn reason_of(alert: u8, text: &str) -> RefusedReason {
+    match alert {
+        // bad_certificate is raised for a name and for an encoding alike.
+        42 if text.contains("not valid for name") => RefusedReason::WrongSan,
+        43 => RefusedReason::WrongEku,
+        // certificate_expired is raised for both ends of the validity.
+        45 if text.contains("not valid yet") => RefusedReason::NotYetValid,
+        45 => RefusedReason::Expired,
+        42 | 44 | 46 => RefusedReason::BadCertificate,
+        // decrypt_error is raised for a signature that no trusted authority's key has made.
+        48 | 51 => RefusedReason::UnknownCa,
+        70 => RefusedReason::TlsVersion,
+        116 => RefusedReason::NoCertificate,
+        120 => RefusedReason::Alpn,
+        _ => RefusedReason::Malformed,
+    }
+}
+
+fn code_of(reason: RefusedReason) -> CloseCode {
+    match reason {
+        RefusedReason::AddressTaken => CloseCode::AddressTaken,
+        RefusedReason::Busy => CloseCode::Busy,
+        RefusedReason::Malformed | RefusedReason::Protocol => CloseCode::Malformed,
+        _ => CloseCode::Identity,
+    }
+}

@@ -1,0 +1,235 @@
+//! What two nodes say to each other on a link: each serves its own log and follows the other's.
+//!
+//! One future per link does it all. Per followed lane there is one bi-directional stream: the follower asks, the
+//! origin answers and sends, the follower acknowledges. Probes, heartbeats, member sets and the goodbye travel on the
+//! control stream, so that congestion of data holds none of them up.
+
+mod control;
+mod follow;
+mod serve;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidings_proto::follower::{Follower, Rejected};
+use tidings_proto::frame::{FrameError, Hello, MemberSet};
+use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
+use tidings_proto::log::ChangeLog;
+use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::time::Tick;
+use tokio::sync::{Notify, watch};
+
+use crate::close::CloseCode;
+use crate::control::ControlError;
+use crate::link::Link;
+
+/// How often a follower asks for confirmation unless the staleness bound needs it more often.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Why a lane was fenced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceReason {
+    /// The origin's log no longer held what was missing.
+    Reset,
+}
+
+/// The node behind a session. No method may block.
+pub trait Peering: Send + Sync + 'static {
+    /// This node's own log.
+    fn log(&self) -> &ChangeLog;
+    /// The node's clock, precise.
+    fn now(&self) -> Tick;
+    /// How often to probe.
+    fn probe_interval(&self) -> Duration;
+    /// What is known of the origin behind a link; the same object for every link to the same life of a node.
+    fn followed(&self, peer: &Hello) -> Arc<Followed>;
+    /// What the peer has acknowledged of this node's log; the same object for every link to the same life of a node.
+    fn served(&self, peer: &Hello) -> Arc<Served>;
+    /// Applies records in order, from `from` on, and returns the sequence after the last.
+    ///
+    /// # Errors
+    /// [`Unsound`] if a record's framing is broken; what was before it is applied.
+    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound>;
+    /// Fences the slots of a lane in every cache, at once.
+    fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason);
+    /// The origin's confirmation, or its end, may have moved on.
+    fn progressed(&self, followed: &Followed);
+    /// The peer's member set.
+    fn members_of(&self, origin: &Origin, members: &MemberSet);
+    /// The names of the caches that the peer hosts.
+    fn caches_of(&self, origin: &Origin, names: Vec<String>);
+    /// This node's member set, and every change of it.
+    fn members(&self) -> watch::Receiver<Arc<MemberSet>>;
+    /// The names of this node's caches, and every change of them.
+    fn caches(&self) -> watch::Receiver<Arc<Vec<String>>>;
+    /// The sealed heads, once this node says goodbye.
+    fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>>;
+    /// The peer said goodbye on this link; it will close it.
+    fn said_goodbye(&self, origin: &Origin);
+}
+
+/// One life of one node, followed over whatever link is current.
+#[derive(Debug)]
+pub struct Followed {
+    origin: Arc<Origin>,
+    lanes: Lanes,
+    state: Mutex<Follower>,
+    /// Per lane, lest the same bytes be asked for without end.
+    unreadable: Mutex<Vec<Unreadable>>,
+    counts: FollowCounts,
+}
+
+/// A position that could not be read, and how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unreadable {
+    at: Sequence,
+    times: u32,
+}
+
+/// What happened while following one origin.
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "each counts what its name says")]
+pub struct FollowCounts {
+    pub applied: AtomicU64,
+    pub duplicates: AtomicU64,
+    pub gaps: AtomicU64,
+    pub resets: AtomicU64,
+    pub rejected: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl Followed {
+    /// Nothing of this origin is applied yet.
+    #[must_use]
+    pub fn new(origin: Origin, lanes: Lanes) -> Self {
+        Self {
+            state: Mutex::new(Follower::new(origin.clone(), lanes)),
+            unreadable: Mutex::new(vec![Unreadable::default(); usize::from(lanes.count())]),
+            origin: Arc::new(origin),
+            lanes,
+            counts: FollowCounts::default(),
+        }
+    }
+
+    /// Whom it follows.
+    #[must_use]
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counts(&self) -> &FollowCounts {
+        &self.counts
+    }
+
+    /// Reads the follower's state. `read` must not block.
+    pub fn with<T>(&self, read: impl FnOnce(&Follower) -> T) -> T {
+        read(&self.state.lock())
+    }
+}
+
+/// What one peer has applied of this node's log.
+#[derive(Debug)]
+pub struct Served {
+    acked: Box<[AtomicU64]>,
+    changed: Notify,
+}
+
+impl Served {
+    /// Nothing is acknowledged yet.
+    #[must_use]
+    pub fn new(lanes: Lanes) -> Self {
+        Self { acked: lanes.ids().map(|_| AtomicU64::new(0)).collect(), changed: Notify::new() }
+    }
+
+    fn ack(&self, lane: LaneId, sequence: Sequence) {
+        if let Some(acked) = self.acked.get(lane.index()) {
+            acked.fetch_max(sequence, Ordering::AcqRel);
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Events that the heads have and the peer has not acknowledged.
+    #[must_use]
+    pub fn lag(&self, heads: &[Sequence]) -> u64 {
+        let behind = |(acked, head): (&AtomicU64, &Sequence)| head.saturating_sub(acked.load(Ordering::Acquire));
+        self.acked.iter().zip(heads).map(behind).sum()
+    }
+
+    /// Waits until the peer has acknowledged all of these.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn reached(&self, heads: &[Sequence]) {
+        loop {
+            let changed = self.changed.notified();
+            if self.lag(heads) == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("connection")]
+    Connection(#[from] quinn::ConnectionError),
+    #[error("write")]
+    Write(#[from] quinn::WriteError),
+    #[error("read")]
+    Read(#[from] quinn::ReadError),
+    #[error("control")]
+    Control(#[from] ControlError),
+    #[error("frame")]
+    Frame(#[from] FrameError),
+    #[error("batch")]
+    Batch(#[from] Unsound),
+    #[error("follower")]
+    Rejected(#[from] Rejected),
+    #[error("unexpected {0}")]
+    Unexpected(&'static str),
+    #[error("no follow request in time")]
+    Silent,
+}
+
+impl SessionError {
+    /// Whether the peer broke the protocol, rather than the connection.
+    fn is_violation(&self) -> bool {
+        matches!(
+            self,
+            Self::Frame(_) | Self::Batch(_) | Self::Rejected(_) | Self::Unexpected(_) | Self::Control(ControlError::Frame(_))
+        )
+    }
+}
+
+/// Speaks on a link until it ends. A peer that breaks the protocol is disconnected, and what it said is counted.
+pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
+    let Some((sender, receiver)) = link.take_control() else { return };
+    let peer = link.peer();
+    let followed = node.followed(peer);
+    let served = node.served(peer);
+    let (probed, probes) = watch::channel(0);
+    let error = tokio::select! {
+        end = control::send(&link, &*node, &followed, sender, probes) => end,
+        end = control::receive(&link, &*node, &followed, receiver, probed) => end,
+        end = serve::all(&link, &*node, &served) => end,
+        end = follow::all(&link, &*node, &followed) => end,
+    };
+    let Err(error) = error else { return };
+    let reason = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+    if error.is_violation() {
+        count(&followed.counts.rejected, 1);
+        tracing::warn!(peer = %followed.origin, error = %format!("{error}{reason}"), "peer broke the protocol");
+        link.close(CloseCode::Malformed, "protocol violation");
+    } else {
+        tracing::debug!(peer = %followed.origin, error = %format!("{error}{reason}"), "session ended");
+    }
+}

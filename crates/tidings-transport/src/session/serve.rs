@@ -1,0 +1,144 @@
+//! Serving this node's log to one peer: a cursor per lane, segments written without copying.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use quinn::{RecvStream, SendStream};
+use smallvec::SmallVec;
+use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header, take};
+use tidings_proto::id::LaneId;
+use tidings_proto::log::{Answer, Cursor, Read};
+use tidings_proto::record::Batch;
+
+use super::{Peering, Served, SessionError};
+use crate::link::Link;
+
+/// How long a peer that opened a lane's stream may take to ask for something.
+const FOLLOW_TIME: Duration = Duration::from_secs(5);
+
+/// Bytes taken from the log at a time: what a peer that does not read can hold beyond the log's own retention.
+const READ_BYTES: usize = 256 << 10;
+
+/// Bytes asked for in one read of a stream that carries small frames.
+const SMALL_READ_BYTES: usize = 4 << 10;
+
+/// Serves every lane that the peer asks for.
+pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
+    let mut lanes = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            lane = link.accept_lane() => {
+                let (send, receive) = lane?;
+                lanes.push(one(link, node, served, send, receive));
+            }
+            Some(end) = lanes.next(), if !lanes.is_empty() => match end {
+                // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
+                Ok(()) | Err(SessionError::Write(_) | SessionError::Read(_) | SessionError::Silent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+async fn one(
+    link: &Link,
+    node: &dyn Peering,
+    served: &Served,
+    mut send: SendStream,
+    mut receive: RecvStream,
+) -> Result<(), SessionError> {
+    let mut buffer = BytesMut::new();
+    let follow = tokio::time::timeout(FOLLOW_TIME, next_frame(&mut receive, &mut buffer)).await;
+    let Some(frame) = follow.map_err(|_| SessionError::Silent)?? else { return Ok(()) };
+    let Control::Follow(Follow { incarnation, lane, from }) = Control::decode(&frame)? else {
+        return Err(SessionError::Unexpected("frame instead of a follow request"));
+    };
+    if incarnation != link.presented() || lane.index() >= usize::from(node.log().lanes().count()) {
+        return Err(SessionError::Unexpected("follow request for another log"));
+    }
+    let (answer, cursor) = match node.log().resume(lane, from) {
+        Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
+        Answer::Reset(cursor) => (Control::Reset(cursor.next), cursor),
+    };
+    send.write_chunk(answer.encode().into()).await?;
+    tokio::select! {
+        end = feed(node, lane, cursor, &mut send) => end,
+        end = acks(served, lane, &mut receive, &mut buffer) => end,
+    }
+}
+
+/// Sends what the log has, as it comes.
+async fn feed(
+    node: &dyn Peering,
+    lane: LaneId,
+    mut cursor: Cursor,
+    send: &mut SendStream,
+) -> Result<(), SessionError> {
+    let log = node.log();
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut chunks: Vec<Bytes> = Vec::new();
+    loop {
+        let read = poll_fn(|context| {
+            match log.read(lane, &mut cursor, READ_BYTES, &mut batches, context.waker()) {
+                Read::Empty => Poll::Pending,
+                read => Poll::Ready(read),
+            }
+        });
+        match read.await {
+            Read::Some => {
+                for batch in batches.drain(..) {
+                    chunks.push(frame_head(&batch));
+                    chunks.push(batch.records);
+                }
+                send.write_all_chunks(&mut chunks).await?;
+                chunks.clear();
+            }
+            Read::Overrun(head) => send.write_chunk(Control::Reset(head).encode().into()).await?,
+            // The log is sealed and read. The stream stays for the acknowledgements.
+            Read::End | Read::Empty => std::future::pending().await,
+        }
+    }
+}
+
+fn frame_head(batch: &Batch) -> Bytes {
+    let head = batch.head();
+    let mut bytes = SmallVec::<[u8; 64]>::new();
+    bytes.extend_from_slice(&header(FrameType::Events, head.len() + batch.records.len()));
+    bytes.extend_from_slice(&head);
+    Bytes::copy_from_slice(&bytes)
+}
+
+/// Takes the peer's acknowledgements.
+async fn acks(
+    served: &Served,
+    lane: LaneId,
+    receive: &mut RecvStream,
+    buffer: &mut BytesMut,
+) -> Result<(), SessionError> {
+    while let Some(frame) = next_frame(receive, buffer).await? {
+        match Control::decode(&frame)? {
+            Control::Ack(sequence) => served.ack(lane, sequence),
+            _ => return Err(SessionError::Unexpected("frame instead of an acknowledgement")),
+        }
+    }
+    Ok(())
+}
+
+/// The next frame of a stream; `None` at its end. Cancel-safe: what was read is in the buffer.
+async fn next_frame(receive: &mut RecvStream, buffer: &mut BytesMut) -> Result<Option<RawFrame>, SessionError> {
+    loop {
+        if let Some(frame) = take(buffer)? {
+            return Ok(Some(frame));
+        }
+        match receive.read_chunk(SMALL_READ_BYTES, true).await? {
+            Some(chunk) => buffer.extend_from_slice(&chunk.bytes),
+            None => return Ok(None),
+        }
+    }
+}
+
+const _: () = assert!(HEADER_BYTES + 1 + 10 + 10 + 8 <= 64, "a frame's and a batch's head must fit without allocating");

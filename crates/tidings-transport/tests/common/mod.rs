@@ -1,0 +1,216 @@
+//! Nodes whose session only probes, and the certificates that their tests need.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidings_proto::frame::{Control, Heartbeat, Hello, MemberSet, PROTOCOL_VERSION, Refusal};
+use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId};
+use tidings_proto::time::Tick;
+use tidings_transport::{
+    Authority, Config, Host, Identity, Link, NODE_VALIDITY, RefusedReason, SessionFuture, Transport,
+};
+use tokio::time::{Instant, interval, sleep};
+
+pub(crate) mod intruder;
+
+pub(crate) const CLUSTER: &str = "shop";
+
+/// How long a test waits for what must happen soon.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) fn id(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+pub(crate) fn loopback() -> SocketAddr {
+    "127.0.0.1:0".parse().unwrap()
+}
+
+pub(crate) fn hello(node: &str, incarnation: u64, log: u64, address: SocketAddr) -> Hello {
+    Hello {
+        protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+        cluster: CLUSTER.to_owned(),
+        node: id(node),
+        incarnation: Incarnation(incarnation),
+        log: LogId(log),
+        hash_version: 1,
+        lanes: Lanes::default(),
+        address,
+        zone: String::new(),
+        release: "test".to_owned(),
+        wall_ms: 0,
+        members: MemberSet::default(),
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+    begin.elapsed()
+}
+
+pub(crate) struct TestHost {
+    pub(crate) hello: Mutex<Hello>,
+    pub(crate) admitted: Mutex<Vec<Hello>>,
+    pub(crate) refused: Mutex<Vec<(SocketAddr, Refusal)>>,
+    pub(crate) gossip: Mutex<Vec<(SocketAddr, Bytes)>>,
+    pub(crate) sessions: AtomicUsize,
+    /// A node that hears nothing on its links, and says nothing.
+    pub(crate) mute: Arc<AtomicBool>,
+    pub(crate) refuse: Mutex<Option<Refusal>>,
+    begin: Instant,
+}
+
+impl TestHost {
+    pub(crate) fn new(hello: Hello) -> Arc<Self> {
+        Arc::new(Self {
+            hello: Mutex::new(hello),
+            admitted: Mutex::default(),
+            refused: Mutex::default(),
+            gossip: Mutex::default(),
+            sessions: AtomicUsize::new(0),
+            mute: Arc::default(),
+            refuse: Mutex::default(),
+            begin: Instant::now(),
+        })
+    }
+
+    fn tick(begin: Instant) -> Tick {
+        Tick(1).after(begin.elapsed())
+    }
+}
+
+impl Host for TestHost {
+    fn hello(&self) -> Hello {
+        self.hello.lock().unwrap().clone()
+    }
+
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        if let Some(refusal) = self.refuse.lock().unwrap().clone() {
+            return Err(refusal);
+        }
+        self.admitted.lock().unwrap().push(hello.clone());
+        Ok(())
+    }
+
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        self.refused.lock().unwrap().push((address, refusal.clone()));
+    }
+
+    fn session(&self, link: Arc<Link>) -> SessionFuture {
+        self.sessions.fetch_add(1, Ordering::SeqCst);
+        let (begin, mute) = (self.begin, self.mute.clone());
+        Box::pin(async move {
+            let probing = probe(&link, begin, &mute);
+            tokio::select! {
+                () = probing => {}
+                _ = link.closed() => {}
+            }
+        })
+    }
+
+    fn gossip(&self, from: SocketAddr, frame: Bytes) {
+        self.gossip.lock().unwrap().push((from, frame));
+    }
+
+    fn now(&self) -> Tick {
+        Self::tick(self.begin)
+    }
+}
+
+/// Sends probes, numbered by their send time, and answers the peer's.
+async fn probe(link: &Link, begin: Instant, mute: &AtomicBool) {
+    let (mut send, mut receive) = link.take_control().unwrap();
+    let mut regular = interval(Duration::from_millis(100));
+    loop {
+        let frame = tokio::select! {
+            _ = regular.tick() => Control::Probe(TestHost::tick(begin).0),
+            () = link.probe_wanted() => Control::Probe(TestHost::tick(begin).0),
+            frame = receive.recv() => match frame {
+                _ if mute.load(Ordering::SeqCst) => continue,
+                Ok(Control::Probe(echo)) => {
+                    link.heard(TestHost::tick(begin));
+                    Control::Heartbeat(Heartbeat { echo, members: 0, heads: vec![] })
+                }
+                Ok(Control::Heartbeat(heartbeat)) => {
+                    link.heard(TestHost::tick(begin));
+                    link.echoed(Tick(heartbeat.echo));
+                    continue;
+                }
+                Ok(_) => continue,
+                Err(_) => return,
+            },
+        };
+        if !mute.load(Ordering::SeqCst) && send.send(&frame).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One node of a test.
+pub(crate) struct Node {
+    pub(crate) host: Arc<TestHost>,
+    pub(crate) transport: Transport,
+}
+
+impl Node {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.transport.local_addr()
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.host.hello.lock().unwrap().node.clone()
+    }
+
+    pub(crate) fn linked_to(&self, other: &Node) -> bool {
+        self.transport.link(&other.id()).is_some()
+    }
+
+    pub(crate) fn refused(&self, reason: RefusedReason) -> u64 {
+        self.transport.stats().refused(reason)
+    }
+
+    pub(crate) fn told(&self) -> Vec<Refusal> {
+        self.host.refused.lock().unwrap().iter().map(|(_, refusal)| refusal.clone()).collect()
+    }
+
+    pub(crate) async fn close(self) {
+        self.transport.close(Duration::from_secs(2)).await;
+    }
+}
+
+/// Starts a node. Its log id is made of its name, its incarnation and its port.
+pub(crate) fn start(authority: &Authority, name: &str, incarnation: u64, listen: SocketAddr) -> Node {
+    start_denying(authority, name, incarnation, listen, &[])
+}
+
+pub(crate) fn start_denying(
+    authority: &Authority,
+    name: &str,
+    incarnation: u64,
+    listen: SocketAddr,
+    denied: &[String],
+) -> Node {
+    let issued = authority.issue(&id(name), &[], NODE_VALIDITY).unwrap();
+    let identity = Identity::from_pem(authority.ca_pem(), &issued.cert_pem, &issued.key_pem).unwrap();
+    start_as(identity, name, incarnation, listen, denied)
+}
+
+pub(crate) fn start_as(identity: Identity, name: &str, incarnation: u64, listen: SocketAddr, denied: &[String]) -> Node {
+    static LOGS: AtomicUsize = AtomicUsize::new(1);
+    let log = LOGS.fetch_add(1, Ordering::SeqCst) as u64;
+    let host = TestHost::new(hello(name, incarnation, log, listen));
+    let config =
+        Config { cluster: CLUSTER.to_owned(), node: id(name), listen, identity, denied: denied.to_vec() };
+    let transport = Transport::bind(config, host.clone()).unwrap();
+    host.hello.lock().unwrap().address = transport.local_addr();
+    Node { host, transport }
+}

@@ -1,0 +1,166 @@
+//! How a node is described and started.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tidings_cache::Clock;
+use tidings_proto::freshness::Bounds;
+use tidings_proto::id::Lanes;
+use tidings_proto::log::Retention;
+use tidings_transport::Identity;
+
+use crate::config::{Config, Simulated};
+use crate::node::{Node, StartError};
+
+/// Describes a node. Without an identity it makes one for development, good on loopback only.
+#[derive(Clone)]
+#[must_use = "a node does nothing until it is started"]
+pub struct NodeBuilder {
+    config: Config,
+    advertise: Option<String>,
+}
+
+impl std::fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeBuilder")
+            .field("cluster", &self.config.cluster)
+            .field("node_id", &self.config.node_id)
+            .field("listen", &self.config.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeBuilder {
+    pub(crate) fn new(cluster: impl Into<String>) -> Self {
+        let config = Config {
+            cluster: cluster.into(),
+            node_id: format!("node-{:08x}", rand::random::<u32>()),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            advertise: None,
+            seeds: Vec::new(),
+            identity: Identity::development(),
+            denied: Vec::new(),
+            zone: String::new(),
+            bounds: Bounds::default(),
+            gossip_interval: Duration::from_secs(1),
+            lanes: Lanes::default(),
+            retention: Retention::default(),
+            clock: Clock::system(),
+            simulated: None,
+        };
+        Self { config, advertise: None }
+    }
+
+    /// Its id: unique in the cluster, and that of its certificate. Default: random.
+    pub fn node_id(mut self, id: impl Into<String>) -> Self {
+        self.config.node_id = id.into();
+        self
+    }
+
+    /// The UDP address to bind. Default: any free port of 127.0.0.1.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.config.listen = address;
+        self
+    }
+
+    /// Where peers can reach it, `host:port`, if that is not the address it binds.
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// Where to find the cluster, `host:port` each; names are resolved again and again. Without seeds the node is the
+    /// first of its cluster.
+    pub fn seeds<S: Into<String>>(mut self, seeds: impl IntoIterator<Item = S>) -> Self {
+        self.config.seeds = seeds.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Its certificate and key, and whom it trusts.
+    pub fn identity(mut self, identity: Identity) -> Self {
+        self.config.identity = identity;
+        self
+    }
+
+    /// Node ids and certificate serials that are refused.
+    pub fn denied<S: Into<String>>(mut self, denied: impl IntoIterator<Item = S>) -> Self {
+        self.config.denied = denied.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Its availability zone, for people.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.config.zone = zone.into();
+        self
+    }
+
+    /// How old an unmarked hit may be. Default: 3 s.
+    pub fn max_staleness(mut self, time: Duration) -> Self {
+        self.config.bounds.max_staleness = time;
+        self
+    }
+
+    /// How long a member that nobody hears may come back as if nothing had happened. Default: 60 s.
+    pub fn lost_grace(mut self, time: Duration) -> Self {
+        self.config.bounds.lost_grace = time;
+        self
+    }
+
+    /// The longest that a write of the application may still be under way when its process dies. Default: 5 s.
+    pub fn write_horizon(mut self, time: Duration) -> Self {
+        self.config.bounds.write_horizon = time;
+        self
+    }
+
+    /// `false`: a member that ends without a goodbye is trusted to have told everything. Default: `true`.
+    pub fn doubt_unclean_ends(mut self, doubt: bool) -> Self {
+        self.config.bounds.doubt_unclean_ends = doubt;
+        self
+    }
+
+    /// Time between rounds of gossip. Default: 1 s.
+    pub fn gossip_interval(mut self, time: Duration) -> Self {
+        self.config.gossip_interval = time;
+        self
+    }
+
+    /// How many independent logs carry this node's changes. Default: 4.
+    pub fn lanes(mut self, lanes: Lanes) -> Self {
+        self.config.lanes = lanes;
+        self
+    }
+
+    /// How much each lane remembers for peers that fall behind.
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.retention = retention;
+        self
+    }
+
+    /// The clock to live by, for tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.config.clock = clock;
+        self
+    }
+
+    /// Runs the node on the calling runtime, over a simulated network.
+    pub fn simulated(mut self, simulated: Simulated) -> Self {
+        self.config.simulated = Some(simulated);
+        self
+    }
+
+    /// Starts the node. The cluster need not be there: it joins whenever it can.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs.
+    pub async fn start(mut self) -> Result<Node, StartError> {
+        if let Some(name) = self.advertise.take() {
+            let resolved = tokio::net::lookup_host(&name).await;
+            let first = resolved.and_then(|mut addresses| {
+                addresses.next().ok_or_else(|| std::io::Error::other("no address"))
+            });
+            let address = first.map_err(|source| StartError::Advertise { name, source })?;
+            self.config.advertise = Some(address);
+        }
+        Node::start(self.config).await
+    }
+}

@@ -1,0 +1,332 @@
+//! The node as its transport sees it: who it is, whom it admits, what it does with what peers say.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidings_cache::Domain;
+use tidings_membership::{GossipSeam, Membership, Record};
+use tidings_proto::frame::{Hello, MemberSet, PROTOCOL_VERSION, Refusal};
+use tidings_proto::hash::HASH_VERSION;
+use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
+use tidings_proto::log::ChangeLog;
+use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::time::Tick;
+use tidings_transport::session::{self, FenceReason, Followed, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::{Host, Link, SessionFuture, Transport};
+use tokio::sync::{mpsc, watch};
+
+use crate::coherence::Coherence;
+use crate::observe::{Observation, Observers};
+
+/// Gossip frames that wait to be read; more are dropped, as gossip may be.
+const GOSSIP_MAX: usize = 256;
+
+/// Renumbering and fatal refusals that wait for the driver; a repetition of one that waits says nothing new.
+const COMMANDS_MAX: usize = 16;
+
+/// What the transport's callbacks want the driver to do.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Take the incarnation after this one.
+    Renumber(Incarnation),
+    /// Dial whoever is newly named.
+    Dial,
+}
+
+/// Why a node cannot take part in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Conflict {
+    /// Another live process has this node's id.
+    #[error("node id {node} is held by a live process at {address}: give this one another id, or stop that one")]
+    DuplicateNode {
+        /// The id.
+        node: NodeId,
+        /// Where its holder is.
+        address: SocketAddr,
+    },
+}
+
+pub(crate) struct Bus {
+    pub(crate) cluster: String,
+    pub(crate) node: NodeId,
+    pub(crate) log_id: LogId,
+    pub(crate) zone: String,
+    pub(crate) domain: Domain,
+    pub(crate) coherence: Coherence,
+    pub(crate) observers: Arc<Observers>,
+    pub(crate) transport: OnceLock<Transport>,
+    pub(crate) membership: Mutex<Option<Membership>>,
+    pub(crate) conflict: watch::Sender<Option<Conflict>>,
+    pub(crate) goodbye: watch::Sender<Option<Vec<Sequence>>>,
+    pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
+    incarnation: AtomicU64,
+    address: OnceLock<SocketAddr>,
+    gossip: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
+    commands: mpsc::Sender<Command>,
+    /// The newest life of each node that has been met, with its log.
+    met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
+    probe_interval: Duration,
+}
+
+/// What a bus is made of.
+pub(crate) struct Parts {
+    pub(crate) cluster: String,
+    pub(crate) origin: Origin,
+    pub(crate) log_id: LogId,
+    pub(crate) zone: String,
+    pub(crate) domain: Domain,
+    pub(crate) coherence: Coherence,
+    pub(crate) observers: Arc<Observers>,
+}
+
+impl Bus {
+    pub(crate) fn new(parts: Parts) -> (Arc<Self>, mpsc::Receiver<Command>) {
+        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+        // Confirmation must come several times within the bound, or freshness would flicker.
+        let probe_interval = PROBE_INTERVAL.min(parts.coherence.bounds().max_staleness / 4);
+        let bus = Self {
+            cluster: parts.cluster,
+            node: parts.origin.node,
+            log_id: parts.log_id,
+            zone: parts.zone,
+            domain: parts.domain,
+            coherence: parts.coherence,
+            observers: parts.observers,
+            transport: OnceLock::new(),
+            membership: Mutex::new(None),
+            conflict: watch::Sender::new(None),
+            goodbye: watch::Sender::new(None),
+            hosted: watch::Sender::default(),
+            incarnation: AtomicU64::new(parts.origin.incarnation.0),
+            address: OnceLock::new(),
+            gossip: Mutex::new(None),
+            commands,
+            met: Mutex::default(),
+            probe_interval: probe_interval.max(Duration::from_millis(1)),
+        };
+        (Arc::new(bus), inbox)
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        let incarnation = Incarnation(self.incarnation.load(Ordering::Acquire));
+        Origin { node: self.node.clone(), incarnation }
+    }
+
+    pub(crate) fn renumber(&self, incarnation: Incarnation) -> Origin {
+        self.incarnation.store(incarnation.0, Ordering::Release);
+        let origin = self.origin();
+        self.domain.set_origin(origin.clone());
+        origin
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        *self.address.get().expect("the address is set before the transport accepts anybody")
+    }
+
+    pub(crate) fn set_address(&self, address: SocketAddr) {
+        self.address.set(address).expect("the address is set once");
+    }
+
+    pub(crate) fn transport(&self) -> Option<&Transport> {
+        self.transport.get()
+    }
+
+    pub(crate) fn membership(&self) -> Option<Membership> {
+        self.membership.lock().clone()
+    }
+
+    /// The way gossip takes, anew for every start of membership.
+    pub(crate) fn seam(self: &Arc<Self>) -> GossipSeam {
+        let (sender, inbound) = mpsc::channel(GOSSIP_MAX);
+        *self.gossip.lock() = Some(sender);
+        let bus = Arc::downgrade(self);
+        let outbound = move |to: SocketAddr, frame: Bytes| {
+            if let Some(bus) = bus.upgrade()
+                && let Some(transport) = bus.transport()
+            {
+                transport.send_gossip(to, frame);
+            }
+        };
+        GossipSeam { outbound: Arc::new(outbound), inbound }
+    }
+
+    fn command(&self, command: Command) {
+        // A full queue holds the same command already.
+        let _ = self.commands.try_send(command);
+    }
+}
+
+fn origin_of(hello: &Hello) -> Origin {
+    Origin { node: hello.node.clone(), incarnation: hello.incarnation }
+}
+
+/// The bus as the transport holds it.
+#[derive(Clone)]
+pub(crate) struct Face(pub(crate) Arc<Bus>);
+
+impl std::ops::Deref for Face {
+    type Target = Bus;
+
+    fn deref(&self) -> &Bus {
+        &self.0
+    }
+}
+
+impl Host for Face {
+    fn hello(&self) -> Hello {
+        Hello {
+            protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+            incarnation: self.origin().incarnation,
+            log: self.log_id,
+            hash_version: HASH_VERSION,
+            lanes: self.domain.log().lanes(),
+            address: self.address(),
+            zone: self.zone.clone(),
+            release: crate::RELEASE.to_owned(),
+            wall_ms: self.domain.clock().wall_ms(),
+            members: self.coherence.members().borrow().as_ref().clone(),
+        }
+    }
+
+    fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
+        if hello.node == self.node {
+            return Err(Refusal::DuplicateNode { node: self.node.clone(), address: self.address() });
+        }
+        if self.goodbye.borrow().is_some() {
+            return Err(Refusal::Leaving);
+        }
+        let mut met = self.met.lock();
+        match met.get(&hello.node) {
+            Some((incarnation, log)) if *log != hello.log && *incarnation >= hello.incarnation => {
+                return Err(Refusal::Incarnation(*incarnation));
+            }
+            _ => met.insert(hello.node.clone(), (hello.incarnation, hello.log)),
+        };
+        drop(met);
+        self.coherence.met(hello);
+        if let Some(membership) = self.membership() {
+            let origin = origin_of(hello);
+            let (zone, release) = (hello.zone.clone(), hello.release.clone());
+            membership.link_up(Record { origin, address: hello.address, zone, release });
+        }
+        self.command(Command::Dial);
+        Ok(())
+    }
+
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        match refusal {
+            Refusal::Incarnation(known) => self.command(Command::Renumber(known.next())),
+            Refusal::DuplicateNode { node, address } => {
+                let conflict = Conflict::DuplicateNode { node: node.clone(), address: *address };
+                self.conflict.send_replace(Some(conflict));
+            }
+            _ => {}
+        }
+        self.observers.tell(Observation::Refused { address, refusal: refusal.clone() });
+    }
+
+    fn session(&self, link: Arc<Link>) -> SessionFuture {
+        let bus = self.clone();
+        Box::pin(async move {
+            let origin = origin_of(link.peer());
+            session::run(link, Arc::new(bus.clone())).await;
+            let linked = bus.transport().and_then(|transport| transport.link(&origin.node));
+            if linked.is_none_or(|link| origin_of(link.peer()) != origin)
+                && let Some(membership) = bus.membership()
+            {
+                membership.link_down(&origin);
+            }
+        })
+    }
+
+    fn gossip(&self, from: SocketAddr, frame: Bytes) {
+        if let Some(sender) = &*self.gossip.lock() {
+            // Gossip may be lost.
+            let _ = sender.try_send((from, frame));
+        }
+    }
+
+    fn now(&self) -> Tick {
+        self.domain.clock().now()
+    }
+}
+
+impl Peering for Face {
+    fn log(&self) -> &ChangeLog {
+        self.domain.log()
+    }
+
+    fn now(&self) -> Tick {
+        self.domain.clock().now()
+    }
+
+    fn probe_interval(&self) -> Duration {
+        self.probe_interval
+    }
+
+    fn followed(&self, peer: &Hello) -> Arc<Followed> {
+        self.coherence.followed(&origin_of(peer), peer.address, peer.lanes)
+    }
+
+    fn served(&self, peer: &Hello) -> Arc<Served> {
+        self.coherence.served(&origin_of(peer), peer.address)
+    }
+
+    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound> {
+        self.domain.apply(origin, batch, from)
+    }
+
+    fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason) {
+        match reason {
+            FenceReason::Reset => {
+                self.domain.fence(lanes.slots_of(lane));
+                self.observers.tell(Observation::Reset { origin: origin.clone(), lane });
+            }
+        }
+    }
+
+    fn progressed(&self, followed: &Followed) {
+        if let Some(membership) = self.membership() {
+            membership.link_heard(followed.origin());
+        }
+        if self.coherence.progressed(followed) {
+            if let Some(membership) = self.membership() {
+                membership.left(followed.origin());
+            }
+            self.observers.tell(Observation::Left { node: followed.origin().node.clone() });
+        }
+    }
+
+    fn members_of(&self, _origin: &Origin, members: &MemberSet) {
+        self.coherence.named(members);
+        self.command(Command::Dial);
+    }
+
+    fn caches_of(&self, origin: &Origin, names: Vec<String>) {
+        self.coherence.caches_of(origin, names);
+    }
+
+    fn members(&self) -> watch::Receiver<Arc<MemberSet>> {
+        self.coherence.members()
+    }
+
+    fn caches(&self) -> watch::Receiver<Arc<Vec<String>>> {
+        self.hosted.subscribe()
+    }
+
+    fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>> {
+        self.goodbye.subscribe()
+    }
+
+    fn said_goodbye(&self, origin: &Origin) {
+        tracing::info!(%origin, "peer says goodbye");
+    }
+}

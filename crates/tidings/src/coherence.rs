@@ -1,0 +1,257 @@
+//! The one place that computes and publishes freshness, from what is known of every other life of every node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tidings_cache::Domain;
+use tidings_membership::{State, View};
+use tidings_proto::freshness::{Bounds, Doubt, Freshness};
+use tidings_proto::frame::{Hello, MemberSet, NamedMember};
+use tidings_proto::id::{Lanes, NodeId, Origin};
+use tidings_proto::time::Tick;
+use tidings_transport::session::{Followed, Served};
+use tokio::sync::watch;
+
+use crate::observe::{Observation, Observers};
+
+/// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
+const ENDED_KEPT_MAX: usize = 256;
+
+/// What this node knows of one other life.
+#[derive(Debug)]
+struct Peer {
+    address: SocketAddr,
+    followed: Option<Arc<Followed>>,
+    served: Option<Arc<Served>>,
+    caches: Vec<String>,
+}
+
+/// What is known of one other life, for those who ask.
+#[derive(Debug, Default)]
+pub(crate) struct PeerState {
+    pub(crate) followed: Option<Arc<Followed>>,
+    pub(crate) served: Option<Arc<Served>>,
+    pub(crate) caches: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    freshness: Freshness,
+    peers: BTreeMap<Origin, Peer>,
+    doubts: Vec<Doubt>,
+}
+
+/// Everything that freshness depends on.
+#[derive(Debug)]
+pub(crate) struct Coherence {
+    me: NodeId,
+    lanes: Lanes,
+    domain: Domain,
+    observers: Arc<Observers>,
+    inner: Mutex<Inner>,
+    members: watch::Sender<Arc<MemberSet>>,
+}
+
+impl Coherence {
+    pub(crate) fn new(
+        me: NodeId,
+        domain: Domain,
+        observers: Arc<Observers>,
+        bounds: Bounds,
+        has_seeds: bool,
+    ) -> Self {
+        let freshness = Freshness::new(bounds, has_seeds, domain.clock().now());
+        let lanes = domain.log().lanes();
+        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts: Vec::new() });
+        let coherence = Self { me, lanes, domain, observers, inner, members: watch::Sender::default() };
+        coherence.publish();
+        coherence
+    }
+
+    pub(crate) fn members(&self) -> watch::Receiver<Arc<MemberSet>> {
+        self.members.subscribe()
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.inner.lock().freshness.bounds()
+    }
+
+    /// A peer has said hello: it is a member from now on.
+    pub(crate) fn met(&self, hello: &Hello) {
+        let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        inner.freshness.contacted(now);
+        inner.freshness.met(&origin, now);
+        inner.peer(&origin, hello.address).address = hello.address;
+        self.name_all(&mut inner, &hello.members, now);
+        self.publish_locked(&mut inner, now);
+    }
+
+    /// A peer's member set: whoever it names is relevant.
+    pub(crate) fn named(&self, members: &MemberSet) {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        self.name_all(&mut inner, members, now);
+        self.publish_locked(&mut inner, now);
+    }
+
+    fn name_all(&self, inner: &mut Inner, members: &MemberSet, now: Tick) {
+        for NamedMember { origin, address, ended } in &members.members {
+            if origin.node != self.me && !ended && inner.freshness.named(origin, now) {
+                inner.peer(origin, *address);
+            }
+        }
+    }
+
+    /// What membership sees: who is heard by anybody.
+    pub(crate) fn seen(&self, view: &View) {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        for member in view.members.values() {
+            if matches!(member.state, State::Live | State::Suspect)
+                && inner.freshness.named(&member.record.origin, now)
+            {
+                inner.peer(&member.record.origin, member.record.address);
+            }
+        }
+        let relevant: Vec<Origin> =
+            inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
+        for origin in relevant {
+            match view.life(&origin).map(|member| member.state) {
+                Some(State::Live | State::Suspect) => inner.freshness.found(&origin),
+                // A goodbye counts once everything before it is applied; without a link that cannot be known.
+                Some(State::Lost | State::Left) | None => inner.freshness.lost(&origin, now),
+            }
+        }
+        self.publish_locked(&mut inner, now);
+    }
+
+    /// A follower has moved on. Returns whether its origin has ended cleanly.
+    pub(crate) fn progressed(&self, followed: &Followed) -> bool {
+        let (confirmed, ended) = followed.with(|follower| (follower.confirmed(), follower.ended()));
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        if ended {
+            inner.freshness.left(followed.origin());
+        } else if let Some(tick) = confirmed {
+            inner.freshness.confirmed(followed.origin(), tick);
+        }
+        self.publish_locked(&mut inner, now);
+        ended
+    }
+
+    /// An operator says that a node will not come back as it was.
+    pub(crate) fn forget(&self, node: &NodeId) -> bool {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        let known = inner.freshness.forget(node, now);
+        self.publish_locked(&mut inner, now);
+        known
+    }
+
+    /// Lets time pass.
+    pub(crate) fn publish(&self) {
+        let now = self.domain.clock().now();
+        self.publish_locked(&mut self.inner.lock(), now);
+    }
+
+    fn publish_locked(&self, inner: &mut Inner, now: Tick) {
+        let published = inner.freshness.publish(now);
+        self.domain.publish(published);
+        let doubts = inner.freshness.doubts(now);
+        if doubts != inner.doubts {
+            if doubts.is_empty() {
+                tracing::info!("every hit counts: all members are heard");
+            } else {
+                tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+            }
+            inner.doubts.clone_from(&doubts);
+            self.observers.tell(Observation::Doubt { reasons: doubts });
+        }
+        self.publish_members(inner);
+    }
+
+    fn publish_members(&self, inner: &mut Inner) {
+        let named: Vec<NamedMember> = inner
+            .freshness
+            .relevant()
+            .filter_map(|(origin, _)| {
+                let address = inner.peers.get(origin)?.address;
+                Some(NamedMember { origin: origin.clone(), address, ended: false })
+            })
+            .collect();
+        self.members.send_if_modified(|set| {
+            let changed = set.members != named;
+            if changed {
+                *set = Arc::new(MemberSet { version: set.version + 1, members: named });
+            }
+            changed
+        });
+        if inner.peers.len() > ENDED_KEPT_MAX {
+            let Inner { freshness, peers, .. } = inner;
+            let relevant: Vec<Origin> = freshness.relevant().map(|(origin, _)| origin.clone()).collect();
+            peers.retain(|origin, _| relevant.contains(origin));
+        }
+    }
+
+    pub(crate) fn followed(&self, origin: &Origin, address: SocketAddr, lanes: Lanes) -> Arc<Followed> {
+        let mut inner = self.inner.lock();
+        let peer = inner.peer(origin, address);
+        peer.followed.get_or_insert_with(|| Arc::new(Followed::new(origin.clone(), lanes))).clone()
+    }
+
+    pub(crate) fn served(&self, origin: &Origin, address: SocketAddr) -> Arc<Served> {
+        let lanes = self.lanes;
+        let mut inner = self.inner.lock();
+        inner.peer(origin, address).served.get_or_insert_with(|| Arc::new(Served::new(lanes))).clone()
+    }
+
+    pub(crate) fn caches_of(&self, origin: &Origin, names: Vec<String>) {
+        if let Some(peer) = self.inner.lock().peers.get_mut(origin) {
+            peer.caches = names;
+        }
+    }
+
+    /// What is known of one life: its follower, what it has acknowledged, and the caches it hosts.
+    pub(crate) fn peer(&self, origin: &Origin) -> Option<PeerState> {
+        let inner = self.inner.lock();
+        let Peer { followed, served, caches, .. } = inner.peers.get(origin)?;
+        Some(PeerState { followed: followed.clone(), served: served.clone(), caches: caches.clone() })
+    }
+
+    /// Addresses of all relevant origins, to be dialled.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let inner = self.inner.lock();
+        inner.freshness.relevant().filter_map(|(origin, _)| Some(inner.peers.get(origin)?.address)).collect()
+    }
+
+    pub(crate) fn relevant(&self) -> Vec<Origin> {
+        self.inner.lock().freshness.relevant().map(|(origin, _)| origin.clone()).collect()
+    }
+
+    pub(crate) fn doubts(&self) -> Vec<Doubt> {
+        let now = self.domain.clock().now();
+        self.inner.lock().freshness.doubts(now)
+    }
+
+    /// How long ago everything that everybody did was applied; `None` for never.
+    pub(crate) fn age(&self) -> Option<std::time::Duration> {
+        let now = self.domain.clock().now();
+        let oldest = self.inner.lock().freshness.oldest_confirmation()?;
+        Some(now.since(oldest))
+    }
+}
+
+impl Inner {
+    fn peer(&mut self, origin: &Origin, address: SocketAddr) -> &mut Peer {
+        self.peers.entry(origin.clone()).or_insert_with(|| Peer {
+            address,
+            followed: None,
+            served: None,
+            caches: Vec::new(),
+        })
+    }
+}

@@ -1,0 +1,48 @@
+//! What a node is started with.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_cache::Clock;
+use tidings_proto::freshness::Bounds;
+use tidings_proto::id::Lanes;
+use tidings_proto::log::Retention;
+use tidings_transport::Identity;
+
+/// Everything a node is started with. [`crate::NodeBuilder`] makes one.
+#[derive(Clone)]
+pub(crate) struct Config {
+    pub(crate) cluster: String,
+    pub(crate) node_id: String,
+    pub(crate) listen: SocketAddr,
+    pub(crate) advertise: Option<SocketAddr>,
+    pub(crate) seeds: Vec<String>,
+    pub(crate) identity: Identity,
+    pub(crate) denied: Vec<String>,
+    pub(crate) zone: String,
+    pub(crate) bounds: Bounds,
+    pub(crate) gossip_interval: Duration,
+    pub(crate) lanes: Lanes,
+    pub(crate) retention: Retention,
+    pub(crate) clock: Clock,
+    pub(crate) simulated: Option<Simulated>,
+}
+
+/// A node on a simulated network, driven by the runtime that starts it.
+#[derive(Clone)]
+pub struct Simulated {
+    /// Where its packets go.
+    pub socket: Arc<dyn quinn::AsyncUdpSocket>,
+    /// Seed of QUIC's own randomness.
+    pub seed: [u8; 32],
+    /// Seed of the log id.
+    pub log_id: u64,
+}
+
+impl fmt::Debug for Simulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Simulated").finish_non_exhaustive()
+    }
+}

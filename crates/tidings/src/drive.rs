@@ -1,0 +1,295 @@
+//! The task that runs a node: it starts transport and membership, lets time pass, and ends everything in order.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidings_membership::{
+    AttestError, Attestation, Attestor, Membership, Record, State, View, Config as MembershipConfig,
+};
+use tidings_proto::id::{Incarnation, NodeId, Origin};
+use tidings_transport::{CloseCode, Identity, Transport};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::bus::{Bus, Command, Face};
+use crate::coherence::PeerState;
+use crate::config::Config;
+use crate::node::StartError;
+use crate::observe::Observation;
+
+/// How often freshness is published and links are looked at beside the events that change them.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A link without an echo for so long gets a second connection beside it: QUIC's own patience grows with silence.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// How often caches are tidied.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// How long peers have to take note of a goodbye before the connections close.
+const GOODBYE_TIME: Duration = Duration::from_millis(500);
+
+/// How long the transport has to close.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+
+/// Asks the driver to end, and by when.
+pub(crate) struct Shutdown {
+    pub(crate) deadline: Duration,
+    pub(crate) done: oneshot::Sender<bool>,
+}
+
+struct Signer(Identity);
+
+impl Attestor for Signer {
+    fn sign(&self, message: &[u8]) -> Result<Attestation, AttestError> {
+        let signed = self.0.sign(message).map_err(|error| AttestError(error.to_string()))?;
+        Ok(Attestation { certificate: signed.cert, signature: signed.signature })
+    }
+
+    fn verify(&self, node: &NodeId, message: &[u8], attestation: &Attestation) -> Result<(), AttestError> {
+        let attestation = tidings_transport::Attestation {
+            cert: attestation.certificate.clone(),
+            signature: attestation.signature.clone(),
+        };
+        self.0.verify(node, message, &attestation).map_err(|error| AttestError(error.to_string()))
+    }
+}
+
+pub(crate) struct Driver {
+    pub(crate) bus: Arc<Bus>,
+    pub(crate) config: Config,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) shutdown: mpsc::Receiver<Shutdown>,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Driver {
+    /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
+    pub(crate) async fn run(mut self, started: oneshot::Sender<Result<(), StartError>>) {
+        let view = match self.start().await {
+            Ok(view) => view,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return;
+            }
+        };
+        let _ = started.send(Ok(()));
+        let shutdown = self.drive(view).await;
+        let Some(Shutdown { deadline, done }) = shutdown else {
+            if let Some(transport) = self.bus.transport() {
+                transport.close(Duration::ZERO).await;
+            }
+            return;
+        };
+        let clean = self.leave(deadline).await;
+        let _ = done.send(clean);
+    }
+
+    async fn start(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+        let config = &self.config;
+        let transport_config = tidings_transport::Config {
+            cluster: config.cluster.clone(),
+            node: self.bus.node.clone(),
+            listen: config.listen,
+            identity: config.identity.clone(),
+            denied: config.denied.clone(),
+        };
+        if let Some(advertise) = config.advertise {
+            self.bus.set_address(advertise);
+        }
+        let host = Arc::new(Face(self.bus.clone()));
+        let transport = match &config.simulated {
+            None => Transport::bind(transport_config, host)?,
+            Some(simulated) => {
+                Transport::bind_on(transport_config, host, simulated.socket.clone(), Some(simulated.seed))?
+            }
+        };
+        if config.advertise.is_none() {
+            let address = transport.local_addr();
+            if address.ip().is_unspecified() {
+                return Err(StartError::Unspecified(address));
+            }
+            self.bus.set_address(address);
+        }
+        if self.bus.transport.set(transport).is_err() {
+            unreachable!("a driver starts once");
+        }
+        self.start_membership().await
+    }
+
+    async fn start_membership(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+        let bus = &self.bus;
+        let record = Record {
+            origin: bus.origin(),
+            address: bus.address(),
+            zone: bus.zone.clone(),
+            release: crate::RELEASE.to_owned(),
+        };
+        let mut config = MembershipConfig::new(bus.cluster.clone(), record);
+        config.seeds.clone_from(&self.config.seeds);
+        config.gossip_interval = self.config.gossip_interval;
+        let clock = bus.domain.clock().clone();
+        config.clock = Arc::new(move || clock.coarse());
+        let identity = bus.transport().expect("the transport is started first").identity().clone();
+        let membership = Membership::start(config, bus.seam(), Arc::new(Signer(identity))).await?;
+        let view = membership.watch();
+        *bus.membership.lock() = Some(membership);
+        Ok(view)
+    }
+
+    async fn drive(&mut self, mut view: watch::Receiver<Arc<View>>) -> Option<Shutdown> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tidying = None;
+        let mut wanted = BTreeSet::new();
+        let mut states = Vec::new();
+        view.mark_changed();
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return None,
+                Some(shutdown) = self.shutdown.recv() => return Some(shutdown),
+                Ok(()) = view.changed() => {
+                    let now = view.borrow_and_update().clone();
+                    self.seen(&now, &mut states);
+                    self.dial(&now, &mut wanted);
+                }
+                Some(command) = self.commands.recv() => match command {
+                    Command::Dial => {
+                        let now = view.borrow().clone();
+                        self.dial(&now, &mut wanted);
+                    }
+                    Command::Renumber(incarnation) => {
+                        if let Some(renumbered) = self.renumber(incarnation).await {
+                            view = renumbered;
+                            view.mark_changed();
+                        }
+                    }
+                },
+                _ = tick.tick() => {
+                    self.redial_silent();
+                    let now = view.borrow().clone();
+                    self.bus.coherence.seen(&now);
+                }
+                _ = housekeeping.tick() => {
+                    let idle = tidying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
+                    if idle {
+                        let domain = self.bus.domain.clone();
+                        tidying = Some(tokio::task::spawn_blocking(move || domain.housekeep()));
+                    }
+                    let caches = self.bus.domain.caches();
+                    let names: Vec<String> = caches.iter().map(|cache| cache.name().to_string()).collect();
+                    self.bus.hosted.send_if_modified(|hosted| {
+                        let changed = **hosted != names;
+                        if changed {
+                            *hosted = Arc::new(names);
+                        }
+                        changed
+                    });
+                }
+            }
+        }
+    }
+
+    fn seen(&self, view: &View, states: &mut Vec<(Origin, State)>) {
+        let now: Vec<_> =
+            view.lives().map(|member| (member.record.origin.clone(), member.state)).collect();
+        for (origin, state) in now.iter().filter(|entry| !states.contains(entry)) {
+            tracing::info!(%origin, %state, "member");
+            self.bus.observers.tell(Observation::Member { origin: origin.clone(), state: *state });
+        }
+        *states = now;
+        self.bus.coherence.seen(view);
+    }
+
+    /// Keeps a link to every seed and every relevant origin.
+    fn dial(&self, view: &View, wanted: &mut BTreeSet<SocketAddr>) {
+        let Some(transport) = self.bus.transport() else { return };
+        let mut addresses: BTreeSet<SocketAddr> = self.bus.coherence.addresses().into_iter().collect();
+        addresses.extend(&view.seeds);
+        addresses.remove(&self.bus.address());
+        wanted.difference(&addresses).for_each(|address| transport.unwant(*address));
+        addresses.difference(wanted).for_each(|address| transport.want(*address));
+        *wanted = addresses;
+    }
+
+    fn redial_silent(&self) {
+        let Some(transport) = self.bus.transport() else { return };
+        let now = self.bus.domain.clock().now();
+        for link in transport.links() {
+            if now.since(link.last_heard()) >= SILENCE {
+                transport.redial(&link.peer().node);
+            }
+        }
+    }
+
+    /// Takes a later incarnation: gossip and every link start anew under it.
+    async fn renumber(&self, incarnation: Incarnation) -> Option<watch::Receiver<Arc<View>>> {
+        if incarnation <= self.bus.origin().incarnation {
+            return None;
+        }
+        let origin = self.bus.renumber(incarnation);
+        tracing::warn!(%origin, "a later incarnation of this node is known: taking the next");
+        if let Some(transport) = self.bus.transport() {
+            transport.links().iter().for_each(|link| link.close(CloseCode::Ended, "renumbered"));
+        }
+        let old = self.bus.membership.lock().take();
+        if let Some(membership) = old {
+            membership.shutdown().await;
+        }
+        self.bus.observers.tell(Observation::Renumbered { origin });
+        match self.start_membership().await {
+            Ok(view) => Some(view),
+            Err(error) => {
+                tracing::error!(%error, "membership could not be started again");
+                None
+            }
+        }
+    }
+
+    /// Refuse mutations, wait for open writes, seal, drain to acknowledgements, say goodbye, close. Cut short, no
+    /// goodbye is said: peers then treat it as an unclean end. Returns whether it was clean.
+    async fn leave(&self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        let bus = &self.bus;
+        bus.domain.leave();
+        let drained = tokio::time::timeout_at(deadline, async {
+            bus.domain.writes_settled().await;
+            let heads = bus.domain.log().seal();
+            for origin in bus.coherence.relevant() {
+                if let Some(PeerState { served: Some(served), .. }) = bus.coherence.peer(&origin) {
+                    served.reached(&heads).await;
+                }
+            }
+            heads
+        })
+        .await;
+        let clean = drained.is_ok();
+        if let Ok(heads) = drained {
+            bus.goodbye.send_replace(Some(heads));
+            if let Some(membership) = bus.membership() {
+                membership.leave().await;
+            }
+            if let Some(transport) = bus.transport() {
+                let links = transport.links();
+                let closed = futures_util::future::join_all(links.iter().map(|link| link.closed()));
+                let _ = tokio::time::timeout(GOODBYE_TIME, closed).await;
+            }
+        } else {
+            tracing::warn!("the time to shut down is over: no goodbye is said, peers will doubt for a while");
+        }
+        let membership = bus.membership.lock().take();
+        if let Some(membership) = membership {
+            membership.shutdown().await;
+        }
+        if let Some(transport) = bus.transport() {
+            transport.close(CLOSE_TIME).await;
+        }
+        bus.domain.close().await;
+        clean
+    }
+}

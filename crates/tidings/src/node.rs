@@ -1,0 +1,470 @@
+//! The handle of a running node.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidings_cache::{AnyCache, Cache, CacheBuilder, Clock, Domain, Key};
+use tidings_membership::{Member, State};
+use tidings_proto::freshness::{Bounds, Doubt};
+use tidings_proto::follower::Follower;
+use tidings_proto::id::{Incarnation, InvalidName, LogId, NodeId, Origin, Sequence};
+use tidings_proto::log::ChangeLog;
+use tidings_proto::time::Tick;
+use tidings_transport::session::FollowCounts;
+use tidings_transport::{BindError, Identity, TransportStats};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::builder::NodeBuilder;
+use crate::bus::{Bus, Conflict, Parts};
+use crate::coherence::{Coherence, PeerState};
+use crate::config::Config;
+use crate::drive::{Driver, Shutdown};
+use crate::observe::{Observer, Observers};
+
+/// A member counts as synced if everything it did up to so long ago is applied here.
+pub const SYNCED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A node could not be started. Nothing runs.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The cluster's name or the node id is not usable.
+    #[error("name")]
+    Name(#[from] InvalidName),
+    /// The port cannot be bound, or the identity does not fit.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The seeds cannot be used, or the node's record cannot be signed.
+    #[error("membership")]
+    Membership(#[from] tidings_membership::StartError),
+    /// Peers could not reach the node at this address.
+    #[error("listening on {0}: say at which address peers can reach this node (advertise)")]
+    Unspecified(SocketAddr),
+    /// The advertised name does not resolve.
+    #[error("cannot resolve the advertised address {name:?}")]
+    Advertise {
+        /// The name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bus thread could not be made.
+    #[error("cannot start the bus thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A node is not ready to serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReady {
+    /// It cannot take part in its cluster at all.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// It has reached nobody, or not everybody, yet.
+    #[error("{}", reasons.join("; "))]
+    Waiting {
+        /// What is missing, for people.
+        reasons: Vec<String>,
+    },
+}
+
+/// A member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct MemberInfo {
+    /// Its id.
+    pub node: NodeId,
+    /// Whether it is the answering node.
+    pub this_node: bool,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Whether it can be heard.
+    pub state: State,
+    /// Where it can be dialled.
+    pub address: SocketAddr,
+    /// Its zone, or nothing.
+    pub zone: String,
+    /// Its release.
+    pub release: String,
+    /// Round trip on the link to it.
+    pub rtt: Option<Duration>,
+    /// Everything it did up to so long ago is applied here.
+    pub confirmed: Option<Duration>,
+    /// Events of this node that it has not acknowledged.
+    pub lag_events: u64,
+    /// Events of its that are applied here.
+    pub applied: u64,
+    /// Gaps, resets and duplicates while following it.
+    pub gaps: u64,
+    /// See `gaps`.
+    pub resets: u64,
+    /// See `gaps`.
+    pub duplicates: u64,
+    /// The caches it hosts.
+    pub caches: Vec<String>,
+}
+
+impl MemberInfo {
+    /// Whether everything it did up to [`SYNCED_WITHIN`] ago is applied here.
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.this_node || self.confirmed.is_some_and(|age| age <= SYNCED_WITHIN)
+    }
+}
+
+/// A running node. Clones are handles of the same one; dropping the last stops it without a goodbye.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    bus: Arc<Bus>,
+    shutdown: mpsc::Sender<Shutdown>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    has_seeds: bool,
+    _cancel: DropGuard,
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("origin", &self.origin()).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// Describes a node of a cluster.
+    pub fn builder(cluster: impl Into<String>) -> NodeBuilder {
+        NodeBuilder::new(cluster)
+    }
+
+    pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
+        tidings_proto::id::check_name(&config.cluster)?;
+        let node = NodeId::new(&config.node_id)?;
+        let clock = config.clock.clone();
+        let origin = Origin { node: node.clone(), incarnation: Incarnation(clock.wall_ms()) };
+        let log = Arc::new(ChangeLog::new(config.lanes, config.retention));
+        let domain = Domain::new(clock, log, origin.clone(), config.bounds.max_staleness);
+        let observers = Arc::<Observers>::default();
+        let has_seeds = !config.seeds.is_empty();
+        let coherence =
+            Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
+        let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
+        let zone = config.zone.clone();
+        let cluster = config.cluster.clone();
+        let (bus, commands) = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers });
+        let (shutdown, inbox) = mpsc::channel(1);
+        let cancel = CancellationToken::new();
+        let simulated = config.simulated.is_some();
+        let driver = Driver { bus: bus.clone(), config, commands, shutdown: inbox, cancel: cancel.clone() };
+        let (started, starting) = oneshot::channel();
+        let thread = if simulated {
+            tokio_util::task::TaskTracker::new().spawn(driver.run(started));
+            None
+        } else {
+            Some(spawn_bus(driver, started)?)
+        };
+        let inner = Inner {
+            bus,
+            shutdown,
+            thread: Mutex::new(thread),
+            has_seeds,
+            _cancel: cancel.drop_guard(),
+        };
+        let node = Self { inner: Arc::new(inner) };
+        match starting.await {
+            Ok(Ok(())) => Ok(node),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(StartError::Thread(std::io::Error::other("the bus thread ended at once"))),
+        }
+    }
+
+    /// Who this node is, in its present life.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.inner.bus.origin()
+    }
+
+    /// Name of its cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.inner.bus.cluster
+    }
+
+    /// Where peers dial it.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.inner.bus.address()
+    }
+
+    /// What its caches share.
+    #[must_use]
+    pub fn domain(&self) -> &Domain {
+        &self.inner.bus.domain
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.inner.bus.domain.clock()
+    }
+
+    /// Describes a cache, to be opened.
+    pub fn cache<K: Key, V: Clone + Send + Sync + 'static>(&self, name: &str) -> CacheBuilder<K, V> {
+        CacheBuilder::new(self.domain(), name)
+    }
+
+    /// The open cache of this name, if its types are these.
+    #[must_use]
+    pub fn lookup<K: Key, V: Clone + Send + Sync + 'static>(&self, name: &str) -> Option<Cache<K, V>> {
+        Cache::lookup(self.domain(), name)
+    }
+
+    /// The open caches, by name, whatever their types.
+    #[must_use]
+    pub fn caches(&self) -> Vec<Arc<dyn AnyCache>> {
+        self.domain().caches()
+    }
+
+    /// Watches what happens to the node.
+    #[must_use]
+    pub fn observe(&self) -> Observer {
+        self.inner.bus.observers.observe()
+    }
+
+    /// Every known member, this node first.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        let bus = &self.inner.bus;
+        let heads = bus.domain.log().heads();
+        let now = bus.domain.clock().now();
+        let view = bus.membership().map(|membership| membership.view()).unwrap_or_default();
+        let mut members = vec![self.this_member()];
+        for member in view.members.values() {
+            members.push(self.member(member, &heads, now));
+        }
+        members
+    }
+
+    fn member(&self, member: &Member, heads: &[Sequence], now: Tick) -> MemberInfo {
+        let bus = &self.inner.bus;
+        let Member { record, state, .. } = member;
+        let origin = &record.origin;
+        let PeerState { followed, served, caches } = bus.coherence.peer(origin).unwrap_or_default();
+        let link = bus.transport().and_then(|transport| transport.link(&origin.node));
+        let count = |counter: fn(&FollowCounts) -> &AtomicU64| {
+            followed.as_ref().map_or(0, |followed| counter(followed.counts()).load(Ordering::Relaxed))
+        };
+        let confirmed = followed.as_ref().and_then(|followed| followed.with(Follower::confirmed));
+        MemberInfo {
+            node: origin.node.clone(),
+            this_node: false,
+            incarnation: origin.incarnation,
+            state: *state,
+            address: record.address,
+            zone: record.zone.clone(),
+            release: record.release.clone(),
+            rtt: link.map(|link| link.rtt()),
+            confirmed: confirmed.map(|tick| now.since(tick)),
+            lag_events: served.map_or(0, |served| served.lag(heads)),
+            applied: count(|counts| &counts.applied),
+            gaps: count(|counts| &counts.gaps),
+            resets: count(|counts| &counts.resets),
+            duplicates: count(|counts| &counts.duplicates),
+            caches,
+        }
+    }
+
+    fn this_member(&self) -> MemberInfo {
+        let Origin { node, incarnation } = self.origin();
+        MemberInfo {
+            node,
+            this_node: true,
+            incarnation,
+            state: State::Live,
+            address: self.address(),
+            zone: self.inner.bus.zone.clone(),
+            release: crate::RELEASE.to_owned(),
+            rtt: None,
+            confirmed: Some(Duration::ZERO),
+            lag_events: 0,
+            applied: 0,
+            gaps: 0,
+            resets: 0,
+            duplicates: 0,
+            caches: self.caches().iter().map(|cache| cache.name().to_string()).collect(),
+        }
+    }
+
+    /// Why entries live only as long as the staleness bound, if so.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<Doubt> {
+        self.inner.bus.coherence.doubts()
+    }
+
+    /// Everything that every relevant member did up to so long ago is applied here; `None` for never.
+    #[must_use]
+    pub fn freshness_age(&self) -> Option<Duration> {
+        self.inner.bus.coherence.age()
+    }
+
+    /// The limits of freshness.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        self.inner.bus.coherence.bounds()
+    }
+
+    /// What the transport has counted.
+    ///
+    /// # Panics
+    /// Never: a node that was started has a transport.
+    #[must_use]
+    pub fn transport_stats(&self) -> &TransportStats {
+        self.inner.bus.transport().expect("a started node has a transport").stats()
+    }
+
+    /// The node's identity, to be reloaded.
+    ///
+    /// # Panics
+    /// Never: a node that was started has a transport.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        self.inner.bus.transport().expect("a started node has a transport").identity()
+    }
+
+    /// Replaces the deny list; connections of those on it are closed.
+    pub fn set_denied(&self, denied: &[String]) {
+        if let Some(transport) = self.inner.bus.transport() {
+            transport.set_denied(denied);
+        }
+    }
+
+    /// Says that no known life of a node will come back: it no longer holds this node in doubt after the write
+    /// horizon. Returns whether any was known.
+    #[must_use = "false means that there is no such node"]
+    pub fn forget(&self, node: &NodeId) -> bool {
+        let bus = &self.inner.bus;
+        let known = bus.coherence.forget(node);
+        if let Some(membership) = bus.membership() {
+            let lives: Vec<Origin> = membership
+                .view()
+                .lives()
+                .filter(|member| member.record.origin.node == *node)
+                .map(|member| member.record.origin.clone())
+                .collect();
+            lives.iter().for_each(|origin| {
+                let _ = membership.forget(origin);
+            });
+        }
+        known
+    }
+
+    /// Whether the node is ready now.
+    ///
+    /// # Errors
+    /// [`NotReady`] says what is missing.
+    pub fn readiness(&self) -> Result<(), NotReady> {
+        let bus = &self.inner.bus;
+        if let Some(conflict) = bus.conflict.borrow().clone() {
+            return Err(conflict.into());
+        }
+        let mut reasons = Vec::new();
+        if bus.goodbye.borrow().is_some() {
+            reasons.push("the node is leaving".to_owned());
+        }
+        let members = self.members();
+        if self.inner.has_seeds && members.len() == 1 {
+            reasons.push("no seed has been reached".to_owned());
+        }
+        for member in &members {
+            if member.state == State::Live && !member.synced() {
+                reasons.push(format!("{} is not followed yet", member.node));
+            }
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(NotReady::Waiting { reasons }) }
+    }
+
+    /// Waits until the node is ready: every live member is followed and confirmed.
+    ///
+    /// # Errors
+    /// [`NotReady::Conflict`] at once if it can never be; [`NotReady::Waiting`] if it is not within `time`.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn ready(&self, time: Duration) -> Result<(), NotReady> {
+        /// How often readiness is judged; it changes with every confirmation, four times a second.
+        const INTERVAL: Duration = Duration::from_millis(20);
+        let deadline = tokio::time::Instant::now() + time;
+        loop {
+            match self.readiness() {
+                Err(NotReady::Waiting { .. }) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(INTERVAL).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Waits until no doubt is left, at most for a time. Returns whether that is so.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn fresh(&self, time: Duration) -> bool {
+        let mut observer = self.observe();
+        let cleared = async {
+            while !self.doubts().is_empty() {
+                if observer.next().await.is_none() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(time, cleared).await;
+        self.doubts().is_empty()
+    }
+
+    /// Whether the node has found that it cannot take part in its cluster.
+    #[must_use]
+    pub fn conflict(&self) -> Option<Conflict> {
+        self.inner.bus.conflict.borrow().clone()
+    }
+
+    /// Shuts down: refuses new mutations, waits for open write-throughs, drains to every member's acknowledgement,
+    /// says goodbye, closes and joins. Returns whether that was done within the deadline; if not, no goodbye was
+    /// said, and peers doubt this node's last changes for a while.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        let (done, finished) = oneshot::channel();
+        let asked = self.inner.shutdown.send(Shutdown { deadline, done }).await;
+        let clean = asked.is_ok() && finished.await.unwrap_or(false);
+        let thread = self.inner.thread.lock().take();
+        if let Some(thread) = thread {
+            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                tracing::error!("the bus thread panicked");
+            }
+        }
+        clean
+    }
+}
+
+/// Runs the bus on a thread of its own: a starved application runtime delays no heartbeat.
+fn spawn_bus(
+    driver: Driver,
+    started: oneshot::Sender<Result<(), StartError>>,
+) -> Result<std::thread::JoinHandle<()>, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(2)
+        .thread_name("tidings-blocking")
+        .build()
+        .map_err(StartError::Thread)?;
+    let run = move || {
+        runtime.block_on(driver.run(started));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    };
+    std::thread::Builder::new().name("tidings-bus".to_owned()).spawn(run).map_err(StartError::Thread)
+}

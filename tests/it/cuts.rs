@@ -1,0 +1,140 @@
+//! Networks that are cut, one way or both, lossy or late: no read breaks a promise, no writer waits, and the cluster
+//! heals by itself.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tidings_tests::cluster::{Cluster, Setup};
+use tidings_tests::drive::{Drive, Load};
+use tidings_tests::network::Network;
+use tidings_tests::scale;
+use tidings_tests::wait::until;
+use tokio::time::{Instant, sleep};
+
+use crate::verdict;
+
+/// Traffic before a fault, so that the caches are warm, and after it.
+const STEADY: Duration = Duration::from_secs(5);
+
+/// How long a cut lasts: longer than the bound, than every detector and than QUIC's idle time.
+const CUT: Duration = Duration::from_secs(10);
+
+/// Longest time from a reachable network to a cluster in step.
+const HEALED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Runs three nodes on hosts of their own through a fault of the network.
+async fn through(fault: impl FnOnce(&mut Network) -> Result<()>) -> Result<()> {
+    let mut cluster = Cluster::start(Setup::hosts(3)?).await?;
+    let drive = Drive::start(&cluster, Load::default());
+    sleep(scale::duration(STEADY)).await;
+    drive.phase("during");
+    fault(cluster.network())?;
+    sleep(CUT).await;
+    healed(&mut cluster).await?;
+    drive.phase("after");
+    sleep(scale::duration(STEADY)).await;
+    verdict::kept(&mut cluster, drive, &[0, 1, 2]).await
+}
+
+async fn healed(cluster: &mut Cluster) -> Result<()> {
+    cluster.network().heal()?;
+    let healed = Instant::now();
+    cluster.formed().await?;
+    eprintln!("in step {:?} after the network was whole", healed.elapsed());
+    ensure!(healed.elapsed() <= HEALED_WITHIN, "healed only after {:?}", healed.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_cut_off_both_ways_breaks_no_promise() -> Result<()> {
+    through(|network| network.isolate(0)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_but_is_not_heard_breaks_no_promise() -> Result<()> {
+    through(|network| (1..3).try_for_each(|other| network.cut(0, other))).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pair_cut_one_way_breaks_no_promise() -> Result<()> {
+    through(|network| network.cut(0, 1)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lossy_network_breaks_no_promise() -> Result<()> {
+    through(|network| {
+        let pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)];
+        pairs.into_iter().try_for_each(|(from, to)| network.lose(from, to, 10))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_behind_a_cut_breaks_no_promise() -> Result<()> {
+    const JOINER: usize = 3;
+    let mut cluster = Cluster::prepare(Setup::hosts(4)?)?;
+    for node in 0..JOINER {
+        cluster.node_mut(node).start()?;
+    }
+    cluster.formed().await?;
+    let drive = Drive::start(&cluster, Load::default());
+    sleep(scale::duration(STEADY)).await;
+    drive.phase("during");
+    cluster.network().cut(0, JOINER)?;
+    cluster.network().cut(JOINER, 0)?;
+    cluster.node_mut(JOINER).start()?;
+    sleep(CUT).await;
+    healed(&mut cluster).await?;
+    drive.phase("after");
+    sleep(scale::duration(STEADY)).await;
+    verdict::kept(&mut cluster, drive, &[0, 1, 2]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() -> Result<()> {
+    let setup = Setup { coherence: "log_events = 16", ..Setup::hosts(3)? };
+    let mut cluster = Cluster::start(setup).await?;
+    let drive = Drive::start(&cluster, Load::default());
+    sleep(scale::duration(STEADY)).await;
+    drive.phase("during");
+    cluster.network().isolate(0)?;
+    sleep(CUT).await;
+    healed(&mut cluster).await?;
+    let counted = async || {
+        for api in cluster.apis() {
+            let (resets, fences) =
+                (api.metric("tidings_follow_resets_total"), api.metric("tidings_fences_total"));
+            let (resets, fences) = (resets.await?, fences.await?);
+            ensure!(resets > 0.5 && fences > 0.5, "{resets} resets, {fences} fences");
+        }
+        Ok(())
+    };
+    until("every node counts a reset and a fence", HEALED_WITHIN, counted).await?;
+    drive.phase("after");
+    sleep(scale::duration(STEADY)).await;
+    verdict::kept(&mut cluster, drive, &[0, 1, 2]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_that_were_held_back_make_nothing_fresh() -> Result<()> {
+    /// Shorter than QUIC's idle time, so that what was held still counts; several times the bound.
+    const HELD: Duration = Duration::from_millis(1800);
+    const BOUND: Duration = Duration::from_millis(500);
+    const TIMES: usize = 4;
+    let setup = Setup { max_staleness: BOUND, ..Setup::switched(3)? };
+    let mut cluster = Cluster::start(setup).await?;
+    let drive = Drive::start(&cluster, Load::default());
+    sleep(scale::duration(STEADY)).await;
+    drive.phase("during");
+    for _ in 0..scale::count(TIMES) {
+        for held in [true, false] {
+            let switch = cluster.network().switch().expect("it was made with one");
+            (1..3).for_each(|other| switch.hold(0, other, held));
+            sleep(HELD).await;
+        }
+    }
+    cluster.formed().await?;
+    drive.phase("after");
+    sleep(scale::duration(STEADY)).await;
+    verdict::kept(&mut cluster, drive, &[0, 1, 2]).await
+}

@@ -1,0 +1,4 @@
+//! Whole nodes, and the rig they are tested with.
+
+mod architecture;
+mod network;

@@ -1,0 +1,119 @@
+//! The rig's own network does what it is told: otherwise a passed test of a cut says nothing.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use tidings_tests::host::Host;
+use tidings_tests::network::Network;
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout};
+
+/// Longest wait for a datagram that is not lost.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(2);
+
+/// Wait that shows that a datagram is lost: on this machine it takes microseconds.
+const LOST_AFTER: Duration = Duration::from_millis(200);
+
+/// A socket on a host.
+async fn socket(host: &Host) -> Result<UdpSocket> {
+    let address = SocketAddr::from((host.address(), 0));
+    Ok(host.runtime().spawn(async move { UdpSocket::bind(address).await }).await??)
+}
+
+/// How long a datagram takes; nothing if it is lost.
+async fn travel(from: &UdpSocket, to: &UdpSocket, wait: Duration) -> Result<Option<Duration>> {
+    let sent = Instant::now();
+    from.send_to(b"?", to.local_addr()?).await?;
+    let arrived = timeout(wait, to.recv_from(&mut [0; 8])).await;
+    Ok(arrived.is_ok().then(|| sent.elapsed()))
+}
+
+async fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<bool> {
+    Ok(travel(from, to, ARRIVES_WITHIN).await?.is_some())
+}
+
+async fn is_lost(from: &UdpSocket, to: &UdpSocket) -> Result<bool> {
+    Ok(travel(from, to, LOST_AFTER).await?.is_none())
+}
+
+#[tokio::test]
+async fn a_cut_is_one_way_and_heals() -> Result<()> {
+    let mut network = Network::bridged(2)?;
+    let (a, b) = (socket(&network.hosts()[0]).await?, socket(&network.hosts()[1]).await?);
+    assert!(arrives(&a, &b).await? && arrives(&b, &a).await?);
+    network.cut(0, 1)?;
+    assert!(is_lost(&a, &b).await? && arrives(&b, &a).await?);
+    network.heal()?;
+    assert!(arrives(&a, &b).await? && arrives(&b, &a).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_isolated_host_hears_and_reaches_nobody() -> Result<()> {
+    let mut network = Network::bridged(3)?;
+    let (a, b) = (socket(&network.hosts()[0]).await?, socket(&network.hosts()[1]).await?);
+    let c = socket(&network.hosts()[2]).await?;
+    network.isolate(0)?;
+    assert!(is_lost(&a, &b).await? && is_lost(&b, &a).await? && is_lost(&c, &a).await?);
+    assert!(arrives(&b, &c).await? && arrives(&c, &b).await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn loss_takes_its_share() -> Result<()> {
+    const SENT: usize = 2000;
+    let mut network = Network::bridged(2)?;
+    let (a, b) = (socket(&network.hosts()[0]).await?, socket(&network.hosts()[1]).await?);
+    network.lose(0, 1, 30)?;
+    let mut lost = 0;
+    for _ in 0..SENT {
+        lost += usize::from(travel(&a, &b, Duration::from_millis(5)).await?.is_none());
+    }
+    // Six standard deviations of 2,000 draws at 30 %, and some that were only late.
+    assert!((450..900).contains(&lost), "{lost} of {SENT} lost");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_switch_delays_and_holds_one_way() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(150);
+    let network = Network::switched(3)?;
+    let (a, b) = (socket(&network.hosts()[0]).await?, socket(&network.hosts()[1]).await?);
+    // The first datagrams also wait for the neighbours' addresses.
+    assert!(arrives(&a, &b).await? && arrives(&b, &a).await?);
+    let switch = network.switch().expect("it was made with one");
+    switch.delay(0, 1, DELAY);
+    let there = travel(&a, &b, ARRIVES_WITHIN).await?.expect("it is late, not lost");
+    let back = travel(&b, &a, ARRIVES_WITHIN).await?.expect("it is not lost");
+    assert!(there >= DELAY, "{there:?}");
+    assert!(back < DELAY, "{back:?}");
+    switch.delay(0, 1, Duration::ZERO);
+    switch.hold(0, 1, true);
+    assert!(is_lost(&a, &b).await?, "it is held");
+    switch.hold(0, 1, false);
+    assert!(timeout(ARRIVES_WITHIN, b.recv_from(&mut [0; 8])).await.is_ok(), "it comes when it is let go");
+    Ok(())
+}
+
+#[tokio::test]
+async fn programs_and_sockets_are_inside_their_host() -> Result<()> {
+    let network = Network::bridged(1)?;
+    let host = &network.hosts()[0];
+    let addresses = host.namespace().run("ip", &["-4", "-o", "addr", "show", "eth0"])?;
+    assert!(addresses.contains("10.77.0.1/24"), "{addresses}");
+    assert!(UdpSocket::bind((host.address(), 0)).await.is_err(), "this process itself is outside");
+    socket(host).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_host_leaves_nothing_behind() -> Result<()> {
+    let network = Network::bridged(1)?;
+    let name = network.hosts()[0].namespace().name().to_owned();
+    let path = std::path::Path::new("/run/netns").join(name);
+    assert!(path.exists());
+    drop(network);
+    assert!(!path.exists());
+    Ok(())
+}

@@ -1,0 +1,322 @@
+//! Traffic: readers and writers at every node against one system of record, every hit judged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::Result;
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Api, Fill, Lookup};
+use crate::cluster::{CACHE, Cluster};
+use crate::record::{Hit, Record, Version};
+
+/// Pause of a reader between two reads: leaves two cores time for the nodes.
+const READ_EVERY: Duration = Duration::from_millis(4);
+
+/// How long a load from the record takes, its answer decided at the beginning: time for an invalidation to overtake it.
+const LOAD_TAKES: Duration = Duration::from_millis(10);
+
+/// Pause of a writer between two writes.
+const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// How long a write that no node accepts is tried again before its driver gives up.
+const WRITE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What traffic shall be.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Distinct keys. So many that entries grow older than the bound between two writes of a key, so few that most are
+    /// cached.
+    pub keys: usize,
+    /// Readers at each node.
+    pub readers: usize,
+    /// Draws the keys.
+    pub seed: u64,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { keys: 500, readers: 2, seed: 1 }
+    }
+}
+
+/// Traffic that runs until [`Drive::stop`].
+#[derive(Debug)]
+pub struct Drive {
+    shared: Arc<Shared>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    apis: Vec<Api>,
+    record: Record,
+    load: Load,
+    phases: Mutex<Vec<Phase>>,
+}
+
+/// What happened between two calls of [`Drive::phase`].
+#[derive(Clone, Debug)]
+pub struct Phase {
+    name: &'static str,
+    begun: Instant,
+    took: Duration,
+    /// Per node.
+    nodes: BTreeMap<usize, Counts>,
+}
+
+/// What happened at one node.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Lookups that hit.
+    pub hits: u64,
+    /// Lookups that missed: each is a load from the record.
+    pub loads: u64,
+    /// Fills that something ended.
+    pub ended: u64,
+    /// Requests without a usable answer.
+    pub failed: u64,
+    /// How long each accepted write took, in order of acceptance.
+    pub writes: Vec<Duration>,
+}
+
+impl Counts {
+    /// The share of lookups that hit.
+    #[must_use]
+    pub fn hit_ratio(&self) -> f64 {
+        self.hits as f64 / (self.hits + self.loads).max(1) as f64
+    }
+
+    /// The write latency that this share of writes does not exceed.
+    #[must_use]
+    pub fn write_quantile(&self, share: f64) -> Duration {
+        let mut sorted = self.writes.clone();
+        sorted.sort_unstable();
+        let index = (sorted.len() as f64 * share) as usize;
+        sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    }
+}
+
+impl Phase {
+    /// What happened at one node.
+    #[must_use]
+    pub fn node(&self, node: usize) -> Counts {
+        self.nodes.get(&node).cloned().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.took.as_secs_f64().max(f64::EPSILON);
+        for (node, counts) in &self.nodes {
+            writeln!(
+                f,
+                "{:8} n{}: hit ratio {:.3}, {:6.1} loads/s, {:5.1} writes/s, write p50 {:?} p99 {:?}, {} ended, {} failed",
+                self.name,
+                node + 1,
+                counts.hit_ratio(),
+                counts.loads as f64 / seconds,
+                counts.writes.len() as f64 / seconds,
+                counts.write_quantile(0.5),
+                counts.write_quantile(0.99),
+                counts.ended,
+                counts.failed,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Drive {
+    /// Starts readers and one writer at every node of a cluster.
+    #[must_use]
+    pub fn start(cluster: &Cluster, load: Load) -> Self {
+        let record = Record::new(cluster.max_staleness());
+        let shared = Arc::new(Shared { apis: cluster.apis(), record, load, phases: Mutex::default() });
+        let mut drive = Self { shared, tasks: JoinSet::new(), stop: CancellationToken::new() };
+        drive.phase("before");
+        for node in 0..drive.shared.apis.len() {
+            for reader in 0..load.readers {
+                let (shared, stop, seed) =
+                    (Arc::clone(&drive.shared), drive.stop.clone(), (node * 64 + reader) as u64);
+                let read = async move { shared.read_until_stopped(node, load.seed ^ seed).await };
+                drive.tasks.spawn(async move { stop.run_until_cancelled(read).await.unwrap_or(()) });
+            }
+            let (shared, stop) = (Arc::clone(&drive.shared), drive.stop.clone());
+            // A writer finishes what it began: a write without its invalidation would be no defect of the cluster.
+            drive.tasks.spawn(async move { shared.write_until_stopped(node, &stop).await });
+        }
+        drive
+    }
+
+    /// Ends the current phase and begins another.
+    pub fn phase(&self, name: &'static str) {
+        let mut phases = self.shared.phases();
+        let now = Instant::now();
+        if let Some(current) = phases.last_mut() {
+            current.took = now - current.begun;
+        }
+        phases.push(Phase { name, begun: now, took: Duration::ZERO, nodes: BTreeMap::new() });
+    }
+
+    /// The system of record.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.shared.record
+    }
+
+    /// Reads at one node once, judged like all others; an error if it does not answer.
+    pub async fn read(&self, node: usize, key: usize) -> Result<()> {
+        self.shared.read(node, &name_of(key)).await
+    }
+
+    /// Waits for the writers to finish what they began, and ends the readers; the phases, each printed.
+    pub async fn stop(mut self) -> Stopped {
+        self.stop.cancel();
+        while let Some(ended) = self.tasks.join_next().await {
+            ended.expect("no driver panics");
+        }
+        self.phase("after the end");
+        let mut phases = self.shared.phases().clone();
+        phases.pop();
+        for phase in &phases {
+            eprint!("{phase}");
+        }
+        let summary = self.shared.record.summary();
+        eprintln!(
+            "{} hits judged, {} stale by at most {:?}, {} marked, {} violations",
+            summary.hits, summary.stale, summary.staleness_max, summary.marked, summary.violations
+        );
+        Stopped { shared: self.shared, phases }
+    }
+}
+
+/// What traffic came to.
+#[derive(Debug)]
+pub struct Stopped {
+    shared: Arc<Shared>,
+    /// The phases, in order.
+    pub phases: Vec<Phase>,
+}
+
+impl Stopped {
+    /// The system of record.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.shared.record
+    }
+
+    /// The phase of this name.
+    #[must_use]
+    pub fn phase(&self, name: &str) -> &Phase {
+        self.phases.iter().find(|phase| phase.name == name).expect("a phase that the test began")
+    }
+
+    /// Entries, on any of these nodes, that a hit would serve and that differ from the record.
+    pub async fn differing(&self, nodes: &[usize]) -> Result<Vec<String>> {
+        let mut differing = Vec::new();
+        for node in nodes {
+            for key in (0..self.shared.load.keys).map(name_of) {
+                let Lookup::Hit { value, .. } = self.shared.apis[*node].get(CACHE, &key).await? else {
+                    continue;
+                };
+                let (held, truth) = (version_in(&value), self.shared.record.load(&key));
+                if held != Some(truth) {
+                    differing.push(format!("n{} {key}: {held:?}, the record has {truth}", node + 1));
+                }
+            }
+        }
+        Ok(differing)
+    }
+}
+
+impl Shared {
+    fn phases(&self) -> MutexGuard<'_, Vec<Phase>> {
+        self.phases.lock().expect("no holder panics")
+    }
+
+    fn count(&self, node: usize, count: impl FnOnce(&mut Counts)) {
+        if let Some(phase) = self.phases().last_mut() {
+            count(phase.nodes.entry(node).or_default());
+        }
+    }
+
+    async fn read_until_stopped(&self, node: usize, seed: u64) {
+        let mut random = SmallRng::seed_from_u64(seed);
+        loop {
+            let key = name_of(random.random_range(0..self.load.keys));
+            if self.read(node, &key).await.is_err() {
+                self.count(node, |counts| counts.failed += 1);
+            }
+            sleep(READ_EVERY).await;
+        }
+    }
+
+    /// One read through the cache: a hit is judged, a miss loaded and filled.
+    async fn read(&self, node: usize, key: &str) -> Result<()> {
+        let begun = self.record.now();
+        match self.apis[node].get(CACHE, key).await? {
+            Lookup::Hit { value, marked } => {
+                let version = version_in(&value).unwrap_or(Version::MAX);
+                self.record.judge(&Hit { key: key.to_owned(), node, begun, version, marked });
+                self.count(node, |counts| counts.hits += 1);
+            }
+            Lookup::Miss { token } => {
+                self.count(node, |counts| counts.loads += 1);
+                let loaded = self.record.load(key).to_string().into_bytes();
+                sleep(LOAD_TAKES).await;
+                if let Some(token) = token
+                    && self.apis[node].fill(CACHE, key, &token, loaded).await? == Fill::Ended
+                {
+                    self.count(node, |counts| counts.ended += 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_until_stopped(&self, node: usize, stop: &CancellationToken) {
+        let mut random = SmallRng::seed_from_u64(self.load.seed.wrapping_add(node as u64));
+        while !stop.is_cancelled() {
+            let key = name_of(random.random_range(0..self.load.keys));
+            self.write(node, &key).await;
+            sleep(WRITE_EVERY).await;
+        }
+    }
+
+    /// Changes the record, then removes the key at this node; at the next one while that does not answer.
+    async fn write(&self, node: usize, key: &str) {
+        let version = self.record.write(key);
+        let begun = self.record.now();
+        for attempt in 0.. {
+            let through = (node + attempt) % self.apis.len();
+            let sent = self.record.now();
+            match self.apis[through].delete(CACHE, key).await {
+                Ok(()) => {
+                    let now = self.record.now();
+                    self.record.returned(key, version, now, [through]);
+                    return self.count(through, |counts| counts.writes.push(now - sent));
+                }
+                Err(error) => {
+                    assert!(self.record.now() - begun < WRITE_WITHIN, "no node accepts a write: {error:#}");
+                    self.count(through, |counts| counts.failed += 1);
+                    sleep(WRITE_EVERY).await;
+                }
+            }
+        }
+    }
+}
+
+fn name_of(key: usize) -> String {
+    format!("record-{key}")
+}
+
+fn version_in(value: &[u8]) -> Option<Version> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}

@@ -1,0 +1,166 @@
+//! One node as a process: started, watched, stopped by signals.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::api::Api;
+use crate::host::Host;
+use crate::wait::until;
+
+/// Longest time from the start of a process to its readiness.
+pub const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Lines of its log that a node shows at its end.
+const LOG_LINES_SHOWN: usize = 60;
+
+/// The program under test: `TIDINGS_BIN`, or what an optimised build leaves beside the tests.
+pub fn program() -> Result<PathBuf> {
+    let path = match std::env::var_os("TIDINGS_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => {
+            let test = std::env::current_exe().context("cannot tell where this test is")?;
+            let target = test.ancestors().nth(3).context("this test is not in a target directory")?;
+            target.join("release/tidings")
+        }
+    };
+    ensure!(path.is_file(), "{} is not there: `cargo build --release` builds it", path.display());
+    Ok(path)
+}
+
+/// Runs the program to its end; what it printed, if it succeeds.
+pub fn run_program(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program()?).args(arguments).stdin(Stdio::null()).output()?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "tidings {}: {}: {}", arguments.join(" "), output.status, errors.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A node that can be started, ended and paused. Ends with this.
+#[derive(Debug)]
+pub struct Node {
+    id: String,
+    config: PathBuf,
+    host: Option<Arc<Host>>,
+    api: Api,
+    process: Option<Child>,
+}
+
+impl Node {
+    /// A node with this configuration file, on a host of its own or on this machine. Not started.
+    pub fn new(id: &str, config: &Path, http: &str, host: Option<Arc<Host>>) -> Result<Self> {
+        let api = Api::new(http, host.as_ref().map(|host| host.runtime()))?;
+        Ok(Self { id: id.to_owned(), config: config.to_owned(), host, api, process: None })
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// A client of it.
+    #[must_use]
+    pub fn api(&self) -> &Api {
+        &self.api
+    }
+
+    /// Whether it was started and not ended.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Starts it; it need not become ready.
+    pub fn start(&mut self) -> Result<()> {
+        assert!(self.process.is_none(), "{} runs already", self.id);
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(program()?);
+        command.args(["node", "--config"]).arg(&self.config).stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let started = match &self.host {
+            Some(host) => host.namespace().enter(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        self.process = Some(started.context("cannot start a node")?);
+        Ok(())
+    }
+
+    /// Waits until it says it is ready; fails at once if it ends instead.
+    pub async fn ready(&mut self) -> Result<()> {
+        let process = self.process.as_mut().context("not started")?;
+        let (id, api) = (&self.id, &self.api);
+        let what = format!("{id} is ready");
+        let look = async || match process.try_wait()? {
+            Some(status) => Ok(Some(status)),
+            None => api.ready().await.map(|()| None),
+        };
+        let ended = until(&what, READY_WITHIN, look).await?;
+        ensure!(ended.is_none(), "{id} ended: {}", ended.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("not started")?;
+        process.kill()?;
+        process.wait()?;
+        Ok(())
+    }
+
+    /// Asks it to shut down; how it ended.
+    pub async fn terminate(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let process = self.process.as_mut().context("not started")?;
+        let ended =
+            until(&format!("{} ends", self.id), within, async || process.try_wait()?.context("it runs"))
+                .await?;
+        self.process = None;
+        Ok(ended)
+    }
+
+    /// Stops its clock: no thread of it runs until [`Node::proceed`].
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn proceed(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// What it has printed in all its lives.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let process = self.process.as_ref().context("not started")?;
+        kill_process(Pid::from_child(process), signal).with_context(|| format!("cannot signal {}", self.id))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.config.with_extension("log")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.process.is_some()
+            && let Err(error) = self.kill()
+        {
+            eprintln!("cannot end {}: {error:#}", self.id);
+        }
+        // Seen only if the test fails: the output of others is not shown.
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+        eprintln!("---- {}, the end of its log\n{}", self.id, shown.join("\n"));
+    }
+}
