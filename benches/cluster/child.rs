@@ -13,7 +13,8 @@ use crate::quic::Quic;
 use crate::redis_crate::RedisCrate;
 use crate::redis_raw::RedisRaw;
 use crate::setup::{Line, Peer, Role, Setup, System};
-use crate::{nats, quic, redis_crate, redis_raw};
+use crate::tidings::Tidings;
+use crate::{nats, quic, redis_crate, redis_raw, tidings};
 
 /// Longer than any run: the CPU time of a thread that ends is not counted any more.
 const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +32,7 @@ pub(crate) fn run(setup: &Setup) -> Result<()> {
 
 async fn publish(setup: &Setup) -> Result<()> {
     match setup.system {
+        System::Tidings | System::TidingsResident => drive(Tidings::connect(setup).await?, setup).await,
         System::RedisCrate => drive(RedisCrate::connect(setup).await?, setup).await,
         System::RedisRaw => drive(RedisRaw::connect(setup).await?, setup).await,
         System::NatsTls | System::NatsPlain => drive(Nats::connect(setup).await?, setup).await,
@@ -44,6 +46,9 @@ async fn subscribe(setup: &Setup) -> Result<()> {
     let sink = Sink::new(credit);
     let listening = |data: Option<SocketAddr>| Line::Listening(Peer { credit: address, data }).say();
     match setup.system {
+        System::Tidings | System::TidingsResident => {
+            tidings::subscribe(setup, sink, |node| listening(Some(node.address()))).await
+        }
         System::RedisCrate => redis_crate::subscribe(setup, sink, || listening(None)).await,
         System::RedisRaw => redis_raw::subscribe(setup, sink, || listening(None)),
         System::NatsTls | System::NatsPlain => nats::subscribe(setup, sink, || listening(None)).await,

@@ -30,7 +30,7 @@ pub(crate) trait Publisher {
 /// Publishes one phase after another, as standard input asks, until that ends.
 pub(crate) async fn drive(publisher: impl Publisher, setup: &Setup) -> Result<()> {
     let credits = Credits::connect(&setup.peers).await?;
-    let mut driver = Driver { publisher, credits, sent: 0 };
+    let mut driver = Driver { publisher, credits, sent: 0, departures: Vec::new() };
     Line::Connected.say();
     let mut phases = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = phases.next_line().await? {
@@ -38,11 +38,12 @@ pub(crate) async fn drive(publisher: impl Publisher, setup: &Setup) -> Result<()
         let before = driver.sent;
         let start = now_ns();
         match phase.pace {
-            Pace::Burst => driver.burst(start, phase.milliseconds).await?,
+            Pace::Burst => driver.burst(start, &phase).await?,
             Pace::PerSecond(rate) => driver.paced(start, phase.milliseconds, rate).await?,
         }
         driver.credits.received(driver.sent).await?;
-        Line::Sent { messages: driver.sent - before, seconds: seconds_since(start) }.say();
+        let departures = std::mem::take(&mut driver.departures);
+        Line::Sent { messages: driver.sent - before, seconds: seconds_since(start), departures }.say();
     }
     Ok(())
 }
@@ -51,23 +52,25 @@ struct Driver<P> {
     publisher: P,
     credits: Credits,
     sent: u64,
+    departures: Vec<(u64, u64)>,
 }
 
 impl<P: Publisher> Driver<P> {
-    async fn publish(&mut self, stamp_ns: u64, last: bool) -> Result<()> {
-        let message = Message { sequence: self.sent, stamp_ns, last };
+    async fn publish(&mut self, timed: bool, last: bool) -> Result<()> {
+        let message = Message { sequence: self.sent, timed, last };
         self.sent += 1;
         self.publisher.publish(message).await
     }
 
-    async fn burst(&mut self, start: u64, milliseconds: u64) -> Result<()> {
-        while now_ns() - start < milliseconds * 1_000_000 {
+    async fn burst(&mut self, start: u64, phase: &Phase) -> Result<()> {
+        let end = self.sent.saturating_add(phase.messages_max).saturating_sub(LOOK_EVERY);
+        while now_ns() - start < phase.milliseconds * 1_000_000 && self.sent < end {
             for _ in 0..LOOK_EVERY {
-                self.publish(0, false).await?;
+                self.publish(false, false).await?;
             }
             self.credits.room(self.sent).await?;
         }
-        self.publish(0, true).await?;
+        self.publish(false, true).await?;
         self.publisher.flush().await
     }
 
@@ -80,7 +83,8 @@ impl<P: Publisher> Driver<P> {
             let due = ticks.next().await?.min(total - published);
             for _ in 0..due {
                 published += 1;
-                self.publish(now_ns(), published == total).await?;
+                self.departures.push((self.sent, now_ns()));
+                self.publish(true, published == total).await?;
                 self.publisher.flush().await?;
             }
             let overtime = now_ns() - start > OVERTIME * milliseconds * 1_000_000;

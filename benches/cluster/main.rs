@@ -1,4 +1,4 @@
-//! Broadcast to other processes: Redis, NATS and a raw QUIC stream in turns, on one machine.
+//! Broadcast to other processes: tidings, Redis, NATS and a raw QUIC stream in turns, on one machine.
 //!
 //! Every system carries the same messages from one publisher process to N subscriber processes. In a burst they flow
 //! as fast as the slowest subscriber takes them; at a fixed pace each carries the time at which it was handed over.
@@ -17,6 +17,7 @@ mod report;
 mod session;
 mod setup;
 mod targets;
+mod tidings;
 
 use std::fs::File;
 use std::io::Write;
@@ -28,14 +29,11 @@ use clap::Parser;
 use tidings_benches::machine;
 
 use crate::report::{Figure, Report};
-use crate::session::Session;
+use crate::session::{Plan, Session};
 use crate::setup::{Pace, Phase, Setup, System};
 
 /// Puts a second at a fixed pace.
-const PACE: Pace = Pace::PerSecond(10_000);
-
-/// Subscribers of a run; of eight, only cost and rate can be measured on two cores.
-const SUBSCRIBERS: [usize; 3] = [1, 4, 8];
+const PACE: u32 = 10_000;
 
 /// Compares systems that carry changes to other processes.
 #[derive(Debug, Parser)]
@@ -50,7 +48,7 @@ struct Arguments {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = DEFAULT)]
     systems: Vec<System>,
     /// The system that is compared with all others.
-    #[arg(long, value_enum, default_value_t = System::Quinn)]
+    #[arg(long, value_enum, default_value_t = System::Tidings)]
     subject: System,
     /// Appends one JSON document per phase to this file.
     #[arg(long)]
@@ -63,8 +61,15 @@ struct Arguments {
     child: Option<String>,
 }
 
-const DEFAULT: [System; 5] =
-    [System::RedisCrate, System::RedisRaw, System::NatsTls, System::Quinn, System::Harness];
+const DEFAULT: [System; 7] = [
+    System::Tidings,
+    System::TidingsResident,
+    System::RedisCrate,
+    System::RedisRaw,
+    System::NatsTls,
+    System::Quinn,
+    System::Harness,
+];
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -96,16 +101,13 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
         for turn in 0..systems.len() {
             let system = systems[(round + turn) % systems.len()];
             eprintln!("round {} of {rounds}: {}", round + 1, system.name());
-            for (subscribers, phases) in plan(system, arguments.quick) {
-                let mut session =
-                    Session::start(system, subscribers, brokers.get(&system), directory.path())?;
-                session.run(WARM_UP)?;
-                for phase in phases {
-                    let figure = Figure::new(round, system, phase.pace, session.run(phase)?);
-                    report.add(&figure);
-                    if let Some(json) = &mut json {
-                        writeln!(json, "{}", serde_json::to_string(&figure)?)?;
-                    }
+            for plan in plans(system, arguments.quick) {
+                let mut session = Session::start(system, &plan, brokers.get(&system), directory.path())?;
+                session.run(plan.warm_up)?;
+                let figure = Figure::new(round, system, plan.phase.pace, session.run(plan.phase)?);
+                report.add(&figure);
+                if let Some(json) = &mut json {
+                    writeln!(json, "{}", serde_json::to_string(&figure)?)?;
                 }
             }
         }
@@ -115,21 +117,28 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Fills windows, finds the path MTU and warms caches; not counted.
-const WARM_UP: Phase = Phase { pace: Pace::Burst, milliseconds: 300 };
+/// How long a session runs before anything counts: windows fill, the path MTU is found, caches warm.
+const WARM_UP_MS: u64 = 300;
 
-/// How many subscribers, and which phases with each.
-fn plan(system: System, quick: bool) -> Vec<(usize, Vec<Phase>)> {
+/// Changes of keys that every subscriber holds: in the warm-up, and after it. They have to be stored first.
+const RESIDENT: [u64; 2] = [20_000, 150_000];
+
+/// The sessions of a system in one round.
+fn plans(system: System, quick: bool) -> Vec<Plan> {
     let milliseconds = if quick { 500 } else { 1_500 };
-    let burst = Phase { pace: Pace::Burst, milliseconds };
-    let paced = Phase { pace: PACE, milliseconds };
-    if system == System::Harness {
-        return vec![(0, vec![paced])];
-    }
-    let phases = |subscribers| match subscribers {
-        1 => vec![paced],
-        4 => vec![burst, paced],
-        _ => vec![burst],
+    let plan = |subscribers, pace, [warm_up_max, messages_max]: [u64; 2], resident| Plan {
+        subscribers,
+        warm_up: Phase { pace, milliseconds: WARM_UP_MS, messages_max: warm_up_max },
+        phase: Phase { pace, milliseconds, messages_max },
+        resident,
     };
-    SUBSCRIBERS.map(|subscribers| (subscribers, phases(subscribers))).into()
+    let burst = |subscribers| plan(subscribers, Pace::Burst, [u64::MAX; 2], 0);
+    let paced_messages = (WARM_UP_MS + milliseconds) * u64::from(PACE) / 1_000;
+    let paced = |subscribers| plan(subscribers, Pace::PerSecond(PACE), [u64::MAX; 2], paced_messages);
+    match system {
+        System::Harness => vec![paced(0)],
+        System::TidingsResident => vec![plan(4, Pace::Burst, RESIDENT, RESIDENT.iter().sum())],
+        // Of eight subscribers, only cost and rate can be measured on two cores.
+        _ => vec![paced(1), burst(4), paced(4), burst(8)],
+    }
 }

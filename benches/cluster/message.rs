@@ -17,8 +17,8 @@ pub(crate) const TOPIC: &str = "tidings";
 pub(crate) struct Message {
     /// Position, from 0, in everything this publisher ever sends.
     pub(crate) sequence: u64,
-    /// When it was handed over, or 0 if that is not measured.
-    pub(crate) stamp_ns: u64,
+    /// Whether the time of its arrival is wanted.
+    pub(crate) timed: bool,
     /// No message of this phase has a higher sequence.
     pub(crate) last: bool,
 }
@@ -27,15 +27,15 @@ impl Message {
     pub(crate) fn bytes(&self) -> [u8; MESSAGE_BYTES] {
         let mut bytes = [b'x'; MESSAGE_BYTES];
         bytes[..8].copy_from_slice(&self.sequence.to_le_bytes());
-        bytes[8..16].copy_from_slice(&self.stamp_ns.to_le_bytes());
-        bytes[16] = u8::from(self.last);
+        bytes[8] = u8::from(self.timed);
+        bytes[9] = u8::from(self.last);
         bytes
     }
 
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
         ensure!(bytes.len() == MESSAGE_BYTES, "a message of {} bytes", bytes.len());
-        let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
-        Ok(Self { sequence: number(0), stamp_ns: number(8), last: bytes[16] == 1 })
+        let sequence = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+        Ok(Self { sequence, timed: bytes[8] == 1, last: bytes[9] == 1 })
     }
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Sink {
     received_before_phase: u64,
     sequences_sum: u64,
     end: Option<u64>,
-    latencies_ns: Vec<u32>,
+    arrivals: Vec<(u64, u64)>,
 }
 
 impl Sink {
@@ -58,15 +58,14 @@ impl Sink {
             received_before_phase: 0,
             sequences_sum: 0,
             end: None,
-            latencies_ns: Vec::new(),
+            arrivals: Vec::new(),
         }
     }
 
     /// Takes one message in. Messages may arrive in any order, as they do from a system with several lanes.
     pub(crate) fn take(&mut self, message: Message) -> Result<()> {
-        if message.stamp_ns != 0 {
-            let latency = now_ns().saturating_sub(message.stamp_ns);
-            self.latencies_ns.push(u32::try_from(latency).unwrap_or(u32::MAX));
+        if message.timed {
+            self.arrivals.push((message.sequence, now_ns()));
         }
         self.received += 1;
         self.sequences_sum = self.sequences_sum.wrapping_add(message.sequence);
@@ -74,6 +73,8 @@ impl Sink {
             self.end = Some(message.sequence + 1);
         }
         if self.end == Some(self.received) {
+            let all = (0..self.received).fold(0_u64, u64::wrapping_add);
+            ensure!(self.sequences_sum == all, "messages were lost and others doubled");
             self.finish_phase()?;
         } else {
             self.credit.received(self.received)?;
@@ -81,15 +82,33 @@ impl Sink {
         Ok(())
     }
 
+    /// Takes note of a counter that the system keeps by itself. Returns whether that ends the phase.
+    pub(crate) fn has_counted(&mut self, received: u64) -> Result<bool> {
+        if self.end == Some(received) {
+            self.received = received;
+            self.finish_phase()?;
+            return Ok(true);
+        }
+        ensure!(self.end.is_none_or(|end| received < end), "{received} messages where {:?} were sent", self.end);
+        if received > self.received {
+            self.received = received;
+            self.credit.received_all(received)?;
+        }
+        Ok(false)
+    }
+
+    /// Says after how many messages, counted from the first phase on, this one ends.
+    pub(crate) fn end_at(&mut self, messages: u64) {
+        self.end = Some(messages);
+    }
+
     fn finish_phase(&mut self) -> Result<()> {
-        let all = (0..self.received).fold(0_u64, u64::wrapping_add);
-        ensure!(self.sequences_sum == all, "messages were lost and others doubled");
         let messages = self.received - self.received_before_phase;
         self.received_before_phase = self.received;
         self.end = None;
         // First: the coordinator does not read the line, which may fill the pipe, before the publisher is done.
         self.credit.received_all(self.received)?;
-        Line::Received { messages, latencies_ns: std::mem::take(&mut self.latencies_ns) }.say();
+        Line::Received { messages, arrivals: std::mem::take(&mut self.arrivals) }.say();
         Ok(())
     }
 }

@@ -132,11 +132,11 @@ impl Report {
             ("load 4", Metric::OtherLoad(4), 1.0, 2),
             ("load 8", Metric::OtherLoad(8), 1.0, 2),
         ];
-        print!("\n{:<12}", "median");
+        print!("\n{:<17}", "median");
         COLUMNS.iter().for_each(|(title, ..)| print!("{title:>10}"));
         println!();
         for system in systems.iter().filter(|system| **system != System::Harness) {
-            print!("{:<12}", system.name());
+            print!("{:<17}", system.name());
             for (_, metric, scale, digits) in COLUMNS {
                 let value = self.median(*system, metric) * scale;
                 if value.is_nan() { print!("{:>10}", "–") } else { print!("{value:>10.digits$}") }
@@ -165,11 +165,11 @@ impl Report {
             ("put 1", Metric::PacedCpu(1)),
             ("put 4", Metric::PacedCpu(4)),
         ];
-        print!("\n{:<12}", format!("{} ÷", subject.name()));
+        print!("\n{:<17}", format!("{} ÷", subject.name()));
         METRICS.iter().for_each(|(title, _)| print!("{title:>10}"));
         println!();
         for anchor in systems.iter().filter(|system| **system != subject && **system != System::Harness) {
-            print!("{:<12}", anchor.name());
+            print!("{:<17}", anchor.name());
             for (_, metric) in METRICS {
                 let ratio = self.ratio(subject, *anchor, metric);
                 if ratio.is_nan() { print!("{:>10}", "–") } else { print!("{ratio:>10.3}") }

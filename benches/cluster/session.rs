@@ -1,8 +1,8 @@
 //! One publisher and its subscribers, each a process of its own, and what a phase costs them.
 
+use std::collections::HashMap;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -46,6 +46,16 @@ impl Measured {
     }
 }
 
+/// One session: its warm-up, its phase and who takes part.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) subscribers: usize,
+    pub(crate) warm_up: Phase,
+    pub(crate) phase: Phase,
+    /// As in [`Setup`].
+    pub(crate) resident: u64,
+}
+
 /// The processes of one system; they end with this value.
 pub(crate) struct Session {
     subscribers: Vec<Process>,
@@ -54,22 +64,18 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn start(
-        system: System,
-        subscribers: usize,
-        broker: Option<&Broker>,
-        certificates: &Path,
-    ) -> Result<Self> {
-        let address: Option<SocketAddr> = broker.map(|broker| broker.address);
+    pub(crate) fn start(system: System, plan: &Plan, broker: Option<&Broker>, certificates: &Path) -> Result<Self> {
         let mut setup = Setup {
             system,
             role: Role::Subscriber,
-            broker: address,
+            broker: broker.map(|broker| broker.address),
             certificates: certificates.to_owned(),
+            pace: plan.phase.pace,
+            resident: plan.resident,
             peers: Vec::new(),
         };
         let mut listening = Vec::new();
-        for index in 0..subscribers {
+        for index in 0..plan.subscribers {
             let mut process = Process::spawn(&setup)?;
             let peer: Peer = match process.line()? {
                 Line::Listening(peer) => peer,
@@ -91,20 +97,24 @@ impl Session {
     pub(crate) fn run(&mut self, phase: Phase) -> Result<Measured> {
         let before = Reading::take(self)?;
         self.publisher.send(&phase)?;
-        let (messages, seconds) = match self.publisher.line()? {
-            Line::Sent { messages, seconds } => (messages, seconds),
+        let (messages, seconds, departures) = match self.publisher.line()? {
+            Line::Sent { messages, seconds, departures } => (messages, seconds, departures),
             other => bail!("the publisher says {other:?}"),
         };
         let after = Reading::take(self)?;
+        let departures: HashMap<u64, u64> = departures.into_iter().collect();
         let mut latencies_ns = Vec::new();
         for (index, subscriber) in self.subscribers.iter_mut().enumerate() {
             match subscriber.line()? {
-                Line::Received { messages: received, latencies_ns: latencies } => {
+                Line::Received { messages: received, arrivals } => {
                     ensure!(
                         received == messages,
                         "subscriber {index} received {received} of {messages} messages"
                     );
-                    latencies_ns.extend(latencies);
+                    for (sequence, arrived) in arrivals {
+                        let departed = departures.get(&sequence).context("a message that was not sent")?;
+                        latencies_ns.push(u32::try_from(arrived.saturating_sub(*departed)).unwrap_or(u32::MAX));
+                    }
                 }
                 other => bail!("subscriber {index} says {other:?}"),
             }

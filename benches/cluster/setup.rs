@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum System {
+    /// Nodes with a cache each: the publisher changes keys, which the subscribers' invalidators look for in vain.
+    Tidings,
+    /// The same, and each change evicts.
+    TidingsResident,
     /// Redis pub/sub through the `redis` crate at both ends.
     RedisCrate,
     /// Redis pub/sub with a minimal protocol reader and writer of this benchmark's own.
@@ -28,6 +32,8 @@ pub(crate) enum System {
 impl System {
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Tidings => "tidings",
+            Self::TidingsResident => "tidings-resident",
             Self::RedisCrate => "redis-crate",
             Self::RedisRaw => "redis-raw",
             Self::NatsTls => "nats-tls",
@@ -53,6 +59,10 @@ pub(crate) struct Setup {
     pub(crate) broker: Option<SocketAddr>,
     /// Where `ca.pem`, `node.pem` and `node.key` are.
     pub(crate) certificates: PathBuf,
+    /// The pace of the session's phases.
+    pub(crate) pace: Pace,
+    /// Keys that a subscriber with a cache holds before it says that it is ready: those of the first messages.
+    pub(crate) resident: u64,
     /// The subscribers that are ready: all of them for the publisher, the earlier ones for a subscriber.
     pub(crate) peers: Vec<Peer>,
 }
@@ -71,13 +81,15 @@ pub(crate) struct Peer {
 pub(crate) struct Phase {
     pub(crate) pace: Pace,
     pub(crate) milliseconds: u64,
+    /// Ends the phase earlier.
+    pub(crate) messages_max: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Pace {
     /// As fast as the slowest subscriber receives.
     Burst,
-    /// This many messages a second, one by one, each with the time at which it was handed over.
+    /// This many messages a second, one by one, each of them timed.
     PerSecond(u32),
 }
 
@@ -89,9 +101,18 @@ pub(crate) enum Line {
     /// The publisher is connected.
     Connected,
     /// A phase is over and every subscriber has everything.
-    Sent { messages: u64, seconds: f64 },
-    /// A subscriber has all of a phase; in nanoseconds, from hand-over to receipt, of the messages that said when.
-    Received { messages: u64, latencies_ns: Vec<u32> },
+    Sent {
+        messages: u64,
+        seconds: f64,
+        /// Sequence and time of each timed message, when it was handed over.
+        departures: Vec<(u64, u64)>,
+    },
+    /// A subscriber has all of a phase.
+    Received {
+        messages: u64,
+        /// Sequence and time of each timed message, when it arrived.
+        arrivals: Vec<(u64, u64)>,
+    },
 }
 
 impl Line {

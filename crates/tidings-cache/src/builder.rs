@@ -205,7 +205,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             return Err(OpenError::Partitions(self.settings.partitions));
         }
         let name: Arc<str> = self.name.into();
-        let core = Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);
+        let core =
+            Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);
         let core = Arc::new(core);
         match self.domain.register(core.clone()) {
             Ok(()) => Ok(Cache::of(core)),

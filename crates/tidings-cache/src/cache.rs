@@ -8,6 +8,7 @@ use tidings_proto::event::Operation;
 use crate::core::{Core, Lookup};
 use crate::erased::AnyCache;
 use crate::event::WriterId;
+use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key, KeyError};
 use crate::stats::CacheCounts;
 use crate::subscribe::Subscribe;
@@ -212,19 +213,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let encoded = Encoded::new(self.core.id, key)?;
         let write = self.write();
         loop {
-            let start = self.core.guard(&encoded, Some(crate::load::TOKEN_TIME));
+            let decision = Decision::open(&self.core, &encoded);
             let current = self.peek(key).map(|(value, _)| value);
             let (change, stored) = match decide(current.as_ref()) {
-                Computed::Keep => {
-                    let key = encoded.borrowed();
-                    let now = self.core.domain.clock().coarse();
-                    self.core.shard(key).finish(key, start, self.core.epoch(key.slot()), now);
-                    return Ok(current);
-                }
+                Computed::Keep => return Ok(current),
                 Computed::Put(value) => (Change::Put(value.clone()), Some(value)),
                 Computed::Remove => (Change::Remove, None),
             };
-            if write.run(key, operation, When::Unended(start), change)?.written.is_some() {
+            if write.run(key, operation, When::Unended(decision.start), change)?.written.is_some() {
                 return Ok(stored);
             }
         }
@@ -290,6 +286,25 @@ impl<K: Key, V: Number> Cache<K, V> {
             sum.clone().map_or(Computed::Keep, Computed::Put)
         })?;
         sum.ok_or(WriteError::Overflow)
+    }
+}
+
+/// A guard that is closed however the decision ends, also when it panics.
+struct Decision<'a, K: Key, V: Clone + Send + Sync + 'static> {
+    core: &'a Core<K, V>,
+    encoded: &'a Encoded,
+    start: Start,
+}
+
+impl<'a, K: Key, V: Clone + Send + Sync + 'static> Decision<'a, K, V> {
+    fn open(core: &'a Core<K, V>, encoded: &'a Encoded) -> Self {
+        Self { core, encoded, start: core.guard(encoded, |_| Purpose::Decision) }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Decision<'_, K, V> {
+    fn drop(&mut self) {
+        self.core.close_guard(self.encoded, self.start);
     }
 }
 

@@ -192,7 +192,10 @@ mod tests {
         let clock = Clock::system();
         let (before, coarse, after) = (clock.now(), clock.coarse(), clock.now());
         // A coarse clock lags by at most one kernel tick (10 ms at 100 Hz).
-        assert!(before.before(Duration::from_millis(20)) <= coarse && coarse <= after, "{before:?} {coarse:?} {after:?}");
+        assert!(
+            before.before(Duration::from_millis(20)) <= coarse && coarse <= after,
+            "{before:?} {coarse:?} {after:?}"
+        );
     }
 
     #[test]

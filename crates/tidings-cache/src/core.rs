@@ -29,7 +29,7 @@ use crate::flight::FlightTable;
 use crate::key::{CarriedHash, Key, KeyRef, SHARDS, StoredKey};
 use crate::load::Waiting;
 use crate::stats::CacheStats;
-use crate::topic::{Topic, Told};
+use crate::topic::{Told, Topic};
 
 /// Expiries and evictions that wait to be told. More are dropped and counted: they are informational.
 const LOCAL_EVENTS_MAX: usize = 4_096;
@@ -73,7 +73,10 @@ pub(crate) struct Core<K, V> {
 
 impl<K, V> fmt::Debug for Core<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("name", &self.name).field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Cache")
+            .field("name", &self.name)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -238,7 +241,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let gate = &self.domain.gate();
         let fresh_until = gate.fresh_until();
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        let coherent = entry.epoch == self.epoch(key.slot()) && (entry.began > gate.floor() || !self.travels());
+        let coherent =
+            entry.epoch == self.epoch(key.slot()) && (entry.began > gate.floor() || !self.travels());
         let now = self.domain.clock().coarse();
         if !coherent || now >= entry.expires {
             Lookup::Miss

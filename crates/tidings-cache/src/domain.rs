@@ -237,7 +237,12 @@ impl Domain {
     /// # Errors
     /// [`Unsound`] if a record's framing is broken. What was before it is applied; the returned sequence is lost with
     /// the error, so that the caller asks again from where it last reported.
-    pub fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound> {
+    pub fn apply(
+        &self,
+        origin: &Arc<Origin>,
+        batch: &BatchRef<'_>,
+        from: Sequence,
+    ) -> Result<Sequence, Unsound> {
         let caches = self.open_caches();
         let lanes = batch.lanes;
         let mut last: Option<(CacheId, &Arc<dyn AnyCache>)> = None;
@@ -274,12 +279,7 @@ impl Domain {
         Ok(batch.next())
     }
 
-    fn fence_some(
-        &self,
-        caches: &Caches,
-        slots: SlotSet,
-        only: Option<CacheId>,
-    ) {
+    fn fence_some(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
         for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
             cache.fence(slots);
             self.0.counts.fenced_slots.add(slots.iter().count() as u64);

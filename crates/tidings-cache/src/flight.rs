@@ -4,7 +4,7 @@
 //! The table is pure: the cache keeps one per shard, under the shard's lock, together with the epochs that it is
 //! told. A mutation or invalidation of a key takes the key's flights out of the table: those who wait for the load
 //! still get its result, it is never stored, and later callers start a new one. Fences need no sweep, for a flight
-//! carries the epoch of its slot when it began.
+//! carries the epoch of its slot when it began. A fill ends only decisions: what they were taken from has changed.
 
 use hashbrown::HashMap;
 
@@ -52,8 +52,29 @@ struct Flights<W> {
 #[derive(Clone, Copy, Debug)]
 struct Guard {
     start: Start,
-    /// Tokens end by themselves; a write-through's guard does not.
-    deadline: Option<Tick>,
+    purpose: Purpose,
+}
+
+/// What a guard is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A write-through.
+    Write,
+    /// A new value that is being decided on from the one that is cached.
+    Decision,
+    /// A fill token, which ends by itself after its deadline.
+    Token(Tick),
+}
+
+impl Guard {
+    fn is_token(&self) -> bool {
+        matches!(self.purpose, Purpose::Token(_))
+    }
+
+    /// Whether its time is over.
+    fn is_late(&self, now: Tick) -> bool {
+        matches!(self.purpose, Purpose::Token(deadline) if deadline < now)
+    }
 }
 
 impl<W> Flights<W> {
@@ -106,35 +127,35 @@ impl<W: Clone> FlightTable<W> {
         start
     }
 
-    /// Registers a write-through, or with a deadline a fill token.
+    /// Registers a write-through, a decision or a fill token.
     pub(crate) fn begin_guard(
         &mut self,
         key: KeyRef<'_>,
         epoch: u32,
         began: Tick,
-        deadline: Option<Tick>,
+        purpose: Purpose,
     ) -> Start {
-        if deadline.is_some() {
+        if let Purpose::Token(_) = purpose {
             if self.tokens == TOKENS_PER_SHARD_MAX {
                 self.end_oldest_token();
             }
             self.tokens += 1;
         }
         let start = self.start(epoch, began);
-        self.entry(key).guards.push(Guard { start, deadline });
+        self.entry(key).guards.push(Guard { start, purpose });
         start
     }
 
     fn end_oldest_token(&mut self) {
         let tokens = self.flights.values().flat_map(|flights| &flights.guards);
-        let oldest = tokens.filter(|guard| guard.deadline.is_some()).map(|guard| guard.start.id).min();
+        let oldest = tokens.filter(|guard| guard.is_token()).map(|guard| guard.start.id).min();
         self.end_guards(|guard| Some(guard.start.id) == oldest);
     }
 
     /// Ends the tokens whose time is over.
     pub(crate) fn expire(&mut self, now: Tick) {
         if self.tokens > 0 {
-            self.end_guards(|guard| guard.deadline.is_some_and(|deadline| deadline < now));
+            self.end_guards(|guard| guard.is_late(now));
         }
     }
 
@@ -143,7 +164,7 @@ impl<W: Clone> FlightTable<W> {
         self.flights.retain(|_, flights| {
             flights.guards.retain(|guard| {
                 let over = over(guard);
-                *tokens -= usize::from(over && guard.deadline.is_some());
+                *tokens -= usize::from(over && guard.is_token());
                 !over
             });
             !flights.is_empty()
@@ -156,7 +177,16 @@ impl<W: Clone> FlightTable<W> {
             return;
         }
         if let Some(flights) = self.flights.remove(&key) {
-            self.tokens -= flights.guards.iter().filter(|guard| guard.deadline.is_some()).count();
+            self.tokens -= flights.guards.iter().filter(|guard| guard.is_token()).count();
+        }
+    }
+
+    /// Ends the decisions about a key that is being filled: they were taken from what is no longer true.
+    pub(crate) fn end_decisions(&mut self, key: KeyRef<'_>) {
+        let Some(flights) = self.flights.get_mut(&key) else { return };
+        flights.guards.retain(|guard| guard.purpose != Purpose::Decision);
+        if flights.is_empty() {
+            self.flights.remove(&key);
         }
     }
 
@@ -175,9 +205,9 @@ impl<W: Clone> FlightTable<W> {
             flights.load = None;
             found = true;
         } else if let Some(at) = flights.guards.iter().position(|guard| guard.start == start) {
-            let deadline = flights.guards.remove(at).deadline;
-            self.tokens -= usize::from(deadline.is_some());
-            found = deadline.is_none_or(|deadline| now <= deadline);
+            let guard = flights.guards.remove(at);
+            self.tokens -= usize::from(guard.is_token());
+            found = !guard.is_late(now);
         }
         if flights.is_empty() {
             self.flights.remove(&key);

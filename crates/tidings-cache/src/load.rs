@@ -7,13 +7,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidings_proto::event::Operation;
+use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 
 use crate::cache::Cache;
-use crate::core::{Core, Lookup};
+use crate::core::{Core, Lookup, ShardGuard};
 use crate::domain::Domain;
-use crate::flight::{Joinable, Start};
-use crate::key::{Encoded, Key, KeyError};
+use crate::flight::{Joinable, Purpose, Start};
+use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::write::{Change, Options, Subject, When, WriteError, Written};
 
 /// How long a fill token is good for unless the caller says otherwise.
@@ -81,11 +82,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
         let now = self.core.domain.clock().coarse();
         let sound = shard.finish(key, self.start, self.core.epoch(key.slot()), now);
         if let Some(value) = value {
-            if sound && !self.core.is_closed() {
-                self.core.store(key, value, self.start.began, self.start.epoch, None);
-            } else {
-                self.core.stats.fence_rejects.count();
-            }
+            self.core.land(&mut shard, key, value, self.start, sound, None);
         }
     }
 }
@@ -129,16 +126,43 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Turn::Lead(start, waiting)
     }
 
-    fn joinable_after(&self, now: tidings_proto::time::Tick) -> tidings_proto::time::Tick {
-        if self.travels() { self.domain.gate().joinable_after(now) } else { tidings_proto::time::Tick::NEVER }
+    fn joinable_after(&self, now: Tick) -> Tick {
+        if self.travels() { self.domain.gate().joinable_after(now) } else { Tick::NEVER }
     }
 
-    /// Opens a guard for a write-through (or, with a deadline, a fill token).
-    pub(crate) fn guard(&self, key: &Encoded, time: Option<Duration>) -> Start {
+    /// Opens a guard.
+    pub(crate) fn guard(&self, key: &Encoded, purpose: impl FnOnce(Tick) -> Purpose) -> Start {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let now = self.domain.clock().coarse();
-        shard.begin_guard(key, self.epoch(key.slot()), now, time.map(|time| now.after(time)))
+        shard.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
+    }
+
+    /// Closes a guard, if it is still open, without a result.
+    pub(crate) fn close_guard(&self, key: &Encoded, start: Start) {
+        let key = key.borrowed();
+        let now = self.domain.clock().coarse();
+        self.shard(key).finish(key, start, self.epoch(key.slot()), now);
+    }
+
+    /// Stores what a flight has brought, if it is sound. Call under the key's shard lock. Returns whether it did.
+    fn land(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        value: V,
+        start: Start,
+        sound: bool,
+        ttl: Option<Duration>,
+    ) -> bool {
+        let stored = sound && !self.is_closed();
+        if stored {
+            shard.end_decisions(key);
+            self.store(key, value, start.began, start.epoch, ttl);
+        } else {
+            self.stats.fence_rejects.count();
+        }
+        stored
     }
 }
 
@@ -159,8 +183,8 @@ pub enum WriteThroughError<E> {
     /// The user's write failed, and may have happened all the same: the key was removed here and at every peer.
     #[error("the write failed: {0}")]
     Write(E),
-    /// The cache could not be told. Unless the node is leaving, in which case the user's write did not run, it was
-    /// made, and the local entry was removed.
+    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node is leaving,
+    /// the user's write did not run; otherwise it was made, and the local entry was removed.
     #[error("the change could not be broadcast")]
     Cache(#[source] WriteError),
 }
@@ -182,7 +206,7 @@ impl FillToken {
     /// The token that was carried away as these parts.
     #[must_use]
     pub fn from_parts(id: u64, epoch: u32, began: u64) -> Self {
-        Self { start: Start { id, epoch, began: tidings_proto::time::Tick(began) } }
+        Self { start: Start { id, epoch, began: Tick(began) } }
     }
 }
 
@@ -278,7 +302,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         if core.domain.is_leaving() {
             return Err(WriteThroughError::Cache(WriteError::Leaving));
         }
-        let start = core.guard(&encoded, None);
+        if core.is_closed() {
+            return Err(WriteThroughError::Cache(WriteError::Closed));
+        }
+        let start = core.guard(&encoded, |_| Purpose::Write);
         let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
         let value = match write().await {
             Ok(value) => value,
@@ -287,17 +314,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 return Err(WriteThroughError::Write(error));
             }
         };
-        guard.open = false;
         let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
-        let outcome = core
-            .change(
-                subject,
-                Operation::WriteThrough,
-                &Options { ends_write: true, ..Options::default() },
-                When::StoreUnended(start),
-                Change::Put(value.clone()),
-            )
-            .map_err(WriteThroughError::Cache)?;
+        let options = Options { ends_write: true, ..Options::default() };
+        // The guard stays open until the change was made or refused: a panic of the value's `clone` is one of the
+        // write's.
+        let change = Change::Put(value.clone());
+        let outcome =
+            core.change(subject, Operation::WriteThrough, &options, When::StoreUnended(start), change);
+        guard.open = false;
+        let outcome = outcome.map_err(WriteThroughError::Cache)?;
         let written = outcome.written.expect("a write-through is made whatever ended its guard");
         Ok((value, written))
     }
@@ -311,7 +336,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             return Ok(ReadOrFill::Hit(value));
         }
         let encoded = Encoded::new(self.core.id, key)?;
-        Ok(ReadOrFill::Miss(FillToken { start: self.core.guard(&encoded, Some(time)) }))
+        let start = self.core.guard(&encoded, |now| Purpose::Token(now.after(time)));
+        Ok(ReadOrFill::Miss(FillToken { start }))
     }
 
     /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
@@ -325,14 +351,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let key = encoded.borrowed();
         let mut shard = core.shard(key);
         let sound = shard.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        if sound && !core.is_closed() {
-            core.store(key, value, token.start.began, token.start.epoch, ttl);
-        } else {
-            core.stats.fence_rejects.count();
-        }
+        let stored = core.land(&mut shard, key, value, token.start, sound, ttl);
         drop(shard);
         core.tell_local_events();
-        Ok(sound)
+        Ok(stored)
     }
 }
 
@@ -349,11 +371,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
     fn drop(&mut self) {
         let core = &*self.cache.core;
         if self.open {
-            let key = self.encoded.borrowed();
-            core.shard(key).finish(key, self.start, core.epoch(key.slot()), core.domain.clock().coarse());
-            let subject = Subject { key, typed: Some(self.key) };
+            core.close_guard(self.encoded, self.start);
+            let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
             let options = Options { ends_write: true, ..Options::default() };
-            let removed = core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
+            let removed =
+                core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
             if let Err(error) = removed {
                 tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
             }

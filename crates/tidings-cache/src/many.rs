@@ -85,7 +85,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let mut waiting = Waiting::default();
         let mut result = Ok(());
-        for (kind, indices) in [EventKind::Inserted, EventKind::Updated, EventKind::Deleted].iter().zip(&by_kind) {
+        for (kind, indices) in
+            [EventKind::Inserted, EventKind::Updated, EventKind::Deleted].iter().zip(&by_kind)
+        {
             if result.is_ok() {
                 result = self.log_and_tell(some, *kind, indices, operation, options, &mut waiting);
             }
@@ -105,7 +107,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 Done::Deleted
             }
             Change::Put(_) if self.settings.invalidator.acts_on_local() => {
-                if self.take(key).is_some() { Done::Updated } else { Done::Inserted }
+                if self.take(key).is_some() {
+                    Done::Updated
+                } else {
+                    Done::Inserted
+                }
             }
             Change::Put(value) => {
                 let now = self.domain.clock().coarse();

@@ -48,9 +48,8 @@ impl RemoteChange<'_> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn apply_remote(&self, change: &RemoteChange<'_>) {
         self.stats.applied.count();
-        let evicts = self.travels()
-            && self.settings.invalidator.acts_on_remote()
-            && change.record.kind.is_mutation();
+        let evicts =
+            self.travels() && self.settings.invalidator.acts_on_remote() && change.record.kind.is_mutation();
         match change.record.target {
             Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
             Target::Keys(keys) => self.apply_keys(change, keys, evicts),

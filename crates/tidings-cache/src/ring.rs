@@ -53,7 +53,9 @@ impl Ring {
         let mut inner = self.inner.lock();
         inner.bytes += event.bytes();
         inner.events.push_back(event);
-        while inner.events.len() > self.bounds.events || inner.bytes > self.bounds.bytes && inner.events.len() > 1 {
+        while inner.events.len() > self.bounds.events
+            || inner.bytes > self.bounds.bytes && inner.events.len() > 1
+        {
             let oldest = inner.events.pop_front().expect("the ring holds more than one event");
             inner.bytes -= oldest.bytes();
             inner.first += 1;

@@ -248,7 +248,8 @@ impl Filter {
         };
         let prefix = self.prefix.as_ref().is_none_or(|prefix| match &event.target {
             RawTarget::Key(_) | RawTarget::Keys(_) => {
-                let starts = |key: &bytes::Bytes| source.text(key).is_some_and(|text| text.starts_with(prefix));
+                let starts =
+                    |key: &bytes::Bytes| source.text(key).is_some_and(|text| text.starts_with(prefix));
                 event.keys().iter().any(starts)
             }
             _ => true,

@@ -221,7 +221,10 @@ fn more_members_than_allowed_are_refused() {
         Control::Hello(Hello { members: members(MEMBERS_MAX + 1, "n"), ..hello() }),
     ] {
         let result = decode_all(BytesMut::from(&sample.encode()[..]));
-        assert!(matches!(result, Err(FrameError::TooMany(_, count)) if count == MEMBERS_MAX + 1), "{result:?}");
+        assert!(
+            matches!(result, Err(FrameError::TooMany(_, count)) if count == MEMBERS_MAX + 1),
+            "{result:?}"
+        );
     }
 }
 

@@ -17,8 +17,9 @@ enum Input {
 }
 
 fn input() -> impl Strategy<Value = Input> {
-    let origin =
-        || (prop::sample::select(vec!["a", "b", "c"]), 1_u64..4).prop_map(|(node, number)| life(node, number));
+    let origin = || {
+        (prop::sample::select(vec!["a", "b", "c"]), 1_u64..4).prop_map(|(node, number)| life(node, number))
+    };
     prop_oneof![
         1 => Just(Input::Contacted),
         4 => origin().prop_map(Input::Named),

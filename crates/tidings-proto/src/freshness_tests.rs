@@ -47,7 +47,8 @@ fn counts_at(freshness: &mut Freshness, began: u64, now: u64) -> bool {
 
 #[test]
 fn the_defaults_are_those_of_the_manual() {
-    let seconds = |bounds: Bounds| [bounds.max_staleness, bounds.lost_grace, bounds.write_horizon].map(|d| d.as_secs());
+    let seconds =
+        |bounds: Bounds| [bounds.max_staleness, bounds.lost_grace, bounds.write_horizon].map(|d| d.as_secs());
     assert_eq!(seconds(Bounds::default()), [3, 60, 5]);
     assert!(Bounds::default().doubt_unclean_ends);
 }
@@ -78,7 +79,11 @@ fn with_seeds_the_own_floor_counts_from_the_first_exchange() {
     assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife]);
     assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (u64::MAX, 1_000 + HORIZON));
     freshness.contacted(Tick(9_000));
-    assert_eq!(published(&mut freshness, 9_000), (u64::MAX, 1_000 + HORIZON), "a later exchange is none of the first");
+    assert_eq!(
+        published(&mut freshness, 9_000),
+        (u64::MAX, 1_000 + HORIZON),
+        "a later exchange is none of the first"
+    );
 }
 
 #[test]
@@ -168,7 +173,10 @@ fn a_lost_origin_that_is_found_or_heard_again_stays() {
         assert_eq!(freshness.relevant().count(), 1);
         assert_eq!(freshness.doubts(Tick(2_000 + 2 * GRACE)), [Doubt::Unheard(life("a", 1))]);
         freshness.lost(&life("a", 1), Tick(5_000));
-        assert_eq!(published(&mut freshness, 5_000 + GRACE - 1).0, if heard { 2_100 } else { 1_000 } + STALENESS);
+        assert_eq!(
+            published(&mut freshness, 5_000 + GRACE - 1).0,
+            if heard { 2_100 } else { 1_000 } + STALENESS
+        );
         assert_eq!(published(&mut freshness, 5_000 + GRACE).0, 0);
     }
 }

@@ -22,9 +22,6 @@ pub const SEGMENT_BYTES: usize = 64 << 10;
 /// forgotten, no less than 15/16 of the allowed events are held.
 const SEGMENT_SHARE: u64 = 16;
 
-/// A segment is sealed as well when it holds this share of the events that are remembered, so that few are enough.
-const SEGMENTS_PER_RETENTION: u64 = 8;
-
 /// What a sealed segment costs beside its records, in bytes: its entry, in a queue that grows by doubling.
 const SEGMENT_OVERHEAD_BYTES: usize = 2 * size_of::<Segment>();
 

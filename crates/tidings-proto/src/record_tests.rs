@@ -292,7 +292,8 @@ fn a_known_kind_may_carry_the_ignorable_bit() {
 
 #[test]
 fn a_broken_body_of_a_known_kind_is_opaque_and_never_ignorable() {
-    let breaks: [(&str, fn(&mut Vec<u8>)); 9] = [
+    type Break = fn(&mut Vec<u8>);
+    let breaks: [(&str, Break); 9] = [
         ("reserved flag", |record| record[6] |= RESERVED),
         ("unknown operation", |record| record[6] = 0x0c),
         ("unknown target", |record| record[0] |= 5 << 5),

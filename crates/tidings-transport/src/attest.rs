@@ -60,7 +60,8 @@ impl Identity {
     /// [`AttestationError::Own`] or [`AttestationError::Sign`].
     pub fn sign(&self, statement: &[u8]) -> Result<Attestation, AttestationError> {
         let own = self.credentials().map_err(AttestationError::Own)?;
-        let unusable = || AttestationError::Sign(rustls::Error::General("no usable signature scheme".to_owned()));
+        let unusable =
+            || AttestationError::Sign(rustls::Error::General("no usable signature scheme".to_owned()));
         let signer = own.key.key.choose_scheme(&SCHEMES).ok_or_else(unusable)?;
         let signature = signer.sign(&in_context(statement)).map_err(AttestationError::Sign)?;
         Ok(Attestation { cert: Bytes::copy_from_slice(own.leaf()), signature: signature.into() })
@@ -71,7 +72,12 @@ impl Identity {
     ///
     /// # Errors
     /// [`AttestationError`]; the statement counts for nothing.
-    pub fn verify(&self, claimed: &NodeId, statement: &[u8], proof: &Attestation) -> Result<(), AttestationError> {
+    pub fn verify(
+        &self,
+        claimed: &NodeId,
+        statement: &[u8],
+        proof: &Attestation,
+    ) -> Result<(), AttestationError> {
         let own = self.credentials().map_err(AttestationError::Own)?;
         let certificate = CertificateDer::from(&proof.cert[..]);
         verify_chain(&certificate, own.intermediates(), &own.roots).map_err(AttestationError::Certificate)?;
@@ -88,7 +94,8 @@ impl Identity {
                 continue;
             }
             for algorithm in *algorithms {
-                outcome = outcome.or_else(|_| leaf.verify_signature(*algorithm, &statement, &proof.signature));
+                outcome =
+                    outcome.or_else(|_| leaf.verify_signature(*algorithm, &statement, &proof.signature));
             }
         }
         outcome.map_err(AttestationError::Signature)

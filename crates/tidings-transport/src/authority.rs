@@ -105,7 +105,8 @@ impl Authority {
     /// [`AuthorityError::Foreign`] if the certificate was not made by [`Authority::generate`],
     /// [`AuthorityError::KeyMismatch`] if the key is another's, and whatever else keeps them from being read.
     pub fn from_pem(ca_pem: &str, key_pem: &str) -> Result<Self, AuthorityError> {
-        let certificate = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|_| AuthorityError::Pem)?;
+        let certificate =
+            CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|_| AuthorityError::Pem)?;
         let fields = der::fields(&certificate).ok_or(AuthorityError::Pem)?;
         let cluster = cluster_of(&fields.subject).ok_or(AuthorityError::Foreign)?;
         let key = KeyPair::from_pem(key_pem).map_err(AuthorityError::Certificate)?;
@@ -166,7 +167,12 @@ impl Authority {
     ///
     /// # Errors
     /// [`AuthorityError::Name`] for an unusable additional name.
-    pub fn issue(&self, node: &NodeId, sans: &[String], validity: Duration) -> Result<Issued, AuthorityError> {
+    pub fn issue(
+        &self,
+        node: &NodeId,
+        sans: &[String],
+        validity: Duration,
+    ) -> Result<Issued, AuthorityError> {
         self.issue_between(node, sans, validity_from_now(validity))
     }
 
@@ -181,7 +187,8 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, node.as_str());
         params.subject_alt_names = subject_alt_names(&self.cluster, node, sans)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(random_serial());
         (params.not_before, params.not_after) = (not_before, not_after);
@@ -224,7 +231,8 @@ pub fn inspect(pem: &str) -> Result<CertificateInfo, AuthorityError> {
 
 /// Reads a certificate in DER form; `None` if it is not one.
 pub(crate) fn describe(certificate: &[u8]) -> Option<CertificateInfo> {
-    let Fields { serial, issuer, subject, not_before, not_after, is_ca, uris, names } = der::fields(certificate)?;
+    let Fields { serial, issuer, subject, not_before, not_after, is_ca, uris, names } =
+        der::fields(certificate)?;
     let name = match &uris[..] {
         [uri] => parse_node_uri(uri),
         _ => None,
@@ -258,8 +266,10 @@ pub(crate) fn parse_node_uri(uri: &str) -> Option<(String, NodeId)> {
 
 fn subject_alt_names(cluster: &str, node: &NodeId, sans: &[String]) -> Result<Vec<SanType>, AuthorityError> {
     let text = |name: &str| name.try_into().map_err(|_| AuthorityError::Name(name.to_owned()));
-    let mut names =
-        vec![SanType::DnsName(text(dns_name(cluster)?.as_ref())?), SanType::URI(text(&node_uri(cluster, node))?)];
+    let mut names = vec![
+        SanType::DnsName(text(dns_name(cluster)?.as_ref())?),
+        SanType::URI(text(&node_uri(cluster, node))?),
+    ];
     for name in sans {
         names.push(match name.parse::<IpAddr>() {
             Ok(ip) => SanType::IpAddress(ip),
@@ -364,7 +374,9 @@ mod tests {
     #[test]
     fn only_uris_of_the_documented_form_name_a_node() {
         assert_eq!(parse_node_uri("spiffe://shop/node/n1"), Some(("shop".to_owned(), node("n1"))));
-        for uri in ["https://shop/node/n1", "spiffe://shop/node/", "spiffe:///node/n1", "spiffe://shop/node/a/b"] {
+        for uri in
+            ["https://shop/node/n1", "spiffe://shop/node/", "spiffe:///node/n1", "spiffe://shop/node/a/b"]
+        {
             assert_eq!(parse_node_uri(uri), None, "{uri}");
         }
     }

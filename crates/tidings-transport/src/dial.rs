@@ -11,13 +11,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tidings_proto::frame::Refusal;
 use tokio::time::{Instant, sleep_until};
 
-use crate::shared::Shared;
 use crate::handshake;
 use crate::limits::{
     DIAL_ADDRESSES_MAX, DIAL_PAUSE_MAX, DIAL_PAUSE_UNWANTED_MAX, DIALS_PER_ADDRESS_MAX, GOSSIP_QUEUE_FRAMES,
 };
 use crate::link::Link;
 use crate::refuse::HandshakeError;
+use crate::shared::Shared;
 
 /// First pause between two attempts.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
@@ -31,6 +31,8 @@ pub(crate) struct Targets(HashMap<SocketAddr, Target>);
 struct Target {
     wanted: bool,
     frames: VecDeque<Bytes>,
+    /// Why the last attempt failed.
+    failure: Option<String>,
 }
 
 /// What became of a request.
@@ -73,6 +75,19 @@ impl Targets {
         self.0.get_mut(&address).map(|target| std::mem::take(&mut target.frames)).unwrap_or_default()
     }
 
+    /// The addresses that are wanted, and why the last attempt at each failed.
+    pub(crate) fn wanted_addresses(&self) -> Vec<(SocketAddr, Option<String>)> {
+        let wanted = self.0.iter().filter(|(_, target)| target.wanted);
+        wanted.map(|(address, target)| (*address, target.failure.clone())).collect()
+    }
+
+    /// Notes why an attempt failed, and says whether the one before failed for the same reason.
+    fn failed(&mut self, address: SocketAddr, failure: String) -> bool {
+        let Some(target) = self.0.get_mut(&address) else { return false };
+        let before = target.failure.replace(failure);
+        before == target.failure
+    }
+
     /// Whether an address is wanted; `None` if nobody cares for it any more, after which it is forgotten and its
     /// task has to end.
     fn wanted(&mut self, address: SocketAddr) -> Option<bool> {
@@ -104,7 +119,6 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
     let mut pauses = Pauses::default();
     let mut next = Instant::now();
     let mut own = false;
-    let mut said = String::new();
     loop {
         changed.borrow_and_update();
         let Some(wanted) = shared.targets().wanted(address) else { return };
@@ -127,7 +141,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
             () = sleep_until(next), if may_dial => {}
             _ = ended(linked.as_ref()), if linked.is_some() => {}
             Some(outcome) = attempts.next(), if !attempts.is_empty() => if let Err(error) = outcome {
-                failed(&shared, address, &error, &mut said);
+                failed(&shared, address, &error);
                 own |= matches!(error, HandshakeError::Own);
                 if !wanted {
                     drop_frames(&shared, address);
@@ -153,14 +167,12 @@ fn drop_frames(shared: &Shared, address: SocketAddr) {
     shared.stats.gossip_dropped.add(frames.len());
 }
 
-/// Records a failed attempt. What has been said of the address is not said again.
-fn failed(shared: &Shared, address: SocketAddr, error: &HandshakeError, said: &mut String) {
-    let text = error.to_string();
-    if text == *said && !matches!(error, HandshakeError::Refused(..) | HandshakeError::RefusedByPeer(_)) {
-        return;
+/// Records a failed attempt. Refusals are counted each time; that nobody answers is said once.
+fn failed(shared: &Shared, address: SocketAddr, error: &HandshakeError) {
+    let repeated = shared.targets().failed(address, error.describe());
+    if !repeated || error.is_refusal() {
+        shared.handshake_failed(address, error);
     }
-    *said = text;
-    shared.handshake_failed(address, error);
 }
 
 /// Growing pauses between attempts, each with jitter so that nodes do not dial in step.

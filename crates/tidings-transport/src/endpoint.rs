@@ -127,7 +127,7 @@ impl Transport {
         let credentials = identity.credentials().map_err(BindError::Identity)?;
         let limits = limits::endpoint(&credentials.secret, seed);
         let prepared = Prepared::of(credentials).map_err(BindError::Identity)?;
-        let server = Some(quinn::ServerConfig::clone(&prepared.server));
+        let server = Some(prepared.server.clone());
         let unbound = |source| BindError::Socket { address: config.listen, source };
         let endpoint = Endpoint::new_with_abstract_socket(limits, server, socket, Arc::new(TokioRuntime));
         let endpoint = endpoint.map_err(unbound)?;
@@ -219,15 +219,23 @@ impl Transport {
 
     /// Replaces the deny list. Connections of those who are on it now are closed.
     pub fn set_denied<S: AsRef<str>>(&self, entries: impl IntoIterator<Item = S>) {
-        let list = DenyList::new(entries);
+        // In this order: a link that comes up meanwhile looks at the list after it has entered the table.
+        let list = Arc::new(DenyList::new(entries));
+        self.shared.denied.store(list.clone());
         let denied: Vec<_> =
             self.shared.table().all().filter(|link| list.denies(&link.identity)).cloned().collect();
-        self.shared.denied.store(Arc::new(list));
         for link in denied {
             self.shared.stats.refuse(RefusedReason::Denied);
             tracing::warn!(node = %link.peer().node, serial = link.serial(), reason = "denied", "link closed");
             close::refuse(&link.connection, &Refusal::Denied);
         }
+    }
+
+    /// Wanted addresses without a link, each with the reason why its last attempt failed, if one has.
+    #[must_use]
+    pub fn unreachable(&self) -> Vec<(SocketAddr, Option<String>)> {
+        let wanted = self.shared.targets().wanted_addresses();
+        wanted.into_iter().filter(|(address, _)| self.shared.current_at(*address).is_none()).collect()
     }
 
     /// What has been counted so far.

@@ -10,9 +10,9 @@ use quinn::RecvStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::shared::Shared;
 use crate::limits::{GOSSIP_FRAME_BYTES_MAX, GOSSIP_STREAM_TIME};
 use crate::link::Link;
+use crate::shared::Shared;
 
 /// First byte of a datagram or uni-directional stream that carries a gossip frame.
 const TAG: u8 = 1;
@@ -43,7 +43,11 @@ pub(crate) fn send(shared: &Shared, link: &Link, frame: Bytes) {
 
 /// Carries a link's gossip in both directions; never returns.
 pub(crate) async fn carry(shared: &Shared, link: &Arc<Link>, queue: mpsc::Receiver<Bytes>) {
-    tokio::join!(send_streams(shared, link, queue), receive_datagrams(shared, link), receive_streams(shared, link));
+    tokio::join!(
+        send_streams(shared, link, queue),
+        receive_datagrams(shared, link),
+        receive_streams(shared, link)
+    );
 }
 
 async fn send_streams(shared: &Shared, link: &Link, mut queue: mpsc::Receiver<Bytes>) {

@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 
 use crate::control::{ControlReceiver, ControlSender};
-use crate::shared::Shared;
 use crate::limits::{self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, LIVENESS_TIME};
 use crate::link::{Link, Parts};
 use crate::refuse::HandshakeError;
 use crate::run::{self, Up};
+use crate::shared::Shared;
 use crate::socket::canonical;
 use crate::stats::RefusedReason;
 use crate::table::{Facts, Judgement, LinkId};
@@ -39,7 +39,11 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, permit: Owne
 
 /// Dials an address. A link that comes of it runs as a task of the transport's. `beside` dials even if a link is
 /// up by then.
-pub(crate) async fn dial(shared: &Arc<Shared>, address: SocketAddr, beside: bool) -> Result<(), HandshakeError> {
+pub(crate) async fn dial(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    beside: bool,
+) -> Result<(), HandshakeError> {
     let _permit = shared.dials_in_flight.acquire().await.map_err(|_| HandshakeError::Timeout)?;
     shared.stats.dials.one();
     let outcome = timeout(DIAL_TIME, greet_outbound(shared, address, beside)).await;
@@ -57,8 +61,12 @@ pub(crate) async fn dial(shared: &Arc<Shared>, address: SocketAddr, beside: bool
     }
 }
 
-async fn greet_inbound(shared: &Arc<Shared>, incoming: Incoming, remote: SocketAddr) -> Result<Up, HandshakeError> {
-    let config = shared.server_config()?;
+async fn greet_inbound(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    remote: SocketAddr,
+) -> Result<Up, HandshakeError> {
+    let config = shared.server_config(remote)?;
     let connection = incoming.accept_with(config)?.await?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
@@ -79,10 +87,15 @@ async fn greet_inbound(shared: &Arc<Shared>, incoming: Incoming, remote: SocketA
     .await
 }
 
-async fn greet_outbound(shared: &Arc<Shared>, address: SocketAddr, beside: bool) -> Result<Up, HandshakeError> {
-    let (config, name) = shared.client_config()?;
-    let connecting = shared.endpoint.connect_with(config, address, &name).map_err(HandshakeError::Connect)?;
-    closing(connecting.await?, async |connection| {
+async fn greet_outbound(
+    shared: &Arc<Shared>,
+    address: SocketAddr,
+    beside: bool,
+) -> Result<Up, HandshakeError> {
+    let config = shared.client_config(address)?;
+    let connecting = shared.endpoint.connect_with(config, address, &shared.server_name);
+    let connection = connecting.map_err(HandshakeError::Connect)?.await?;
+    closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         // From the next step on the peer may count on this connection, so it is not given up lightly.
         if !beside && shared.table().at(address).is_some() {
@@ -232,8 +245,10 @@ fn register(
     let now = parts.now;
     let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE_FRAMES);
     let link = Arc::new(Link::new(parts, gossip));
-    let registered =
-        shared.enter(facts, &link, now, unanswered).map_err(standing_against)?;
+    let registered = shared.enter(facts, &link, now, unanswered).map_err(standing_against)?;
+    if shared.denied.load().denies(&link.identity) {
+        return Err(HandshakeError::telling(RefusedReason::Denied, Refusal::Denied));
+    }
     limits::admit(&link.connection, own.lanes, link.peer().lanes);
     Ok((link.clone(), Up { link, registered, queue }))
 }

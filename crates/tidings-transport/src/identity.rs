@@ -102,7 +102,10 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let held = self.0.held.load();
         let node = held.as_ref().map(|held| &held.node);
-        f.debug_struct("Identity").field("source", &self.0.source).field("node", &node).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("source", &self.0.source)
+            .field("node", &node)
+            .finish_non_exhaustive()
     }
 }
 
@@ -254,7 +257,9 @@ impl Credentials {
         let roots = Arc::new(roots);
         let leaf = chain.first().ok_or(IdentityError::NoNode)?;
         let named = describe(leaf).ok_or(IdentityError::NoNode)?;
-        let (Some(cluster), Some(node)) = (named.cluster, named.node) else { return Err(IdentityError::NoNode) };
+        let (Some(cluster), Some(node)) = (named.cluster, named.node) else {
+            return Err(IdentityError::NoNode);
+        };
         match tls::leaf_identity(leaf, &cluster) {
             Ok(_) => {}
             Err(RefusedReason::WrongCluster) => return Err(IdentityError::OtherNode { node, cluster }),

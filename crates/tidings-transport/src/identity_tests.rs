@@ -36,7 +36,9 @@ fn an_identity_is_read_from_files_and_read_again() {
     assert_ne!(reloaded, serial);
 
     write(&issue(&authority, "n2"));
-    assert!(matches!(identity.reload(), Err(IdentityError::OtherNode { node: other, .. }) if other == node("n2")));
+    assert!(
+        matches!(identity.reload(), Err(IdentityError::OtherNode { node: other, .. }) if other == node("n2"))
+    );
     fs::remove_file(&key).unwrap();
     assert!(matches!(identity.reload(), Err(IdentityError::Read { path, .. }) if path == key));
     assert_eq!(identity.info().unwrap().serial, reloaded, "a failed reload changes nothing");
@@ -48,8 +50,14 @@ fn unusable_files_are_refused_with_the_reason() {
     let other = Authority::generate("shop").unwrap();
     let (one, two) = (issue(&authority, "n1"), issue(&authority, "n2"));
     let read = Identity::from_pem;
-    assert!(matches!(read("", &one.cert_pem, &one.key_pem), Err(IdentityError::NoCertificate("authority's file"))));
-    assert!(matches!(read(authority.ca_pem(), "", &one.key_pem), Err(IdentityError::NoCertificate("node's file"))));
+    assert!(matches!(
+        read("", &one.cert_pem, &one.key_pem),
+        Err(IdentityError::NoCertificate("authority's file"))
+    ));
+    assert!(matches!(
+        read(authority.ca_pem(), "", &one.key_pem),
+        Err(IdentityError::NoCertificate("node's file"))
+    ));
     assert!(matches!(read(authority.ca_pem(), &one.cert_pem, ""), Err(IdentityError::NoKey)));
     assert!(matches!(read(authority.ca_pem(), &one.cert_pem, &two.key_pem), Err(IdentityError::Key(_))));
     assert!(matches!(
@@ -88,7 +96,10 @@ fn identities_for_development_trust_each_other_within_a_cluster() {
     let elsewhere = Identity::development().of_node("mall", &node("n2")).unwrap();
     let proof = one.sign(b"statement").unwrap();
     two.verify(&node("n1"), b"statement", &proof).unwrap();
-    assert!(matches!(elsewhere.verify(&node("n1"), b"statement", &proof), Err(AttestationError::Certificate(_))));
+    assert!(matches!(
+        elsewhere.verify(&node("n1"), b"statement", &proof),
+        Err(AttestationError::Certificate(_))
+    ));
 }
 
 #[test]
@@ -111,11 +122,12 @@ fn only_the_nodes_own_statement_is_believed() {
     let proof = one.sign(b"n1 is at 10.0.0.1").unwrap();
     two.verify(&node("n1"), b"n1 is at 10.0.0.1", &proof).unwrap();
 
-    let verify = |claimed: &str, statement: &[u8], proof: &Attestation| two.verify(&node(claimed), statement, proof);
+    let verify =
+        |claimed: &str, statement: &[u8], proof: &Attestation| two.verify(&node(claimed), statement, proof);
     assert!(matches!(verify("n1", b"n1 is at 10.0.0.2", &proof), Err(AttestationError::Signature(_))));
     let claimed = verify("n2", b"n1 is at 10.0.0.1", &proof);
     assert!(matches!(claimed, Err(AttestationError::OtherNode(signer)) if signer == node("n1")));
-    let mixed = Attestation { cert: two.sign(b"").unwrap().cert, ..proof.clone() };
+    let mixed = Attestation { cert: two.sign(b"").unwrap().cert, ..proof };
     assert!(matches!(verify("n2", b"n1 is at 10.0.0.1", &mixed), Err(AttestationError::Signature(_))));
 
     let mallory = Authority::generate("shop").unwrap();

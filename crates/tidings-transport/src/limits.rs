@@ -1,6 +1,7 @@
 //! Every limit of the transport, with its unit and its reason, and the quinn configurations made of them. quinn's
 //! defaults suit a public server; several are unbounded for what is done here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,7 +63,8 @@ pub const DIALS_MAX: usize = 64;
 pub const DIAL_ADDRESSES_MAX: usize = 4_096;
 
 /// Connection attempts to one address at once: an attempt begun before an outage ends waits longer than a new one.
-pub const DIALS_PER_ADDRESS_MAX: usize = 3;
+/// As many as begin within [`DIAL_TIME`], so that none has to wait for another.
+pub const DIALS_PER_ADDRESS_MAX: usize = 4;
 
 /// Time in which a peer must have finished its handshake, `Hello` included.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
@@ -109,8 +111,11 @@ const INITIAL_MTU: u16 = 1_200;
 /// Largest UDP payload size that is searched for, in bytes: Ethernet without assuming jumbo frames.
 const DISCOVERED_MTU_MAX: u16 = 1_452;
 
-/// Largest UDP payload accepted, in bytes: Ethernet's, less the headers of IP and UDP.
-const UDP_PAYLOAD_BYTES_MAX: u16 = 1_472;
+/// The same to a peer on this host. quinn sends up to ten packets in one call, which together must stay below 64 KiB.
+const DISCOVERED_MTU_LOOPBACK_MAX: u16 = 6_500;
+
+/// Largest UDP payload accepted, in bytes. Costs address space for the receive buffers, memory only as it is used.
+const UDP_PAYLOAD_BYTES_MAX: u16 = DISCOVERED_MTU_LOOPBACK_MAX;
 
 /// Out-of-order handshake bytes kept per connection: a chain of certificates fits.
 const CRYPTO_BUFFER_BYTES: usize = 16 << 10;
@@ -129,9 +134,10 @@ const RETRY_TOKEN_TIME: Duration = Duration::from_secs(15);
 const RESET_PAUSE: Duration = Duration::from_millis(20);
 
 /// Limits of a connection before its peer is admitted. `bi_streams` is what the peer may open by then.
-pub(crate) fn transport(bi_streams: u32) -> TransportConfig {
+pub(crate) fn transport(bi_streams: u32, peer: IpAddr) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
-    discovery.upper_bound(DISCOVERED_MTU_MAX);
+    let loopback = peer.to_canonical().is_loopback();
+    discovery.upper_bound(if loopback { DISCOVERED_MTU_LOOPBACK_MAX } else { DISCOVERED_MTU_MAX });
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(bi_streams.into())
@@ -179,13 +185,12 @@ pub(crate) fn endpoint(secret: &[u8; 32], seed: Option<[u8; 32]>) -> EndpointCon
     config
 }
 
-/// Limits for those who connect.
+/// Limits for those who connect; [`transport`] has the rest.
 pub(crate) fn server(crypto: Arc<dyn quinn::crypto::ServerConfig>) -> ServerConfig {
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0).log(Arc::new(NoneTokenLog));
     let mut config = ServerConfig::with_crypto(crypto);
     config
-        .transport_config(Arc::new(transport(BI_STREAMS_UNADMITTED)))
         .migration(false)
         .max_incoming(INCOMING_MAX)
         .incoming_buffer_size(INCOMING_BYTES)

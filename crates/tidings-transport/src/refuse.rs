@@ -20,8 +20,8 @@ pub(crate) enum HandshakeError {
     #[error("refused by the peer: {0}")]
     RefusedByPeer(Refusal),
     /// The peer does not accept this node's certificate or protocol.
-    #[error("the peer does not accept this node")]
-    Rejected(#[source] ConnectionError),
+    #[error("the peer does not accept this node: {}", .0.as_str())]
+    Rejected(RefusedReason),
     /// The connection failed, or its peer gave up.
     #[error("connection")]
     Lost(#[source] ConnectionError),
@@ -61,11 +61,15 @@ impl From<ConnectionError> for HandshakeError {
                 Some(alert) => Self::Refused(reason_of(alert, &own.reason), None),
                 None => Self::Refused(RefusedReason::Malformed, None),
             },
-            ConnectionError::ConnectionClosed(close) if alert(close.error_code.into()).is_some() => {
-                Self::Rejected(error)
-            }
+            ConnectionError::ConnectionClosed(close) => match alert(close.error_code.into()) {
+                Some(alert) => Self::Rejected(reason_of(alert, &String::from_utf8_lossy(&close.reason))),
+                None => Self::Lost(error),
+            },
             ConnectionError::ApplicationClosed(close) if CloseCode::Own.is_of(close) => Self::Own,
-            ConnectionError::ApplicationClosed(close) if CloseCode::Identity.is_of(close) => Self::Rejected(error),
+            ConnectionError::ApplicationClosed(close) => match reason_named(&close.reason) {
+                Some(reason) => Self::Rejected(reason),
+                None => Self::Lost(error),
+            },
             _ => Self::Lost(error),
         }
     }
@@ -111,6 +115,19 @@ impl HandshakeError {
         Self::telling(reason, refusal)
     }
 
+    /// Whether one end refused the other.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused(..) | Self::RefusedByPeer(_) | Self::Rejected(_))
+    }
+
+    /// The error and its cause, in one line.
+    pub(crate) fn describe(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+
     /// Closes a connection that came to nothing, and says why.
     pub(crate) fn close(&self, connection: &Connection) {
         let (code, text) = match self {
@@ -135,15 +152,12 @@ impl HandshakeError {
                 stats.refused_by_peer.one();
                 tracing::warn!(%remote, %refusal, "refused by a peer");
             }
-            Self::Rejected(error) => {
+            Self::Rejected(reason) => {
                 stats.refused_by_peer.one();
-                tracing::warn!(%remote, %error, "rejected by a peer");
+                tracing::warn!(%remote, reason = reason.as_str(), "refused by a peer");
             }
             Self::Own => tracing::debug!(%remote, "dialled itself"),
-            other => {
-                let cause = std::error::Error::source(other).map(tracing::field::display);
-                tracing::debug!(%remote, error = %other, cause, "no link");
-            }
+            other => tracing::debug!(%remote, error = other.describe(), "no link"),
         }
     }
 }
@@ -170,6 +184,11 @@ fn reason_of(alert: u8, text: &str) -> RefusedReason {
         120 => RefusedReason::Alpn,
         _ => RefusedReason::Malformed,
     }
+}
+
+/// The reason that a peer has closed a connection with, if it is one of this node's own words.
+fn reason_named(text: &[u8]) -> Option<RefusedReason> {
+    RefusedReason::ALL.into_iter().find(|reason| reason.as_str().as_bytes() == text)
 }
 
 fn code_of(reason: RefusedReason) -> CloseCode {

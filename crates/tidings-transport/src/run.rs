@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::close::{CloseCode, refusal_of};
-use crate::shared::Shared;
 use crate::gossip;
 use crate::limits::SESSION_END_TIME;
 use crate::link::Link;
+use crate::shared::Shared;
 use crate::table::LinkId;
 
 /// A link that is in the table and not running yet.

@@ -79,6 +79,8 @@ pub struct Followed {
     /// Per lane, lest the same bytes be asked for without end.
     unreadable: Mutex<Vec<Unreadable>>,
     counts: FollowCounts,
+    /// Told when the origin has ended: the links to it are of no use any more.
+    ended: Notify,
 }
 
 /// A position that could not be read, and how often.
@@ -113,6 +115,7 @@ impl Followed {
             origin: Arc::new(origin),
             lanes,
             counts: FollowCounts::default(),
+            ended: Notify::new(),
         }
     }
 
@@ -126,6 +129,25 @@ impl Followed {
     #[must_use]
     pub fn counts(&self) -> &FollowCounts {
         &self.counts
+    }
+
+    /// Reports progress to the node, and wakes whoever waits for the end.
+    fn progressed(&self, node: &dyn Peering) {
+        node.progressed(self);
+        if self.with(Follower::ended) {
+            self.ended.notify_waiters();
+        }
+    }
+
+    /// Waits until the origin has said goodbye and everything it did is applied.
+    async fn end(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.with(Follower::ended) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     /// Reads the follower's state. `read` must not block.
@@ -158,7 +180,8 @@ impl Served {
     /// Events that the heads have and the peer has not acknowledged.
     #[must_use]
     pub fn lag(&self, heads: &[Sequence]) -> u64 {
-        let behind = |(acked, head): (&AtomicU64, &Sequence)| head.saturating_sub(acked.load(Ordering::Acquire));
+        let behind =
+            |(acked, head): (&AtomicU64, &Sequence)| head.saturating_sub(acked.load(Ordering::Acquire));
         self.acked.iter().zip(heads).map(behind).sum()
     }
 
@@ -205,7 +228,11 @@ impl SessionError {
     fn is_violation(&self) -> bool {
         matches!(
             self,
-            Self::Frame(_) | Self::Batch(_) | Self::Rejected(_) | Self::Unexpected(_) | Self::Control(ControlError::Frame(_))
+            Self::Frame(_)
+                | Self::Batch(_)
+                | Self::Rejected(_)
+                | Self::Unexpected(_)
+                | Self::Control(ControlError::Frame(_))
         )
     }
 }
@@ -222,6 +249,7 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
         end = control::receive(&link, &*node, &followed, receiver, probed) => end,
         end = serve::all(&link, &*node, &served) => end,
         end = follow::all(&link, &*node, &followed) => end,
+        () = followed.end() => Ok(()),
     };
     let Err(error) = error else { return };
     let reason = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));

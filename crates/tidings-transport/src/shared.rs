@@ -22,7 +22,10 @@ use crate::gossip;
 use crate::handshake;
 use crate::host::Host;
 use crate::identity::{Credentials, Identity, IdentityError};
-use crate::limits::{self, DIALS_PER_ADDRESS_MAX, HANDSHAKES_MAX, HANDSHAKES_UNVALIDATED_MAX, SURPLUS_GRACE_SILENT};
+use crate::limits::{
+    self, BI_STREAMS_UNADMITTED, DIALS_PER_ADDRESS_MAX, HANDSHAKES_MAX, HANDSHAKES_UNVALIDATED_MAX,
+    SURPLUS_GRACE_SILENT,
+};
 use crate::link::Link;
 use crate::refuse::HandshakeError;
 use crate::run::Registered;
@@ -75,7 +78,7 @@ impl Links {
 /// The QUIC configurations of one reading of the identity.
 pub(crate) struct Prepared {
     credentials: Arc<Credentials>,
-    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) server: ServerConfig,
     client: ClientConfig,
 }
 
@@ -84,9 +87,8 @@ impl Prepared {
         let unusable = |error| IdentityError::Tls(TlsError::Suites(error));
         let server = QuicServerConfig::try_from(credentials.server.clone()).map_err(unusable)?;
         let client = QuicClientConfig::try_from(credentials.client.clone()).map_err(unusable)?;
-        let mut client = ClientConfig::new(Arc::new(client));
-        client.transport_config(Arc::new(limits::transport(0)));
-        Ok(Self { credentials, server: Arc::new(limits::server(Arc::new(server))), client })
+        let client = ClientConfig::new(Arc::new(client));
+        Ok(Self { credentials, server: limits::server(Arc::new(server)), client })
     }
 }
 
@@ -132,14 +134,18 @@ impl Shared {
         self.table().at(address).filter(|link| !link.is_closed()).cloned()
     }
 
-    /// How this node answers handshakes, by the newest reading of its identity.
-    pub(crate) fn server_config(&self) -> Result<Arc<ServerConfig>, IdentityError> {
-        Ok(self.prepare()?.server.clone())
+    /// How this node answers a peer's handshake, by the newest reading of its identity.
+    pub(crate) fn server_config(&self, peer: SocketAddr) -> Result<Arc<ServerConfig>, IdentityError> {
+        let mut config = self.prepare()?.server.clone();
+        config.transport_config(Arc::new(limits::transport(BI_STREAMS_UNADMITTED, peer.ip())));
+        Ok(Arc::new(config))
     }
 
-    /// How this node begins handshakes, and the name that it expects.
-    pub(crate) fn client_config(&self) -> Result<(ClientConfig, String), IdentityError> {
-        Ok((self.prepare()?.client.clone(), self.server_name.clone()))
+    /// How this node begins a handshake with a peer, which may open no stream before it is admitted.
+    pub(crate) fn client_config(&self, peer: SocketAddr) -> Result<ClientConfig, IdentityError> {
+        let mut config = self.prepare()?.client.clone();
+        config.transport_config(Arc::new(limits::transport(0, peer.ip())));
+        Ok(config)
     }
 
     fn prepare(&self) -> Result<Arc<Prepared>, IdentityError> {

@@ -100,7 +100,10 @@ impl<L: Clone> Table<L> {
     /// Whether a newcomer can be let in, given that some connections have not answered when asked.
     pub(crate) fn judge(&self, newcomer: &Facts, unanswered: &[LinkId]) -> Judgement<L> {
         let own = self.nodes.get(&newcomer.node).map_or(&[][..], Vec::as_slice);
-        if own.iter().any(|held| held.facts.log == newcomer.log && held.facts.incarnation > newcomer.incarnation) {
+        if own
+            .iter()
+            .any(|held| held.facts.log == newcomer.log && held.facts.incarnation > newcomer.incarnation)
+        {
             return Judgement::Overtaken;
         }
         if own.iter().filter(|held| same_life(&held.facts, newcomer)).count() >= LINKS_PER_NODE_MAX {

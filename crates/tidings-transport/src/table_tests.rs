@@ -59,7 +59,11 @@ fn simultaneous_dials_settle_on_the_connection_that_the_smaller_id_began() {
             bench.add(link, b(link == "dialled"), ms(0));
         }
         assert_eq!(bench.current(), "dialled", "{order:?}");
-        assert_eq!(bench.table.settle(&node("b"), ms(600)).close, Vec::<&str>::new(), "the peer closes its own");
+        assert_eq!(
+            bench.table.settle(&node("b"), ms(600)).close,
+            Vec::<&str>::new(),
+            "the peer closes its own"
+        );
 
         let mut bench = Bench::of("c");
         for link in order {

@@ -93,7 +93,10 @@ pub(crate) struct PeerIdentity {
 
 /// The identity of a connection's peer. The path, the validity and the usage of its certificate have been verified
 /// by the handshake; what it says is checked here.
-pub(crate) fn peer_identity(connection: &quinn::Connection, cluster: &str) -> Result<PeerIdentity, RefusedReason> {
+pub(crate) fn peer_identity(
+    connection: &quinn::Connection,
+    cluster: &str,
+) -> Result<PeerIdentity, RefusedReason> {
     let shown = connection.peer_identity().ok_or(RefusedReason::NoCertificate)?;
     let chain = shown.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| RefusedReason::NoCertificate)?;
     leaf_identity(chain.first().ok_or(RefusedReason::NoCertificate)?, cluster)

@@ -1,4 +1,5 @@
 //! Gossip frames: as datagrams, on streams, and not at all.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 mod common;
 
@@ -34,7 +35,10 @@ async fn a_short_frame_travels_as_a_datagram_from_the_peers_advertised_address()
     until("received", || !received(&two).is_empty()).await;
     assert_eq!(received(&two), [(one.address(), Bytes::from_static(b"short"))]);
     let stats = one.transport.stats();
-    assert_eq!((stats.gossip_datagrams.get(), stats.gossip_streams.get(), stats.gossip_dropped.get()), (1, 0, 0));
+    assert_eq!(
+        (stats.gossip_datagrams.get(), stats.gossip_streams.get(), stats.gossip_dropped.get()),
+        (1, 0, 0)
+    );
     // And back on the same connection.
     two.transport.send_gossip(one.address(), Bytes::from_static(b"answer"));
     until("answered", || received(&one) == [(two.address(), Bytes::from_static(b"answer"))]).await;

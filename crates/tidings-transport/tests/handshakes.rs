@@ -1,4 +1,5 @@
 //! Who is not let in: nothing that they send is acted on, and they get nothing but the close of the connection.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
 mod common;
 
@@ -63,8 +64,11 @@ async fn refused(authority: &Authority, config: ClientConfig, reason: RefusedRea
 
 async fn refused_at(node: &Node, config: ClientConfig, name: &str, reason: RefusedReason) -> Got {
     let lines = Lines::default();
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(Level::WARN).with_ansi(false).with_writer(lines.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(Level::WARN)
+        .with_ansi(false)
+        .with_writer(lines.clone())
+        .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
     let (before, total) = (node.refused(reason), node.transport.stats().refused_total());
     let got = intrude(config, node.address(), &hello(name, 1, 999, "127.0.0.1:9".parse().unwrap())).await;
@@ -157,7 +161,8 @@ async fn a_certificate_that_does_not_name_exactly_one_node_is_refused() {
         let mut params = sound(CLUSTER, "n2");
         params.subject_alt_names = names.clone();
         let shown = signed(&authority, &params);
-        let got = refused(&authority, quic(tls(&authority, Some(shown), ALPN)), RefusedReason::WrongSan).await;
+        let got =
+            refused(&authority, quic(tls(&authority, Some(shown), ALPN)), RefusedReason::WrongSan).await;
         assert!(closed_with(&got, CloseCode::Identity), "{names:?}: {got:?}");
     }
 }
@@ -166,7 +171,8 @@ async fn a_certificate_that_does_not_name_exactly_one_node_is_refused() {
 async fn a_certificate_of_another_cluster_under_the_same_authority_is_refused() {
     let authority = Authority::generate(CLUSTER).unwrap();
     let shown = signed(&authority, &sound("mall", "n2"));
-    let got = refused(&authority, quic(tls(&authority, Some(shown), ALPN)), RefusedReason::WrongCluster).await;
+    let got =
+        refused(&authority, quic(tls(&authority, Some(shown), ALPN)), RefusedReason::WrongCluster).await;
     assert!(closed_with(&got, CloseCode::Refused), "{got:?}");
 }
 

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Membership, Record};
+use tidings_proto::follower::Follower;
 use tidings_proto::frame::{Hello, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
@@ -43,7 +44,9 @@ pub(crate) enum Command {
 #[non_exhaustive]
 pub enum Conflict {
     /// Another live process has this node's id.
-    #[error("node id {node} is held by a live process at {address}: give this one another id, or stop that one")]
+    #[error(
+        "node id {node} is held by a live process at {address}: give this one another id, or stop that one"
+    )]
     DuplicateNode {
         /// The id.
         node: NodeId,
@@ -201,6 +204,15 @@ impl Host for Face {
             return Err(Refusal::DuplicateNode { node: self.node.clone(), address: self.address() });
         }
         if self.goodbye.borrow().is_some() {
+            return Err(Refusal::Leaving);
+        }
+        // A life that has said goodbye is over.
+        if self
+            .coherence
+            .peer(&origin_of(hello))
+            .and_then(|peer| peer.followed)
+            .is_some_and(|it| it.with(Follower::ended))
+        {
             return Err(Refusal::Leaving);
         }
         let mut met = self.met.lock();

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidings_cache::Domain;
-use tidings_membership::{State, View};
-use tidings_proto::freshness::{Bounds, Doubt, Freshness};
+use tidings_membership::{Member, State, View};
 use tidings_proto::frame::{Hello, MemberSet, NamedMember};
+use tidings_proto::freshness::{Bounds, Doubt, Freshness};
 use tidings_proto::id::{Lanes, NodeId, Origin};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{Followed, Served};
@@ -64,7 +64,9 @@ impl Coherence {
     ) -> Self {
         let freshness = Freshness::new(bounds, has_seeds, domain.clock().now());
         let lanes = domain.log().lanes();
-        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts: Vec::new() });
+        // Every node starts in doubt; that is worth no warning.
+        let doubts = freshness.doubts(domain.clock().now());
+        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts });
         let coherence = Self { me, lanes, domain, observers, inner, members: watch::Sender::default() };
         coherence.publish();
         coherence
@@ -117,8 +119,7 @@ impl Coherence {
                 inner.peer(&member.record.origin, member.record.address);
             }
         }
-        let relevant: Vec<Origin> =
-            inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
+        let relevant: Vec<Origin> = inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
         for origin in relevant {
             match view.life(&origin).map(|member| member.state) {
                 Some(State::Live | State::Suspect) => inner.freshness.found(&origin),
@@ -163,10 +164,12 @@ impl Coherence {
         self.domain.publish(published);
         let doubts = inner.freshness.doubts(now);
         if doubts != inner.doubts {
-            if doubts.is_empty() {
-                tracing::info!("every hit counts: all members are heard");
-            } else {
-                tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+            match (inner.doubts.is_empty(), doubts.is_empty()) {
+                (_, true) => tracing::info!("out of doubt: all members are heard, every hit counts"),
+                (true, false) => {
+                    tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+                }
+                (false, false) => tracing::debug!(reasons = ?doubts, "still in doubt"),
             }
             inner.doubts.clone_from(&doubts);
             self.observers.tell(Observation::Doubt { reasons: doubts });
@@ -226,6 +229,19 @@ impl Coherence {
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let inner = self.inner.lock();
         inner.freshness.relevant().filter_map(|(origin, _)| Some(inner.peers.get(origin)?.address)).collect()
+    }
+
+    /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.
+    pub(crate) fn forgettable(&self, view: &View) -> Vec<Origin> {
+        let now = self.domain.clock().now();
+        let relevant = self.relevant();
+        let shown = self.bounds().lost_grace;
+        let over = |member: &&Member| {
+            matches!(member.state, State::Lost | State::Left)
+                && now.since(member.since) > shown
+                && !relevant.contains(&member.record.origin)
+        };
+        view.lives().filter(over).map(|member| member.record.origin.clone()).collect()
     }
 
     pub(crate) fn relevant(&self) -> Vec<Origin> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_membership::{
-    AttestError, Attestation, Attestor, Membership, Record, State, View, Config as MembershipConfig,
+    AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, State, View,
 };
 use tidings_proto::id::{Incarnation, NodeId, Origin};
 use tidings_transport::{CloseCode, Identity, Transport};
@@ -77,14 +77,15 @@ impl Driver {
             }
         };
         let _ = started.send(Ok(()));
-        let shutdown = self.drive(view).await;
+        let mut wanted = BTreeSet::new();
+        let shutdown = self.drive(view, &mut wanted).await;
         let Some(Shutdown { deadline, done }) = shutdown else {
             if let Some(transport) = self.bus.transport() {
                 transport.close(Duration::ZERO).await;
             }
             return;
         };
-        let clean = self.leave(deadline).await;
+        let clean = self.leave(deadline, &wanted).await;
         let _ = done.send(clean);
     }
 
@@ -140,13 +141,16 @@ impl Driver {
         Ok(view)
     }
 
-    async fn drive(&mut self, mut view: watch::Receiver<Arc<View>>) -> Option<Shutdown> {
+    async fn drive(
+        &mut self,
+        mut view: watch::Receiver<Arc<View>>,
+        wanted: &mut BTreeSet<SocketAddr>,
+    ) -> Option<Shutdown> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tidying = None;
-        let mut wanted = BTreeSet::new();
         let mut states = Vec::new();
         view.mark_changed();
         loop {
@@ -156,12 +160,12 @@ impl Driver {
                 Ok(()) = view.changed() => {
                     let now = view.borrow_and_update().clone();
                     self.seen(&now, &mut states);
-                    self.dial(&now, &mut wanted);
+                    self.dial(&now, wanted);
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Dial => {
                         let now = view.borrow().clone();
-                        self.dial(&now, &mut wanted);
+                        self.dial(&now, wanted);
                     }
                     Command::Renumber(incarnation) => {
                         if let Some(renumbered) = self.renumber(incarnation).await {
@@ -183,6 +187,13 @@ impl Driver {
                     }
                     let caches = self.bus.domain.caches();
                     let names: Vec<String> = caches.iter().map(|cache| cache.name().to_string()).collect();
+                    let now = view.borrow().clone();
+                    if let Some(membership) = self.bus.membership() {
+                        for origin in self.bus.coherence.forgettable(&now) {
+                            // One that can be heard again stays, which is as it should be.
+                            let _ = membership.forget(&origin);
+                        }
+                    }
                     self.bus.hosted.send_if_modified(|hosted| {
                         let changed = **hosted != names;
                         if changed {
@@ -196,8 +207,7 @@ impl Driver {
     }
 
     fn seen(&self, view: &View, states: &mut Vec<(Origin, State)>) {
-        let now: Vec<_> =
-            view.lives().map(|member| (member.record.origin.clone(), member.state)).collect();
+        let now: Vec<_> = view.lives().map(|member| (member.record.origin.clone(), member.state)).collect();
         for (origin, state) in now.iter().filter(|entry| !states.contains(entry)) {
             tracing::info!(%origin, %state, "member");
             self.bus.observers.tell(Observation::Member { origin: origin.clone(), state: *state });
@@ -253,7 +263,7 @@ impl Driver {
 
     /// Refuse mutations, wait for open writes, seal, drain to acknowledgements, say goodbye, close. Cut short, no
     /// goodbye is said: peers then treat it as an unclean end. Returns whether it was clean.
-    async fn leave(&self, time: Duration) -> bool {
+    async fn leave(&self, time: Duration, wanted: &BTreeSet<SocketAddr>) -> bool {
         let deadline = Instant::now() + time;
         let bus = &self.bus;
         bus.domain.leave();
@@ -270,6 +280,10 @@ impl Driver {
         .await;
         let clean = drained.is_ok();
         if let Ok(heads) = drained {
+            // Peers end their links once they have taken note: none is to be dialled anew.
+            if let Some(transport) = bus.transport() {
+                wanted.iter().for_each(|address| transport.unwant(*address));
+            }
             bus.goodbye.send_replace(Some(heads));
             if let Some(membership) = bus.membership() {
                 membership.leave().await;

@@ -19,14 +19,14 @@ pub use config::Simulated;
 pub use node::{MemberInfo, Node, NotReady, SYNCED_WITHIN, StartError};
 pub use observe::{Observation, Observed, Observer};
 pub use tidings_cache::{
-    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillToken, Invalidator, Item,
-    Key, KeyError, Listener, LoadError, ManualClock, Mode, Number, OnOverflow, OpenError, Operation, RawEvent,
-    RawSubscribe, RawSubscription, RawTarget, ReadOrFill, RingBounds, Scope, Settings, Subscribe, SubscribeError,
-    Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillToken,
+    Invalidator, Item, Key, KeyError, Listener, LoadError, ManualClock, Mode, Number, OnOverflow, OpenError,
+    Operation, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, RingBounds, Scope, Settings,
+    Subscribe, SubscribeError, Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
-pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::frame::Refusal;
+pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;

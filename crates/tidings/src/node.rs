@@ -9,8 +9,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings_cache::{AnyCache, Cache, CacheBuilder, Clock, Domain, Key};
 use tidings_membership::{Member, State};
-use tidings_proto::freshness::{Bounds, Doubt};
 use tidings_proto::follower::Follower;
+use tidings_proto::freshness::{Bounds, Doubt};
 use tidings_proto::id::{Incarnation, InvalidName, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::time::Tick;
@@ -152,8 +152,7 @@ impl Node {
         let domain = Domain::new(clock, log, origin.clone(), config.bounds.max_staleness);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
-        let coherence =
-            Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
+        let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
@@ -169,13 +168,8 @@ impl Node {
         } else {
             Some(spawn_bus(driver, started)?)
         };
-        let inner = Inner {
-            bus,
-            shutdown,
-            thread: Mutex::new(thread),
-            has_seeds,
-            _cancel: cancel.drop_guard(),
-        };
+        let inner =
+            Inner { bus, shutdown, thread: Mutex::new(thread), has_seeds, _cancel: cancel.drop_guard() };
         let node = Self { inner: Arc::new(inner) };
         match starting.await {
             Ok(Ok(())) => Ok(node),

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tidings_membership::State;
-use tidings_proto::freshness::Doubt;
 use tidings_proto::frame::Refusal;
+use tidings_proto::freshness::Doubt;
 use tidings_proto::id::{LaneId, NodeId, Origin};
 use tokio::sync::broadcast;
 

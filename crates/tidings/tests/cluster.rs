@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
-use tidings::{Cache, EventKind, Item};
+use tidings::{Cache, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError};
 use tokio::time::Instant;
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -15,17 +15,31 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn open(cluster: &Cluster) -> Vec<Cache<String, u64>> {
-    cluster.nodes().iter().map(|node| node.cache("numbers").open().unwrap()).collect()
+    let open = |node: &Node| node.cache("numbers").open().expect("the name is free");
+    cluster.nodes().iter().map(open).collect()
+}
+
+async fn quick(count: usize) -> Cluster {
+    let built =
+        Cluster::start_with(count, |_, builder| builder.max_staleness(Duration::from_millis(600))).await;
+    built.expect("the cluster forms")
+}
+
+async fn fill(caches: &[Cache<String, u64>], key: &str, value: u64) {
+    for cache in caches {
+        cache
+            .get_or_load(&key.to_owned(), || async { Ok::<_, ()>(value) })
+            .await
+            .expect("the loader does not fail");
+    }
 }
 
 #[tokio::test]
 async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
-    let cluster = Cluster::start(3).await.unwrap();
+    let cluster = quick(3).await;
     let caches = open(&cluster);
+    fill(&caches, "answer", 41).await;
     let key = "answer".to_owned();
-    for cache in &caches {
-        cache.get_or_load(&key, || async { Ok::<_, ()>(41) }).await.unwrap();
-    }
     assert!(caches.iter().all(|cache| cache.get(&key) == Some(41)));
     caches[0].insert(key.clone(), 42).unwrap();
     assert_eq!(caches[0].get(&key), Some(42), "a writer reads its write");
@@ -35,12 +49,10 @@ async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
 
 #[tokio::test]
 async fn fills_are_silent() {
-    let cluster = Cluster::start(2).await.unwrap();
+    let cluster = quick(2).await;
     let caches = open(&cluster);
-    for n in 0..100_u64 {
-        for cache in &caches {
-            cache.get_or_load(&n.to_string(), || async move { Ok::<_, ()>(n) }).await.unwrap();
-        }
+    for n in 0..100 {
+        fill(&caches, &n.to_string(), n).await;
     }
     assert!(cluster.nodes().iter().all(|node| node.domain().events_published() == 0));
     assert!((0..100_u64).all(|n| caches.iter().all(|cache| cache.get(&n.to_string()) == Some(n))));
@@ -49,7 +61,7 @@ async fn fills_are_silent() {
 
 #[tokio::test]
 async fn subscribers_on_other_nodes_hear_what_was_done() {
-    let cluster = Cluster::start(2).await.unwrap();
+    let cluster = quick(2).await;
     let caches = open(&cluster);
     let mut heard = caches[1].subscribe().kinds([EventKind::Inserted]).start().unwrap();
     caches[0].write().metadata("cause", "test").insert("k".to_owned(), 1).unwrap();
@@ -58,5 +70,172 @@ async fn subscribers_on_other_nodes_hear_what_was_done() {
     assert_eq!(event.key().map(String::as_str), Some("k"));
     assert_eq!(event.origin.node.as_str(), "n1");
     assert_eq!(event.metadata.first(), Some(&("cause".to_owned(), "test".to_owned())));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn clear_reaches_everybody_and_loads_under_way() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    fill(&caches, "a", 1).await;
+    let (release, released) = tokio::sync::oneshot::channel::<()>();
+    let slow = caches[1].clone();
+    let load = tokio::task::JoinSet::from_iter([async move {
+        let load = || async {
+            released.await.ok();
+            Ok::<_, ()>(1)
+        };
+        slow.get_or_load(&"b".to_owned(), load).await.unwrap()
+    }]);
+    until("the load is under way", || caches[1].counts().loads == 2).await;
+    caches[0].clear().unwrap();
+    until("the peer is cleared", || !caches[1].contains(&"a".to_owned())).await;
+    release.send(()).unwrap();
+    assert_eq!(load.join_all().await, [1], "who waited gets the result");
+    assert!(!caches[1].contains(&"b".to_owned()), "what began before the clear is not stored");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_goodbye_leaves_no_doubt() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    fill(&caches, "kept", 1).await;
+    caches[0].insert("changed".to_owned(), 1).unwrap();
+    assert!(cluster[0].shutdown(Duration::from_secs(5)).await, "drained in time");
+    until("the goodbye is heard", || {
+        cluster[1].members().iter().any(|member| member.node.as_str() == "n1" && member.state == State::Left)
+    })
+    .await;
+    // Longer than the bound: were the one that left still listened for, the entry would have aged out.
+    let after = Instant::now() + Duration::from_millis(1_500);
+    until("the bound has passed", || Instant::now() > after).await;
+    assert!(cluster[1].doubts().is_empty(), "{:?}", cluster[1].doubts());
+    assert_eq!(caches[1].get(&"kept".to_owned()), Some(1));
+    assert!(matches!(caches[0].insert("late".to_owned(), 1), Err(WriteError::Closed | WriteError::Leaving)));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_member_that_vanishes_costs_the_bound_and_then_a_floor() {
+    let build = |_, builder: tidings::NodeBuilder| {
+        builder.max_staleness(Duration::from_millis(600)).lost_grace(Duration::from_secs(2))
+    };
+    let cluster = Cluster::start_with(2, build).await.unwrap();
+    let caches = open(&cluster);
+    fill(&caches, "old", 1).await;
+    let [first, second] = cluster.nodes() else { unreachable!("two were started") };
+    // Denied on both sides, so that neither hears the other: as if the first had died.
+    second.set_denied(&["n1".to_owned()]);
+    first.set_denied(&["n2".to_owned()]);
+    until("in doubt", || !second.doubts().is_empty()).await;
+    until("the entry outlives the bound no more", || !caches[1].contains(&"old".to_owned())).await;
+    caches[1].get_or_load(&"young".to_owned(), || async { Ok::<_, ()>(2) }).await.unwrap();
+    assert_eq!(caches[1].get(&"young".to_owned()), Some(2), "in doubt, entries live as long as the bound");
+    until("the end of the lost member is certain", || second.doubts().is_empty()).await;
+    assert!(!caches[1].contains(&"old".to_owned()), "leaving doubt brings nothing back");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() {
+    let build = |_, builder: tidings::NodeBuilder| {
+        builder.retention(Retention { events: 64, ..Retention::default() })
+    };
+    let cluster = Cluster::start_with(2, build).await.unwrap();
+    let caches = open(&cluster);
+    let [first, second] = cluster.nodes() else { unreachable!("two were started") };
+    for n in 0..100 {
+        fill(&caches, &n.to_string(), n).await;
+    }
+    first.set_denied(&["n2".to_owned()]);
+    until("the link is down", || first.members().iter().all(|member| member.rtt.is_none())).await;
+    for n in 0..10_000_u64 {
+        caches[0].remove(&format!("other-{n}")).unwrap();
+    }
+    first.set_denied(&[]);
+    let resets = || second.members().iter().map(|member| member.resets).sum::<u64>();
+    until("every lane was reset", || resets() == 4).await;
+    assert!((0..100_u64).all(|n| !caches[1].contains(&n.to_string())), "what was in doubt is fenced");
+    fill(&caches, "new", 1).await;
+    caches[0].remove(&"new".to_owned()).unwrap();
+    until("events flow again", || !caches[1].contains(&"new".to_owned())).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn repair_after_a_cut_is_exact_to_the_key() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let caches = open(&cluster);
+    let [first, second] = cluster.nodes() else { unreachable!("two were started") };
+    for n in 0..100 {
+        fill(&caches, &n.to_string(), n).await;
+    }
+    first.set_denied(&["n2".to_owned()]);
+    until("the link is down", || first.members().iter().all(|member| member.rtt.is_none())).await;
+    caches[0].remove(&"50".to_owned()).unwrap();
+    first.set_denied(&[]);
+    until("the change arrives", || !caches[1].contains(&"50".to_owned())).await;
+    assert!(second.members().iter().all(|member| member.resets == 0));
+    let kept = (0..100_u64).filter(|n| caches[1].contains(&n.to_string())).count();
+    assert_eq!(kept, 99, "nothing else was evicted");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_live_holder_keeps_its_node_id() {
+    let cluster = quick(2).await;
+    let twin = Node::builder(cluster[0].cluster())
+        .node_id("n2")
+        .seeds([cluster[0].address().to_string()])
+        .start()
+        .await
+        .unwrap();
+    until("the twin is told", || twin.conflict().is_some()).await;
+    assert!(matches!(twin.readiness(), Err(NotReady::Conflict(Conflict::DuplicateNode { .. }))));
+    assert!(twin.conflict().unwrap().to_string().contains("n2"), "the message names the id");
+    assert!(cluster[0].readiness().is_ok(), "the holder is still followed");
+    twin.shutdown(Duration::from_secs(1)).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_went_back_takes_the_next_incarnation() {
+    let cluster = quick(1).await;
+    let seed = cluster[0].address().to_string();
+    let start = |node: &str| {
+        Node::builder(cluster[0].cluster()).node_id(node).seeds([seed.clone()]).write_horizon(Duration::ZERO)
+    };
+    let first = start("x").start().await.unwrap();
+    first.ready(Duration::from_secs(10)).await.unwrap();
+    let before = first.origin().incarnation;
+    assert!(first.shutdown(Duration::from_secs(5)).await);
+    // The second life reads a wall clock that is far behind.
+    let started = Instant::now();
+    let behind = tidings::Clock::from_fn(move || tidings::Tick(1 << 50).after(started.elapsed()));
+    let second = start("x").clock(behind).start().await.unwrap();
+    until("it is renumbered", || second.origin().incarnation > before).await;
+    second.ready(Duration::from_secs(10)).await.unwrap();
+    let cache: Cache<String, u64> = second.cache("c").open().unwrap();
+    let peer: Cache<String, u64> = cluster[0].cache("c").open().unwrap();
+    fill(&[peer.clone()], "k", 1).await;
+    cache.remove(&"k".to_owned()).unwrap();
+    until("its changes count", || !peer.contains(&"k".to_owned())).await;
+    second.shutdown(Duration::from_secs(5)).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn caches_are_found_by_name_and_type() {
+    let cluster = quick(1).await;
+    let node = &cluster[0];
+    let numbers: Cache<String, u64> = node.cache("numbers").open().unwrap();
+    assert!(node.lookup::<String, u64>("numbers").is_some());
+    assert!(node.lookup::<String, String>("numbers").is_none(), "of other types");
+    assert!(node.lookup::<String, u64>("letters").is_none());
+    assert!(matches!(node.cache::<String, u64>("numbers").open(), Err(OpenError::Open(_))));
+    numbers.close();
+    assert!(node.lookup::<String, u64>("numbers").is_none());
+    assert!(node.cache::<String, u64>("numbers").open().is_ok(), "the name is free again");
     cluster.shutdown().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings_cache::{Cache, CacheBuilder, Domain, EventKind, Operation, Target};
 
-use crate::common::{Node, Wire, eventually, events, fill, key, kinds, many, told};
+use crate::common::{Node, Wire, events, eventually, fill, key, kinds, many, told};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -166,11 +166,20 @@ fn capacity_counts_entries_and_displacement_is_told() {
 #[test]
 fn capacity_counts_weight_where_there_is_a_weigher() {
     let node = Node::new("a");
-    let weighed = node.cache("users").max_capacity(1_000).weigher(|key, value: &Vec<u8>| (key.len() + value.len()) as u32);
+    let weighed = node
+        .cache("users")
+        .max_capacity(1_000)
+        .weigher(|key, value: &Vec<u8>| (key.len() + value.len()) as u32);
     let users: Cache<String, Vec<u8>> = weighed.open().unwrap();
     let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
     users.insert(key("small"), vec![0; 10]).unwrap();
-    assert_eq!({ users.settle(); users.erased().weight() }, 6 + 10);
+    assert_eq!(
+        {
+            users.settle();
+            users.erased().weight()
+        },
+        6 + 10
+    );
     users.insert(key("too large"), vec![0; 2_000]).unwrap();
     users.settle();
     assert_eq!(told(&mut heard), [(EventKind::Evicted, Operation::Evict, Target::Key(key("too large")))]);
@@ -254,7 +263,8 @@ fn a_flood_of_displacements_is_bounded_and_what_was_dropped_is_counted() {
         tidings_cache::Item::Event(_) => 1,
         tidings_cache::Item::Lagged { missed } => missed,
     });
-    let (heard, lost) = told.fold((0, 0), |(heard, lost), n| if n == 1 { (heard + 1, lost) } else { (heard, lost + n) });
+    let (heard, lost) =
+        told.fold((0, 0), |(heard, lost), n| if n == 1 { (heard + 1, lost) } else { (heard, lost + n) });
     assert!(lost > 0, "the ring is too large for this test");
     assert_eq!(counts.evicted, 19_999);
     assert!(heard + lost + counts.local_events_dropped >= 19_999, "{heard} {lost} {counts:?}");

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::common::{Node, Wire, events, fill, key, kinds, many, one, told};
-use tidings_cache::{Cache, Computed, EventKind, Mode, Operation, ReadOrFill, Target, TOKEN_TIME, WriteError};
+use tidings_cache::{
+    Cache, Computed, EventKind, Mode, Operation, ReadOrFill, TOKEN_TIME, Target, WriteError,
+};
 use tidings_proto::id::{LaneId, Lanes};
 use tidings_proto::log::Retention;
 
@@ -343,7 +345,8 @@ fn reads_are_told_to_nobody() {
     let users = node.users();
     users.insert(key("k"), 1).unwrap();
     let mut heard = users.subscribe().start().unwrap();
-    let _ = (users.get(&key("k")), users.get(&key("absent")), users.iter().count(), users.contains(&key("k")));
+    let _ =
+        (users.get(&key("k")), users.get(&key("absent")), users.iter().count(), users.contains(&key("k")));
     let _ = (users.get_many([&key("k"), &key("absent")]), users.peek(&key("k")));
     assert!(events(&mut heard).is_empty());
     let counts = users.counts();

@@ -20,7 +20,12 @@ fn a_change_on_one_node_evicts_the_copies_on_all_others() {
     type Change = fn(&Cache<String, u64>, String);
     let changes: [(&str, Change); 8] = [
         ("insert", |cache, key| drop(cache.insert(key, 2).unwrap())),
-        ("insert_if_absent", |cache, key| assert!({ drop(cache.take(&key)); cache.insert_if_absent(key, 2).unwrap() })),
+        ("insert_if_absent", |cache, key| {
+            assert!({
+                drop(cache.take(&key));
+                cache.insert_if_absent(key, 2).unwrap()
+            })
+        }),
         ("replace", |cache, key| assert!(cache.replace(key, 2).unwrap())),
         ("increment", |cache, key| assert_eq!(cache.increment(&key, 1).unwrap(), 2)),
         ("remove", |cache, key| drop(cache.remove(&key).unwrap())),
@@ -157,7 +162,8 @@ fn each_lanes_copy_of_a_clear_stands_for_that_lanes_keys() {
     on_a.clear().unwrap();
     let lanes = Lanes::default();
     let of_lane = |name: &String, lane: LaneId| {
-        lanes.lane_of(slot_of(CacheId::of_name("users"), &tidings_proto::codec::encode(name).unwrap())) == lane
+        lanes.lane_of(slot_of(CacheId::of_name("users"), &tidings_proto::codec::encode(name).unwrap()))
+            == lane
     };
     let first = lanes.lane(0).unwrap();
     let batch = read(a.domain.log(), first);
@@ -234,7 +240,8 @@ fn an_invalidator_that_is_off_evicts_nothing_and_still_tells() {
 fn scopes_of_subscriptions_divide_own_changes_from_peers() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
-    let mut heard = [Scope::All, Scope::Local, Scope::Remote].map(|scope| on_b.subscribe().scope(scope).start().unwrap());
+    let mut heard =
+        [Scope::All, Scope::Local, Scope::Remote].map(|scope| on_b.subscribe().scope(scope).start().unwrap());
     on_b.insert(key("mine"), 1).unwrap();
     on_a.insert(key("theirs"), 1).unwrap();
     Wire::new([&a, &b]).carry();
@@ -248,7 +255,8 @@ fn scopes_of_subscriptions_divide_own_changes_from_peers() {
 fn a_fill_that_a_peers_change_overtook_is_not_kept() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
-    let tidings_cache::ReadOrFill::Miss(token) = on_b.get_or_token(&key("k"), tidings_cache::TOKEN_TIME).unwrap()
+    let tidings_cache::ReadOrFill::Miss(token) =
+        on_b.get_or_token(&key("k"), tidings_cache::TOKEN_TIME).unwrap()
     else {
         panic!()
     };
@@ -306,10 +314,8 @@ fn applying_a_batch_twice_changes_nothing_more() {
 
 #[test]
 fn what_a_log_has_forgotten_is_fenced_and_later_fills_are_kept() {
-    let (a, b) = (
-        Node::with("a", Lanes::default(), Retention { events: 16, ..Retention::default() }),
-        Node::new("b"),
-    );
+    let (a, b) =
+        (Node::with("a", Lanes::default(), Retention { events: 16, ..Retention::default() }), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
     many(100).iter().for_each(|key| fill(&on_b, key, 1));
     many(100).into_iter().chain(many(100)).for_each(|key| drop(on_a.insert(key, 2).unwrap()));
@@ -360,9 +366,8 @@ fn a_record_of_an_unknown_kind_fences_its_cache_in_its_lane() {
     let batch = tampered(|record| record[1] = record[1] & 0xf0 | 0x0f);
     assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap(), batch.next());
     let lane = batch.lane;
-    let gone = |name: &String| {
-        Lanes::default().lane_of(slot_of(CacheId::of_name("users"), &encoded(name))) == lane
-    };
+    let gone =
+        |name: &String| Lanes::default().lane_of(slot_of(CacheId::of_name("users"), &encoded(name))) == lane;
     assert!(many(40).iter().all(|key| on_b.contains(key) != gone(key)));
     assert!(many(40).iter().any(gone));
     assert!(many(40).iter().all(|key| other.contains(key)));
@@ -419,7 +424,8 @@ fn what_comes_before_unsound_framing_is_applied() {
 fn a_peer_that_writes_other_keys_under_a_caches_name_disturbs_nothing() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let on_a: Cache<Vec<u8>, u64> = a.cache("users").open().unwrap();
-    let on_b: Cache<String, u64> = b.cache("users").partitions(2).partitioner(|key: &String| Some(key.len() % 2)).open().unwrap();
+    let on_b: Cache<String, u64> =
+        b.cache("users").partitions(2).partitioner(|key: &String| Some(key.len() % 2)).open().unwrap();
     fill(&on_b, "k", 1);
     let mut heard = on_b.subscribe().start().unwrap();
     // Not UTF-8: no string decodes from it.

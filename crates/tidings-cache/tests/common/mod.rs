@@ -138,7 +138,12 @@ pub(crate) fn body(batch: &Batch) -> Vec<u8> {
 }
 
 /// Applies a batch at a node as if it had come over the network.
-pub(crate) fn apply(domain: &Domain, origin: &Arc<Origin>, lanes: Lanes, batch: &Batch) -> Result<u64, Unsound> {
+pub(crate) fn apply(
+    domain: &Domain,
+    origin: &Arc<Origin>,
+    lanes: Lanes,
+    batch: &Batch,
+) -> Result<u64, Unsound> {
     let body = body(batch);
     domain.apply(origin, &BatchRef::parse(&body, lanes)?, batch.first)
 }

@@ -1,15 +1,18 @@
 //! What single values cannot show: missing ones, contradictions, files, and what this release cannot do.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use tidings_proto::id::Lanes;
+use tidings_proto::id::{Lanes, NodeId};
+use tidings_transport::{Identity, IdentityError};
 
 use super::finding::Finding;
 use super::settings::State;
 use super::source::{Origin, Values};
 use super::value::{Value, is_loopback, is_unspecified};
+use crate::exit::chain;
 
 /// Least size of a lane's log: one sealed segment, so that a follower can be served from it at all.
 const LOG_BYTES_MIN: u64 = 64 << 10;
@@ -70,9 +73,40 @@ impl<'a> Judge<'a> {
             let help = "set ca, cert and key (`tidings certs` makes them), or development = true on loopback";
             self.error("tls", "a node needs an identity", help);
         } else {
+            let before = self.findings.len();
             for path in FILES {
                 self.file(path, directory);
             }
+            if self.findings.len() == before {
+                self.certificates(directory);
+            }
+        }
+    }
+
+    /// Reads the identity as a start does.
+    fn certificates(&mut self, directory: &Path) {
+        let values = self.values;
+        let file = |path: &str| text_of(values, path).map(|name| directory.join(name)).unwrap_or_default();
+        let identity = Identity::from_pem_files(file("tls.ca"), file("tls.cert"), file("tls.key"));
+        let node = self.text("cluster.node_id").and_then(|id| NodeId::new(id).ok());
+        let judged = match (self.text("cluster.name"), node) {
+            (Some(cluster), Some(node)) => identity.and_then(|identity| identity.of_node(cluster, &node).map(drop)),
+            _ => identity.map(drop),
+        };
+        if let Err(error) = judged {
+            let path = match &error {
+                IdentityError::NoKey | IdentityError::Key(_) => "tls.key",
+                IdentityError::Root(_) => "tls.ca",
+                _ => "tls.cert",
+            };
+            let help = "`tidings certs inspect` shows what a certificate says, `tidings certs issue` makes one";
+            self.error(path, &chain(&error), help);
+        }
+        let key = file("tls.key");
+        if key.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
+            let finding = Finding::warning("tls.key", "others than its owner can read the private key");
+            let help = format!("chmod 600 {}", key.display());
+            self.findings.push(finding.at(self.values.line("tls.key")).help(help));
         }
     }
 
@@ -93,9 +127,9 @@ impl<'a> Judge<'a> {
 
     fn http(&mut self) {
         let Some(listen) = self.text("http.listen") else {
-            if self.values.tables.iter().any(|table| table == "http") {
-                let message = "is not set: there will be no HTTP API";
-                self.findings.push(Finding::warning("http.listen", message).help("set it, or leave the section out"));
+            if self.values.has_table("http") {
+                let finding = Finding::warning("http.listen", "is not set: there will be no HTTP API");
+                self.findings.push(finding.at(self.values.line("http")).help("set it, or leave the section out"));
             }
             return;
         };
@@ -106,6 +140,10 @@ impl<'a> Judge<'a> {
     }
 
     fn coherence(&mut self) {
+        if self.text("coherence.when_isolated").is_some_and(|choice| choice != "limit") {
+            let message = "is not available in this release: in doubt, older entries are misses";
+            self.error("coherence.when_isolated", message, "use limit");
+        }
         self.above_zero("coherence.max_staleness");
         self.above_zero("coherence.lost_grace");
         if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes") {
@@ -149,9 +187,9 @@ impl<'a> Judge<'a> {
 
     /// Streams as a whole get one warning, everything else one for each setting that differs from its default.
     fn availability(&mut self) {
-        if self.values.tables.iter().any(|table| table.starts_with("streams")) {
+        if self.values.has_table("streams") {
             let message = "durable streams are not available in this release: the section has no effect";
-            self.findings.push(Finding::warning("streams", message));
+            self.findings.push(Finding::warning("streams", message).at(self.values.line("streams")));
         }
         for (path, entry) in &self.values.entries {
             let same = entry.setting.default.is_some_and(|default| default == entry.value.to_string());
@@ -192,9 +230,13 @@ impl<'a> Judge<'a> {
     }
 
     fn text(&self, path: &str) -> Option<&'a str> {
-        match self.values.get(path)? {
-            Value::Text(text) => Some(text),
-            _ => None,
-        }
+        text_of(self.values, path)
+    }
+}
+
+fn text_of<'a>(values: &'a Values, path: &str) -> Option<&'a str> {
+    match values.get(path)? {
+        Value::Text(text) => Some(text),
+        _ => None,
     }
 }

@@ -141,7 +141,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     works("cache[].max_capacity", Kind::Capacity, "\"64MiB\"", "Bytes with a unit, or a plain number of entries."),
     unset("cache[].time_to_live", Kind::Duration, "\"5m\"", "Longest life of an entry."),
     unset("cache[].time_to_idle", Kind::Duration, "\"1m\"", "Longest life of an entry without a read."),
-    works("cache[].partitions", Kind::Count(1, 4096), "4", "Shares of the cache's events for subscribers on this node."),
+    works("cache[].partitions", Kind::Count(1, 1024), "4", "Shares of the cache's events for subscribers on this node."),
     works("cache[].replica_lag", Kind::Duration, "\"0s\"", "How far the database replica that is read may be behind."),
     later(unset("cache[].fail_safe", Kind::Duration, "\"1h\"", "Serve an expired value so long if its loader fails.")),
     later(unset("cache[].eager_refresh", Kind::Share, "0.9", "Reload in the background from this share of its life.")),

@@ -50,8 +50,8 @@ pub(crate) struct Values {
     pub(crate) entries: BTreeMap<String, Entry>,
     /// Lists of tables, by path, with their lengths.
     pub(crate) lists: BTreeMap<&'static str, usize>,
-    /// Tables that the file has, even empty ones.
-    pub(crate) tables: Vec<String>,
+    /// Tables that the file has, even empty ones, with their lines.
+    pub(crate) tables: BTreeMap<String, usize>,
 }
 
 /// Prefix and separator of environment variables that override the file.
@@ -72,7 +72,7 @@ impl Values {
             Finding::error("", error.message().to_owned()).at(line)
         }));
         if errors.is_empty() {
-            Reader { values: &mut values, lines: &lines, findings }.table("", "", document.get_ref());
+            Reader { values: &mut values, lines: &lines, findings }.table("", "", 1, document.get_ref());
         }
         for (name, value) in variables {
             values.variable(name, value, findings);
@@ -86,12 +86,18 @@ impl Values {
         self.entries.get(path).map(|entry| &entry.value)
     }
 
-    /// The line of the file that sets a path.
+    /// The line of the file that sets a path, or begins the table of that path.
     pub(crate) fn line(&self, path: &str) -> Option<usize> {
-        match self.entries.get(path)?.origin {
-            Origin::File(line) => Some(line),
-            _ => None,
+        match self.entries.get(path).map(|entry| &entry.origin) {
+            Some(Origin::File(line)) => Some(*line),
+            Some(_) => None,
+            None => self.tables.get(path).copied(),
         }
+    }
+
+    /// Whether the file has this table.
+    pub(crate) fn has_table(&self, path: &str) -> bool {
+        self.tables.contains_key(path)
     }
 
     /// How many tables a list has.
@@ -168,8 +174,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// Reads a table that stands at `path` and is described at `pattern`, where list positions are `[]`.
-    fn table(&mut self, pattern: &str, path: &str, table: &DeTable<'_>) {
-        self.values.tables.push(path.to_owned());
+    fn table(&mut self, pattern: &str, path: &str, line: usize, table: &DeTable<'_>) {
+        self.values.tables.insert(path.to_owned(), line);
         for (key, value) in table {
             let line = self.lines.of(key.span().start);
             let (key, value) = (key.get_ref().as_ref(), value.get_ref());
@@ -180,7 +186,7 @@ impl Reader<'_> {
                 self.setting(setting, path_below, line, value);
             } else if known.contains(&key) {
                 match value {
-                    DeValue::Table(table) => self.table(&pattern_below, &path_below, table),
+                    DeValue::Table(table) => self.table(&pattern_below, &path_below, line, table),
                     _ => self.wrong(path_below, line, format!("expected a table: write [{pattern_below}]")),
                 }
             } else if let Some(list) = known.iter().find(|name| name.strip_suffix("[]") == Some(key)) {
@@ -213,7 +219,10 @@ impl Reader<'_> {
         }
         for (index, item) in items.iter().enumerate() {
             match item.get_ref() {
-                DeValue::Table(table) => self.table(pattern, &format!("{path}[{index}]"), table),
+                DeValue::Table(table) => {
+                    let line = self.lines.of(item.span().start);
+                    self.table(pattern, &format!("{path}[{index}]"), line, table);
+                }
                 _ => self.wrong(format!("{path}[{index}]"), line, expected.clone()),
             }
         }

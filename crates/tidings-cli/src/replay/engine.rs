@@ -57,7 +57,7 @@ pub(crate) struct Run<T> {
     record: Record,
     tally: Arc<Tally>,
     /// Writes that committed and of which no node could be told.
-    unfinished: Mutex<Vec<(Box<str>, Version)>>,
+    unfinished: Mutex<Vec<(String, Version)>>,
     series: Mutex<Vec<Second>>,
 }
 
@@ -207,7 +207,7 @@ impl<T: Target> Run<T> {
     }
 
     /// Tells the first node that can be told, starting with `first`, that a key has changed.
-    async fn tell_any(&self, first: usize, key: &str) -> bool {
+    async fn tell_any(&self, first: usize, key: &String) -> bool {
         let nodes = self.target.names().len();
         for node in (first..first + nodes).map(|node| node % nodes) {
             if self.target.remove(node, key).await.is_ok() {
@@ -240,7 +240,7 @@ impl<T: Target> Run<T> {
 
     /// Compares what every node would serve with the record: entries looked at, and those that differ.
     async fn compare(self: &Arc<Self>) -> (u64, u64) {
-        let keys: Arc<[Box<str>]> = self.record.written().into();
+        let keys: Arc<[String]> = self.record.written().into();
         let mut tasks = JoinSet::new();
         for first in 0..COMPARERS {
             let (run, keys) = (Arc::clone(self), Arc::clone(&keys));

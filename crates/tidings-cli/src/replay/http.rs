@@ -68,7 +68,7 @@ impl Target for HttpNodes {
         false
     }
 
-    async fn read<L>(&self, node: usize, key: &str, load: L) -> Result<Answer, Failure>
+    async fn read<L>(&self, node: usize, key: &String, load: L) -> Result<Answer, Failure>
     where
         L: FnOnce() -> Bytes + Send,
     {
@@ -87,11 +87,11 @@ impl Target for HttpNodes {
         }
     }
 
-    async fn remove(&self, node: usize, key: &str) -> Result<(), Failure> {
+    async fn remove(&self, node: usize, key: &String) -> Result<(), Failure> {
         self.clients[node].delete(&self.cache, key, None).await.map(|_| ())
     }
 
-    async fn write_through<W>(&self, node: usize, key: &str, write: W) -> Result<(), Failure>
+    async fn write_through<W>(&self, node: usize, key: &String, write: W) -> Result<(), Failure>
     where
         W: FnOnce() -> Bytes + Send,
     {
@@ -99,7 +99,7 @@ impl Target for HttpNodes {
         self.remove(node, key).await
     }
 
-    async fn peek(&self, node: usize, key: &str) -> Result<Option<Bytes>, Failure> {
+    async fn peek(&self, node: usize, key: &String) -> Result<Option<Bytes>, Failure> {
         match self.clients[node].get(&self.cache, key).await? {
             Lookup::Hit { value, stale: false, .. } => Ok(Some(value)),
             _ => Ok(None),

@@ -7,6 +7,8 @@
 pub(crate) mod engine;
 mod feed;
 pub(crate) mod http;
+mod latency;
+pub(crate) mod local;
 pub(crate) mod plan;
 mod random;
 pub(crate) mod record;

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::exit::Failure;
 
 /// Nodes, by number from 0.
+#[allow(clippy::ptr_arg, reason = "the caches' keys are strings, and looking one up must not copy it")]
 pub(crate) trait Target: Send + Sync + 'static {
     /// Names of the nodes.
     fn names(&self) -> &[String];
@@ -17,20 +18,20 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn can_write_through(&self) -> bool;
 
     /// Reads through a node's cache; a miss calls the loader.
-    fn read<L>(&self, node: usize, key: &str, load: L) -> impl Future<Output = Result<Answer, Failure>> + Send
+    fn read<L>(&self, node: usize, key: &String, load: L) -> impl Future<Output = Result<Answer, Failure>> + Send
     where
         L: FnOnce() -> Bytes + Send;
 
     /// Tells a node that a key has changed in the record.
-    fn remove(&self, node: usize, key: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn remove(&self, node: usize, key: &String) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Writes to the record through a node's cache.
-    fn write_through<W>(&self, node: usize, key: &str, write: W) -> impl Future<Output = Result<(), Failure>> + Send
+    fn write_through<W>(&self, node: usize, key: &String, write: W) -> impl Future<Output = Result<(), Failure>> + Send
     where
         W: FnOnce() -> Bytes + Send;
 
     /// What a hit on a node would give, if there is one.
-    fn peek(&self, node: usize, key: &str) -> impl Future<Output = Result<Option<Bytes>, Failure>> + Send;
+    fn peek(&self, node: usize, key: &String) -> impl Future<Output = Result<Option<Bytes>, Failure>> + Send;
 
     /// Whether everything done before a moment is applied on every node that lives.
     fn has_applied(&self, before: Instant) -> impl Future<Output = Result<bool, Failure>> + Send;

@@ -90,7 +90,7 @@ impl Target for Maps {
         true
     }
 
-    async fn read<L>(&self, node: usize, key: &str, load: L) -> Result<Answer, Failure>
+    async fn read<L>(&self, node: usize, key: &String, load: L) -> Result<Answer, Failure>
     where
         L: FnOnce() -> Bytes + Send,
     {
@@ -106,13 +106,13 @@ impl Target for Maps {
         Ok(Answer { value, source: Source::Loaded })
     }
 
-    async fn remove(&self, node: usize, key: &str) -> Result<(), Failure> {
+    async fn remove(&self, node: usize, key: &String) -> Result<(), Failure> {
         self.alive(node)?;
         self.invalidate(node, key);
         Ok(())
     }
 
-    async fn write_through<W>(&self, node: usize, key: &str, write: W) -> Result<(), Failure>
+    async fn write_through<W>(&self, node: usize, key: &String, write: W) -> Result<(), Failure>
     where
         W: FnOnce() -> Bytes + Send,
     {
@@ -122,7 +122,7 @@ impl Target for Maps {
         Ok(())
     }
 
-    async fn peek(&self, node: usize, key: &str) -> Result<Option<Bytes>, Failure> {
+    async fn peek(&self, node: usize, key: &String) -> Result<Option<Bytes>, Failure> {
         self.alive(node)?;
         Ok(self.maps[node].lock().get(key).cloned())
     }
@@ -203,7 +203,7 @@ async fn a_dead_node_costs_its_requests_and_no_write() {
 async fn without_writes_each_node_misses_each_of_its_keys_once() {
     let report = run(Fault::None, 0.0, BOUND).await;
     assert_eq!((report.writes, report.events_published), (0, 0));
-    let mut seen: Vec<std::collections::HashSet<Box<str>>> = vec![Default::default(); 3];
+    let mut seen: Vec<std::collections::HashSet<String>> = vec![Default::default(); 3];
     let mut plan = super::plan::Plan::new(1, 3, 0.0, true);
     for request in workload::generated(500, 1000.0, 1).take(20_000) {
         let step = plan.step(request.unwrap());

@@ -23,7 +23,7 @@ pub(crate) struct Request {
     /// Seconds since the start.
     pub(crate) at: f64,
     /// The key.
-    pub(crate) key: Box<str>,
+    pub(crate) key: String,
     /// Size of the object, in bytes.
     pub(crate) size: u32,
 }
@@ -38,7 +38,7 @@ pub(crate) fn generated(keys: u64, per_second: f64, seed: u64) -> Workload {
     let requests = (0_u64..).map(move |index| {
         let rank = law.draw(&mut random);
         let size = SIZE_MIN + mix(rank) % SIZE_SPREAD;
-        Ok(Request { at: index as f64 / per_second, key: format!("key-{rank}").into(), size: size as u32 })
+        Ok(Request { at: index as f64 / per_second, key: format!("key-{rank}"), size: size as u32 })
     });
     Box::new(requests)
 }

@@ -9,7 +9,7 @@ use tidings_transport::{Authority, AuthorityError, CertificateInfo, inspect};
 
 use crate::args::CertsVerb;
 use crate::clock;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain};
 use crate::files::{self, Draft};
 use crate::output::Output;
 
@@ -82,13 +82,7 @@ pub(crate) fn written(drafts: &[Draft], output: &Output) -> Result<(), Failure> 
 
 /// A failure with everything that led to it.
 pub(crate) fn cannot(what: &str, error: &AuthorityError) -> Failure {
-    let mut message = format!("cannot {what}: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    Failure::new(Exit::Failed, message)
+    Failure::new(Exit::Failed, format!("cannot {what}: {}", chain(error)))
 }
 
 fn stored_authority(directory: &Path) -> Result<Authority, Failure> {

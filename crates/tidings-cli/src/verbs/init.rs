@@ -61,21 +61,3 @@ fn next_steps(args: &InitArgs, file: &Path, directory: &Path) -> String {
         args.out.join(CERTIFICATES).join("ca.key").display(),
     )
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-
-    #[test]
-    fn written_configuration_is_accepted_without_a_remark() {
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["ca.pem", "n-1.pem", "n-1.key"] {
-            let path = directory.path().join(CERTIFICATES).join(name);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
-        }
-        let judged = config::judge(&configuration("shop", "n-1"), &[], directory.path());
-        assert_eq!(judged.findings, []);
-    }
-}

@@ -14,6 +14,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::Output;
 use crate::replay::engine::{Run, RunError, Settings};
 use crate::replay::http::HttpNodes;
+use crate::replay::local::{LocalNodes, LocalSettings};
 use crate::replay::report::Report;
 use crate::replay::tally::Tally;
 use crate::replay::target::Target;
@@ -29,21 +30,49 @@ const WORKERS_HTTP: usize = 32;
 /// Requests a second of generated load at speed 1.0: the pace of the trace whose law it follows.
 const GENERATED_PER_SECOND: f64 = 1965.0;
 
+/// Name of a cluster in this process.
+const CLUSTER: &str = "replay";
+
 /// Pause between two looks at the progress.
 const PROGRESS_POLL: Duration = Duration::from_millis(100);
 
 /// Replays a trace and prints the summary.
 pub(crate) async fn run(args: &ReplayArgs, global: &Global, output: &Output) -> Result<(), Failure> {
-    if args.urls.is_empty() {
-        return Err(Failure::new(Exit::Failed, "nodes in this process are not built yet"));
-    }
+    let workload = workload(args)?;
+    let report = if args.urls.is_empty() {
+        in_process(args, workload, output).await?
+    } else {
+        over_http(args, workload, global, output).await?
+    };
+    conclude(&report, output)
+}
+
+async fn in_process(args: &ReplayArgs, workload: Workload, output: &Output) -> Result<Report, Failure> {
+    let cluster = LocalSettings {
+        nodes: usize::from(args.load.nodes),
+        capacity: args.load.capacity,
+        max_staleness: args.load.max_staleness,
+        cluster: CLUSTER.to_owned(),
+        cache: args.cache.clone(),
+    };
+    let nodes = LocalNodes::start(&cluster).await?;
+    let run = Run::new(nodes, settings(args, WORKERS_IN_PROCESS));
+    let report = complete(&run, workload, args, output).await;
+    run.target().shutdown().await;
+    report
+}
+
+async fn over_http(
+    args: &ReplayArgs,
+    workload: Workload,
+    global: &Global,
+    output: &Output,
+) -> Result<Report, Failure> {
     let clients: Result<Vec<Client>, Failure> =
         args.urls.iter().map(|url| Client::new(url, global.token_file.as_deref())).collect();
-    let workload = workload(args)?;
     let nodes = HttpNodes::prepare(clients?, &args.cache, args.load.capacity).await?;
     let run = Run::new(nodes, settings(args, WORKERS_HTTP));
-    let report = complete(&run, workload, args, output).await?;
-    conclude(&report, output)
+    complete(&run, workload, args, output).await
 }
 
 fn settings(args: &ReplayArgs, workers: usize) -> Settings {

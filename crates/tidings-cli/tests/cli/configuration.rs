@@ -94,6 +94,9 @@ fn certificates_are_looked_for_beside_the_file() {
     run(&["certs", "issue", "--dir", path.to_str().unwrap(), "--node", "n2"]).exits(0);
     std::fs::copy(path.join("n2.pem"), path.join("n1.pem")).unwrap();
     let ran = check(&file).exits(78);
+    assert!(ran.stderr.contains("tls.key (line 7)"), "{ran:?}");
+    std::fs::copy(path.join("n2.key"), path.join("n1.key")).unwrap();
+    let ran = check(&file).exits(78);
     assert!(ran.stderr.contains("tls.cert (line 6)") && ran.stderr.contains("n2"), "{ran:?}");
 }
 

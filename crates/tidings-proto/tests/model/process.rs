@@ -101,13 +101,7 @@ pub(crate) fn origin_of((index, life): (usize, u64)) -> Origin {
 }
 
 impl Process {
-    pub(crate) fn new(
-        writer: (usize, u64),
-        lanes: Lanes,
-        events: u64,
-        founder: bool,
-        now: Tick,
-    ) -> Self {
+    pub(crate) fn new(writer: (usize, u64), lanes: Lanes, events: u64, founder: bool, now: Tick) -> Self {
         let bounds = Bounds {
             max_staleness: ms(MAX_STALENESS),
             lost_grace: ms(LOST_GRACE),
@@ -177,8 +171,8 @@ impl Process {
         }
     }
 
-    /// Publishes, and lets go of who is not relevant any more. Returns them.
-    pub(crate) fn publish(&mut self, now: Tick, bug: Option<Bug>) -> Vec<Origin> {
+    /// Publishes, and lets go of who is not relevant any more. Returns them, and whether they had said goodbye.
+    pub(crate) fn publish(&mut self, now: Tick, bug: Option<Bug>) -> Vec<(Origin, bool)> {
         self.published = self.freshness.publish(now);
         if bug == Some(Bug::NoFloor) {
             self.published.floor = Tick::NEVER;
@@ -188,14 +182,15 @@ impl Process {
         }
         let relevant: BTreeSet<_> = self.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
         let gone: Vec<_> = self.peers.keys().filter(|origin| !relevant.contains(origin)).cloned().collect();
-        for origin in &gone {
-            self.peers.remove(origin);
-            self.streams.retain(|key, _| key.peer != *origin);
+        self.members_version += 1;
+        let let_go = |origin: Origin| {
+            let peer = self.peers.remove(&origin).expect("just seen");
+            self.streams.retain(|key, _| key.peer != origin);
             let ended = self.ended.entry(origin.node.clone()).or_insert(origin.incarnation);
             *ended = origin.incarnation.max(*ended);
-        }
-        self.members_version += 1;
-        gone
+            (origin, peer.follower.ended())
+        };
+        gone.into_iter().map(let_go).collect()
     }
 
     pub(crate) fn waker(&self, key: &StreamKey) -> Waker {

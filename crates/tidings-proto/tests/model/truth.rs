@@ -73,8 +73,9 @@ impl Truth {
         }
     }
 
-    /// Judges an unmarked hit.
-    pub(crate) fn judge(&self, reader: Writer, key: usize, version: usize, now: Ms) -> Result<(), String> {
+    /// Judges an unmarked hit; returns how old it is.
+    pub(crate) fn judge(&self, reader: Writer, key: usize, version: usize, now: Ms) -> Result<Ms, String> {
+        let mut oldest = 0;
         for (index, newer) in self.keys[key].iter().enumerate().skip(version) {
             let Some(told) = newer.told else { continue };
             let own = newer.writer == reader && newer.appended;
@@ -90,7 +91,8 @@ impl Truth {
                     now - told
                 ));
             }
+            oldest = oldest.max(now.saturating_sub(told));
         }
-        Ok(())
+        Ok(oldest)
     }
 }

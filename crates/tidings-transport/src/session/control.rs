@@ -80,16 +80,18 @@ pub(super) async fn receive(
                     Err(Rejected::Stale) => {}
                     Err(error) => return Err(error.into()),
                 }
-                node.progressed(followed);
+                followed.progressed(node);
             }
             Control::Members(members) => node.members_of(followed.origin(), &members),
             Control::Caches(names) => node.caches_of(followed.origin(), names),
             Control::Goodbye(heads) => {
                 followed.state.lock().on_goodbye(heads)?;
                 node.said_goodbye(followed.origin());
-                node.progressed(followed);
+                followed.progressed(node);
             }
-            Control::Hello(_) | Control::Refused(_) => return Err(SessionError::Unexpected("handshake frame")),
+            Control::Hello(_) | Control::Refused(_) => {
+                return Err(SessionError::Unexpected("handshake frame"));
+            }
             Control::Follow(_) | Control::Resume(_) | Control::Reset(_) | Control::Ack(_) => {
                 return Err(SessionError::Unexpected("lane frame on the control stream"));
             }

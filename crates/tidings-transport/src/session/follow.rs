@@ -27,7 +27,11 @@ const CHUNKS: usize = 32;
 const UNREADABLE_MAX: u32 = 2;
 
 /// Follows every lane while the link is the current one to its node.
-pub(super) async fn all(link: &Link, node: &dyn Peering, followed: &Arc<Followed>) -> Result<(), SessionError> {
+pub(super) async fn all(
+    link: &Link,
+    node: &dyn Peering,
+    followed: &Arc<Followed>,
+) -> Result<(), SessionError> {
     let mut current = link.currency();
     loop {
         if current.wait_for(|current| *current).await.is_err() {
@@ -54,7 +58,12 @@ pub(super) async fn all(link: &Link, node: &dyn Peering, followed: &Arc<Followed
 }
 
 /// Follows a lane until it is followed elsewhere.
-async fn one(link: &Link, node: &dyn Peering, followed: &Arc<Followed>, lane: LaneId) -> Result<(), SessionError> {
+async fn one(
+    link: &Link,
+    node: &dyn Peering,
+    followed: &Arc<Followed>,
+    lane: LaneId,
+) -> Result<(), SessionError> {
     loop {
         let (send, receive) = link.open_lane().await?;
         let (attempt, follow) = request(followed, lane);
@@ -166,7 +175,7 @@ impl Lane<'_> {
         );
         self.node.fence(&self.followed.origin, self.followed.lanes, self.lane, FenceReason::Reset);
         self.followed.state.lock().fenced(fence);
-        self.node.progressed(self.followed);
+        self.followed.progressed(self.node);
         Ok(())
     }
 
@@ -190,7 +199,7 @@ impl Lane<'_> {
             state.confirmed() != before || state.ended()
         };
         if confirmed {
-            self.node.progressed(self.followed);
+            self.followed.progressed(self.node);
         }
         Ok(())
     }

@@ -82,12 +82,11 @@ async fn feed(
     let mut batches: Vec<Batch> = Vec::new();
     let mut chunks: Vec<Bytes> = Vec::new();
     loop {
-        let read = poll_fn(|context| {
-            match log.read(lane, &mut cursor, READ_BYTES, &mut batches, context.waker()) {
+        let read =
+            poll_fn(|context| match log.read(lane, &mut cursor, READ_BYTES, &mut batches, context.waker()) {
                 Read::Empty => Poll::Pending,
                 read => Poll::Ready(read),
-            }
-        });
+            });
         match read.await {
             Read::Some => {
                 for batch in batches.drain(..) {
@@ -129,7 +128,10 @@ async fn acks(
 }
 
 /// The next frame of a stream; `None` at its end. Cancel-safe: what was read is in the buffer.
-async fn next_frame(receive: &mut RecvStream, buffer: &mut BytesMut) -> Result<Option<RawFrame>, SessionError> {
+async fn next_frame(
+    receive: &mut RecvStream,
+    buffer: &mut BytesMut,
+) -> Result<Option<RawFrame>, SessionError> {
     loop {
         if let Some(frame) = take(buffer)? {
             return Ok(Some(frame));
@@ -141,4 +143,5 @@ async fn next_frame(receive: &mut RecvStream, buffer: &mut BytesMut) -> Result<O
     }
 }
 
-const _: () = assert!(HEADER_BYTES + 1 + 10 + 10 + 8 <= 64, "a frame's and a batch's head must fit without allocating");
+const _: () =
+    assert!(HEADER_BYTES + 1 + 10 + 10 + 8 <= 64, "a frame's and a batch's head must fit without allocating");

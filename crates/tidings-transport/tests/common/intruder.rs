@@ -11,7 +11,8 @@ use quinn::{ClientConfig, ConnectionError, Endpoint};
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError};
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair as CertifiedPair, PKCS_ED25519, SanType,
+    CertificateParams, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair as CertifiedPair, PKCS_ED25519,
+    SanType,
 };
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
@@ -33,7 +34,8 @@ pub(crate) struct Shown {
 pub(crate) fn sound(cluster: &str, node: &str) -> CertificateParams {
     let mut params = CertificateParams::new(vec![format!("{cluster}.tidings.internal")]).unwrap();
     params.subject_alt_names.push(uri(&format!("spiffe://{cluster}/node/{node}")));
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     params.not_before = OffsetDateTime::now_utc() - Duration::from_secs(60);
     params.not_after = OffsetDateTime::now_utc() + Duration::from_secs(3_600);

@@ -170,7 +170,7 @@ impl Node {
         self.host.hello.lock().unwrap().node.clone()
     }
 
-    pub(crate) fn linked_to(&self, other: &Node) -> bool {
+    pub(crate) fn linked_to(&self, other: &Self) -> bool {
         self.transport.link(&other.id()).is_some()
     }
 
@@ -204,7 +204,13 @@ pub(crate) fn start_denying(
     start_as(identity, name, incarnation, listen, denied)
 }
 
-pub(crate) fn start_as(identity: Identity, name: &str, incarnation: u64, listen: SocketAddr, denied: &[String]) -> Node {
+pub(crate) fn start_as(
+    identity: Identity,
+    name: &str,
+    incarnation: u64,
+    listen: SocketAddr,
+    denied: &[String],
+) -> Node {
     static LOGS: AtomicUsize = AtomicUsize::new(1);
     let log = LOGS.fetch_add(1, Ordering::SeqCst) as u64;
     let host = TestHost::new(hello(name, incarnation, log, listen));

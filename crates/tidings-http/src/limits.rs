@@ -1,0 +1,45 @@
+//! What one client can make the server hold.
+
+use std::time::Duration;
+
+/// Connections at once. Every open subscription holds one; a connection holds about 16 KiB. More are answered 429.
+pub const CONNECTIONS_MAX: usize = 512;
+
+/// Subscriptions to events at once, so that they leave connections for everything else. More are answered 429.
+pub const SUBSCRIPTIONS_MAX: usize = 256;
+
+/// Longest value, in bytes. Longer ones are answered 413.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+
+/// Longest document in a request, in bytes: it names keys or settings.
+pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+
+/// How much of a body that is too long is read and dropped, in bytes, so that its sender gets to see the answer.
+pub const DRAINED_BYTES_MAX: usize = 8 << 20;
+
+/// Longest head of a request that a connection buffers, in bytes: a key of 4 KiB takes 12 KiB in a path.
+pub const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// How long the head of a request may take, and how long a connection may be idle.
+pub const HEAD_TIME: Duration = Duration::from_secs(60);
+
+/// How long the body of a request may take.
+pub const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// How long requests under way may go on after the server was told to end.
+pub const GRACE_TIME: Duration = Duration::from_secs(5);
+
+/// Pause after a connection could not be accepted, which is usually for want of file descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a fill token is good for: longer than a load takes, short enough that forgotten ones do not pile up.
+pub const FILL_TIME: Duration = Duration::from_secs(10);
+
+/// Pause between comments on a silent stream of events, so that a broken connection is noticed.
+pub const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
+
+/// Caches that may be open before no more can be opened over HTTP.
+pub const CACHES_MAX: usize = 1_024;
+
+/// Longest time to live or to idle that can be set: beyond it a typing error is likelier than a wish.
+pub const LIFETIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

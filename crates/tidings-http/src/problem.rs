@@ -1,0 +1,105 @@
+//! Error answers: RFC 9457 documents with a stable `code`.
+
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tidings::{KeyError, WriteError};
+
+/// The answer of a route.
+pub(crate) type Answer = Result<Response, Problem>;
+
+/// What is wrong with a request, or with the node.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    reasons: Vec<String>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), reasons: Vec::new(), header: None }
+    }
+
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    /// Not available now, for these reasons.
+    pub(crate) fn unavailable(code: &'static str, reasons: Vec<String>) -> Self {
+        Self { reasons: reasons.clone(), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, reasons.join("; ")) }
+    }
+
+    pub(crate) fn unknown_cache(name: &str) -> Self {
+        let detail = format!("there is no cache {name:?} on this node");
+        Self::new(StatusCode::NOT_FOUND, "unknown_cache", detail)
+    }
+
+    pub(crate) fn not_configured() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_configured", "this part is not configured on this node")
+    }
+
+    pub(crate) fn not_available(status: StatusCode, what: &str) -> Self {
+        Self::new(status, "not_available", format!("{what}: not available in this release"))
+    }
+
+    pub(crate) fn query(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_query", detail)
+    }
+
+    pub(crate) fn overloaded(detail: &'static str) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail);
+        problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("error").to_lowercase();
+        let mut document = json!({
+            "type": "about:blank",
+            "title": title,
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        });
+        if !self.reasons.is_empty() {
+            document["reasons"] = self.reasons.into();
+        }
+        let mut response = (self.status, document.to_string()).into_response();
+        let json = HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(CONTENT_TYPE, json);
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<KeyError> for Problem {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::TooLong(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "key_too_long", error.to_string()),
+            KeyError::Encode(_) => Self::new(StatusCode::BAD_REQUEST, "invalid_key", error.to_string()),
+        }
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            WriteError::Key(error) => error.into(),
+            WriteError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail),
+            WriteError::Sealed(_) | WriteError::Leaving => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)
+            }
+            WriteError::Closed => Self::new(StatusCode::NOT_FOUND, "unknown_cache", detail),
+            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Every read of a small simulated cluster, judged. `TIDINGS_SEEDS` says how many seeds to run (default 200),
+//! `TIDINGS_SEED` which is the first.
+
+#[path = "model/mod.rs"]
+mod model;
+
+use model::{Bug, Failure, Stats, World};
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().expect("a number"))
+}
+
+fn seeds() -> impl Iterator<Item = u64> {
+    let first = from_env("TIDINGS_SEED", 1);
+    first..first + from_env("TIDINGS_SEEDS", 200)
+}
+
+fn add(total: &mut Stats, run: Stats) {
+    let Stats { events, writes, hits, loads, loads_ended, applied, duplicates, gaps, stale, .. } = run;
+    total.events += events;
+    total.writes += writes;
+    total.hits += hits;
+    total.loads += loads;
+    total.loads_ended += loads_ended;
+    total.applied += applied;
+    total.duplicates += duplicates;
+    total.gaps += gaps;
+    total.stale += stale;
+    total.violations += run.violations;
+    total.resets += run.resets;
+    total.goodbyes += run.goodbyes;
+    total.unclean_ends += run.unclean_ends;
+    total.crashes += run.crashes;
+    total.pauses += run.pauses;
+    total.cuts += run.cuts;
+    total.late_heartbeats += run.late_heartbeats;
+    total.oldest_hit = total.oldest_hit.max(run.oldest_hit);
+}
+
+#[test]
+fn no_hit_is_older_than_the_bound_and_nothing_differs_at_the_end() {
+    let mut total = Stats::default();
+    for seed in seeds() {
+        match World::new(seed, None, false).run() {
+            Ok(stats) => add(&mut total, stats),
+            Err(_) => {
+                let Err(Failure { what, history }) = World::new(seed, None, true).run() else {
+                    panic!("seed {seed} fails only without history")
+                };
+                history.iter().for_each(|line| eprintln!("{line}"));
+                panic!(
+                    "seed {seed}: {what}\nreplay: TIDINGS_SEED={seed} TIDINGS_SEEDS=1 cargo test -p tidings-proto \
+                     --test model no_hit_is_older"
+                );
+            }
+        }
+    }
+    println!("{total:?}");
+    if from_env("TIDINGS_SEEDS", 200) >= 100 {
+        let Stats { duplicates, gaps, stale, resets, goodbyes, unclean_ends, late_heartbeats, .. } = total;
+        let tried =
+            [duplicates, gaps, stale, resets, goodbyes, unclean_ends, late_heartbeats, total.loads_ended];
+        assert!(tried.iter().all(|count| *count > 100), "something was hardly tried: {total:?}");
+    }
+}
+
+/// How many seeds it takes until the oracle finds a planted bug.
+fn seeds_until_found(bug: Bug) -> u64 {
+    let found = seeds().position(|seed| World::new(seed, Some(bug), false).run().is_err());
+    let found = found.unwrap_or_else(|| panic!("{bug:?} was not found")) as u64 + 1;
+    println!("{bug:?} found after {found} seeds");
+    found
+}
+
+#[test]
+fn a_reset_without_a_fence_is_found() {
+    seeds_until_found(Bug::NoFence);
+}
+
+#[test]
+fn a_position_taken_before_its_fence_is_found() {
+    seeds_until_found(Bug::ExpectedBeforeFence);
+}
+
+#[test]
+fn a_confirmation_of_the_time_of_receipt_is_found() {
+    seeds_until_found(Bug::ConfirmedAtReceipt);
+}
+
+#[test]
+fn an_unclean_end_without_a_floor_is_found() {
+    seeds_until_found(Bug::NoFloor);
+}
+
+#[test]
+fn heads_read_before_the_probe_are_found() {
+    seeds_until_found(Bug::HeadsBeforeProbe);
+}
+
+#[test]
+fn a_load_that_survives_an_invalidation_is_found() {
+    seeds_until_found(Bug::LoadSurvives);
+}
