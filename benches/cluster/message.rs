@@ -89,7 +89,11 @@ impl Sink {
             self.finish_phase()?;
             return Ok(true);
         }
-        ensure!(self.end.is_none_or(|end| received < end), "{received} messages where {:?} were sent", self.end);
+        ensure!(
+            self.end.is_none_or(|end| received < end),
+            "{received} messages where {:?} were sent",
+            self.end
+        );
         if received > self.received {
             self.received = received;
             self.credit.received_all(received)?;

@@ -64,7 +64,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn start(system: System, plan: &Plan, broker: Option<&Broker>, certificates: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        system: System,
+        plan: &Plan,
+        broker: Option<&Broker>,
+        certificates: &Path,
+    ) -> Result<Self> {
         let mut setup = Setup {
             system,
             role: Role::Subscriber,
@@ -113,7 +118,8 @@ impl Session {
                     );
                     for (sequence, arrived) in arrivals {
                         let departed = departures.get(&sequence).context("a message that was not sent")?;
-                        latencies_ns.push(u32::try_from(arrived.saturating_sub(*departed)).unwrap_or(u32::MAX));
+                        latencies_ns
+                            .push(u32::try_from(arrived.saturating_sub(*departed)).unwrap_or(u32::MAX));
                     }
                 }
                 other => bail!("subscriber {index} says {other:?}"),

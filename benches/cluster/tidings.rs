@@ -139,7 +139,8 @@ async fn count(
         if sink.has_counted(applied)? {
             let evicted = cache.counts().invalidated;
             ensure!(setup.resident == 0 || evicted == applied, "{evicted} of {applied} changes evicted");
-            let lost: u64 = node.members().iter().map(|member| member.gaps + member.resets + member.duplicates).sum();
+            let lost: u64 =
+                node.members().iter().map(|member| member.gaps + member.resets + member.duplicates).sum();
             ensure!(lost == 0, "{lost} gaps, resets and duplicates");
         }
     }

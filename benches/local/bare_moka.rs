@@ -17,7 +17,7 @@ pub(crate) const INVALIDATE_ABSENT: &str = "moka invalidate absent";
 const CAPACITY: u64 = 1_000_000;
 
 /// Housekeeping that the writes of a sample leave behind is part of their cost.
-pub(crate) fn cases(keys: Keys) -> Vec<Case<'static>> {
+pub(crate) fn cases(keys: &Keys) -> Vec<Case<'static>> {
     let cache: Cache<String, Bytes> = Cache::new(CAPACITY);
     let value = value();
     for key in keys.resident.iter() {
@@ -51,6 +51,7 @@ pub(crate) fn cases(keys: Keys) -> Vec<Case<'static>> {
             })
         }
     };
+    let keys = keys.clone();
     let invalidate_resident = move || {
         let sample = timed(keys.removed().len() as u64, || {
             keys.removed().iter().for_each(|key| cache.invalidate(key));

@@ -3,8 +3,10 @@
 
 mod bare_moka;
 mod broadcast;
+mod cache;
 mod codec;
 mod keys;
+mod subscriptions;
 mod targets;
 
 use std::process::ExitCode;
@@ -41,15 +43,25 @@ fn main() -> ExitCode {
             passed &= compare(name, &mut cases(), targets, rounds);
         }
     };
-    group("cache-1000", &mut || bare_moka::cases(Keys::new(1_000)), &targets::CACHE);
-    group("cache-50000", &mut || bare_moka::cases(Keys::new(50_000)), &targets::CACHE);
-    group("fan-out", &mut broadcast::cases, &targets::FAN_OUT);
+    group("cache-1000", &mut || cache_cases(1_000), &targets::CACHE);
+    group("cache-50000", &mut || cache_cases(50_000), &targets::CACHE);
+    group("fan-out", &mut || both(broadcast::cases(), subscriptions::cases()), &targets::FAN_OUT);
     group("codec", &mut codec::cases, &targets::CODEC);
     if codec::NAME.contains(&arguments.only) {
         passed &= codec::judge_bytes();
     }
     println!("\n{}", machine::describe());
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn cache_cases(count: usize) -> Vec<Case<'static>> {
+    let keys = Keys::new(count);
+    both(bare_moka::cases(&keys), cache::cases(&keys))
+}
+
+fn both(mut anchors: Vec<Case<'static>>, subjects: Vec<Case<'static>>) -> Vec<Case<'static>> {
+    anchors.extend(subjects);
+    anchors
 }
 
 /// Runs the cases of a group in turns; prints medians, then each target's ratio. Returns whether none failed.

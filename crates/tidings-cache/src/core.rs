@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use moka::notification::RemovalCause;
@@ -29,10 +29,13 @@ use crate::flight::FlightTable;
 use crate::key::{CarriedHash, Key, KeyRef, SHARDS, StoredKey};
 use crate::load::Waiting;
 use crate::stats::CacheStats;
-use crate::topic::{Told, Topic};
+use crate::topic::{Audience, Told, Topic};
 
 /// Expiries and evictions that wait to be told. More are dropped and counted: they are informational.
 const LOCAL_EVENTS_MAX: usize = 4_096;
+
+/// Longest time to idle that moka is told of: a hundred years. It panics beyond a thousand.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A value as moka holds it.
 #[derive(Clone, Debug)]
@@ -66,7 +69,10 @@ pub(crate) struct Core<K, V> {
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     local_events: Arc<LocalEvents>,
+    /// Some slot was fenced since memory was last reclaimed.
     fenced: AtomicBool,
+    /// The floor when it was.
+    reclaimed_floor: AtomicU64,
     closed: AtomicBool,
     key: PhantomData<fn(K)>,
 }
@@ -101,12 +107,20 @@ thread_local! {
 }
 
 /// Expiries and evictions, from moka's listener to whoever drains next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LocalEvents {
-    queue: Mutex<Vec<(Arc<StoredKey>, EventKind)>>,
+    queue: Mutex<Vec<LocalEvent>>,
     waiting: AtomicBool,
-    wanted: AtomicBool,
+    audience: Audience,
     stats: LocalCounts,
+}
+
+#[derive(Debug)]
+struct LocalEvent {
+    key: Arc<StoredKey>,
+    kind: EventKind,
+    began: Tick,
+    epoch: u32,
 }
 
 #[derive(Debug, Default)]
@@ -117,17 +131,26 @@ struct LocalCounts {
 }
 
 impl LocalEvents {
-    fn push(&self, key: Arc<StoredKey>, kind: EventKind) {
+    fn new(audience: Audience) -> Self {
+        Self {
+            queue: Mutex::default(),
+            waiting: AtomicBool::new(false),
+            audience,
+            stats: LocalCounts::default(),
+        }
+    }
+
+    fn push<V>(&self, key: Arc<StoredKey>, kind: EventKind, entry: &Entry<V>) {
         match kind {
             EventKind::Expired => self.stats.expired.count(),
             _ => self.stats.evicted.count(),
         }
-        if !self.wanted.load(Ordering::Relaxed) {
+        if self.audience.is_empty() {
             return;
         }
         let mut queue = self.queue.lock();
         if queue.len() < LOCAL_EVENTS_MAX {
-            queue.push((key, kind));
+            queue.push(LocalEvent { key, kind, began: entry.began, epoch: entry.epoch });
             self.waiting.store(true, Ordering::Release);
         } else {
             self.stats.dropped.count();
@@ -167,8 +190,8 @@ fn table<V: Clone + Send + Sync + 'static>(
             DISPLACED.set(Some(Displaced { began, expires, epoch }));
         }
         RemovalCause::Explicit => {}
-        RemovalCause::Expired => events.push(key, EventKind::Expired),
-        RemovalCause::Size => events.push(key, EventKind::Evicted),
+        RemovalCause::Expired => events.push(key, EventKind::Expired, &entry),
+        RemovalCause::Size => events.push(key, EventKind::Evicted, &entry),
     };
     let mut builder = moka::sync::Cache::builder()
         .max_capacity(settings.max_capacity)
@@ -178,7 +201,7 @@ fn table<V: Clone + Send + Sync + 'static>(
         builder = builder.weigher(move |key: &StoredKey, entry| weigher(key.borrowed().bytes, &entry.value));
     }
     if let Some(time) = settings.time_to_idle {
-        builder = builder.time_to_idle(time);
+        builder = builder.time_to_idle(time.min(IDLE_TIME_MAX));
     }
     builder.build_with_hasher(CarriedHash::default())
 }
@@ -191,15 +214,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         weigher: Option<Weigher<V>>,
         partitioner: Option<Partitioner<K>>,
     ) -> Self {
-        let local_events = Arc::<LocalEvents>::default();
+        let audience = Audience::default();
+        let local_events = Arc::new(LocalEvents::new(audience.clone()));
         Self {
             id: CacheId::of_name(&name),
             entries: table(&settings, domain.clock(), weigher, &local_events),
-            topic: Topic::new(name.clone(), settings.partitions, settings.ring),
+            topic: Topic::new(name.clone(), settings.partitions, settings.ring, audience),
             shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             fenced: AtomicBool::new(false),
+            reclaimed_floor: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             key: PhantomData,
             domain,
@@ -216,6 +241,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     pub(crate) fn shard_at(&self, index: usize) -> ShardGuard<'_, V> {
         self.shards[index].0.lock()
+    }
+
+    /// The shards of these keys, locked in order: whoever else locks one cannot be waiting for another.
+    pub(crate) fn shards_of<'k>(
+        &self,
+        keys: impl Iterator<Item = KeyRef<'k>>,
+    ) -> [Option<ShardGuard<'_, V>>; SHARDS] {
+        let mut wanted = [false; SHARDS];
+        keys.for_each(|key| wanted[key.shard()] = true);
+        std::array::from_fn(|index| wanted[index].then(|| self.shard_at(index)))
+    }
+
+    /// Every shard, locked in order: nothing changes any key meanwhile.
+    pub(crate) fn all_shards(&self) -> Vec<ShardGuard<'_, V>> {
+        (0..SHARDS).map(|index| self.shard_at(index)).collect()
     }
 
     pub(crate) fn epoch(&self, slot: Slot) -> u32 {
@@ -241,8 +281,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let gate = &self.domain.gate();
         let fresh_until = gate.fresh_until();
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        let coherent =
-            entry.epoch == self.epoch(key.slot()) && (entry.began > gate.floor() || !self.travels());
+        let coherent = self.is_coherent(key.slot(), entry.began, entry.epoch);
         let now = self.domain.clock().coarse();
         if !coherent || now >= entry.expires {
             Lookup::Miss
@@ -253,14 +292,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Whether an entry that was displaced could have been read.
-    fn was_readable(&self, slot: Slot, entry: Displaced) -> bool {
-        entry.epoch == self.epoch(slot)
-            && entry.expires > self.domain.clock().coarse()
-            && (entry.began > self.domain.gate().floor() || !self.travels())
+    /// Whether neither a fence nor the floor excludes an entry.
+    #[inline]
+    fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
+        epoch == self.epoch(slot) && (began > self.domain.gate().floor() || !self.travels())
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether it displaced a readable one.
+    /// Whether an entry that was taken could be read, now or after a doubt had ended.
+    fn was_readable(&self, slot: Slot, entry: Displaced) -> bool {
+        self.is_coherent(slot, entry.began, entry.epoch) && entry.expires > self.domain.clock().coarse()
+    }
+
+    /// Whether an entry that was displaced could have been a hit.
+    fn was_served(&self, slot: Slot, entry: Displaced) -> bool {
+        let gate = self.domain.gate();
+        let fresh = || gate.counts(gate.fresh_until(), entry.began, self.domain.clock().coarse());
+        self.was_readable(slot, entry) && (!self.travels() || fresh())
+    }
+
+    /// Stores an entry. Call under the key's shard lock. Returns whether it displaced one that was a hit.
     pub(crate) fn store(
         &self,
         key: KeyRef<'_>,
@@ -276,7 +326,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let expires = ttl.map_or(Tick::FOREVER, |ttl| self.domain.clock().coarse().after(ttl));
         DISPLACED.set(None);
         self.entries.insert(key.stored(), Entry { value, began, expires, epoch });
-        DISPLACED.take().is_some_and(|displaced| self.was_readable(key.slot(), displaced))
+        DISPLACED.take().is_some_and(|displaced| self.was_served(key.slot(), displaced))
     }
 
     /// Removes a key from the table. Call under its shard lock. Returns what was readable.
@@ -305,7 +355,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let typed = match typed {
             Some(key) => key,
             None => {
-                decoded = codec::decode::<K>(key.bytes).ok()?;
+                let Ok(key) = codec::decode::<K>(key.bytes) else {
+                    self.stats.unpartitioned.count();
+                    return None;
+                };
+                decoded = key;
                 &decoded
             }
         };
@@ -326,7 +380,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Tells moka's expiries and evictions to subscribers. Call without any lock.
     pub(crate) fn tell_local_events(&self) {
-        self.local_events.wanted.store(self.topic.is_active(), Ordering::Relaxed);
         if !self.local_events.waiting.load(Ordering::Acquire) {
             return;
         }
@@ -336,8 +389,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             std::mem::take(&mut *queue)
         };
         let origin = self.domain.origin();
-        for (key, kind) in events {
+        for LocalEvent { key, kind, began, epoch } in events {
             let key = key.borrowed();
+            // What a clear, fence or floor had removed before did not go now.
+            if !self.is_coherent(key.slot(), began, epoch) {
+                continue;
+            }
             if let Some(partition) = self.partition(key, None) {
                 let operation = if kind == EventKind::Expired { Operation::Expire } else { Operation::Evict };
                 let told = Told::here(kind, operation, origin.clone(), self.domain.clock().wall_ms());
@@ -354,15 +411,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Frees the memory of entries that a fence or the floor has made unreadable, one shard lock at a time.
     pub(crate) fn reclaim(&self) {
-        if !self.fenced.swap(false, Ordering::AcqRel) {
+        let floor = if self.travels() { self.domain.gate().floor() } else { Tick::NEVER };
+        let raised = self.reclaimed_floor.swap(floor.0, Ordering::AcqRel) < floor.0;
+        if !self.fenced.swap(false, Ordering::AcqRel) && !raised {
             return;
         }
+        let excluded =
+            |key: KeyRef<'_>, entry: &Entry<V>| !self.is_coherent(key.slot(), entry.began, entry.epoch);
         for (key, entry) in &self.entries {
             let key = key.borrowed();
-            if entry.epoch != self.epoch(key.slot()) {
+            if excluded(key, &entry) {
                 let _shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
-                if self.entries.get(&key).is_some_and(|now| now.epoch != self.epoch(key.slot())) {
+                if self.entries.get(&key).is_some_and(|now| excluded(key, &now)) {
                     self.entries.invalidate(&key);
                 }
             }
@@ -387,10 +448,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
+    /// A key that is a string.
+    pub(crate) fn string_key(&self, bytes: &[u8]) -> Option<String> {
+        let is_text = std::any::TypeId::of::<K>() == std::any::TypeId::of::<String>();
+        if is_text { codec::decode(bytes).ok() } else { None }
+    }
+
     pub(crate) fn key_text(&self, bytes: &[u8]) -> String {
-        match codec::decode::<String>(bytes) {
-            Ok(text) if std::any::TypeId::of::<K>() == std::any::TypeId::of::<String>() => text,
-            _ => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
-        }
+        let hexadecimal = || bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.string_key(bytes).unwrap_or_else(hexadecimal)
     }
 }

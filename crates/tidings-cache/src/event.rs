@@ -52,6 +52,8 @@ pub struct RawEvent {
     /// What the writer wanted subscribers to know.
     pub metadata: Metadata,
     pub(crate) writer: Option<WriterId>,
+    /// The number of an event that belongs to all partitions, from 1; 0 for one of a single partition.
+    pub(crate) whole: u64,
 }
 
 /// Identifies a subscription, so that its owner's writes can be left out of it.

@@ -220,3 +220,11 @@ impl<W: Clone> FlightTable<W> {
         self.flights.len()
     }
 }
+
+#[cfg(test)]
+#[path = "flight_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "flight_model_tests.rs"]
+mod model_tests;

@@ -16,6 +16,7 @@ pub mod flight;
 mod key;
 mod load;
 mod many;
+mod reader;
 mod remote;
 mod ring;
 mod stats;

@@ -4,17 +4,20 @@ use bytes::Bytes;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::log::Appended;
-use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MAX, Parts, RECORD_BYTES_MAX};
 use tidings_proto::wake::Waiters;
 
-use crate::core::{Core, ShardGuard};
+use crate::core::Core;
 use crate::event::RawTarget;
-use crate::key::{Encoded, Key, KeyRef, SHARDS};
+use crate::key::{Encoded, Key, KeyRef};
 use crate::topic::{Told, Woken};
 use crate::write::{Change, Options, WriteError};
 
 /// Most keys in one record; a larger change becomes several.
 const KEYS_PER_RECORD_MAX: usize = 256;
+
+/// Most bytes of keys in one record: what is left beside metadata, lengths and the rest of it is ample.
+const KEY_BYTES_PER_RECORD_MAX: usize = RECORD_BYTES_MAX / 2;
 
 /// Most keys changed under one hold of the shard locks, so that no reader of a miss waits for long.
 const KEYS_PER_HOLD_MAX: usize = 1_024;
@@ -67,12 +70,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
     ) -> Result<(), WriteError> {
-        // All shards of these keys, locked in order: whoever else locks one cannot be waiting for another.
-        let mut shards: [Option<ShardGuard<'_, V>>; SHARDS] = std::array::from_fn(|_| None);
-        let mut wanted = [false; SHARDS];
-        some.iter().for_each(|one| wanted[one.encoded.borrowed().shard()] = true);
-        for (index, _) in wanted.iter().enumerate().filter(|(_, wanted)| **wanted) {
-            shards[index] = Some(self.shard_at(index));
+        let mut shards = self.shards_of(some.iter().map(|one| one.encoded.borrowed()));
+        if self.is_closed() {
+            return Err(WriteError::Closed);
         }
         let mut by_kind: [Vec<usize>; 3] = Default::default();
         for (index, one) in some.iter_mut().enumerate() {
@@ -138,7 +138,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for lane in lanes.ids() {
             let of_lane = |index: &&usize| lanes.lane_of(some[**index].encoded.borrowed().slot()) == lane;
             let of_lane: Vec<usize> = indices.iter().filter(of_lane).copied().collect();
-            for chunk in of_lane.chunks(KEYS_PER_RECORD_MAX) {
+            for chunk in records(&of_lane, |index| some[index].encoded.bytes.len()) {
                 if self.travels() {
                     let keys: Vec<Bytes> =
                         chunk.iter().map(|index| some[*index].encoded.borrowed().to_bytes()).collect();
@@ -203,6 +203,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             value: None,
             target: DraftTarget::All,
         })?;
+        // The order of the clear among all changes is the same in the table, in the log and for subscribers.
+        let shards = self.all_shards();
         let wall_ms = self.domain.clock().wall_ms();
         let raise = || self.fence_slots(SlotSet::ALL);
         let mut told = Told::here(EventKind::Cleared, Operation::Clear, self.domain.origin(), wall_ms);
@@ -224,12 +226,37 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         } else {
             Woken::default()
         };
+        drop(shards);
         log_waiters.into_iter().for_each(Waiters::wake);
         rings.wake();
         self.stats.mutations.count();
         Ok(())
     }
 }
+
+/// Cuts keys into runs that each fit one record.
+fn records<'a>(
+    mut keys: &'a [usize],
+    bytes_of: impl Fn(usize) -> usize,
+) -> impl Iterator<Item = &'a [usize]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |index: &&usize| {
+            bytes += bytes_of(**index);
+            bytes <= KEY_BYTES_PER_RECORD_MAX
+        };
+        let count = keys.iter().take(KEYS_PER_RECORD_MAX).take_while(fits).count();
+        let (run, rest) = keys.split_at(count);
+        keys = rest;
+        (!run.is_empty()).then_some(run)
+    })
+}
+
+const _: () = assert!(
+    KEY_BYTES_MAX <= KEY_BYTES_PER_RECORD_MAX
+        && KEY_BYTES_PER_RECORD_MAX + 16 * KEYS_PER_RECORD_MAX + 2 * METADATA_BYTES_MAX <= RECORD_BYTES_MAX,
+    "every key fits a record, and every run of keys does"
+);
 
 /// What became of one key; the index of its kind.
 #[derive(Clone, Copy)]

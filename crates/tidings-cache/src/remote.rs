@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
 use tidings_proto::record::{Keys, Record, Target};
@@ -90,44 +89,56 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     fn apply_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>, evicts: bool) {
-        let active = self.topic.is_active();
-        let mut told = Vec::new();
+        if !self.topic.is_active() {
+            keys.iter().for_each(|key| self.apply_key(change, KeyRef::of(self.id, key), evicts));
+            return;
+        }
+        let keys = keys.iter().map(|key| KeyRef::of(self.id, key));
+        let keys: Vec<_> = keys.map(|key| (key, self.partition(key, None))).collect();
+        let mut told = Vec::with_capacity(keys.len());
         let mut invalidated = Vec::new();
-        for bytes in keys.iter() {
-            let key = KeyRef::of(self.id, bytes);
-            let partition = if active { self.partition(key, None) } else { None };
+        // What is told of a key is in the order of what happened to it: no shard is unlocked before both are done.
+        let mut shards = self.shards_of(keys.iter().map(|(key, _)| *key));
+        for (key, partition) in keys {
             if evicts {
-                let mut shard = self.shard(key);
-                shard.end(key);
+                if let Some(shard) = &mut shards[key.shard()] {
+                    shard.end(key);
+                }
                 if self.take(key).is_some() {
                     self.stats.invalidated.count();
                     invalidated.extend(partition.map(|partition| (partition, key.to_bytes())));
                 }
             }
-            told.extend(partition.map(|partition| (partition, Bytes::copy_from_slice(bytes))));
+            told.extend(partition.map(|partition| (partition, key.to_bytes())));
         }
-        if !told.is_empty() {
-            let removal = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
-            self.topic.tell_keys(&invalidated, &removal).wake();
-            self.topic.tell_keys(&told, &change.told(change.record.kind)).wake();
-            self.stats.delivered.add(told.len() as u64);
-        }
+        let removal = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+        let invalidated = self.topic.tell_keys(&invalidated, &removal);
+        self.stats.delivered.add(told.len() as u64);
+        let told = self.topic.tell_keys(&told, &change.told(change.record.kind));
+        drop(shards);
+        invalidated.wake();
+        told.wake();
     }
 
     /// Every lane carries its own copy of the change, which stands for that lane's slots; subscribers are told of
     /// the first lane's.
     fn apply_all(&self, change: &RemoteChange<'_>, evicts: bool) {
+        let told = change.lane.index() == 0 && self.topic.is_active();
+        // As with a clear of this node's own, nothing may come between the fence and its event.
+        let shards = if told { self.all_shards() } else { Vec::new() };
         if evicts {
             self.fence_slots(change.lanes.slots_of(change.lane));
         }
-        if change.lane.index() == 0 && self.topic.is_active() {
+        if told {
             let target = match change.record.target {
                 Target::Tag(tag) => RawTarget::Tag(tag.into()),
                 Target::Prefix(prefix) => RawTarget::Prefix(prefix.into()),
                 _ => RawTarget::All,
             };
             self.stats.delivered.count();
-            self.topic.tell_all(target, change.told(change.record.kind)).wake();
+            let woken = self.topic.tell_all(target, change.told(change.record.kind));
+            drop(shards);
+            woken.wake();
         }
     }
 }

@@ -1,12 +1,11 @@
 //! Subscriptions: who hears which events of a cache on this node.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::{FutureExt, Stream};
 use tidings_proto::event::EventKind;
@@ -15,11 +14,9 @@ use crate::core::Core;
 use crate::domain::Domain;
 use crate::event::{Event, RawEvent, RawTarget, WriterId};
 use crate::key::Key;
+use crate::reader::{Found, Reader};
 use crate::stats::CacheStats;
 use crate::topic::Topic;
-
-/// Events taken out of a ring under one hold of its lock.
-const READ_BATCH: usize = 64;
 
 /// Whose changes are heard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,7 +108,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Source for Core<K, V> {
     }
 
     fn text(&self, key: &[u8]) -> Option<String> {
-        Some(self.key_text(key))
+        self.string_key(key)
     }
 }
 
@@ -206,30 +203,17 @@ impl RawSubscribe {
             }
             Partitions::Share(index, shares) => return Err(SubscribeError::Share { index, shares }),
         };
-        if topic.is_closed() {
-            return Err(SubscribeError::Closed);
-        }
-        topic.join();
-        let cursors =
-            chosen.iter().map(|&partition| Cursor { partition, at: topic.ring(partition).end() }).collect();
+        let Some(reader) = Reader::start(topic, &chosen) else { return Err(SubscribeError::Closed) };
         let id = WriterId(self.source.domain().next_subscription());
         Ok(RawSubscription {
             id,
-            cursors,
-            ready: VecDeque::new(),
-            turn: 0,
-            last_shared: None,
+            reader,
             ended: false,
             filter: Filter { kinds: self.kinds, prefix: self.prefix, scope: self.scope },
             on_overflow: self.on_overflow,
             source: self.source,
         })
     }
-}
-
-struct Cursor {
-    partition: usize,
-    at: u64,
 }
 
 struct Filter {
@@ -262,11 +246,7 @@ impl Filter {
 pub struct RawSubscription {
     source: Arc<dyn Source>,
     id: WriterId,
-    cursors: Vec<Cursor>,
-    ready: VecDeque<Arc<RawEvent>>,
-    turn: usize,
-    /// The last event of the whole cache that was yielded: every ring holds a copy of it.
-    last_shared: Option<Arc<RawEvent>>,
+    reader: Reader,
     ended: bool,
     filter: Filter,
     on_overflow: OnOverflow,
@@ -280,7 +260,7 @@ impl std::fmt::Debug for RawSubscription {
 
 impl Drop for RawSubscription {
     fn drop(&mut self) {
-        self.source.topic().leave();
+        self.source.topic().leave(self.reader.partitions());
     }
 }
 
@@ -294,8 +274,7 @@ impl RawSubscription {
     /// How many events wait in its rings.
     #[must_use]
     pub fn backlog(&self) -> u64 {
-        let waiting = |cursor: &Cursor| self.source.topic().ring(cursor.partition).backlog(cursor.at);
-        self.ready.len() as u64 + self.cursors.iter().map(waiting).sum::<u64>()
+        self.reader.backlog(self.source.topic())
     }
 
     /// The next event, or `None` after the cache was closed (or, with [`OnOverflow::Disconnect`], after it lagged).
@@ -307,53 +286,27 @@ impl RawSubscription {
     }
 
     fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Option<Item<Arc<RawEvent>>>> {
-        loop {
-            while let Some(event) = self.ready.pop_front() {
-                if event.partition.is_none() {
-                    if self.last_shared.as_ref().is_some_and(|last| Arc::ptr_eq(last, &event)) {
-                        continue;
+        while !self.ended {
+            // A subscriber that always has something to read lets other tasks run all the same.
+            let turn = ready!(tokio::task::coop::poll_proceed(context));
+            match self.reader.next(self.source.topic(), context.waker()) {
+                Found::Event(event) => {
+                    turn.made_progress();
+                    if self.filter.passes(&event, self.id, &*self.source) {
+                        return Poll::Ready(Some(Item::Event(event)));
                     }
-                    self.last_shared = Some(event.clone());
                 }
-                if self.filter.passes(&event, self.id, &*self.source) {
-                    return Poll::Ready(Some(Item::Event(event)));
+                Found::Missed(missed) => {
+                    turn.made_progress();
+                    self.source.stats().lagged.add(missed);
+                    self.ended = self.on_overflow == OnOverflow::Disconnect;
+                    return Poll::Ready(Some(Item::Lagged { missed }));
                 }
-            }
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            let missed = self.refill(context);
-            if missed > 0 {
-                self.source.stats().lagged.add(missed);
-                self.ended = self.on_overflow == OnOverflow::Disconnect;
-                if self.ended {
-                    self.ready.clear();
-                }
-                return Poll::Ready(Some(Item::Lagged { missed }));
-            }
-            if self.ready.is_empty() {
-                if self.source.topic().is_closed() {
-                    return Poll::Ready(None);
-                }
-                return Poll::Pending;
+                Found::Nothing if self.source.topic().is_closed() => break,
+                Found::Nothing => return Poll::Pending,
             }
         }
-    }
-
-    /// Reads one ring that has something, taking turns.
-    fn refill(&mut self, context: &mut Context<'_>) -> u64 {
-        let count = self.cursors.len();
-        for step in 0..count {
-            let index = (self.turn + step) % count;
-            let cursor = &mut self.cursors[index];
-            let ring = self.source.topic().ring(cursor.partition);
-            let missed = ring.read(&mut cursor.at, READ_BATCH, &mut self.ready, context.waker());
-            if missed > 0 || !self.ready.is_empty() {
-                self.turn = index + 1;
-                return missed;
-            }
-        }
-        0
+        Poll::Ready(None)
     }
 }
 

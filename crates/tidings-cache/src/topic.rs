@@ -14,7 +14,7 @@ use tidings_proto::wake::Waiters;
 
 use crate::event::{Metadata, RawEvent, RawTarget, WriterId};
 use crate::key::KeyRef;
-use crate::ring::{Ring, RingBounds};
+use crate::ring::{Position, Ring, RingBounds};
 
 /// Everything of an event but its target and partition.
 #[derive(Clone, Debug)]
@@ -60,28 +60,51 @@ impl Woken {
     }
 }
 
+/// How many subscriptions a cache has. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Audience(Arc<AtomicUsize>);
+
+impl Audience {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn len(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Topic {
     cache: Arc<str>,
     rings: Box<[Ring]>,
-    subscribers: AtomicUsize,
-    closed: Mutex<bool>,
+    audience: Audience,
+    /// Held while an event of the whole cache goes to every ring, so that all rings hold these in one order.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    /// Number of the newest event of the whole cache.
+    whole: u64,
 }
 
 impl Topic {
-    pub(crate) fn new(cache: Arc<str>, partitions: usize, bounds: RingBounds) -> Self {
+    pub(crate) fn new(cache: Arc<str>, partitions: usize, bounds: RingBounds, audience: Audience) -> Self {
         let rings = (0..partitions).map(|_| Ring::new(bounds)).collect();
-        Self { cache, rings, subscribers: AtomicUsize::new(0), closed: Mutex::new(false) }
+        Self { cache, rings, audience, state: Mutex::default() }
     }
 
     /// Whether anybody listens: if not, events are not even made.
     #[inline]
     pub(crate) fn is_active(&self) -> bool {
-        self.subscribers.load(Ordering::Relaxed) > 0
+        !self.audience.is_empty()
     }
 
     pub(crate) fn subscribers(&self) -> usize {
-        self.subscribers.load(Ordering::Relaxed)
+        self.audience.len()
     }
 
     pub(crate) fn ring(&self, partition: usize) -> &Ring {
@@ -92,26 +115,37 @@ impl Topic {
         self.rings.len()
     }
 
-    pub(crate) fn join(&self) {
-        self.subscribers.fetch_add(1, Ordering::SeqCst);
+    /// Enters a subscriber of these partitions. Returns where it starts in each, and the number of the newest event
+    /// of the whole cache; nothing if the cache is closed.
+    pub(crate) fn join(&self, partitions: &[usize]) -> Option<(Vec<Position>, u64)> {
+        let state = self.state.lock();
+        if state.closed {
+            return None;
+        }
+        self.audience.0.fetch_add(1, Ordering::SeqCst);
+        let positions = partitions.iter().map(|partition| self.rings[*partition].end(state.whole)).collect();
+        Some((positions, state.whole))
     }
 
-    pub(crate) fn leave(&self) {
-        if self.subscribers.fetch_sub(1, Ordering::SeqCst) == 1 {
+    /// Takes a subscriber out that has read these partitions. The others that wait there are woken, for their wakers
+    /// and its own cannot be told apart.
+    pub(crate) fn leave(&self, partitions: impl Iterator<Item = usize>) {
+        if self.audience.0.fetch_sub(1, Ordering::SeqCst) == 1 {
             self.rings.iter().for_each(Ring::clear);
         }
+        partitions.for_each(|partition| self.rings[partition].wake_all());
     }
 
     pub(crate) fn close(&self) {
-        *self.closed.lock() = true;
+        self.state.lock().closed = true;
         self.rings.iter().for_each(Ring::wake_all);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        *self.closed.lock()
+        self.state.lock().closed
     }
 
-    fn event(&self, target: RawTarget, partition: Option<usize>, told: Told) -> Arc<RawEvent> {
+    fn event(&self, target: RawTarget, partition: Option<usize>, whole: u64, told: Told) -> Arc<RawEvent> {
         Arc::new(RawEvent {
             kind: told.kind,
             operation: told.operation,
@@ -124,12 +158,13 @@ impl Topic {
             stamp: told.stamp,
             metadata: told.metadata,
             writer: told.writer,
+            whole,
         })
     }
 
     /// Tells of one key.
     pub(crate) fn tell_key(&self, partition: usize, key: KeyRef<'_>, told: Told) -> Waiters {
-        let event = self.event(RawTarget::Key(key.to_bytes()), Some(partition), told);
+        let event = self.event(RawTarget::Key(key.to_bytes()), Some(partition), 0, told);
         self.rings[partition].push(event)
     }
 
@@ -139,16 +174,18 @@ impl Topic {
         let partitions: HashSet<usize> = keys.iter().map(|(partition, _)| *partition).collect();
         for partition in partitions {
             let of_it = keys.iter().filter(|(of, _)| *of == partition).map(|(_, key)| key.clone());
-            let event = self.event(RawTarget::Keys(of_it.collect()), Some(partition), told.clone());
+            let event = self.event(RawTarget::Keys(of_it.collect()), Some(partition), 0, told.clone());
             woken.add(self.rings[partition].push(event));
         }
         woken
     }
 
-    /// Tells of the whole cache: the same event to every partition, so that who reads several can tell.
+    /// Tells of the whole cache: the same event to every partition, under one number.
     pub(crate) fn tell_all(&self, target: RawTarget, told: Told) -> Woken {
-        let event = self.event(target, None, told);
         let mut woken = Woken::default();
+        let mut state = self.state.lock();
+        state.whole += 1;
+        let event = self.event(target, None, state.whole, told);
         for ring in &self.rings {
             woken.add(ring.push(event.clone()));
         }

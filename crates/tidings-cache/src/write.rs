@@ -119,6 +119,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
 
         let mut shard = self.shard(key);
+        // Once more, for a close that came between: it waits for this lock.
+        if self.is_closed() {
+            return Err(WriteError::Closed);
+        }
         let now = self.domain.clock().coarse();
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
@@ -205,11 +209,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let put = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         match change {
             Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
-                let began = match when {
-                    When::Unended(start) | When::StoreUnended(start) => start.began,
-                    _ => now,
+                let (began, epoch) = match when {
+                    // Not the epoch of now: a fence that comes at this moment excludes what began before it.
+                    When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
+                    _ => (now, self.epoch(key.slot())),
                 };
-                (put(self.store(key, value, began, self.epoch(key.slot()), options.ttl)), None)
+                (put(self.store(key, value, began, epoch, options.ttl)), None)
             }
             Change::Put(_) => (put(self.take(key).is_some()), None),
             // The value was changed, but what it is now is known to nobody here.

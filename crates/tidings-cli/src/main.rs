@@ -1,13 +1,18 @@
 //! The `tidings` program: see `tidings --help`.
 
+mod api;
 mod args;
+mod chaos;
 mod client;
 mod clock;
 mod config;
 mod exit;
 mod files;
+mod logging;
 mod output;
 mod replay;
+mod setup;
+mod signals;
 mod units;
 mod verbs;
 

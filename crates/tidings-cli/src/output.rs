@@ -13,7 +13,6 @@ use crate::exit::{Exit, Failure};
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
-    verbose: bool,
     colour_out: bool,
     colour_err: bool,
 }
@@ -43,7 +42,6 @@ impl Output {
         Self {
             json: global.json,
             quiet: global.quiet,
-            verbose: global.verbose > 0,
             colour_out: colour(io::stdout().is_terminal()),
             colour_err: colour(io::stderr().is_terminal()),
         }
@@ -59,10 +57,16 @@ impl Output {
         !self.quiet && io::stderr().is_terminal()
     }
 
+    /// Whether stderr takes colours.
+    pub(crate) fn colours_errors(&self) -> bool {
+        self.colour_err
+    }
+
     /// Prints a value as one line of JSON.
     pub(crate) fn json(&self, value: &impl Serialize) -> Result<(), Failure> {
-        let text = serde_json::to_string(value)
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot write the result as JSON: {error}")))?;
+        let text = serde_json::to_string(value).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot write the result as JSON: {error}"))
+        })?;
         self.line(text)
     }
 
@@ -105,13 +109,6 @@ impl Output {
     /// Says something in passing on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
-            eprintln!("{text}");
-        }
-    }
-
-    /// Says something on stderr that only `--verbose` asks for.
-    pub(crate) fn detail(&self, text: impl Display) {
-        if self.verbose && !self.quiet {
             eprintln!("{text}");
         }
     }

@@ -16,8 +16,9 @@ const BYTE_UNITS: [(&str, u64); 8] = [
 
 /// Parses a duration such as `3s`, `250ms` or `1h 30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| format!("{text:?} is not a duration: write a number and its unit, such as 250ms, 3s or 5m"))
+    humantime::parse_duration(text).map_err(|_| {
+        format!("{text:?} is not a duration: write a number and its unit, such as 250ms, 3s or 5m")
+    })
 }
 
 /// A duration as [`duration`] reads it.
@@ -28,7 +29,9 @@ pub(crate) fn show_duration(duration: Duration) -> String {
 /// Parses a number of bytes such as `64MiB`, `500kB` or `1024`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let wrong = || format!("{text:?} is not a size: write a whole number and its unit, such as 64MiB, 500kB or 4096B");
+    let wrong = || {
+        format!("{text:?} is not a size: write a whole number and its unit, such as 64MiB, 500kB or 4096B")
+    };
     let (digits, factor) = BYTE_UNITS
         .iter()
         .find_map(|(unit, factor)| text.strip_suffix(unit).map(|digits| (digits.trim_end(), *factor)))
@@ -56,9 +59,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_with_their_units() {
-        for (text, expected) in
-            [("64MiB", 64 << 20), ("500kB", 500_000), ("7", 7), ("1_024 B", 1024), ("1GiB", 1 << 30), ("2 KB", 2000)]
-        {
+        for (text, expected) in [
+            ("64MiB", 64 << 20),
+            ("500kB", 500_000),
+            ("7", 7),
+            ("1_024 B", 1024),
+            ("1GiB", 1 << 30),
+            ("2 KB", 2000),
+        ] {
             assert_eq!(bytes(text), Ok(expected), "{text}");
         }
     }

@@ -32,4 +32,4 @@ mod token;
 
 pub use options::{LogLevel, Options};
 pub use server::{BindError, Server};
-pub use settings::{CacheMode, CacheSettings, Capacity, InvalidSettings, open};
+pub use settings::{CacheMode, CacheSettings, Capacity, InvalidCapacity, InvalidSettings, open};

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 /// Connections at once. Every open subscription holds one; a connection holds about 16 KiB. More are answered 429.
-pub const CONNECTIONS_MAX: usize = 512;
+pub const CONNECTIONS_MAX: usize = 256;
 
 /// Subscriptions to events at once, so that they leave connections for everything else. More are answered 429.
-pub const SUBSCRIPTIONS_MAX: usize = 256;
+pub const SUBSCRIPTIONS_MAX: usize = 128;
 
 /// Longest value, in bytes. Longer ones are answered 413.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! Error answers: RFC 9457 documents with a stable `code`.
 
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tidings::{KeyError, WriteError};
@@ -31,7 +31,10 @@ impl Problem {
 
     /// Not available now, for these reasons.
     pub(crate) fn unavailable(code: &'static str, reasons: Vec<String>) -> Self {
-        Self { reasons: reasons.clone(), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, reasons.join("; ")) }
+        Self {
+            reasons: reasons.clone(),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, reasons.join("; "))
+        }
     }
 
     pub(crate) fn unknown_cache(name: &str) -> Self {
@@ -83,7 +86,9 @@ impl IntoResponse for Problem {
 impl From<KeyError> for Problem {
     fn from(error: KeyError) -> Self {
         match error {
-            KeyError::TooLong(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "key_too_long", error.to_string()),
+            KeyError::TooLong(_) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "key_too_long", error.to_string())
+            }
             KeyError::Encode(_) => Self::new(StatusCode::BAD_REQUEST, "invalid_key", error.to_string()),
         }
     }

@@ -54,9 +54,12 @@ mod tests {
 
     #[test]
     fn sizes_need_a_unit() {
-        for (text, expected) in
-            [("64MiB", Some(64 << 20)), ("500kB", Some(500_000)), ("1_024 B", Some(1024)), ("1GiB", Some(1 << 30))]
-        {
+        for (text, expected) in [
+            ("64MiB", Some(64 << 20)),
+            ("500kB", Some(500_000)),
+            ("1_024 B", Some(1024)),
+            ("1GiB", Some(1 << 30)),
+        ] {
             assert_eq!(bytes(text), expected, "{text}");
         }
         for text in ["", "7", "MiB", "-1B", "1.5MiB", "99999999999GiB", "1TiB"] {

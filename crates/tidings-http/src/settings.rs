@@ -59,6 +59,9 @@ pub struct CacheSettings {
     pub time_to_idle: Option<Duration>,
     /// Among how many partitions events are divided for subscribers on this node. Default: 4.
     pub partitions: usize,
+    /// How far the replica that loads read may be behind. Default: `0s`; more is not available yet.
+    #[serde(with = "duration")]
+    pub replica_lag: Duration,
 }
 
 impl Default for CacheSettings {
@@ -70,6 +73,7 @@ impl Default for CacheSettings {
             time_to_live: None,
             time_to_idle: None,
             partitions: PARTITIONS,
+            replica_lag: Duration::ZERO,
         }
     }
 }
@@ -89,6 +93,7 @@ impl CacheSettings {
             time_to_live: settings.time_to_live,
             time_to_idle: settings.time_to_idle,
             partitions: settings.partitions,
+            replica_lag: settings.replica_lag,
         }
     }
 }
@@ -97,9 +102,9 @@ impl CacheSettings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettings {
-    /// The mode is not there yet.
-    #[error("mode replicate is not available in this release")]
-    Replicate,
+    /// What is asked for is not there yet.
+    #[error("{0} is not available in this release")]
+    NotAvailable(&'static str),
     /// A time to live or to idle is zero or longer than [`LIFETIME_MAX`].
     #[error("{0} must be longer than zero and shorter than 100 years")]
     Lifetime(&'static str),
@@ -112,12 +117,19 @@ pub enum InvalidSettings {
 ///
 /// # Errors
 /// [`InvalidSettings`]; nothing was opened.
-pub fn open(node: &Node, name: &str, settings: &CacheSettings) -> Result<Cache<String, Bytes>, InvalidSettings> {
+pub fn open(
+    node: &Node,
+    name: &str,
+    settings: &CacheSettings,
+) -> Result<Cache<String, Bytes>, InvalidSettings> {
     let mode = match settings.mode {
         CacheMode::Invalidate => Mode::Invalidate,
         CacheMode::Local => Mode::Local,
-        CacheMode::Replicate => return Err(InvalidSettings::Replicate),
+        CacheMode::Replicate => return Err(InvalidSettings::NotAvailable("mode replicate")),
     };
+    if !settings.replica_lag.is_zero() {
+        return Err(InvalidSettings::NotAvailable("replica_lag"));
+    }
     let mut builder = node
         .cache::<String, Bytes>(name)
         .mode(mode)
@@ -127,10 +139,10 @@ pub fn open(node: &Node, name: &str, settings: &CacheSettings) -> Result<Cache<S
         Capacity::Entries(entries) => builder.max_capacity(entries),
         Capacity::Bytes(bytes) => builder.max_capacity(bytes).weigher(weight),
     };
-    if let Some(time) = lifetime("time_to_live", settings.time_to_live)? {
+    if let Some(time) = checked("time_to_live", settings.time_to_live)? {
         builder = builder.time_to_live(time);
     }
-    if let Some(time) = lifetime("time_to_idle", settings.time_to_idle)? {
+    if let Some(time) = checked("time_to_idle", settings.time_to_idle)? {
         builder = builder.time_to_idle(time);
     }
     Ok(builder.open()?)
@@ -140,7 +152,7 @@ fn weight(key: &[u8], value: &Bytes) -> u32 {
     u32::try_from(key.len() + value.len()).unwrap_or(u32::MAX)
 }
 
-fn lifetime(name: &'static str, time: Option<Duration>) -> Result<Option<Duration>, InvalidSettings> {
+fn checked(name: &'static str, time: Option<Duration>) -> Result<Option<Duration>, InvalidSettings> {
     match time {
         Some(time) if time.is_zero() || time > LIFETIME_MAX => Err(InvalidSettings::Lifetime(name)),
         time => Ok(time),
@@ -218,7 +230,10 @@ mod invalidator {
         ("off", Invalidator::Off),
     ];
 
-    pub(super) fn serialize<S: Serializer>(invalidator: &Invalidator, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        invalidator: &Invalidator,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         let name = NAMES.iter().find(|(_, named)| named == invalidator).map_or("remote", |(name, _)| name);
         serializer.serialize_str(name)
     }
@@ -231,14 +246,33 @@ mod invalidator {
 }
 
 /// Durations as people write them.
+mod duration {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&quantity::show_duration(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        quantity::duration(&text).ok_or_else(|| D::Error::custom("expected a duration such as \"5m\""))
+    }
+}
+
+/// Durations that may be absent.
 mod lifetime {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         time.map(quantity::show_duration).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
         let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
         let time = quantity::duration(&text);
         time.map(Some).ok_or_else(|| D::Error::custom("expected a duration such as \"5m\""))
@@ -254,7 +288,7 @@ mod tests {
     #[test]
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
-            "time_to_idle": "1m30s", "partitions": 2 });
+            "time_to_idle": "1m30s", "partitions": 2, "replica_lag": "0s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -262,6 +296,7 @@ mod tests {
             time_to_live: Some(Duration::from_secs(300)),
             time_to_idle: Some(Duration::from_secs(90)),
             partitions: 2,
+            replica_lag: Duration::ZERO,
         };
         assert_eq!(from_value::<CacheSettings>(document.clone()).unwrap(), expected);
         assert_eq!(to_value(expected).unwrap(), document);

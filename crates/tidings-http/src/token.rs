@@ -40,13 +40,16 @@ mod tests {
     #[test]
     fn tokens_are_read_back() {
         let origin = Origin { node: "a.b-c_d".parse().unwrap(), incarnation: Incarnation(u64::MAX) };
-        let token = TokenText { origin, cache: "users.v2".to_owned(), token: FillToken::from_parts(7, 3, u64::MAX) };
+        let token =
+            TokenText { origin, cache: "users.v2".to_owned(), token: FillToken::from_parts(7, 3, u64::MAX) };
         assert_eq!(TokenText::parse(&token.encode()), Some(token));
     }
 
     #[test]
     fn anything_else_is_no_token() {
-        for text in ["", ":", "n1", "n1:1:c:1:1", "n1:1:c:1:1:1:1", "n1:x:c:1:1:1", "n 1:1:c:1:1:1", "n1:1:c:-1:1:1"] {
+        for text in
+            ["", ":", "n1", "n1:1:c:1:1", "n1:1:c:1:1:1:1", "n1:x:c:1:1:1", "n 1:1:c:1:1:1", "n1:1:c:-1:1:1"]
+        {
             assert_eq!(TokenText::parse(text), None, "{text}");
         }
     }

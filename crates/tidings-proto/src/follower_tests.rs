@@ -194,9 +194,11 @@ fn a_fence_that_was_overtaken_by_a_new_request_changes_nothing() {
     let fence = follower.on_reset(lane(0), attempts[0], 8).unwrap();
     let (attempt, follow) = follower.follow(lane(0));
     assert_eq!(follow.from, 1, "the position is taken only once the lane is fenced");
+    let newer = follower.on_reset(lane(0), attempt, 20).unwrap();
     follower.fenced(fence);
     assert_eq!(follower.applied_in(lane(0)), 0);
-    follower.on_resume(lane(0), attempt, 1).unwrap();
+    follower.fenced(newer);
+    assert_eq!(follower.applied_in(lane(0)), 19);
 }
 
 #[test]

@@ -240,15 +240,15 @@ impl Freshness {
             self.floor = self.floor.max(floor).max(unreadable);
             self.own = None;
         }
-        let mut floor = self.floor;
-        self.origins.retain(|_, relevant| match relevant.standing {
-            Standing::Closing(end) if over(end) => {
-                floor = floor.max(end).max(unreadable);
-                false
-            }
-            _ => true,
-        });
-        self.floor = floor;
+        let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
+            Standing::Closing(floor) if over(floor) => Some((origin.clone(), floor)),
+            _ => None,
+        };
+        let closed: Vec<_> = self.origins.iter().filter_map(closed).collect();
+        for (origin, floor) in closed {
+            self.floor = self.floor.max(floor).max(unreadable);
+            self.left(&origin);
+        }
         let fresh_until = match self.oldest_confirmation() {
             Some(tick) => tick.after(self.bounds.max_staleness),
             None => Tick::NEVER,

@@ -7,6 +7,7 @@ use super::*;
 #[derive(Clone, Debug)]
 enum Input {
     Contacted,
+    Met(Origin),
     Named(Origin),
     Confirmed(Origin, u64),
     Left(Origin),
@@ -22,6 +23,7 @@ fn input() -> impl Strategy<Value = Input> {
     };
     prop_oneof![
         1 => Just(Input::Contacted),
+        2 => origin().prop_map(Input::Met),
         4 => origin().prop_map(Input::Named),
         6 => (origin(), 0_u64..100).prop_map(|(origin, age)| Input::Confirmed(origin, age)),
         1 => origin().prop_map(Input::Left),
@@ -35,6 +37,9 @@ fn input() -> impl Strategy<Value = Input> {
 fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
     match input {
         Input::Contacted => freshness.contacted(now),
+        Input::Met(origin) => {
+            freshness.met(origin, now);
+        }
         Input::Named(origin) => {
             freshness.named(origin, now);
         }

@@ -77,6 +77,7 @@ fn with_seeds_the_own_floor_counts_from_the_first_exchange() {
     freshness.contacted(Tick(1_000));
     freshness.contacted(Tick(5_000));
     assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife]);
+    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS - 1), (0, 0));
     assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (u64::MAX, 1_000 + HORIZON));
     freshness.contacted(Tick(9_000));
     assert_eq!(
@@ -212,6 +213,34 @@ fn an_older_life_that_is_named_late_is_not_relevant() {
     let mut freshness = settled(&[life("a", 3)]);
     assert!(!freshness.named(&life("a", 2), Tick(1_001)));
     assert_eq!(published(&mut freshness, 1_001), (1_000 + STALENESS, OWN));
+}
+
+#[test]
+fn who_has_ended_is_not_relevant_again_because_others_still_name_it() {
+    let mut freshness = settled(&[life("a", 1), life("b", 2), life("c", 1)]);
+    freshness.left(&life("a", 1));
+    freshness.lost(&life("b", 2), Tick(1_000));
+    published(&mut freshness, 1_000 + GRACE);
+    freshness.forget(&life("c", 1).node, Tick(1_000 + GRACE));
+    let end = 1_000 + GRACE + HORIZON + STALENESS;
+    assert_eq!(published(&mut freshness, end).0, u64::MAX);
+    for ended in [life("a", 1), life("b", 2), life("b", 1), life("c", 1)] {
+        assert!(!freshness.named(&ended, Tick(end)), "{ended}");
+    }
+    assert_eq!(freshness.relevant().count(), 0);
+    assert!(freshness.named(&life("a", 2), Tick(end)));
+}
+
+#[test]
+fn who_says_hello_itself_is_relevant_whatever_was_thought_of_it() {
+    let mut freshness = settled(&[life("a", 1), life("b", 1)]);
+    freshness.left(&life("a", 1));
+    assert!(freshness.met(&life("a", 1), Tick(1_000)));
+    assert!(!freshness.met(&life("b", 1), Tick(1_000)));
+    assert!(freshness.met(&life("c", 1), Tick(1_000)));
+    assert_eq!(published(&mut freshness, 1_000), (0, OWN));
+    assert_eq!(freshness.relevant().count(), 3);
+    assert!(!freshness.met(&life("c", 0), Tick(1_000)), "an older life than the one that is known");
 }
 
 #[test]

@@ -19,8 +19,11 @@ use crate::link::Link;
 use crate::refuse::HandshakeError;
 use crate::shared::Shared;
 
-/// First pause between two attempts.
+/// First pause between two attempts at a wanted address.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
+
+/// The same at an address that is not wanted: about the interval of gossip, so that not every frame dials.
+const PAUSE_UNWANTED_FIRST: Duration = Duration::from_secs(1);
 
 /// The addresses that this node cares for.
 #[derive(Default)]
@@ -44,6 +47,19 @@ pub(crate) enum Requested {
     Running,
     /// Too many addresses.
     Full,
+}
+
+/// Why a task keeps an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Demand {
+    /// A link is wanted.
+    Wanted,
+    /// Frames wait for a link.
+    Frames,
+    /// So that frames to come do not dial too soon after an attempt that failed.
+    Pause,
+    /// No more; the task has to end.
+    Nothing,
 }
 
 impl Targets {
@@ -88,15 +104,17 @@ impl Targets {
         before == target.failure
     }
 
-    /// Whether an address is wanted; `None` if nobody cares for it any more, after which it is forgotten and its
-    /// task has to end.
-    fn wanted(&mut self, address: SocketAddr) -> Option<bool> {
-        let target = self.0.get(&address)?;
-        if target.wanted || !target.frames.is_empty() {
-            return Some(target.wanted);
+    /// Why an address is kept. One that nobody cares for any more is forgotten, unless a pause is under way.
+    fn demand(&mut self, address: SocketAddr, pausing: bool) -> Demand {
+        match self.0.get(&address) {
+            Some(target) if target.wanted => Demand::Wanted,
+            Some(target) if !target.frames.is_empty() => Demand::Frames,
+            Some(_) if pausing => Demand::Pause,
+            _ => {
+                self.0.remove(&address);
+                Demand::Nothing
+            }
         }
-        self.0.remove(&address);
-        None
     }
 
     fn request(&mut self, address: SocketAddr, change: impl FnOnce(&mut Target)) -> Requested {
@@ -121,8 +139,13 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
     let mut own = false;
     loop {
         changed.borrow_and_update();
-        let Some(wanted) = shared.targets().wanted(address) else { return };
-        let most = if wanted { DIALS_PER_ADDRESS_MAX } else { 1 };
+        let pausing = Instant::now() < next;
+        let demand = shared.targets().demand(address, pausing || !attempts.is_empty());
+        let most = match demand {
+            Demand::Wanted => DIALS_PER_ADDRESS_MAX,
+            Demand::Frames | Demand::Pause => 1,
+            Demand::Nothing => return,
+        };
         let linked = shared.current_at(address);
         if let Some(link) = &linked {
             shared.flush_gossip(address, link);
@@ -130,8 +153,8 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
             next = Instant::now();
         } else if own {
             drop_frames(&shared, address);
-        } else if attempts.len() < most && Instant::now() >= next {
-            next = Instant::now() + pauses.next(wanted);
+        } else if attempts.len() < most && !pausing && demand != Demand::Pause {
+            next = Instant::now() + pauses.next(demand == Demand::Wanted);
             attempts.push(handshake::dial(&shared, address, false));
         }
         let may_dial = linked.is_none() && !own && attempts.len() < most;
@@ -143,7 +166,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
             Some(outcome) = attempts.next(), if !attempts.is_empty() => if let Err(error) = outcome {
                 failed(&shared, address, &error);
                 own |= matches!(error, HandshakeError::Own);
-                if !wanted {
+                if demand != Demand::Wanted {
                     drop_frames(&shared, address);
                 }
                 if matches!(error, HandshakeError::RefusedByPeer(Refusal::Incarnation(_))) {
@@ -181,8 +204,11 @@ struct Pauses(u32);
 
 impl Pauses {
     fn next(&mut self, wanted: bool) -> Duration {
-        let most = if wanted { DIAL_PAUSE_MAX } else { DIAL_PAUSE_UNWANTED_MAX };
-        let grown = PAUSE_FIRST.saturating_mul(1 << self.0.min(10)).min(most);
+        let (first, most) = match wanted {
+            true => (PAUSE_FIRST, DIAL_PAUSE_MAX),
+            false => (PAUSE_UNWANTED_FIRST, DIAL_PAUSE_UNWANTED_MAX),
+        };
+        let grown = first.saturating_mul(1 << self.0.min(10)).min(most);
         self.0 += 1;
         grown.mul_f64(rand::random_range(0.75..1.0))
     }
@@ -200,7 +226,7 @@ mod tests {
     fn pauses_grow_with_jitter_to_their_bound() {
         for (wanted, most) in [(true, DIAL_PAUSE_MAX), (false, DIAL_PAUSE_UNWANTED_MAX)] {
             let mut pauses = Pauses::default();
-            assert!(pauses.next(wanted) <= PAUSE_FIRST);
+            assert!(pauses.next(wanted) <= if wanted { PAUSE_FIRST } else { PAUSE_UNWANTED_FIRST });
             for _ in 0..40 {
                 assert!(pauses.next(wanted) <= most);
             }
@@ -236,9 +262,13 @@ mod tests {
     fn an_address_that_nobody_cares_for_is_forgotten() {
         let mut targets = Targets::default();
         targets.want(at(1));
-        assert_eq!(targets.wanted(at(1)), Some(true));
+        assert_eq!(targets.demand(at(1), false), Demand::Wanted);
         targets.unwant(at(1));
-        assert_eq!(targets.wanted(at(1)), None);
+        assert_eq!(targets.demand(at(1), true), Demand::Pause);
+        targets.queue(at(1), Bytes::new());
+        assert_eq!(targets.demand(at(1), false), Demand::Frames);
+        targets.take_frames(at(1));
+        assert_eq!(targets.demand(at(1), false), Demand::Nothing);
         assert_eq!(targets.want(at(1)), Requested::Start);
     }
 }

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use quinn::{Connection, Incoming};
 use tidings_proto::frame::{Control, Hello, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -150,7 +151,7 @@ fn identify(shared: &Shared, connection: &Connection) -> Result<PeerIdentity, Ha
 
 async fn expect_hello(receive: &mut ControlReceiver) -> Result<Hello, HandshakeError> {
     match receive.recv().await? {
-        Control::Hello(hello) => Ok(hello),
+        Control::Hello(hello) => Ok(Hello { address: canonical(hello.address), ..hello }),
         _ => Err(HandshakeError::Refused(RefusedReason::Malformed, None)),
     }
 }
@@ -224,8 +225,10 @@ async fn judge(
             Judgement::Ask(holders) => holders,
             other => return Err(standing_against(other)),
         };
-        for (id, holder) in holders {
-            if holder.liveness(shared.host.now(), LIVENESS_TIME).await {
+        let asked = shared.host.now();
+        let answers = join_all(holders.iter().map(|(_, holder)| holder.liveness(asked, LIVENESS_TIME))).await;
+        for ((id, holder), alive) in holders.into_iter().zip(answers) {
+            if alive {
                 return Err(held_by(&holder, &parts.peer));
             }
             unanswered.push(id);

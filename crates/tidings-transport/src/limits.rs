@@ -56,8 +56,9 @@ pub const HANDSHAKES_MAX: usize = 64;
 /// senders cannot take all of them.
 pub const HANDSHAKES_UNVALIDATED_MAX: usize = 16;
 
-/// Connection attempts by this node at once, all addresses together.
-pub const DIALS_MAX: usize = 64;
+/// Connection attempts by this node at once, all addresses together: enough for the unreachable half of a hundred
+/// nodes.
+pub const DIALS_MAX: usize = 256;
 
 /// Addresses that this node dials, or remembers as unreachable for now, at most. Gossip names addresses.
 pub const DIAL_ADDRESSES_MAX: usize = 4_096;

@@ -139,7 +139,7 @@ impl<L: Clone> Table<L> {
         let mut overtaken: Vec<_> = overtaken.collect();
         overtaken.sort_unstable();
         overtaken.dedup();
-        let close = overtaken.into_iter().filter_map(|id| self.take(id)).map(|entry| entry.link).collect();
+        let overtaken: Vec<_> = overtaken.into_iter().filter_map(|id| self.take(id)).collect();
 
         let id = LinkId(self.next);
         self.next += 1;
@@ -149,7 +149,11 @@ impl<L: Clone> Table<L> {
         }
         let entry = Entry { id, facts: newcomer, since: now, heard, current: false, link };
         self.nodes.entry(node.clone()).or_default().push(entry);
-        let (turned, contested) = self.choose(&node, now);
+        let (mut turned, contested) = self.choose(&node, now);
+        for other in overtaken.iter().map(|entry| &entry.facts.node).filter(|other| **other != node) {
+            turned.extend(self.choose(other, now).0);
+        }
+        let close = overtaken.into_iter().map(|entry| entry.link).collect();
         Ok((id, Outcome { close, turned, contested }))
     }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use common::intruder::{quic, signed, sound, tls};
 use common::*;
 use tidings_proto::frame::Control;
-use tidings_transport::Authority;
 use tidings_transport::limits::{GOSSIP_FRAME_BYTES_MAX, GOSSIP_QUEUE_FRAMES};
+use tidings_transport::{Authority, RefusedReason};
 
 fn pair() -> (Node, Node) {
     let authority = Authority::generate(CLUSTER).unwrap();
@@ -88,6 +88,22 @@ async fn gossip_that_finds_nobody_is_bounded_and_dials_seldom() {
     assert_eq!(one.transport.stats().gossip_dropped.get(), 100 - GOSSIP_QUEUE_FRAMES as u64);
     until("given up", || one.transport.stats().gossip_dropped.get() == 100).await;
     assert_eq!(one.transport.stats().dials.get(), 1);
+}
+
+#[tokio::test]
+async fn frames_to_a_peer_that_refuses_do_not_each_dial() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let one = start(&authority, "n1", 1, loopback());
+    let two = start_denying(&authority, "n2", 1, loopback(), &["n1".to_owned()]);
+    let begin = tokio::time::Instant::now();
+    let stats = one.transport.stats();
+    until("refused twice", || {
+        one.transport.send_gossip(two.address(), Bytes::from_static(b"x"));
+        two.refused(RefusedReason::Denied) == 2
+    })
+    .await;
+    assert!(begin.elapsed() > Duration::from_millis(700), "{:?}", begin.elapsed());
+    assert_eq!((stats.dials.get(), received(&two).len()), (2, 0));
 }
 
 #[tokio::test]

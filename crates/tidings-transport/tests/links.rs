@@ -353,6 +353,17 @@ async fn what_cannot_be_bound_is_said() {
 }
 
 #[tokio::test]
+async fn an_unreachable_address_is_named_with_the_reason() {
+    let (one, stranger) =
+        (start(&authority(), "n1", 1, loopback()), start(&authority(), "n2", 1, loopback()));
+    one.transport.want(stranger.address());
+    let expected = vec![(stranger.address(), Some("refused the peer: unknown_ca".to_owned()))];
+    until("named", || one.transport.unreachable() == expected).await;
+    one.transport.unwant(stranger.address());
+    assert!(one.transport.unreachable().is_empty());
+}
+
+#[tokio::test]
 async fn ipv6_and_dual_stack_work() {
     let authority = authority();
     let six = start(&authority, "n6", 1, "[::1]:0".parse().unwrap());

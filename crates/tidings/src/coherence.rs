@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tidings_cache::Domain;
@@ -11,7 +12,7 @@ use tidings_proto::frame::{Hello, MemberSet, NamedMember};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness};
 use tidings_proto::id::{Lanes, NodeId, Origin};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{Followed, Served};
+use tidings_transport::session::{FollowCounts, Followed, Served};
 use tokio::sync::watch;
 
 use crate::observe::{Observation, Observers};
@@ -34,6 +35,38 @@ pub(crate) struct PeerState {
     pub(crate) followed: Option<Arc<Followed>>,
     pub(crate) served: Option<Arc<Served>>,
     pub(crate) caches: Vec<String>,
+}
+
+/// What happened so far while following one life of another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Following {
+    /// Whom.
+    pub origin: Origin,
+    /// Records applied.
+    pub applied: u64,
+    /// Records that came again, and were dropped.
+    pub duplicates: u64,
+    /// Records that came too early, after which the rest was asked for again.
+    pub gaps: u64,
+    /// Lanes whose missing records were no longer to be had, and whose slots were fenced.
+    pub resets: u64,
+    /// Times that it broke the protocol, and was disconnected.
+    pub rejected: u64,
+}
+
+impl Following {
+    fn of(followed: &Followed) -> Self {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let FollowCounts { applied, duplicates, gaps, resets, rejected } = followed.counts();
+        Self {
+            origin: (**followed.origin()).clone(),
+            applied: get(applied),
+            duplicates: get(duplicates),
+            gaps: get(gaps),
+            resets: get(resets),
+            rejected: get(rejected),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -223,6 +256,13 @@ impl Coherence {
         let inner = self.inner.lock();
         let Peer { followed, served, caches, .. } = inner.peers.get(origin)?;
         Some(PeerState { followed: followed.clone(), served: served.clone(), caches: caches.clone() })
+    }
+
+    /// What happened while following each life that is remembered.
+    pub(crate) fn following(&self) -> Vec<Following> {
+        let inner = self.inner.lock();
+        let followed = inner.peers.values().filter_map(|peer| peer.followed.as_deref());
+        followed.map(Following::of).collect()
     }
 
     /// Addresses of all relevant origins, to be dialled.

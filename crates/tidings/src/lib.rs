@@ -1,4 +1,5 @@
-//! A cluster of in-process caches that is never silently stale.
+#![doc = include_str!("../README.md")]
+//! # Crate
 //!
 //! Every replica of a service embeds a [`Node`]. Nodes find each other by gossip, connect over mutually
 //! authenticated QUIC, cache in moka, and broadcast every change; a change on one evicts the stale copy on every
@@ -6,6 +7,7 @@
 
 mod builder;
 mod bus;
+mod client;
 mod coherence;
 mod config;
 mod drive;
@@ -15,6 +17,8 @@ pub mod testing;
 
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
+pub use client::{Client, ClientError, InvalidateOnly};
+pub use coherence::Following;
 pub use config::Simulated;
 pub use node::{MemberInfo, Node, NotReady, SYNCED_WITHIN, StartError};
 pub use observe::{Observation, Observed, Observer};

@@ -21,7 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::builder::NodeBuilder;
 use crate::bus::{Bus, Conflict, Parts};
-use crate::coherence::{Coherence, PeerState};
+use crate::coherence::{Coherence, Following, PeerState};
 use crate::config::Config;
 use crate::drive::{Driver, Shutdown};
 use crate::observe::{Observer, Observers};
@@ -272,6 +272,18 @@ impl Node {
             duplicates: count(|counts| &counts.duplicates),
             caches,
         }
+    }
+
+    /// Every life of another node that is followed, or was and is still remembered.
+    #[must_use]
+    pub fn following(&self) -> Vec<Following> {
+        self.inner.bus.coherence.following()
+    }
+
+    /// Whether the node still runs: `false` once it was shut down or its thread has died.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        !self.inner.shutdown.is_closed()
     }
 
     fn this_member(&self) -> MemberInfo {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
-use tidings::{Cache, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError};
+use tidings::{Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError};
 use tokio::time::Instant;
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -237,5 +237,28 @@ async fn caches_are_found_by_name_and_type() {
     numbers.close();
     assert!(node.lookup::<String, u64>("numbers").is_none());
     assert!(node.cache::<String, u64>("numbers").open().is_ok(), "the name is free again");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_batch_job_invalidates_and_leaves_nothing_unsaid() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    for n in 0..1_000 {
+        fill(&caches, &n.to_string(), n).await;
+    }
+    let seeds = cluster.nodes().iter().map(|node| node.address().to_string());
+    let builder = Node::builder(cluster[0].cluster()).node_id("job").seeds(seeds);
+    let client = Client::join(builder, Duration::from_secs(10)).await.unwrap();
+    let numbers = client.cache::<String>("numbers").unwrap();
+    for n in 0..500_u64 {
+        numbers.invalidate(&n.to_string()).unwrap();
+    }
+    numbers.invalidate_many((500..900_u64).map(|n| n.to_string())).unwrap();
+    assert!(client.finish(Duration::from_secs(10)).await, "everybody has applied everything");
+    for cache in &caches {
+        assert!((0..900_u64).all(|n| !cache.contains(&n.to_string())));
+        assert!((900..1_000_u64).all(|n| cache.contains(&n.to_string())));
+    }
     cluster.shutdown().await;
 }

@@ -280,6 +280,28 @@ async fn a_listener_hears_every_event_in_order() {
 }
 
 #[tokio::test]
+async fn a_subscriber_with_a_backlog_lets_other_tasks_run() {
+    for passes in [true, false] {
+        let node = Node::new("a");
+        let users = node.users();
+        let mut behind = users.subscribe().prefix(if passes { "" } else { "x" }).start().unwrap();
+        (0..8_000).for_each(|n| drop(users.insert(key("k"), n).unwrap()));
+        let reading = async move {
+            while behind.backlog() > 0 {
+                let _ = tokio::time::timeout(std::time::Duration::ZERO, behind.next()).await;
+            }
+        };
+        let mut reading = std::pin::pin!(tokio::task::coop::cooperative(reading));
+        let mut polls = 0;
+        while futures_util::poll!(reading.as_mut()).is_pending() {
+            polls += 1;
+            tokio::task::yield_now().await;
+        }
+        assert!(polls > 8, "{polls} polls");
+    }
+}
+
+#[tokio::test]
 async fn a_listener_that_panics_is_counted_and_hears_the_next_event() {
     let node = Node::new("a");
     let users = node.users();
@@ -315,7 +337,10 @@ async fn closing_the_node_waits_for_its_listeners() {
     let users = node.users();
     let heard = Arc::new(AtomicUsize::new(0));
     let counting = heard.clone();
-    let _listener = users.subscribe().listen(move |_| drop(counting.fetch_add(1, Ordering::SeqCst))).unwrap();
+    let count = move |_| {
+        counting.fetch_add(1, Ordering::SeqCst);
+    };
+    let _listener = users.subscribe().listen(count).unwrap();
     (0..100).for_each(|n| drop(users.insert(key("k"), n).unwrap()));
     node.domain.close().await;
     assert_eq!(heard.load(Ordering::SeqCst), 100, "what had been told before the end is heard");

@@ -79,16 +79,16 @@ pub(crate) struct ReplayArgs {
     pub(crate) generate: Option<u64>,
     #[command(flatten)]
     pub(crate) load: LoadArgs,
-    /// `max`, or a multiple of the trace's own pace such as 1.0
-    #[arg(long, default_value = "max", value_parser = Speed::parse)]
-    pub(crate) speed: Speed,
+    /// `max`, or a multiple of the trace's own pace such as 1.0. Default: max, or 1.0 with --chaos
+    #[arg(long, value_parser = Speed::parse)]
+    pub(crate) speed: Option<Speed>,
     /// Stop after so many requests
     #[arg(long, value_name = "N")]
     pub(crate) limit: Option<u64>,
     /// Stop after this time
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) duration: Option<Duration>,
-    /// Kill, pause and cut nodes on a schedule drawn from the seed, and print it
+    /// Run the nodes as processes; kill, pause and cut them on a schedule drawn from the seed, and print it
     #[arg(long, conflicts_with = "urls")]
     pub(crate) chaos: bool,
     /// Drive these running nodes over HTTP instead of nodes in this process, comma separated

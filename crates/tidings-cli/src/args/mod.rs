@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use tidings_proto::id::{InvalidName, NodeId, check_name};
 
 pub(crate) use self::cache::{CacheVerb, InvalidateArgs, PutArgs, WatchArgs};
-pub(crate) use self::load::{DemoArgs, LoadArgs, ReplayArgs, Speed};
+pub(crate) use self::load::{DemoArgs, ReplayArgs, Speed};
 use crate::units;
 
 /// Where a node's HTTP API is looked for unless told otherwise.
@@ -80,8 +80,10 @@ pub(crate) enum Verb {
     #[command(after_help = load::DEMO_EXAMPLES)]
     Demo(DemoArgs),
     /// Run a node as a process of its own
-    #[command(after_help = "Example:\n  tidings node --config n1.toml\n\nSIGTERM or the first Ctrl-C shuts down cleanly \
-        (exit 0); a second one ends at once (exit 130).")]
+    #[command(
+        after_help = "Example:\n  tidings node --config n1.toml\n\nSIGTERM or the first Ctrl-C shuts down cleanly \
+        (exit 0); a second one ends at once (exit 130)."
+    )]
     Node(NodeArgs),
     /// Write configuration and certificates for a first node
     #[command(after_help = "Example:\n  tidings init --cluster shop --node replica-1 --out shop\n  \
@@ -98,8 +100,10 @@ pub(crate) enum Verb {
     /// Say how the node and its caches are
     Status,
     /// Declare a lost node ended, so that its peers stop waiting for it
-    #[command(after_help = "Only for nodes that will not come back under this incarnation: what they had not yet \
-        told is then bounded by write_horizon.")]
+    #[command(
+        after_help = "Only for nodes that will not come back under this incarnation: what they had not yet \
+        told is then bounded by write_horizon."
+    )]
     Forget {
         /// The node's id
         node: NodeId,
@@ -250,7 +254,8 @@ mod tests {
 
     #[test]
     fn global_options_may_follow_the_verb() {
-        let cli = Cli::try_parse_from(["tidings", "members", "--json", "--url", "http://127.0.0.1:1"]).unwrap();
+        let cli =
+            Cli::try_parse_from(["tidings", "members", "--json", "--url", "http://127.0.0.1:1"]).unwrap();
         assert!(cli.global.json);
         assert_eq!(cli.global.url, "http://127.0.0.1:1");
     }

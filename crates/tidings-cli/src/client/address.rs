@@ -16,8 +16,10 @@ impl Address {
     /// # Errors
     /// It is not an http URL.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = |why: &str| Failure::new(Exit::Usage, format!("{text:?} is not the URL of a node: {why}"));
-        let url = Url::parse(text).map_err(|error| wrong(&error.to_string()).hint("write http://HOST:PORT"))?;
+        let wrong =
+            |why: &str| Failure::new(Exit::Usage, format!("{text:?} is not the URL of a node: {why}"));
+        let url =
+            Url::parse(text).map_err(|error| wrong(&error.to_string()).hint("write http://HOST:PORT"))?;
         match url.scheme() {
             "http" if url.has_host() => Ok(Self(url)),
             "https" => Err(wrong("HTTPS is not available in this release").hint("write http://HOST:PORT")),

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
 pub(crate) use self::address::Address;
-use self::problem::{failure_of, problem_of, unreachable};
+use self::problem::{Problem, failure_of, problem_of, unreachable};
 pub(crate) use self::sse::{Event, Events};
 use crate::exit::{Exit, Failure};
 
@@ -113,16 +113,22 @@ impl Client {
         self.decoded(response).await
     }
 
-    /// Whether the node calls itself ready, and its answer.
+    /// Whether the node calls itself ready, and why not.
     ///
     /// # Errors
     /// As [`Client::send`], but 503 is an answer here.
     pub(crate) async fn readiness(&self) -> Result<(bool, String), Failure> {
         let response = self.answer(self.request(Method::GET, &["readyz"], &[])?, TIMEOUT).await?;
         match response.status() {
-            status @ (StatusCode::OK | StatusCode::SERVICE_UNAVAILABLE) => {
-                let text = response.text().await.map_err(|error| unreachable(&self.address, &error))?;
-                Ok((status == StatusCode::OK, text.trim().to_owned()))
+            StatusCode::OK => Ok((true, "ready".to_owned())),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                let Problem { reasons, detail, title, .. } = problem_of(response).await;
+                let why = if reasons.is_empty() {
+                    [detail, title].into_iter().find(|text| !text.is_empty())
+                } else {
+                    Some(reasons.join("; "))
+                };
+                Ok((false, why.unwrap_or_default()))
             }
             _ => Err(failure_of(&problem_of(response).await)),
         }
@@ -158,7 +164,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`]; an ended flight is none.
-    pub(crate) async fn fill(&self, cache: &str, key: &str, token: &str, value: Bytes) -> Result<Fill, Failure> {
+    pub(crate) async fn fill(
+        &self,
+        cache: &str,
+        key: &str,
+        token: &str,
+        value: Bytes,
+    ) -> Result<Fill, Failure> {
         let request = self.entry(Method::PUT, cache, key, &[])?.header(FILL_TOKEN, token).body(value);
         let response = self.answer(request, TIMEOUT).await?;
         match response.status() {
@@ -172,7 +184,13 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub(crate) async fn put(&self, cache: &str, key: &str, value: Bytes, put: &Put) -> Result<Change, Failure> {
+    pub(crate) async fn put(
+        &self,
+        cache: &str,
+        key: &str,
+        value: Bytes,
+        put: &Put,
+    ) -> Result<Change, Failure> {
         let mut query: Vec<(&str, String)> = Vec::new();
         query.extend(put.ttl.map(|ttl| ("ttl", crate::units::show_duration(ttl).replace(' ', ""))));
         if !put.tags.is_empty() {
@@ -190,7 +208,12 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::send`].
-    pub(crate) async fn delete(&self, cache: &str, key: &str, wait: Option<Duration>) -> Result<Change, Failure> {
+    pub(crate) async fn delete(
+        &self,
+        cache: &str,
+        key: &str,
+        wait: Option<Duration>,
+    ) -> Result<Change, Failure> {
         let query: Vec<(&str, String)> = acked(wait).into_iter().collect();
         self.change(self.entry(Method::DELETE, cache, key, &query)?, wait).await
     }
@@ -262,8 +285,11 @@ impl Client {
     async fn decoded<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
         let body = response.bytes().await.map_err(|error| unreachable(&self.address, &error))?;
         serde_json::from_slice(&body).map_err(|error| {
-            Failure::new(Exit::Failed, format!("{} gave an answer that makes no sense: {error}", self.address))
-                .hint("is this the HTTP API of a tidings node?")
+            Failure::new(
+                Exit::Failed,
+                format!("{} gave an answer that makes no sense: {error}", self.address),
+            )
+            .hint("is this the HTTP API of a tidings node?")
         })
     }
 
@@ -277,7 +303,12 @@ impl Client {
         self.request(method, &["v1", "caches", cache, "entries", key], query)
     }
 
-    fn request(&self, method: Method, path: &[&str], query: &[(&str, String)]) -> Result<RequestBuilder, Failure> {
+    fn request(
+        &self,
+        method: Method,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<RequestBuilder, Failure> {
         let request = self.http.request(method, self.address.join(path)?).query(query);
         Ok(match &self.token {
             Some(token) => request.bearer_auth(token),

@@ -18,6 +18,8 @@ pub(crate) struct Problem {
     pub(crate) title: String,
     /// What went wrong this time.
     pub(crate) detail: String,
+    /// One by one, where there may be several.
+    pub(crate) reasons: Vec<String>,
 }
 
 /// Most bytes of an answer that is no problem document shown to the user.
@@ -57,7 +59,9 @@ pub(super) fn failure_of(problem: &Problem) -> Failure {
     match (problem.code.as_str(), problem.status) {
         ("unknown_cache", _) => failure.hint("`tidings cache ls` lists the node's caches"),
         (_, 401 | 403) => failure.hint("pass a token with --token-file"),
-        (_, 421) => failure.hint("use the address that the node listens on, or add the host to http.allowed_hosts"),
+        (_, 421) => {
+            failure.hint("use the address that the node listens on, or add the host to http.allowed_hosts")
+        }
         (_, 429) => failure.hint("the node is overloaded: try again later"),
         _ => failure,
     }

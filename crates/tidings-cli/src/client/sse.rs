@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn events_are_put_together_from_chunks() {
-        let text = b": keep-alive\n\nevent: inserted\r\nid: 7\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata: x\n\n";
+        let text =
+            b": keep-alive\n\nevent: inserted\r\nid: 7\r\ndata: {\"a\":\r\ndata: 1}\r\n\r\ndata: x\n\n";
         let expected = [
             Event { name: "inserted".into(), data: "{\"a\":\n1}".into(), id: Some("7".into()) },
             Event { name: "message".into(), data: "x".into(), id: None },

@@ -13,6 +13,7 @@ use super::settings::State;
 use super::source::{Origin, Values};
 use super::value::{Value, is_loopback, is_unspecified};
 use crate::exit::chain;
+use crate::logging;
 
 /// Least size of a lane's log: one sealed segment, so that a follower can be served from it at all.
 const LOG_BYTES_MIN: u64 = 64 << 10;
@@ -27,6 +28,7 @@ pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Findin
     for index in 0..values.count("cache") {
         judge.cache(index);
     }
+    judge.log();
     judge.availability();
 }
 
@@ -38,7 +40,10 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn cluster(&mut self) {
         self.required("cluster.name", "the nodes of a cluster know each other by it");
-        self.required("cluster.node_id", "every node needs one of its own, equal to the one in its certificate");
+        self.required(
+            "cluster.node_id",
+            "every node needs one of its own, equal to the one in its certificate",
+        );
         self.above_zero("cluster.gossip_interval");
         self.above_zero("cluster.ready_timeout");
         let listen = self.text("cluster.listen");
@@ -66,7 +71,11 @@ impl<'a> Judge<'a> {
             for path in ["cluster.listen", "cluster.advertise"] {
                 if let Some(address) = self.text(path).filter(|address| !is_loopback(address)) {
                     let message = format!("is for loopback addresses only, and {path} is {address}");
-                    self.error("tls.development", &message, "make certificates: `tidings certs init`, `tidings certs issue`");
+                    self.error(
+                        "tls.development",
+                        &message,
+                        "make certificates: `tidings certs init`, `tidings certs issue`",
+                    );
                 }
             }
         } else if given == 0 {
@@ -90,7 +99,9 @@ impl<'a> Judge<'a> {
         let identity = Identity::from_pem_files(file("tls.ca"), file("tls.cert"), file("tls.key"));
         let node = self.text("cluster.node_id").and_then(|id| NodeId::new(id).ok());
         let judged = match (self.text("cluster.name"), node) {
-            (Some(cluster), Some(node)) => identity.and_then(|identity| identity.of_node(cluster, &node).map(drop)),
+            (Some(cluster), Some(node)) => {
+                identity.and_then(|identity| identity.of_node(cluster, &node).map(drop))
+            }
             _ => identity.map(drop),
         };
         if let Err(error) = judged {
@@ -99,7 +110,8 @@ impl<'a> Judge<'a> {
                 IdentityError::Root(_) => "tls.ca",
                 _ => "tls.cert",
             };
-            let help = "`tidings certs inspect` shows what a certificate says, `tidings certs issue` makes one";
+            let help =
+                "`tidings certs inspect` shows what a certificate says, `tidings certs issue` makes one";
             self.error(path, &chain(&error), help);
         }
         let key = file("tls.key");
@@ -129,13 +141,20 @@ impl<'a> Judge<'a> {
         let Some(listen) = self.text("http.listen") else {
             if self.values.has_table("http") {
                 let finding = Finding::warning("http.listen", "is not set: there will be no HTTP API");
-                self.findings.push(finding.at(self.values.line("http")).help("set it, or leave the section out"));
+                self.findings
+                    .push(finding.at(self.values.line("http")).help("set it, or leave the section out"));
             }
             return;
         };
         if !is_loopback(listen) {
-            let message = format!("{listen} is not a loopback address: it would need TLS and a token, which this release lacks");
-            self.error("http.listen", &message, "listen on 127.0.0.1 or [::1], behind a proxy that authenticates if needed");
+            let message = format!(
+                "{listen} is not a loopback address: it would need TLS and a token, which this release lacks"
+            );
+            self.error(
+                "http.listen",
+                &message,
+                "listen on 127.0.0.1 or [::1], behind a proxy that authenticates if needed",
+            );
         }
     }
 
@@ -146,24 +165,32 @@ impl<'a> Judge<'a> {
         }
         self.above_zero("coherence.max_staleness");
         self.above_zero("coherence.lost_grace");
-        if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes") {
-            if u8::try_from(*lanes).ok().and_then(Lanes::new).is_none() {
-                self.error("coherence.lanes", &format!("{lanes} is not a power of two"), "use 1, 2, 4, 8, 16, 32 or 64");
-            }
+        if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes")
+            && u8::try_from(*lanes).ok().and_then(Lanes::new).is_none()
+        {
+            let message = format!("{lanes} is not a power of two");
+            self.error("coherence.lanes", &message, "use 1, 2, 4, 8, 16, 32 or 64");
         }
-        if let Some(Value::Bytes(bytes)) = self.values.get("coherence.log_bytes") {
-            if *bytes < LOG_BYTES_MIN {
-                self.error("coherence.log_bytes", "is too small to keep anything for a follower", "use 64KiB or more");
-            }
+        if let Some(Value::Bytes(..LOG_BYTES_MIN)) = self.values.get("coherence.log_bytes") {
+            let message = "is too small to keep anything for a follower";
+            self.error("coherence.log_bytes", message, "use 64KiB or more");
         }
         let duration = |path| match self.values.get(path) {
             Some(Value::Duration(duration)) => Some(*duration),
             _ => None,
         };
-        if let (Some(grace), Some(bound)) = (duration("coherence.lost_grace"), duration("coherence.max_staleness")) {
-            if grace < bound {
-                self.error("coherence.lost_grace", "is shorter than max_staleness", "give a lost member at least that long");
-            }
+        if let (Some(grace), Some(bound)) =
+            (duration("coherence.lost_grace"), duration("coherence.max_staleness"))
+            && grace < bound
+        {
+            let message = "is shorter than max_staleness";
+            self.error("coherence.lost_grace", message, "give a lost member at least that long");
+        }
+    }
+
+    fn log(&mut self) {
+        if let Some(Err(why)) = self.text("telemetry.log").map(logging::parse) {
+            self.error("telemetry.log", &why, "write a level, or directives such as info,tidings=debug");
         }
     }
 
@@ -175,7 +202,11 @@ impl<'a> Judge<'a> {
             self.error(&at("name"), "an earlier cache has the same name", "give each its own");
         }
         if let Some(Value::Bytes(0) | Value::Count(0)) = self.values.get(&at("max_capacity")) {
-            self.error(&at("max_capacity"), "a cache of this size holds nothing", "give it room, or leave the cache out");
+            self.error(
+                &at("max_capacity"),
+                "a cache of this size holds nothing",
+                "give it room, or leave the cache out",
+            );
         }
         self.above_zero(&at("time_to_live"));
         self.above_zero(&at("time_to_idle"));

@@ -12,9 +12,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::finding::{Finding, Severity, any_error};
-pub(crate) use self::render::{default_file, effective, schema};
-pub(crate) use self::typed::{Cache, Capacity, Coherence, Config, Identity};
-use self::source::Values;
+pub(crate) use self::render::{default_file, document, effective, schema};
+pub(crate) use self::source::Values;
+pub(crate) use self::typed::{Cache, Capacity, Config, Identity};
 use crate::exit::{Exit, Failure};
 
 /// A configuration and everything that was found about it.
@@ -81,7 +81,12 @@ mod tests {
     const SOUND: &str = "[cluster]\nname = \"c\"\nnode_id = \"n1\"\n[tls]\ndevelopment = true\n";
 
     fn errors(text: &str) -> Vec<String> {
-        judged(text).findings.iter().filter(|f| f.severity == Severity::Error).map(ToString::to_string).collect()
+        judged(text)
+            .findings
+            .iter()
+            .filter(|f| f.severity == Severity::Error)
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -125,7 +130,8 @@ mod tests {
     #[test]
     fn development_identity_is_for_loopback_only() {
         for listen in ["0.0.0.0:7401", "192.0.2.1:7401", "example.org:7401"] {
-            let text = SOUND.replace("node_id", &format!("listen = \"{listen}\"\nadvertise = \"127.0.0.1:1\"\nnode_id"));
+            let text = SOUND
+                .replace("node_id", &format!("listen = \"{listen}\"\nadvertise = \"127.0.0.1:1\"\nnode_id"));
             let found = errors(&text);
             assert!(found.iter().any(|text| text.starts_with("tls.development")), "{listen}: {found:?}");
         }
@@ -143,16 +149,24 @@ mod tests {
     #[test]
     fn unspecified_addresses_must_not_be_advertised() {
         let text = SOUND.replace("node_id", "listen = \"0.0.0.0:7401\"\nnode_id");
-        assert!(errors(&text).iter().any(|text| text.starts_with("cluster.advertise")), "{:?}", errors(&text));
+        assert!(
+            errors(&text).iter().any(|text| text.starts_with("cluster.advertise")),
+            "{:?}",
+            errors(&text)
+        );
     }
 
     #[test]
     fn what_is_not_available_yet_is_a_warning() {
-        let judged = judged(&format!("{SOUND}[streams]\ndriver = \"redis\"\n[telemetry]\notlp_endpoint = \"http://x:1\"\n"));
+        let judged = judged(&format!(
+            "{SOUND}[streams]\ndriver = \"redis\"\n[telemetry]\notlp_endpoint = \"http://x:1\"\n"
+        ));
         assert!(judged.config.is_some());
         let keys: Vec<&str> = judged.findings.iter().map(|finding| finding.key.as_str()).collect();
         assert_eq!(keys, ["streams", "telemetry.otlp_endpoint"]);
-        assert!(judged.findings.iter().all(|finding| finding.message.contains("not available in this release")));
+        assert!(
+            judged.findings.iter().all(|finding| finding.message.contains("not available in this release"))
+        );
     }
 
     #[test]

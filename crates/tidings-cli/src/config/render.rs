@@ -37,6 +37,12 @@ fn ordered<'a>(values: &'a Values, section: &str) -> impl Iterator<Item = (Strin
     })
 }
 
+/// The effective values as one document.
+pub(crate) fn document(values: &Values) -> Json {
+    let entry = |(key, value, origin): (String, Json, Origin)| json!({ "key": key, "value": value, "origin": origin });
+    effective(values).into_iter().map(entry).collect()
+}
+
 /// A file with every default, commented; what has no default, or is not available, is commented out.
 pub(crate) fn default_file() -> String {
     let mut text = String::from(
@@ -45,7 +51,8 @@ pub(crate) fn default_file() -> String {
     );
     let _ = writeln!(text, "{}=\"1s\" sets coherence.max_staleness.", variable_of("coherence.max_staleness"));
     for (section, about) in SECTIONS {
-        let settings: Vec<&Setting> = SETTINGS.iter().filter(|setting| section_of(setting) == section).collect();
+        let settings: Vec<&Setting> =
+            SETTINGS.iter().filter(|setting| section_of(setting) == section).collect();
         let off = settings.iter().all(|setting| setting.state != State::Works);
         let heading = match section.strip_suffix("[]") {
             Some(list) => format!("[[{list}]]"),
@@ -69,7 +76,10 @@ fn filled_in(setting: &Setting, off: bool) -> (&'static str, bool) {
     match setting.path {
         "cluster.name" | "cluster.node_id" | "http.listen" | "cache[].name" => (setting.example, false),
         "tls.development" => ("true", false),
-        _ => (setting.default.unwrap_or(setting.example), off || setting.default.is_none() || setting.state != State::Works),
+        _ => (
+            setting.default.unwrap_or(setting.example),
+            off || setting.default.is_none() || setting.state != State::Works,
+        ),
     }
 }
 
@@ -147,10 +157,11 @@ mod tests {
     fn schema_knows_every_setting() {
         let schema = schema();
         for setting in SETTINGS {
-            let pointer: String = setting.path.split('.').fold(String::new(), |pointer, part| match part.strip_suffix("[]") {
-                Some(list) => format!("{pointer}/properties/{list}/items"),
-                None => format!("{pointer}/properties/{part}"),
-            });
+            let pointer: String =
+                setting.path.split('.').fold(String::new(), |pointer, part| match part.strip_suffix("[]") {
+                    Some(list) => format!("{pointer}/properties/{list}/items"),
+                    None => format!("{pointer}/properties/{part}"),
+                });
             let found = schema.pointer(&pointer).unwrap_or_else(|| panic!("no {pointer}"));
             assert_eq!(found["description"], setting.doc, "{pointer}");
         }

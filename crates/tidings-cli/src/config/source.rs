@@ -106,12 +106,14 @@ impl Values {
     }
 
     fn variable(&mut self, name: &str, text: &str, findings: &mut Vec<Finding>) {
-        let Some(rest) = name.strip_prefix(VARIABLE_PREFIX).filter(|rest| rest.contains(VARIABLE_SEPARATOR)) else {
+        let Some(rest) = name.strip_prefix(VARIABLE_PREFIX).filter(|rest| rest.contains(VARIABLE_SEPARATOR))
+        else {
             return;
         };
         let path = rest.to_ascii_lowercase().replace(VARIABLE_SEPARATOR, ".");
         let Some(setting) = settings::find(&path) else {
-            let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.path).filter(|path| !path.contains('[')).collect();
+            let known: Vec<&str> =
+                SETTINGS.iter().map(|setting| setting.path).filter(|path| !path.contains('[')).collect();
             let finding = Finding::error(name, "this variable overrides no setting");
             findings.push(match closest(&path, &known) {
                 Some(path) => finding.help(format!("did you mean {}?", variable_of(path))),
@@ -132,7 +134,9 @@ impl Values {
         for setting in SETTINGS {
             let Some(default) = setting.default else { continue };
             let paths = match setting.path.split_once("[]") {
-                Some((list, rest)) => (0..self.count(list)).map(|index| format!("{list}[{index}]{rest}")).collect(),
+                Some((list, rest)) => {
+                    (0..self.count(list)).map(|index| format!("{list}[{index}]{rest}")).collect()
+                }
                 None => vec![setting.path.to_owned()],
             };
             for path in paths {
@@ -213,7 +217,9 @@ impl Reader<'_> {
             self.wrong(path.to_owned(), line, expected);
             return;
         };
-        let known = SETTINGS.iter().find_map(|setting| setting.path.split_once("[]").filter(|(list, _)| *list == path));
+        let known = SETTINGS
+            .iter()
+            .find_map(|setting| setting.path.split_once("[]").filter(|(list, _)| *list == path));
         if let Some((list, _)) = known {
             self.values.lists.insert(list, items.iter().count());
         }
@@ -256,7 +262,14 @@ struct Lines {
 
 impl Lines {
     fn new(text: &str) -> Self {
-        Self { starts: text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect() }
+        Self {
+            starts: text
+                .bytes()
+                .enumerate()
+                .filter(|(_, byte)| *byte == b'\n')
+                .map(|(at, _)| at + 1)
+                .collect(),
+        }
     }
 
     fn of(&self, offset: usize) -> usize {
@@ -284,7 +297,9 @@ mod tests {
     #[test]
     fn every_setting_belongs_to_a_section() {
         for setting in SETTINGS {
-            let found = settings::SECTIONS.iter().any(|(section, _)| setting.path.starts_with(&format!("{section}.")));
+            let found = settings::SECTIONS
+                .iter()
+                .any(|(section, _)| setting.path.starts_with(&format!("{section}.")));
             assert!(found, "{}", setting.path);
         }
     }
@@ -306,10 +321,20 @@ mod tests {
     #[test]
     fn unknown_keys_get_a_line_and_a_suggestion() {
         let mut findings = Vec::new();
-        Values::read("[cluster]\nname = \"a\"\nlisten_adr = \"x\"\nlisen = \"y\"\n\n[cash]\n", &[], &mut findings);
+        Values::read(
+            "[cluster]\nname = \"a\"\nlisten_adr = \"x\"\nlisen = \"y\"\n\n[cash]\n",
+            &[],
+            &mut findings,
+        );
         let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
-        assert!(text.iter().any(|text| text == "cluster.lisen (line 4): unknown key; did you mean \"listen\"?"), "{text:?}");
-        assert!(text.iter().any(|text| text.starts_with("cash (line 6): unknown key; did you mean \"cache\"")), "{text:?}");
+        assert!(
+            text.iter().any(|text| text == "cluster.lisen (line 4): unknown key; did you mean \"listen\"?"),
+            "{text:?}"
+        );
+        assert!(
+            text.iter().any(|text| text.starts_with("cash (line 6): unknown key; did you mean \"cache\"")),
+            "{text:?}"
+        );
     }
 
     #[test]

@@ -70,7 +70,6 @@ pub(crate) struct Http {
 #[allow(missing_docs, reason = "each is the setting of its name")]
 pub(crate) struct Coherence {
     pub(crate) max_staleness: Duration,
-    pub(crate) when_isolated: String,
     /// `None`: never given up.
     pub(crate) lost_grace: Option<Duration>,
     pub(crate) write_horizon: Duration,
@@ -92,7 +91,6 @@ pub(crate) struct Cache {
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) partitions: u64,
-    pub(crate) replica_lag: Duration,
 }
 
 /// How much a cache holds.
@@ -141,7 +139,6 @@ impl Config {
 fn coherence(get: &Getter<'_>) -> Option<Coherence> {
     Some(Coherence {
         max_staleness: get.duration("coherence.max_staleness")?,
-        when_isolated: get.text("coherence.when_isolated")?,
         lost_grace: get.duration("coherence.lost_grace"),
         write_horizon: get.duration("coherence.write_horizon")?,
         unclean_end: get.text("coherence.unclean_end")?,
@@ -167,7 +164,6 @@ fn cache(get: &Getter<'_>, index: usize) -> Option<Cache> {
         time_to_live: get.duration(&at("time_to_live")),
         time_to_idle: get.duration(&at("time_to_idle")),
         partitions: get.count(&at("partitions"))?,
-        replica_lag: get.duration(&at("replica_lag"))?,
     })
 }
 

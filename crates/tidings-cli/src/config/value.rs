@@ -61,7 +61,9 @@ impl Value {
         let wrong = || format!("expected {}, found {text:?}", kind.expected());
         match kind {
             Kind::Text | Kind::Path => Ok(Self::Text(text.to_owned())),
-            Kind::Name => check_name(text).map(|()| Self::Text(text.to_owned())).map_err(|error| error.to_string()),
+            Kind::Name => {
+                check_name(text).map(|()| Self::Text(text.to_owned())).map_err(|error| error.to_string())
+            }
             Kind::Address => address(text).map(|()| Self::Text(text.to_owned())),
             Kind::Addresses | Kind::Texts => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -214,15 +216,33 @@ mod tests {
 
     #[test]
     fn addresses_and_names_are_accepted() {
-        for text in ["127.0.0.1:0", "[::1]:7401", "0.0.0.0:1", "shop-headless:7400", "a.b_c.example.:443", "localhost:1"] {
+        for text in [
+            "127.0.0.1:0",
+            "[::1]:7401",
+            "0.0.0.0:1",
+            "shop-headless:7400",
+            "a.b_c.example.:443",
+            "localhost:1",
+        ] {
             assert_eq!(address(text), Ok(()), "{text}");
         }
     }
 
     #[test]
     fn unusable_addresses_are_refused() {
-        for text in ["", "host", "host:", "host:70000", ":1", "::1:7401", "1.2.3:80", "256.1.1.1:1", "a b:1", "-a:1", "http://a:1"]
-        {
+        for text in [
+            "",
+            "host",
+            "host:",
+            "host:70000",
+            ":1",
+            "::1:7401",
+            "1.2.3:80",
+            "256.1.1.1:1",
+            "a b:1",
+            "-a:1",
+            "http://a:1",
+        ] {
             assert!(address(text).is_err(), "{text}");
         }
     }

@@ -1,5 +1,6 @@
 //! Runs a workload against a target and lets the record judge every answer.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,10 @@ const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Pause between two looks at whether everything is applied.
 const SETTLE_POLL: Duration = Duration::from_millis(20);
 
+/// Requests that wait for a node which does not answer; more count as not answered. A second and a half of a
+/// node's third of the usual trace.
+const WAITING_MAX: usize = 1_024;
+
 /// Tasks that compare entries at the end.
 const COMPARERS: usize = 16;
 
@@ -45,8 +50,9 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Staleness that answers are held to.
     pub(crate) bound: Duration,
-    /// Whether to keep a series, second by second.
-    pub(crate) series: bool,
+    /// Whether nodes may stop answering: then each has workers of its own, so that one never holds up the others,
+    /// and what it does not take in time counts as not answered. A series is kept, second by second.
+    pub(crate) nodes_fail: bool,
 }
 
 /// One run of a workload.
@@ -93,7 +99,7 @@ impl<T: Target> Run<T> {
         &self.target
     }
 
-    /// Runs a workload to its end, or until `stop`, and then sums up.
+    /// Runs a workload to its end, or until `stop`, waits for `before_end`, and sums up.
     ///
     /// # Errors
     /// The trace cannot be read on, or the nodes do not tell their counts.
@@ -101,30 +107,41 @@ impl<T: Target> Run<T> {
         self: &Arc<Self>,
         workload: Workload,
         stop: &CancellationToken,
+        before_end: impl Future<Output = Result<(), Failure>>,
     ) -> Result<Report, RunError> {
         let elapsed = self.drive(workload, stop).await?;
+        before_end.await.map_err(RunError::Target)?;
         let end = self.finish().await;
         self.report(elapsed, end).await.map_err(RunError::Target)
     }
 
-    async fn drive(self: &Arc<Self>, workload: Workload, stop: &CancellationToken) -> Result<Duration, TraceError> {
-        let Settings { seed, write_ratio, workers, .. } = self.settings;
+    async fn drive(
+        self: &Arc<Self>,
+        workload: Workload,
+        stop: &CancellationToken,
+    ) -> Result<Duration, TraceError> {
+        let Settings { seed, write_ratio, workers, nodes_fail, .. } = self.settings;
         let plan = Plan::new(seed, self.target.names().len(), write_ratio, self.target.can_write_through());
         let batches = Batches::new(workload, plan);
-        let (to_workers, work) = mpsc::channel(workers);
-        let work = Arc::new(tokio::sync::Mutex::new(work));
         let mut tasks = JoinSet::new();
-        for _ in 0..workers {
-            tasks.spawn(Arc::clone(self).work(Arc::clone(&work)));
+        let mut queues = Vec::new();
+        let (pools, waiting) =
+            if nodes_fail { (self.target.names().len(), WAITING_MAX) } else { (1, workers) };
+        for _ in 0..pools {
+            let (queue, work) = mpsc::channel(waiting);
+            let work = Arc::new(tokio::sync::Mutex::new(work));
+            for _ in 0..workers {
+                tasks.spawn(Arc::clone(self).work(Arc::clone(&work)));
+            }
+            queues.push(queue);
         }
-        drop(work);
         let sampling = CancellationToken::new();
         let started = Instant::now();
         let mut sampler = JoinSet::new();
-        if self.settings.series {
+        if self.settings.nodes_fail {
             sampler.spawn(Arc::clone(self).sample(started, sampling.clone()));
         }
-        let fed = stop.run_until_cancelled(self.pace(started, batches, to_workers)).await.unwrap_or(Ok(()));
+        let fed = stop.run_until_cancelled(self.pace(started, batches, queues)).await.unwrap_or(Ok(()));
         while tasks.join_next().await.is_some() {}
         sampling.cancel();
         while sampler.join_next().await.is_some() {}
@@ -136,7 +153,7 @@ impl<T: Target> Run<T> {
         &self,
         started: Instant,
         batches: Batches,
-        to_workers: mpsc::Sender<Vec<Step>>,
+        queues: Vec<mpsc::Sender<Vec<Step>>>,
     ) -> Result<(), TraceError> {
         // Reading a batch ahead takes microseconds: too little for a thread of its own.
         for batch in batches {
@@ -144,8 +161,16 @@ impl<T: Target> Run<T> {
             if let Speed::Factor(factor) = self.settings.speed {
                 sleep_until(started + due.div_f64(factor)).await;
             }
-            if to_workers.send(steps).await.is_err() {
-                break;
+            if !self.settings.nodes_fail {
+                // The one queue there is; workers take from it as long as it is there.
+                let _ = queues[0].send(steps).await;
+                continue;
+            }
+            for step in steps {
+                let node = step.node;
+                if queues[node].try_send(vec![step]).is_err() {
+                    self.tally.failed(node);
+                }
             }
         }
         Ok(())
@@ -175,7 +200,7 @@ impl<T: Target> Run<T> {
         };
         self.tally.answered(node, answer.source);
         // One's own load is the truth, and a marked answer promises nothing.
-        if matches!(answer.source, Source::Hit | Source::Joined) {
+        if answer.source == Source::Hit {
             let verdict = self.record.judge(key, &answer.value, begun);
             self.tally.judged(node, key, verdict, begun.since_start());
         }
@@ -196,7 +221,11 @@ impl<T: Target> Run<T> {
                 self.target.remove(node, key).await
             }
         };
-        if told.is_ok() { self.tally.wrote(node) } else { self.tally.failed(node) }
+        if told.is_ok() {
+            self.tally.wrote(node)
+        } else {
+            self.tally.failed(node)
+        }
         let Some(version) = committed else { return };
         // A writer whose node is gone tells another one: until then its write has not returned.
         if told.is_ok() || self.tell_any(node + 1, key).await {
@@ -266,9 +295,13 @@ impl<T: Target> Run<T> {
         let mut before = Counts::default();
         let mut stale_before = 0;
         for at_s in 1..=SERIES_MAX as u64 {
-            let ended = end.run_until_cancelled(sleep_until(started + Duration::from_secs(at_s))).await.is_none();
+            let ended =
+                end.run_until_cancelled(sleep_until(started + Duration::from_secs(at_s))).await.is_none();
             let (counts, stale) = (self.tally.counts(), self.tally.staleness().reads);
             let in_second = counts.since(before);
+            if ended && in_second == Counts::default() {
+                return;
+            }
             self.series.lock().push(Second {
                 at_s,
                 requests: in_second.requests(),
@@ -313,7 +346,7 @@ impl<T: Target> Run<T> {
             bound_ms: milliseconds(self.settings.bound),
             elapsed_s: elapsed.as_secs_f64(),
             loads: counts.loads,
-            coalesced: counts.joined,
+            coalesced: events.coalesced,
             marked_stale: counts.marked,
             wrong_values: staleness.wrong,
             errors: counts.errors,

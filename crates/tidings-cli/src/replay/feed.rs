@@ -59,7 +59,8 @@ impl Iterator for Batches {
             match self.requests.next() {
                 Some(Ok(request)) => {
                     let span = self.steps.first().map_or(0.0, |first| request.at - first.request.at);
-                    let full = if self.steps.len() >= BATCH_MAX || span > BATCH_SPAN { self.take() } else { None };
+                    let full =
+                        if self.steps.len() >= BATCH_MAX || span > BATCH_SPAN { self.take() } else { None };
                     self.steps.push(self.plan.step(request));
                     if full.is_some() {
                         return full;
@@ -86,12 +87,16 @@ struct Spread {
 
 impl Spread {
     fn fill(&mut self) -> Result<(), TraceError> {
-        let Some(first) = self.waiting.take().or_else(|| self.source.next()).transpose()? else { return Ok(()) };
+        let Some(first) = self.waiting.take().or_else(|| self.source.next()).transpose()? else {
+            return Ok(());
+        };
         let at = first.at;
         self.group.push_back(first);
         loop {
             match self.source.next() {
-                Some(Ok(request)) if request.at == at && self.group.len() < GROUP_MAX => self.group.push_back(request),
+                Some(Ok(request)) if request.at == at && self.group.len() < GROUP_MAX => {
+                    self.group.push_back(request)
+                }
                 other => {
                     if let Some(Ok(next)) = &other {
                         self.gap = (next.at - at).min(SPREAD_MAX);
@@ -113,10 +118,10 @@ impl Iterator for Spread {
     type Item = Result<Request, TraceError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.group.is_empty() {
-            if let Err(error) = self.fill() {
-                return Some(Err(error));
-            }
+        if self.group.is_empty()
+            && let Err(error) = self.fill()
+        {
+            return Some(Err(error));
         }
         self.group.pop_front().map(Ok)
     }
@@ -127,7 +132,8 @@ mod tests {
     use super::*;
 
     fn batches(times: &[f64], error: bool) -> Vec<Result<Batch, TraceError>> {
-        let requests: Vec<_> = times.iter().map(|at| Ok(Request { at: *at, key: "k".into(), size: 0 })).collect();
+        let requests: Vec<_> =
+            times.iter().map(|at| Ok(Request { at: *at, key: "k".into(), size: 0 })).collect();
         let error = error.then(|| Err(TraceError::Line { line: 9, why: String::new() }));
         let workload: Workload = Box::new(requests.into_iter().chain(error));
         Batches::new(workload, Plan::new(1, 3, 0.0, false)).collect()
@@ -145,7 +151,8 @@ mod tests {
         let times: Vec<f64> = (0..1000).map(|at| f64::from(at) * 1e-4).collect();
         let batches: Vec<Batch> = batches(&times, false).into_iter().map(Result::unwrap).collect();
         assert!(batches.iter().all(|batch| batch.steps.len() <= BATCH_MAX));
-        let given: Vec<f64> = batches.iter().flat_map(|batch| &batch.steps).map(|step| step.request.at).collect();
+        let given: Vec<f64> =
+            batches.iter().flat_map(|batch| &batch.steps).map(|step| step.request.at).collect();
         assert_eq!(given, times);
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
@@ -24,7 +25,14 @@ pub(crate) struct HttpNodes {
     clients: Vec<Client>,
     names: Vec<String>,
     cache: String,
-    before: Vec<Counters>,
+    lives: Mutex<Vec<Life>>,
+}
+
+/// What a node had counted before the run, and what those of its lives counted that have ended since.
+#[derive(Clone, Copy, Debug, Default)]
+struct Life {
+    before: Counters,
+    ended: Counters,
 }
 
 impl HttpNodes {
@@ -38,7 +46,7 @@ impl HttpNodes {
             open(client, cache, capacity).await?;
             names.push(document(client).await?.node);
         }
-        let mut nodes = Self { clients, names, cache: cache.to_owned(), before: Vec::new() };
+        let nodes = Self { clients, names, cache: cache.to_owned(), lives: Mutex::default() };
         for client in &nodes.clients {
             client.clear(cache).await?;
         }
@@ -46,15 +54,26 @@ impl HttpNodes {
         while !nodes.has_applied(cleared).await? {
             if cleared.elapsed() > CLEAR_MAX {
                 let message = format!("the nodes are not in step: emptying {cache} did not reach them all");
-                return Err(Failure::new(Exit::Unreachable, message).hint("`tidings check cluster` says more"));
+                return Err(
+                    Failure::new(Exit::Unreachable, message).hint("`tidings check cluster` says more")
+                );
             }
             sleep(POLL).await;
         }
         for client in &nodes.clients {
-            let counters = read_counters(&client.metrics().await?);
-            nodes.before.push(counters);
+            let before = read_counters(&client.metrics().await?);
+            nodes.lives.lock().push(Life { before, ended: Counters::default() });
         }
         Ok(nodes)
+    }
+
+    /// Notes what a node has counted, for it is about to end and will count from 0 when it is back.
+    pub(crate) async fn before_end_of(&self, node: usize) {
+        let Ok(text) = self.clients[node].metrics().await else { return };
+        let now = read_counters(&text);
+        let life = &mut self.lives.lock()[node];
+        life.ended = life.ended.plus(now.since(life.before));
+        life.before = Counters::default();
     }
 }
 
@@ -124,15 +143,12 @@ impl Target for HttpNodes {
 
     async fn counters(&self) -> Result<Counters, Failure> {
         let mut sum = Counters::default();
-        for (client, before) in self.clients.iter().zip(&self.before) {
-            let Ok(text) = client.metrics().await else { continue };
-            let now = read_counters(&text);
-            // A node that started anew counts from 0 again.
-            let since = |now: u64, before: u64| if now >= before { now - before } else { now };
-            sum.published += since(now.published, before.published);
-            sum.applied += since(now.applied, before.applied);
-            sum.gaps += since(now.gaps, before.gaps);
-            sum.resets += since(now.resets, before.resets);
+        let lives = self.lives.lock().clone();
+        for (client, life) in self.clients.iter().zip(lives) {
+            sum = sum.plus(life.ended);
+            if let Ok(text) = client.metrics().await {
+                sum = sum.plus(read_counters(&text).since(life.before));
+            }
         }
         Ok(sum)
     }
@@ -149,7 +165,10 @@ async fn open(client: &Client, cache: &str, capacity: u64) -> Result<(), Failure
         Err(failure) if failure.exit() == Exit::NotFound => {
             let settings = json!({ "max_capacity": units::show_bytes(capacity) });
             client.open(cache, &settings).await.map(|_| ()).map_err(|failure| {
-                failure.hint(format!("{} has no cache {cache:?}: add it to its configuration, or name another with --cache", client.address()))
+                failure.hint(format!(
+                    "{} has no cache {cache:?}: add it to its configuration, or name another with --cache",
+                    client.address()
+                ))
             })
         }
         Err(failure) => Err(failure),
@@ -178,6 +197,8 @@ fn read_counters(text: &str) -> Counters {
         applied: sum("tidings_events_applied_total"),
         gaps: sum("tidings_follow_gaps_total"),
         resets: sum("tidings_follow_resets_total"),
+        // Nodes cannot tell whether an HTTP client waited for another one's load.
+        coalesced: 0,
     }
 }
 
@@ -191,6 +212,6 @@ mod tests {
             tidings_events_applied_total{origin=\"a}b\"} 4.0 123\ntidings_events_published_total 5\n\
             tidings_events_published_total_not_this 9\n";
         let counters = read_counters(text);
-        assert_eq!(counters, Counters { published: 5, applied: 7, gaps: 0, resets: 0 });
+        assert_eq!(counters, Counters { published: 5, applied: 7, ..Counters::default() });
     }
 }

@@ -115,7 +115,8 @@ impl LocalNodes {
         if doubts.is_empty() {
             return Ok(());
         }
-        let message = format!("the cluster did not form within {}s: {}", FORM_MAX.as_secs(), doubts.join("; "));
+        let message =
+            format!("the cluster did not form within {}s: {}", FORM_MAX.as_secs(), doubts.join("; "));
         Err(Failure::new(Exit::Unreachable, message))
     }
 
@@ -159,7 +160,8 @@ impl Target for LocalNodes {
         W: FnOnce() -> Bytes + Send,
     {
         let write = || ready(Ok::<Bytes, Infallible>(write()));
-        let (_, written) = self.caches[node].write_through(key, write).await.map_err(|error| failed(&error))?;
+        let (_, written) =
+            self.caches[node].write_through(key, write).await.map_err(|error| failed(&error))?;
         self.sample(node, key, &written);
         Ok(())
     }
@@ -173,15 +175,16 @@ impl Target for LocalNodes {
             let since = before.elapsed();
             let members = node.members();
             let peers = members.iter().filter(|member| !member.this_node);
-            peers.filter(|member| member.state == tidings::State::Live).all(|member| {
-                member.confirmed.is_some_and(|confirmed| confirmed + COARSE_CLOCK < since)
-            })
+            peers
+                .filter(|member| member.state == tidings::State::Live)
+                .all(|member| member.confirmed.is_some_and(|confirmed| confirmed + COARSE_CLOCK < since))
         };
         Ok(self.nodes.iter().all(applied))
     }
 
     async fn counters(&self) -> Result<Counters, Failure> {
         let mut sum = Counters::default();
+        sum.coalesced = self.caches.iter().map(|cache| cache.counts().coalesced).sum();
         for node in &self.nodes {
             sum.published += node.domain().events_published();
             for member in node.members() {
@@ -234,7 +237,11 @@ fn open(node: &Node, settings: &LocalSettings) -> Result<Cache<String, Bytes>, F
 }
 
 /// Reports a node's evictions of sampled keys.
-fn listen(cache: &Cache<String, Bytes>, names: Vec<String>, sampler: Arc<Sampler>) -> Result<Listener, Failure> {
+fn listen(
+    cache: &Cache<String, Bytes>,
+    names: Vec<String>,
+    sampler: Arc<Sampler>,
+) -> Result<Listener, Failure> {
     let report = move |item: Item<tidings::Event<String>>| {
         let Item::Event(event) = item else { return };
         let writer = names.iter().position(|name| *name == *event.origin.node.as_str());

@@ -10,7 +10,7 @@ pub(crate) mod http;
 mod latency;
 pub(crate) mod local;
 pub(crate) mod plan;
-mod random;
+pub(crate) mod random;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod tally;

@@ -40,7 +40,12 @@ pub(crate) struct Plan {
 impl Plan {
     /// A plan for so many nodes. Half of the writes go through the cache where that is possible.
     pub(crate) fn new(seed: u64, nodes: usize, write_ratio: f64, write_through: bool) -> Self {
-        Self { random: SplitMix64::for_purpose(seed, PURPOSE), nodes: nodes as u64, write_ratio, write_through }
+        Self {
+            random: SplitMix64::for_purpose(seed, PURPOSE),
+            nodes: nodes as u64,
+            write_ratio,
+            write_through,
+        }
     }
 
     /// Decides the next request.

@@ -73,10 +73,12 @@ pub(crate) enum Verdict {
     Wrong,
 }
 
+type Shard = Mutex<HashMap<Box<str>, State>>;
+
 /// The system of record.
 #[derive(Debug)]
 pub(crate) struct Record {
-    shards: Box<[Mutex<HashMap<Box<str>, State>>]>,
+    shards: Box<[Shard]>,
     hasher: RandomState,
     /// Tells values of this run from those that an earlier one left behind.
     run: u64,
@@ -144,7 +146,9 @@ impl Record {
         }
         state.returned.push_back((version, now));
         let old = |(_, moment): &(Version, Moment)| now.since(*moment) > self.kept;
-        while state.returned.len() > RETURNS_MAX || (state.returned.len() > 1 && state.returned.front().is_some_and(old)) {
+        while state.returned.len() > RETURNS_MAX
+            || (state.returned.len() > 1 && state.returned.front().is_some_and(old))
+        {
             state.dropped = state.returned.pop_front();
         }
     }
@@ -159,9 +163,10 @@ impl Record {
         if version > state.version {
             return Verdict::Wrong;
         }
-        state.first_return_above(version).filter(|moment| *moment < begun).map_or(Verdict::Fresh, |moment| {
-            Verdict::Stale(begun.since(moment))
-        })
+        state
+            .first_return_above(version)
+            .filter(|moment| *moment < begun)
+            .map_or(Verdict::Fresh, |moment| Verdict::Stale(begun.since(moment)))
     }
 
     /// Whether a value is any other than the current one.
@@ -172,13 +177,13 @@ impl Record {
 
     /// Every key that was ever written. The others cannot differ: they have but one version.
     pub(crate) fn written(&self) -> Vec<String> {
-        let keys = |shard: &Mutex<HashMap<Box<str>, State>>| -> Vec<String> {
+        let keys = |shard: &Shard| -> Vec<String> {
             shard.lock().keys().map(|key| key.clone().into_string()).collect()
         };
         self.shards.iter().flat_map(keys).collect()
     }
 
-    fn shard(&self, key: &str) -> &Mutex<HashMap<Box<str>, State>> {
+    fn shard(&self, key: &str) -> &Shard {
         &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
     }
 
@@ -198,7 +203,9 @@ impl Record {
         let (run, rest) = rest.split_first_chunk::<8>()?;
         let (hash, rest) = rest.split_first_chunk::<8>()?;
         let (version, _) = rest.split_first_chunk::<8>()?;
-        let own = *magic == MAGIC && u64::from_le_bytes(*run) == self.run && u64::from_le_bytes(*hash) == hash_of(key);
+        let own = *magic == MAGIC
+            && u64::from_le_bytes(*run) == self.run
+            && u64::from_le_bytes(*hash) == hash_of(key);
         own.then(|| u64::from_le_bytes(*version))
     }
 }

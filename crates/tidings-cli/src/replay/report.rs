@@ -116,7 +116,10 @@ impl Report {
         let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "{name:<22} {value}");
         };
-        line("requests", format!("{} ({} writes), {:.0} per second", self.requests, self.writes, self.requests_per_second));
+        line(
+            "requests",
+            format!("{} ({} writes), {:.0} per second", self.requests, self.writes, self.requests_per_second),
+        );
         line("hit ratio", format!("{:.4}", self.hit_ratio));
         for node in &self.per_node {
             line(&format!("  {}", node.node), format!("{:.4} of {} requests", node.hit_ratio, node.requests));
@@ -126,14 +129,25 @@ impl Report {
         let latency = self.invalidation_latency_us;
         if latency != Latency::default() {
             let Latency { p50, p99, p999, max } = latency;
-            line("invalidation latency", format!("p50 {p50} us, p99 {p99} us, p99.9 {p999} us, max {max} us"));
+            line(
+                "invalidation latency",
+                format!("p50 {p50} us, p99 {p99} us, p99.9 {p999} us, max {max} us"),
+            );
         }
         line("stale reads", format!("{}, the oldest by {:.1} ms", self.stale_reads, self.max_staleness_ms));
         line(&format!("  beyond {:.0} ms", self.bound_ms), self.stale_reads_after_bound.to_string());
-        line("differing at the end", format!("{} of {} entries", self.differing_at_end, self.compared_at_end));
+        line(
+            "differing at the end",
+            format!("{} of {} entries", self.differing_at_end, self.compared_at_end),
+        );
         if self.errors + self.unfinished_writes + self.wrong_values > 0 {
             let Self { errors, unfinished_writes, wrong_values, .. } = self;
-            line("failures", format!("{errors} requests, {unfinished_writes} unfinished writes, {wrong_values} wrong values"));
+            line(
+                "failures",
+                format!(
+                    "{errors} requests, {unfinished_writes} unfinished writes, {wrong_values} wrong values"
+                ),
+            );
         }
         text
     }

@@ -31,7 +31,6 @@ pub(crate) struct Tally {
 pub(crate) struct NodeTally {
     hits: AtomicU64,
     marked: AtomicU64,
-    joined: AtomicU64,
     loads: AtomicU64,
     writes: AtomicU64,
     errors: AtomicU64,
@@ -43,7 +42,6 @@ pub(crate) struct NodeTally {
 pub(crate) struct Counts {
     pub(crate) hits: u64,
     pub(crate) marked: u64,
-    pub(crate) joined: u64,
     pub(crate) loads: u64,
     pub(crate) writes: u64,
     pub(crate) errors: u64,
@@ -93,7 +91,6 @@ impl Tally {
         let counter = match source {
             Source::Hit => &node.hits,
             Source::MarkedHit => &node.marked,
-            Source::Joined => &node.joined,
             Source::Loaded => &node.loads,
         };
         counter.fetch_add(1, Relaxed);
@@ -130,7 +127,12 @@ impl Tally {
         let mut violations = self.violations.lock();
         if violations.len() < VIOLATIONS_MAX {
             let node = self.names[node].clone();
-            violations.push(Violation { node, key: key.into(), staleness_ms: staleness, at_ms: milliseconds(at) });
+            violations.push(Violation {
+                node,
+                key: key.into(),
+                staleness_ms: staleness,
+                at_ms: milliseconds(at),
+            });
         }
     }
 
@@ -161,7 +163,6 @@ impl NodeTally {
         Counts {
             hits: self.hits.load(Relaxed),
             marked: self.marked.load(Relaxed),
-            joined: self.joined.load(Relaxed),
             loads: self.loads.load(Relaxed),
             writes: self.writes.load(Relaxed),
             errors: self.errors.load(Relaxed),
@@ -172,7 +173,7 @@ impl NodeTally {
 impl Counts {
     /// Reads that were answered.
     pub(crate) fn reads(self) -> u64 {
-        self.hits + self.marked + self.joined + self.loads
+        self.hits + self.marked + self.loads
     }
 
     /// Reads and writes, answered or not.
@@ -199,7 +200,6 @@ impl Counts {
         Self {
             hits: with(self.hits, other.hits),
             marked: with(self.marked, other.marked),
-            joined: with(self.joined, other.joined),
             loads: with(self.loads, other.loads),
             writes: with(self.writes, other.writes),
             errors: with(self.errors, other.errors),
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn hit_ratio_counts_what_needed_no_load_of_its_own() {
         let tally = Tally::new(&["a".to_owned(), "b".to_owned()], Duration::ZERO);
-        for source in [Source::Hit, Source::MarkedHit, Source::Joined, Source::Loaded] {
+        for source in [Source::Hit, Source::Hit, Source::MarkedHit, Source::Loaded] {
             tally.answered(1, source);
         }
         tally.wrote(0);

@@ -18,7 +18,12 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn can_write_through(&self) -> bool;
 
     /// Reads through a node's cache; a miss calls the loader.
-    fn read<L>(&self, node: usize, key: &String, load: L) -> impl Future<Output = Result<Answer, Failure>> + Send
+    fn read<L>(
+        &self,
+        node: usize,
+        key: &String,
+        load: L,
+    ) -> impl Future<Output = Result<Answer, Failure>> + Send
     where
         L: FnOnce() -> Bytes + Send;
 
@@ -26,7 +31,12 @@ pub(crate) trait Target: Send + Sync + 'static {
     fn remove(&self, node: usize, key: &String) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Writes to the record through a node's cache.
-    fn write_through<W>(&self, node: usize, key: &String, write: W) -> impl Future<Output = Result<(), Failure>> + Send
+    fn write_through<W>(
+        &self,
+        node: usize,
+        key: &String,
+        write: W,
+    ) -> impl Future<Output = Result<(), Failure>> + Send
     where
         W: FnOnce() -> Bytes + Send;
 
@@ -59,8 +69,6 @@ pub(crate) enum Source {
     Hit,
     /// The cache, which said that it may be older than promised.
     MarkedHit,
-    /// Another caller's load.
-    Joined,
     /// A load of its own.
     Loaded,
 }
@@ -76,6 +84,30 @@ pub(crate) struct Counters {
     pub(crate) gaps: u64,
     /// Positions that a log no longer held.
     pub(crate) resets: u64,
+    /// Reads that waited for another caller's load, as far as the nodes tell.
+    pub(crate) coalesced: u64,
+}
+
+impl Counters {
+    /// Both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    /// What was counted since an earlier moment; a count that has fallen began anew.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        self.zip(earlier, |now, before| now.checked_sub(before).unwrap_or(now))
+    }
+
+    fn zip(self, other: Self, with: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            published: with(self.published, other.published),
+            applied: with(self.applied, other.applied),
+            gaps: with(self.gaps, other.gaps),
+            resets: with(self.resets, other.resets),
+            coalesced: with(self.coalesced, other.coalesced),
+        }
+    }
 }
 
 /// A distribution of durations, in microseconds; all 0 if nothing was measured.

@@ -1,6 +1,7 @@
 //! The engine against nodes whose faults are known.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::{Run, Settings};
+use super::local::{LocalNodes, LocalSettings};
+use super::plan::Plan;
 use super::report::Report;
 use super::target::{Answer, Counters, Latency, Source, Target};
 use super::workload;
@@ -53,7 +56,11 @@ impl Maps {
     }
 
     fn alive(&self, node: usize) -> Result<(), Failure> {
-        if self.fault == Fault::Dead && node == 1 { Err(Failure::new(Exit::Unreachable, "dead")) } else { Ok(()) }
+        if self.fault == Fault::Dead && node == 1 {
+            Err(Failure::new(Exit::Unreachable, "dead"))
+        } else {
+            Ok(())
+        }
     }
 
     fn invalidate(&self, node: usize, key: &str) {
@@ -61,8 +68,10 @@ impl Maps {
         self.maps[node].lock().remove(key);
         for peer in (0..3).filter(|peer| *peer != node) {
             match self.fault {
-                Fault::Late(delay) => self.pending.lock().push((Instant::now() + delay, peer, key.to_owned())),
-                Fault::Lost(every) if count % every == 0 => {}
+                Fault::Late(delay) => {
+                    self.pending.lock().push((Instant::now() + delay, peer, key.to_owned()))
+                }
+                Fault::Lost(every) if count.is_multiple_of(every) => {}
                 _ => {
                     self.maps[peer].lock().remove(key);
                 }
@@ -144,10 +153,10 @@ impl Target for Maps {
 /// Runs 20,000 requests, 1,000 a second of virtual time, one at a time.
 async fn run(fault: Fault, write_ratio: f64, bound: Duration) -> Report {
     let settings =
-        Settings { seed: 1, write_ratio, speed: Speed::Factor(1.0), workers: 1, bound, series: true };
+        Settings { seed: 1, write_ratio, speed: Speed::Factor(1.0), workers: 1, bound, nodes_fail: true };
     let run = Run::new(Maps::new(fault), settings);
     let workload = workload::generated(500, 1000.0, 1);
-    run.complete(Box::new(workload.take(20_000)), &CancellationToken::new()).await.unwrap()
+    run.complete(Box::new(workload.take(20_000)), &CancellationToken::new(), ready(Ok(()))).await.unwrap()
 }
 
 const BOUND: Duration = Duration::from_secs(3);
@@ -203,16 +212,52 @@ async fn a_dead_node_costs_its_requests_and_no_write() {
 async fn without_writes_each_node_misses_each_of_its_keys_once() {
     let report = run(Fault::None, 0.0, BOUND).await;
     assert_eq!((report.writes, report.events_published), (0, 0));
-    let mut seen: Vec<std::collections::HashSet<String>> = vec![Default::default(); 3];
-    let mut plan = super::plan::Plan::new(1, 3, 0.0, true);
+    hit_ratios_are_those_of_each_share_alone(&report);
+}
+
+/// With nothing evicted, a node misses each key of its share of the workload once.
+fn hit_ratios_are_those_of_each_share_alone(report: &Report) {
+    let mut seen: Vec<HashSet<String>> = vec![HashSet::new(); 3];
+    let mut plan = Plan::new(1, 3, 0.0, true);
     for request in workload::generated(500, 1000.0, 1).take(20_000) {
         let step = plan.step(request.unwrap());
         seen[step.node].insert(step.request.key);
     }
     for (node, keys) in report.per_node.iter().zip(seen) {
         let expected = 1.0 - keys.len() as f64 / node.requests as f64;
-        assert!((node.hit_ratio - expected).abs() < 1e-12, "{}: {} and {expected}", node.node, node.hit_ratio);
+        assert!(
+            (node.hit_ratio - expected).abs() < 1e-12,
+            "{}: {} and {expected}",
+            node.node,
+            node.hit_ratio
+        );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_writes_real_nodes_hit_as_often_as_each_share_alone() {
+    let cluster = LocalSettings {
+        nodes: 3,
+        capacity: 64 << 20,
+        max_staleness: BOUND,
+        cluster: "c".to_owned(),
+        cache: "c".to_owned(),
+    };
+    let nodes = LocalNodes::start(&cluster);
+    let settings = Settings {
+        seed: 1,
+        write_ratio: 0.0,
+        speed: Speed::Max,
+        workers: 4,
+        bound: BOUND,
+        nodes_fail: false,
+    };
+    let run = Run::new(nodes.await.unwrap(), settings);
+    let workload = Box::new(workload::generated(500, 1000.0, 1).take(20_000));
+    let report = run.complete(workload, &CancellationToken::new(), ready(Ok(()))).await.unwrap();
+    assert_eq!((report.events_published, report.events_applied), (0, 0));
+    hit_ratios_are_those_of_each_share_alone(&report);
+    run.target().shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -223,12 +268,12 @@ async fn a_stopped_run_is_summed_up() {
         speed: Speed::Factor(1.0),
         workers: 4,
         bound: BOUND,
-        series: false,
+        nodes_fail: false,
     };
     let run = Run::new(Maps::new(Fault::None), settings);
     let stop = CancellationToken::new();
     let endless = workload::generated(500, 1000.0, 1);
-    let (report, ()) = tokio::join!(run.complete(endless, &stop), async {
+    let (report, ()) = tokio::join!(run.complete(endless, &stop, ready(Ok(()))), async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         stop.cancel();
     });

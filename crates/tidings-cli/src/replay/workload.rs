@@ -49,7 +49,14 @@ pub(crate) fn generated(keys: u64, per_second: f64, seed: u64) -> Workload {
 /// The trace cannot be opened.
 pub(crate) fn repeated(path: &Path) -> Result<Workload, TraceError> {
     let first = Trace::open(path)?;
-    Ok(Box::new(Repeated { path: path.to_owned(), round: first, start: 0.0, last: 0.0, given: false, ended: false }))
+    Ok(Box::new(Repeated {
+        path: path.to_owned(),
+        round: first,
+        start: 0.0,
+        last: 0.0,
+        given: false,
+        ended: false,
+    }))
 }
 
 struct Repeated {
@@ -102,7 +109,8 @@ mod tests {
 
     #[test]
     fn generated_requests_are_the_same_for_a_seed() {
-        let take = |seed| -> Vec<Request> { generated(1000, 10.0, seed).take(100).map(Result::unwrap).collect() };
+        let take =
+            |seed| -> Vec<Request> { generated(1000, 10.0, seed).take(100).map(Result::unwrap).collect() };
         assert_eq!(take(1), take(1));
         assert_ne!(take(1), take(2));
         let requests = take(1);
@@ -115,7 +123,8 @@ mod tests {
     fn a_repeated_trace_goes_on_in_time() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "1,a,1\n3,b,1\n").unwrap();
-        let times: Vec<f64> = repeated(file.path()).unwrap().take(6).map(|request| request.unwrap().at).collect();
+        let times: Vec<f64> =
+            repeated(file.path()).unwrap().take(6).map(|request| request.unwrap().at).collect();
         assert_eq!(times, [1.0, 3.0, 4.0, 6.0, 7.0, 9.0]);
     }
 

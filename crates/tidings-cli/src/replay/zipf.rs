@@ -20,7 +20,8 @@ impl Zipf {
     /// The law of `count` things (at least one) with this exponent (above zero).
     pub(crate) fn new(count: u64, exponent: f64) -> Self {
         let count = count.max(1) as f64;
-        let mut law = Self { count, exponent, integral_at_first: 0.0, integral_at_last: 0.0, accepted_at_once: 0.0 };
+        let mut law =
+            Self { count, exponent, integral_at_first: 0.0, integral_at_last: 0.0, accepted_at_once: 0.0 };
         law.integral_at_first = law.integral(1.5) - 1.0;
         law.integral_at_last = law.integral(count + 0.5);
         law.accepted_at_once = 2.0 - law.inverse(law.integral(2.5) - law.density(2.0));
@@ -85,7 +86,10 @@ mod tests {
                 let expected = f64::from(rank).powf(-exponent) / total * DRAWS as f64;
                 let deviation = (f64::from(counts[rank as usize]) - expected).abs();
                 // Five standard deviations.
-                assert!(deviation < 5.0 * expected.sqrt(), "s {exponent}, rank {rank}: {deviation} from {expected}");
+                assert!(
+                    deviation < 5.0 * expected.sqrt(),
+                    "s {exponent}, rank {rank}: {deviation} from {expected}"
+                );
             }
             assert_eq!(counts[0], 0);
         }

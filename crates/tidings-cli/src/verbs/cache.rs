@@ -1,6 +1,6 @@
 //! `cache`: looking into and changing the caches of a node.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
@@ -62,14 +62,17 @@ async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         return output.json(&document);
     }
-    let cell = |cache: &Json, name: &str| match cache.get(name).or_else(|| cache.get("statistics")?.get(name)) {
+    let cell = |cache: &Json, name: &str| match cache.get(name).or_else(|| cache.get("statistics")?.get(name))
+    {
         Some(Json::String(text)) => text.clone(),
         Some(value) => value.to_string(),
         None => "-".to_owned(),
     };
     const FIELDS: [&str; 4] = ["name", "mode", "entries", "partitions"];
-    let rows: Vec<Vec<String>> =
-        caches(&document).iter().map(|cache| FIELDS.iter().map(|field| cell(cache, field)).collect()).collect();
+    let rows: Vec<Vec<String>> = caches(&document)
+        .iter()
+        .map(|cache| FIELDS.iter().map(|field| cell(cache, field)).collect())
+        .collect();
     output.table(&["NAME", "MODE", "ENTRIES", "PARTITIONS"], &rows)
 }
 
@@ -80,13 +83,18 @@ async fn get(client: &Client, cache: &str, key: &str, output: &Output) -> Result
                 output.warn("the node says that this value may be older than promised");
             }
             if !output.is_json() {
-                return output.bytes(&value);
+                output.bytes(&value)?;
+                // The value alone goes into a file or a pipe; a terminal's prompt wants a line of its own.
+                let prompt = std::io::stdout().is_terminal() && !value.ends_with(b"\n");
+                return if prompt { output.line("") } else { Ok(()) };
             }
             let text = std::str::from_utf8(&value).ok();
             let bytes = value.len();
             output.json(&json!({ "cache": cache, "key": key, "value": text, "bytes": bytes, "age": age, "stale": stale }))
         }
-        Lookup::Miss { .. } => Err(Failure::new(Exit::NotFound, format!("{cache} does not hold {key:?} on this node"))),
+        Lookup::Miss { .. } => {
+            Err(Failure::new(Exit::NotFound, format!("{cache} does not hold {key:?} on this node")))
+        }
     }
 }
 

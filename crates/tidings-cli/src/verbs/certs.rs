@@ -17,11 +17,15 @@ use crate::output::Output;
 pub(crate) fn run(verb: &CertsVerb, output: &Output) -> Result<(), Failure> {
     match verb {
         CertsVerb::Init { cluster, out, force } => {
-            let authority = Authority::generate(cluster).map_err(|error| cannot("make the authority", &error))?;
+            let authority =
+                Authority::generate(cluster).map_err(|error| cannot("make the authority", &error))?;
             let drafts = authority_files(&authority, out);
             files::write(&drafts, *force)?;
             written(&drafts, output)?;
-            output.note(format!("keep {} to yourself: whoever has it can join the cluster", drafts[1].path.display()));
+            output.note(format!(
+                "keep {} to yourself: whoever has it can join the cluster",
+                drafts[1].path.display()
+            ));
             Ok(())
         }
         CertsVerb::Issue { dir, node, san, validity, force } => {
@@ -53,7 +57,8 @@ pub(crate) fn node_files(
     names: &[String],
     validity: Duration,
 ) -> Result<[Draft; 2], Failure> {
-    let issued = authority.issue(node, names, validity).map_err(|error| cannot("issue the certificate", &error))?;
+    let issued =
+        authority.issue(node, names, validity).map_err(|error| cannot("issue the certificate", &error))?;
     Ok([
         Draft::public(directory.join(format!("{node}.pem")), issued.cert_pem),
         Draft::secret(directory.join(format!("{node}.key")), issued.key_pem),
@@ -87,8 +92,9 @@ pub(crate) fn cannot(what: &str, error: &AuthorityError) -> Failure {
 
 fn stored_authority(directory: &Path) -> Result<Authority, Failure> {
     let read = |name: &str| {
-        files::read(&directory.join(name))
-            .map_err(|failure| failure.hint("`tidings certs init` makes the authority; --dir says where it is"))
+        files::read(&directory.join(name)).map_err(|failure| {
+            failure.hint("`tidings certs init` makes the authority; --dir says where it is")
+        })
     };
     let (certificate, key) = (read("ca.pem")?, read("ca.key")?);
     Authority::from_pem(&certificate, &key)

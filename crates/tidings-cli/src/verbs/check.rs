@@ -73,7 +73,9 @@ async fn node(global: &Global) -> Verdict {
     };
     match client.readiness().await {
         Ok((true, _)) => {}
-        Ok((false, reasons)) => return Verdict::new(Health::Critical, format!("not ready: {}", reasons.replace('\n', " "))),
+        Ok((false, reasons)) => {
+            return Verdict::new(Health::Critical, format!("not ready: {}", reasons.replace('\n', " ")));
+        }
         Err(failure) => return Verdict::new(Health::Critical, one_line(&failure)),
     }
     match cluster::cluster(&client).await.and_then(cluster::read) {
@@ -104,7 +106,12 @@ fn judge_node(cluster: &Cluster) -> Verdict {
 
 fn judge_cluster(cluster: &Cluster) -> Verdict {
     let named = |state: &str| -> Vec<&str> {
-        cluster.members.iter().filter(|member| member.state == state).map(|member| member.node.as_str()).collect()
+        cluster
+            .members
+            .iter()
+            .filter(|member| member.state == state)
+            .map(|member| member.node.as_str())
+            .collect()
     };
     let (lost, suspect, behind) = (named("lost"), named("suspect"), behind(cluster));
     if !lost.is_empty() {
@@ -114,7 +121,10 @@ fn judge_cluster(cluster: &Cluster) -> Verdict {
     } else if !behind.is_empty() {
         Verdict::new(Health::Warning, format!("not in step: {}", behind.join(", ")))
     } else {
-        Verdict::new(Health::Ok, format!("{} members of {}, all live and in step", named("live").len(), cluster.cluster))
+        Verdict::new(
+            Health::Ok,
+            format!("{} members of {}, all live and in step", named("live").len(), cluster.cluster),
+        )
     }
 }
 
@@ -129,7 +139,8 @@ fn certificates(paths: &[PathBuf], warning: Duration, critical: Duration, now: O
         match pem_files(path) {
             Ok(files) => verdicts.extend(files.iter().map(|file| certificate(file, warning, critical, now))),
             Err(error) => {
-                verdicts.push(Verdict::new(Health::Unknown, format!("cannot read {}: {error}", path.display())));
+                verdicts
+                    .push(Verdict::new(Health::Unknown, format!("cannot read {}: {error}", path.display())));
             }
         }
     }
@@ -143,7 +154,10 @@ fn certificates(paths: &[PathBuf], warning: Duration, critical: Duration, now: O
     let worst = verdicts.iter().map(weight).max();
     match worst {
         None => Verdict::new(Health::Unknown, "no certificate there (*.pem)"),
-        Some(0) => Verdict::new(Health::Ok, format!("{} certificates valid for {} or longer", verdicts.len(), units::show_duration(warning))),
+        Some(0) => Verdict::new(
+            Health::Ok,
+            format!("{} certificates valid for {} or longer", verdicts.len(), units::show_duration(warning)),
+        ),
         Some(worst) => {
             let told: Vec<&Verdict> = verdicts.iter().filter(|verdict| weight(verdict) == worst).collect();
             let summaries: Vec<&str> = told.iter().map(|verdict| verdict.summary.as_str()).collect();
@@ -206,7 +220,11 @@ mod tests {
             synced: *synced,
             ..Member::default()
         };
-        Cluster { node: "n0".to_owned(), members: states.iter().enumerate().map(member).collect(), ..Cluster::default() }
+        Cluster {
+            node: "n0".to_owned(),
+            members: states.iter().enumerate().map(member).collect(),
+            ..Cluster::default()
+        }
     }
 
     #[test]

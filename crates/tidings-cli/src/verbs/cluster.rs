@@ -53,7 +53,10 @@ pub(crate) async fn members(client: &Client, output: &Output) -> Result<(), Fail
     }
     let cluster = read(document)?;
     let rows: Vec<Vec<String>> = cluster.members.iter().map(|member| row(member, output)).collect();
-    output.table(&["NODE", "STATE", "ADDRESS", "INCARNATION", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"], &rows)
+    output.table(
+        &["NODE", "STATE", "ADDRESS", "INCARNATION", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"],
+        &rows,
+    )
 }
 
 /// Says how the node and its caches are.
@@ -62,7 +65,8 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     let (ready, reasons) = client.readiness().await?;
     let caches: Json = client.document(&["v1", "caches"]).await?;
     if output.is_json() {
-        return output.json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches }));
+        return output
+            .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches }));
     }
     let cluster = read(document)?;
     let readiness = if ready {
@@ -110,7 +114,10 @@ pub(crate) async fn cluster(client: &Client) -> Result<Json, Failure> {
 /// The document is not what the API promises.
 pub(crate) fn read(document: Json) -> Result<Cluster, Failure> {
     serde_json::from_value(document).map_err(|error| {
-        Failure::new(crate::exit::Exit::Failed, format!("the node gave an answer that makes no sense: {error}"))
+        Failure::new(
+            crate::exit::Exit::Failed,
+            format!("the node gave an answer that makes no sense: {error}"),
+        )
     })
 }
 
@@ -122,7 +129,13 @@ fn row(member: &Member, output: &Output) -> Vec<String> {
         "" => "-".to_owned(),
         state => state.to_owned(),
     };
-    let synced = if member.is_self { "-" } else if member.synced { "yes" } else { "no" };
+    let synced = if member.is_self {
+        "-"
+    } else if member.synced {
+        "yes"
+    } else {
+        "no"
+    };
     vec![
         name,
         state,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
 use crate::args::ConfigVerb;
 use crate::config::{self, Finding, Judged, Severity, any_error};
@@ -38,6 +38,11 @@ pub(crate) fn report(file: &Path, judged: &Judged, output: &Output) -> Result<()
     if sound { Ok(()) } else { Err(unusable(file, judged, output)) }
 }
 
+/// Tells what is worth knowing about a configuration that can be used, on stderr.
+pub(crate) fn remarks(judged: &Judged, output: &Output) {
+    judged.findings.iter().for_each(|finding| tell(finding, output));
+}
+
 fn check(file: &Path, output: &Output) -> Result<(), Failure> {
     let judged = config::load(file)?;
     report(file, &judged, output)?;
@@ -54,19 +59,15 @@ fn show(file: &Path, output: &Output) -> Result<(), Failure> {
     if any_error(&judged.findings) {
         return report(file, &judged, output);
     }
-    for finding in &judged.findings {
-        tell(finding, output);
+    remarks(&judged, output);
+    if output.is_json() {
+        return output.json(&config::document(&judged.values));
     }
     let values = config::effective(&judged.values);
-    if output.is_json() {
-        let values: Vec<Json> = values
-            .iter()
-            .map(|(key, value, origin)| json!({ "key": key, "value": value, "origin": origin }))
-            .collect();
-        return output.json(&values);
-    }
-    let rows: Vec<Vec<String>> =
-        values.iter().map(|(key, value, origin)| vec![key.clone(), value.to_string(), origin.to_string()]).collect();
+    let rows: Vec<Vec<String>> = values
+        .iter()
+        .map(|(key, value, origin)| vec![key.clone(), value.to_string(), origin.to_string()])
+        .collect();
     output.table(&["KEY", "VALUE", "ORIGIN"], &rows)
 }
 

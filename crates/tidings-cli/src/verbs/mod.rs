@@ -6,7 +6,9 @@ pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod config;
+pub(crate) mod demo;
 pub(crate) mod init;
+pub(crate) mod node;
 pub(crate) mod replay;
 pub(crate) mod watch;
 
@@ -25,7 +27,8 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
     let global = &cli.global;
     let done = match cli.verb {
         Verb::Check(verb) => return check::run(&verb, global, output).await,
-        Verb::Demo(_) | Verb::Node(_) => return Err(Failure::new(Exit::Failed, "not built yet")),
+        Verb::Demo(args) => demo::run(&args, global.verbose, output).await,
+        Verb::Node(args) => node::run(&args, output).await,
         Verb::Init(args) => init::run(&args, output),
         Verb::Certs(verb) => certs::run(&verb, output),
         Verb::Config(verb) => config::run(&verb, output),

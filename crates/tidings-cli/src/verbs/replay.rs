@@ -1,14 +1,17 @@
 //! `replay`: a request trace against a system of record.
 
-use std::io::IsTerminal;
+use std::future::{Future, ready};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::args::{Global, ReplayArgs};
+use crate::args::{Global, ReplayArgs, Speed};
+use crate::chaos::{Chaos, ChildSettings, Children};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
@@ -38,8 +41,11 @@ const PROGRESS_POLL: Duration = Duration::from_millis(100);
 
 /// Replays a trace and prints the summary.
 pub(crate) async fn run(args: &ReplayArgs, global: &Global, output: &Output) -> Result<(), Failure> {
+    crate::logging::start(crate::logging::quiet_directives(global.verbose), output)?;
     let workload = workload(args)?;
-    let report = if args.urls.is_empty() {
+    let report = if args.chaos {
+        under_chaos(args, workload, global, output).await?
+    } else if args.urls.is_empty() {
         in_process(args, workload, output).await?
     } else {
         over_http(args, workload, global, output).await?
@@ -57,7 +63,7 @@ async fn in_process(args: &ReplayArgs, workload: Workload, output: &Output) -> R
     };
     let nodes = LocalNodes::start(&cluster).await?;
     let run = Run::new(nodes, settings(args, WORKERS_IN_PROCESS));
-    let report = complete(&run, workload, args, output).await;
+    let report = complete(&run, workload, args, output, ready(Ok(()))).await;
     run.target().shutdown().await;
     report
 }
@@ -72,23 +78,67 @@ async fn over_http(
         args.urls.iter().map(|url| Client::new(url, global.token_file.as_deref())).collect();
     let nodes = HttpNodes::prepare(clients?, &args.cache, args.load.capacity).await?;
     let run = Run::new(nodes, settings(args, WORKERS_HTTP));
-    complete(&run, workload, args, output).await
+    complete(&run, workload, args, output, ready(Ok(()))).await
+}
+
+/// Nodes as processes of their own, and a schedule of what happens to them.
+async fn under_chaos(
+    args: &ReplayArgs,
+    workload: Workload,
+    global: &Global,
+    output: &Output,
+) -> Result<Report, Failure> {
+    let children = Children::start(&ChildSettings {
+        nodes: usize::from(args.load.nodes),
+        cache: args.cache.clone(),
+        capacity: args.load.capacity,
+        max_staleness: args.load.max_staleness,
+        verbose: global.verbose > 0,
+    })
+    .await?;
+    let nodes = HttpNodes::prepare(children.clients().to_vec(), &args.cache, args.load.capacity).await?;
+    let run = Run::new(nodes, settings(args, WORKERS_HTTP));
+    let chaos = Chaos::new(children, args.load.seed, output.clone());
+    let done = chaos.done();
+    let (end, (over, undone)) = (CancellationToken::new(), oneshot::channel());
+    let before_end = async {
+        end.cancel();
+        undone.await.unwrap_or(Ok(()))
+    };
+    let completing = async {
+        let report = complete(&run, workload, args, output, before_end).await;
+        // Also if it did not come that far.
+        end.cancel();
+        report
+    };
+    let (report, children) = tokio::join!(completing, async {
+        let children = chaos.run(&run, &end).await;
+        // Whoever waits for this may have given up.
+        let _ = over.send(children.as_ref().map(|_| ()).map_err(Clone::clone));
+        children
+    });
+    let mut report = report?;
+    drop(children?);
+    report.chaos = std::mem::take(&mut *done.lock());
+    Ok(report)
 }
 
 fn settings(args: &ReplayArgs, workers: usize) -> Settings {
     Settings {
         seed: args.load.seed,
         write_ratio: args.load.write_ratio,
-        speed: args.speed,
+        speed: args.speed.unwrap_or(if args.chaos { Speed::Factor(1.0) } else { Speed::Max }),
         workers: args.workers.map_or(workers, usize::from),
         bound: args.load.max_staleness,
-        series: args.chaos,
+        nodes_fail: args.chaos,
     }
 }
 
 fn workload(args: &ReplayArgs) -> Result<Workload, Failure> {
     let all: Workload = match (&args.trace, args.generate) {
-        (Some(path), _) => Box::new(Trace::open(path).map_err(|error| broken(args, &error))?),
+        (Some(path), _) => {
+            Box::new(Trace::open(path).map_err(|error| broken(args.trace.as_deref(), &error))?)
+        }
         (None, count) => {
             let requests = workload::generated(args.load.keys, GENERATED_PER_SECOND, args.load.seed);
             Box::new(requests.take(usize::try_from(count.unwrap_or(0)).unwrap_or(usize::MAX)))
@@ -100,8 +150,9 @@ fn workload(args: &ReplayArgs) -> Result<Workload, Failure> {
     })
 }
 
-fn broken(args: &ReplayArgs, error: &TraceError) -> Failure {
-    let name = args.trace.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+/// What is wrong with a trace.
+pub(crate) fn broken(trace: Option<&Path>, error: &TraceError) -> Failure {
+    let name = trace.map(|path| path.display().to_string()).unwrap_or_default();
     let exit = match error {
         TraceError::Open(source) if source.kind() == std::io::ErrorKind::NotFound => Exit::NotFound,
         _ => Exit::Failed,
@@ -114,6 +165,7 @@ async fn complete<T: Target>(
     workload: Workload,
     args: &ReplayArgs,
     output: &Output,
+    before_end: impl Future<Output = Result<(), Failure>>,
 ) -> Result<Report, Failure> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
@@ -124,20 +176,24 @@ async fn complete<T: Target>(
             stop.cancel();
         });
     }
-    if output.shows_progress() && std::io::stderr().is_terminal() {
+    if output.shows_progress() {
         tasks.spawn(show_progress(run.tally(), args.limit.or(args.generate)));
     }
-    let report = run.complete(workload, &stop).await;
+    let report = run.complete(workload, &stop, before_end).await;
     tasks.shutdown().await;
     report.map_err(|error| match error {
-        RunError::Trace(error) => broken(args, &error),
+        RunError::Trace(error) => broken(args.trace.as_deref(), &error),
         RunError::Target(failure) => failure,
     })
 }
 
 async fn show_progress(tally: Arc<Tally>, total: Option<u64>) {
     let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-    let template = if total.is_some() { "{bar:30} {pos}/{len} {per_sec} {msg}" } else { "{spinner} {pos} {per_sec} {msg}" };
+    let template = if total.is_some() {
+        "{bar:30} {pos}/{len} {per_sec} {msg}"
+    } else {
+        "{spinner} {pos} {per_sec} {msg}"
+    };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -151,7 +207,7 @@ async fn show_progress(tally: Arc<Tally>, total: Option<u64>) {
 }
 
 /// Prints the summary: as JSON on stdout, and for people on stderr.
-fn conclude(report: &Report, output: &Output) -> Result<(), Failure> {
+pub(crate) fn conclude(report: &Report, output: &Output) -> Result<(), Failure> {
     if !output.is_json() {
         output.note(report.text());
     }
@@ -168,7 +224,9 @@ fn verdict(report: &Report) -> Result<(), Failure> {
         );
         return Err(Failure::new(Exit::Failed, message).hint("violations in the summary name the first ones"));
     }
-    if report.errors > 0 || report.unfinished_writes > 0 || !report.settled {
+    // Nodes that are killed leave requests unanswered.
+    let unanswered = report.errors > 0 && report.chaos.is_empty();
+    if unanswered || report.unfinished_writes > 0 || !report.settled {
         let Report { errors, unfinished_writes, settled, .. } = report;
         let message = format!(
             "{errors} requests were not answered, {unfinished_writes} writes reached no node{}",

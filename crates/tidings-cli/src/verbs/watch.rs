@@ -30,8 +30,10 @@ pub(crate) async fn run(args: &WatchArgs, client: &Client, output: &Output) -> R
 
 fn query(args: &WatchArgs) -> Vec<(&'static str, String)> {
     fn words<T: ValueEnum>(values: &[T]) -> Option<String> {
-        let words: Vec<String> =
-            values.iter().filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned())).collect();
+        let words: Vec<String> = values
+            .iter()
+            .filter_map(|value| Some(value.to_possible_value()?.get_name().to_owned()))
+            .collect();
         (!words.is_empty()).then(|| words.join(","))
     }
     let mut query = Vec::new();

@@ -13,7 +13,8 @@ fn mode(path: &Path) -> u32 {
 fn keys_are_for_their_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     run_in(directory.path(), &["certs", "init", "--cluster", "shop"]).exits(0);
-    run_in(directory.path(), &["certs", "issue", "--node", "n1", "--san", "10.0.0.7", "--san", "n1.example"]).exits(0);
+    run_in(directory.path(), &["certs", "issue", "--node", "n1", "--san", "10.0.0.7", "--san", "n1.example"])
+        .exits(0);
     let certs = directory.path().join("certs");
     for (name, expected) in [("ca.pem", 0o644), ("ca.key", 0o600), ("n1.pem", 0o644), ("n1.key", 0o600)] {
         assert_eq!(mode(&certs.join(name)) & !0o022, expected & !0o022, "{name}");
@@ -72,7 +73,8 @@ fn missing_and_foreign_authorities_are_refused_with_the_way_out() {
 #[test]
 fn init_writes_a_node_that_config_check_accepts() {
     let directory = tempfile::tempdir().unwrap();
-    let ran = run_in(directory.path(), &["init", "--cluster", "shop", "--node", "n1", "--out", "first"]).exits(0);
+    let ran =
+        run_in(directory.path(), &["init", "--cluster", "shop", "--node", "n1", "--out", "first"]).exits(0);
     assert_eq!(ran.stdout.lines().count(), 5, "{ran:?}");
     let ran = run_in(directory.path(), &["config", "check", "first/n1.toml", "--json"]).exits(0);
     assert_eq!(ran.json()["findings"], serde_json::json!([]));

@@ -31,17 +31,25 @@ fn the_default_file_is_accepted() {
 #[test]
 fn unknown_keys_are_errors_with_a_suggestion_and_a_line() {
     let ran = check(&SOUND.replace("node_id", "node_idd"), &[], &[]).exits(78);
-    assert!(ran.stderr.contains("cluster.node_idd (line 3): unknown key; did you mean \"node_id\"?"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("cluster.node_idd (line 3): unknown key; did you mean \"node_id\"?"),
+        "{ran:?}"
+    );
     assert_eq!(ran.stdout, "");
 }
 
 #[test]
 fn every_finding_is_reported_at_once_and_as_json_on_stdout() {
-    let text = format!("{SOUND}[coherence]\nlanes = 5\nmax_stalenes = \"3s\"\n[http]\nlisten = \"0.0.0.0:80\"\n");
+    let text =
+        format!("{SOUND}[coherence]\nlanes = 5\nmax_stalenes = \"3s\"\n[http]\nlisten = \"0.0.0.0:80\"\n");
     let ran = check(&text, &["--json"], &[]).exits(78);
     let document = ran.json();
-    let keys: Vec<&str> =
-        document["findings"].as_array().unwrap().iter().map(|finding| finding["key"].as_str().unwrap()).collect();
+    let keys: Vec<&str> = document["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| finding["key"].as_str().unwrap())
+        .collect();
     assert_eq!(keys, ["coherence.lanes", "coherence.max_stalenes", "http.listen"]);
     assert_eq!(document["ok"], false);
     assert_eq!(document["findings"][0]["line"], 7);
@@ -50,7 +58,8 @@ fn every_finding_is_reported_at_once_and_as_json_on_stdout() {
 
 #[test]
 fn variables_override_the_file_and_show_as_origin() {
-    let ran = on(SOUND, &["config", "show", "-"], &["--json"], &[("TIDINGS_COHERENCE__MAX_STALENESS", "200ms")]);
+    let ran =
+        on(SOUND, &["config", "show", "-"], &["--json"], &[("TIDINGS_COHERENCE__MAX_STALENESS", "200ms")]);
     let document = ran.exits(0).json();
     let entry = |key: &str| {
         let entries = document.as_array().unwrap();
@@ -71,7 +80,10 @@ fn variables_that_override_nothing_are_errors() {
 #[test]
 fn a_file_that_cannot_be_read_exits_78_and_says_what_to_do() {
     let ran = run(&["config", "check", "/nonexistent/n1.toml"]).exits(78);
-    assert!(ran.stderr.contains("/nonexistent/n1.toml") && ran.stderr.contains("tidings config default"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("/nonexistent/n1.toml") && ran.stderr.contains("tidings config default"),
+        "{ran:?}"
+    );
 }
 
 #[test]

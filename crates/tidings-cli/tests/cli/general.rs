@@ -5,8 +5,11 @@ use crate::support::{run, tidings};
 #[test]
 fn help_goes_to_stdout_and_names_every_verb_and_exit_code() {
     let ran = run(&["--help"]).exits(0);
-    let verbs = ["demo", "node", "init", "certs", "config", "members", "status", "forget", "drain", "cache", "watch"];
-    for word in verbs.into_iter().chain(["replay", "check", "completions", "78 bad configuration", "130 interrupted"]) {
+    let verbs =
+        ["demo", "node", "init", "certs", "config", "members", "status", "forget", "drain", "cache", "watch"];
+    for word in
+        verbs.into_iter().chain(["replay", "check", "completions", "78 bad configuration", "130 interrupted"])
+    {
         assert!(ran.stdout.contains(word), "{word} is not in {}", ran.stdout);
     }
     assert_eq!(ran.stderr, "");
@@ -15,7 +18,8 @@ fn help_goes_to_stdout_and_names_every_verb_and_exit_code() {
 #[test]
 fn help_of_every_verb_shows_units_and_defaults() {
     let ran = run(&["replay", "--help"]).exits(0);
-    for text in ["[default: 64MiB]", "[default: 3s]", "[default: 0.05]", "time_s,key,size_bytes", "Examples:"] {
+    for text in ["[default: 64MiB]", "[default: 3s]", "[default: 0.05]", "time_s,key,size_bytes", "Examples:"]
+    {
         assert!(ran.stdout.contains(text), "{text} is not in {}", ran.stdout);
     }
 }
@@ -71,8 +75,12 @@ fn colours_are_used_only_where_wanted() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     use std::process::Stdio;
-    let mut child =
-        tidings().args(["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = tidings()
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -27,7 +27,10 @@ fn status_says_why_a_node_is_not_ready() {
         ("GET /v1/caches", Answer::new(200, r#"[{"name":"users"}]"#)),
     ]);
     let ran = api.run(&["status"]).exits(0);
-    assert!(ran.stdout.contains("not ready: no member has been heard") && ran.stdout.contains("users"), "{ran:?}");
+    assert!(
+        ran.stdout.contains("not ready: no member has been heard") && ran.stdout.contains("users"),
+        "{ran:?}"
+    );
 }
 
 #[test]
@@ -68,11 +71,17 @@ fn something_else_that_answers_is_not_taken_for_a_node() {
 fn values_come_as_they_are_and_misses_exit_3() {
     let api = Api::new(&[
         ("GET /v1/caches/users/entries/42", Answer::new(200, "Ann\n\n").header("tidings-age", "3")),
-        ("GET /v1/caches/users/entries/a%2Fb", Answer::problem(404, "not_cached").header("tidings-fill-token", "t")),
+        (
+            "GET /v1/caches/users/entries/a%2Fb",
+            Answer::problem(404, "not_cached").header("tidings-fill-token", "t"),
+        ),
     ]);
     assert_eq!(api.run(&["cache", "get", "users", "42"]).exits(0).stdout, "Ann\n\n");
     let ran = api.run(&["cache", "get", "users", "42", "--json"]).exits(0);
-    assert_eq!(ran.json(), json!({"cache":"users","key":"42","value":"Ann\n\n","bytes":5,"age":"3","stale":false}));
+    assert_eq!(
+        ran.json(),
+        json!({"cache":"users","key":"42","value":"Ann\n\n","bytes":5,"age":"3","stale":false})
+    );
     let ran = api.run(&["cache", "get", "users", "a/b"]).exits(3);
     assert_eq!(ran.stdout, "");
 }
@@ -81,7 +90,8 @@ fn values_come_as_they_are_and_misses_exit_3() {
 fn a_change_that_some_peers_have_not_applied_exits_7() {
     let receipt = r#"{"applied":["n2"],"missing":[{"node":"n3","reason":"timeout"}]}"#;
     let api = Api::new(&[("PUT /v1/caches/users/entries/42", Answer::new(207, receipt))]);
-    let arguments = ["cache", "put", "users", "42", "Ann", "--ttl", "90s", "--meta", "cause=import", "--acked", "50ms"];
+    let arguments =
+        ["cache", "put", "users", "42", "Ann", "--ttl", "90s", "--meta", "cause=import", "--acked", "50ms"];
     let ran = api.run(&arguments).exits(7);
     assert!(ran.stdout.contains("n3"), "{ran:?}");
     let got = &api.got()[0];
@@ -110,10 +120,23 @@ fn watch_ends_at_its_limit_and_tells_what_was_missed() {
         event: lagged\ndata: {\"missed\":3}\n\nevent: deleted\ndata: {\"kind\":\"deleted\"}\n\n\
         event: deleted\ndata: {\"kind\":\"deleted\"}\n\n";
     let api = Api::new(&[("GET /v1/caches/users/events", Answer::new(200, events))]);
-    let ran = api.run(&["watch", "users", "--kinds", "inserted,deleted", "--scope", "remote", "--limit", "2", "--json"]);
+    let ran = api.run(&[
+        "watch",
+        "users",
+        "--kinds",
+        "inserted,deleted",
+        "--scope",
+        "remote",
+        "--limit",
+        "2",
+        "--json",
+    ]);
     let ran = ran.exits(0);
-    let kinds: Vec<serde_json::Value> =
-        ran.stdout.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].clone()).collect();
+    let kinds: Vec<serde_json::Value> = ran
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["kind"].clone())
+        .collect();
     assert_eq!(kinds, ["inserted", "lagged", "deleted"]);
     assert_eq!(api.got()[0].line, "GET /v1/caches/users/events?kinds=inserted%2Cdeleted&scope=remote");
     let ran = api.run(&["watch", "users", "--limit", "9"]).exits(4);

@@ -1,6 +1,7 @@
 //! Running the program, and a node's HTTP API with answers made up by the test.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -11,28 +12,28 @@ use serde_json::Value;
 
 /// What a run of the program left behind.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Ran {
     /// The one JSON document on stdout.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error} in {self:?}"))
     }
 
     /// Checks the exit code, showing everything if it is another one.
     #[track_caller]
-    pub fn exits(self, code: i32) -> Self {
+    pub(crate) fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{self:#?}");
         self
     }
 }
 
 /// The program, without the caller's settings.
-pub fn tidings() -> Command {
+pub(crate) fn tidings() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TIDINGS_") {
@@ -44,16 +45,16 @@ pub fn tidings() -> Command {
 }
 
 /// Runs the program.
-pub fn run(arguments: &[&str]) -> Ran {
+pub(crate) fn run(arguments: &[&str]) -> Ran {
     ran(tidings().args(arguments).output().unwrap())
 }
 
 /// Runs the program in a directory.
-pub fn run_in(directory: &Path, arguments: &[&str]) -> Ran {
+pub(crate) fn run_in(directory: &Path, arguments: &[&str]) -> Ran {
     ran(tidings().current_dir(directory).args(arguments).output().unwrap())
 }
 
-pub fn ran(output: Output) -> Ran {
+pub(crate) fn ran(output: Output) -> Ran {
     Ran {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -63,22 +64,22 @@ pub fn ran(output: Output) -> Ran {
 
 /// An answer of the made-up API.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
 impl Answer {
-    pub fn new(status: u16, body: &str) -> Self {
+    pub(crate) fn new(status: u16, body: &str) -> Self {
         Self { status, headers: Vec::new(), body: body.to_owned() }
     }
 
-    pub fn problem(status: u16, code: &str) -> Self {
+    pub(crate) fn problem(status: u16, code: &str) -> Self {
         Self::new(status, &format!(r#"{{"code":"{code}","title":"t","detail":"made up","status":{status}}}"#))
     }
 
-    pub fn header(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
@@ -86,21 +87,21 @@ impl Answer {
 
 /// A request as the made-up API got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Got {
+pub(crate) struct Got {
     /// Method and path with its query.
-    pub line: String,
-    pub headers: HashMap<String, String>,
-    pub body: String,
+    pub(crate) line: String,
+    pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: String,
 }
 
 /// A made-up API: answers by method and path, without the query.
-pub struct Api {
-    pub url: String,
+pub(crate) struct Api {
+    pub(crate) url: String,
     got: Arc<Mutex<Vec<Got>>>,
 }
 
 impl Api {
-    pub fn new(answers: &[(&str, Answer)]) -> Self {
+    pub(crate) fn new(answers: &[(&str, Answer)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let answers: HashMap<String, Answer> =
@@ -117,12 +118,12 @@ impl Api {
     }
 
     /// Runs the program against it.
-    pub fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         ran(tidings().args(arguments).env("TIDINGS_URL", &self.url).output().unwrap())
     }
 
     /// The requests so far.
-    pub fn got(&self) -> Vec<Got> {
+    pub(crate) fn got(&self) -> Vec<Got> {
         self.got.lock().unwrap().clone()
     }
 }
@@ -145,9 +146,13 @@ fn serve(stream: TcpStream, answers: &HashMap<String, Answer>, seen: &Mutex<Vec<
     let path = line.split('?').next().unwrap_or_default().to_owned();
     seen.lock().unwrap().push(Got { line, headers, body: String::from_utf8(body).unwrap() });
     let answer = answers.get(&path).cloned().unwrap_or_else(|| Answer::problem(404, "no_such_route"));
-    let mut text = format!("HTTP/1.1 {} X\r\nconnection: close\r\ncontent-length: {}\r\n", answer.status, answer.body.len());
+    let mut text = format!(
+        "HTTP/1.1 {} X\r\nconnection: close\r\ncontent-length: {}\r\n",
+        answer.status,
+        answer.body.len()
+    );
     for (name, value) in &answer.headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     // The program may have gone away on purpose.
     let _ = reader.get_mut().write_all(format!("{text}\r\n{}", answer.body).as_bytes());

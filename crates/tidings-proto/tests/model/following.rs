@@ -56,6 +56,9 @@ impl World {
         let now = self.now;
         let process = self.process(node);
         let peer = process.newest(&node_id(other)).map(|origin| &process.peers[origin]);
+        if process.goodbye_said {
+            return;
+        }
         let silent = peer.is_none_or(|peer| !peer.connected || now > peer.heard + SILENT_AFTER);
         let dialled = process.dialled.entry(other).or_insert(0);
         if silent && now >= *dialled + 2 * PROBE_EVERY {
@@ -109,11 +112,14 @@ impl World {
 
     pub(crate) fn on_hello(&mut self, envelope: &Envelope, hello: &Hello) {
         let node = envelope.to;
+        if self.process(node).goodbye_said {
+            return;
+        }
         let origin = origin_of(envelope.from);
         if hello.node != origin.node || hello.incarnation != origin.incarnation {
             return;
         }
-        self.name(node, &origin);
+        self.name(node, &origin, true);
         self.name_all(node, &hello.members);
         let process = self.process(node);
         if process.newest(&origin.node) != Some(&origin) {
@@ -146,14 +152,14 @@ impl World {
 
     fn name_all(&mut self, node: usize, members: &MemberSet) {
         for member in &members.members {
-            self.name(node, &member.origin);
+            self.name(node, &member.origin, false);
         }
     }
 
     /// Takes note of an origin, and tells everyone of news.
-    fn name(&mut self, node: usize, origin: &Origin) {
+    fn name(&mut self, node: usize, origin: &Origin, itself: bool) {
         let (tick, now) = (self.tick(node), self.now);
-        if !self.process(node).name(origin, tick, now) {
+        if !self.process(node).name(origin, itself, tick, now) {
             return;
         }
         self.note(|| format!("n{node} hears of {origin}"));

@@ -67,14 +67,14 @@ pub(crate) struct Process {
     pub(crate) freshness: Freshness,
     pub(crate) published: Published,
     pub(crate) peers: BTreeMap<Origin, Peer>,
+    /// Who has ended, as it was followed, should it turn out to be there.
+    kept: BTreeMap<Origin, Peer>,
     pub(crate) streams: BTreeMap<StreamKey, Outgoing>,
     pub(crate) woken: Arc<Mutex<Vec<StreamKey>>>,
     /// Has exchanged hellos with a settled member, or founded the cluster.
     pub(crate) settled: bool,
     /// Who has answered this life's hello.
     pub(crate) answered: BTreeSet<Origin>,
-    /// The newest life of each node that has left, so that it is not named again.
-    ended: BTreeMap<NodeId, Incarnation>,
     pub(crate) members_version: u64,
     pub(crate) dialled: BTreeMap<usize, Ms>,
     /// Newest probe of each follower, and whether an answer is under way.
@@ -116,11 +116,11 @@ impl Process {
             published: freshness.publish(now),
             freshness,
             peers: BTreeMap::new(),
+            kept: BTreeMap::new(),
             streams: BTreeMap::new(),
             woken: Arc::default(),
             settled: founder,
             answered: BTreeSet::new(),
-            ended: BTreeMap::new(),
             members_version: 0,
             dialled: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -133,21 +133,26 @@ impl Process {
         }
     }
 
-    /// Somebody names an origin. Returns whether it is news.
-    pub(crate) fn name(&mut self, origin: &Origin, now: Tick, now_ms: Ms) -> bool {
-        let ended = self.ended.get(&origin.node).is_some_and(|ended| *ended >= origin.incarnation);
-        if origin.node == self.me.node || ended || !self.freshness.named(origin, now) {
+    /// Somebody names an origin, maybe itself. Returns whether it is news.
+    pub(crate) fn name(&mut self, origin: &Origin, itself: bool, now: Tick, now_ms: Ms) -> bool {
+        if origin.node == self.me.node {
+            return false;
+        }
+        let new = if itself { self.freshness.met(origin, now) } else { self.freshness.named(origin, now) };
+        if !new {
             return false;
         }
         let lanes = self.log.lanes();
-        let peer = Peer {
+        let unknown = || Peer {
             follower: Follower::new(origin.clone(), lanes),
             links: lanes.ids().map(|_| Link::default()).collect(),
             connected: false,
-            heard: now_ms,
-            progressed: now_ms,
+            heard: 0,
+            progressed: 0,
             told: None,
         };
+        let kept = self.kept.remove(origin).unwrap_or_else(unknown);
+        let peer = Peer { connected: false, heard: now_ms, progressed: now_ms, told: None, ..kept };
         self.peers.insert(origin.clone(), peer);
         self.members_version += 1;
         true
@@ -186,9 +191,9 @@ impl Process {
         let let_go = |origin: Origin| {
             let peer = self.peers.remove(&origin).expect("just seen");
             self.streams.retain(|key, _| key.peer != origin);
-            let ended = self.ended.entry(origin.node.clone()).or_insert(origin.incarnation);
-            *ended = origin.incarnation.max(*ended);
-            (origin, peer.follower.ended())
+            let ended = peer.follower.ended();
+            self.kept.insert(origin.clone(), peer);
+            (origin, ended)
         };
         gone.into_iter().map(let_go).collect()
     }

@@ -1,0 +1,318 @@
+//! Nothing that a call returns is older than an invalidation that had returned before the call began.
+//!
+//! A system of record holds one version per key. Writers raise a key's version and then invalidate it, by every way
+//! there is; once that has returned, the new version is the least that any later call may return. Readers note that
+//! bound before each call and judge what they get.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tidings_cache::{Cache, CacheBuilder, Domain, Mode, ReadOrFill, TOKEN_TIME};
+use tokio::task::JoinSet;
+
+/// Few enough that every key is contended.
+const KEYS: usize = 256;
+
+/// Reads between two looks at whether there have been enough.
+const READS_PER_ROUND: u64 = 512;
+
+/// The truth, and what must be visible of it.
+struct Record {
+    versions: Vec<AtomicU64>,
+    /// Versions whose invalidation has returned.
+    settled: Vec<AtomicU64>,
+}
+
+impl Record {
+    fn new() -> Self {
+        let zeros = || (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+        Self { versions: zeros(), settled: zeros() }
+    }
+
+    /// What the system of record answers now.
+    fn load(&self, key: usize) -> u64 {
+        self.versions[key].load(Ordering::SeqCst)
+    }
+
+    fn write(&self, key: usize) -> u64 {
+        self.versions[key].fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn settle(&self, key: usize, version: u64) {
+        self.settled[key].fetch_max(version, Ordering::SeqCst);
+    }
+
+    fn bound(&self, key: usize) -> u64 {
+        self.settled[key].load(Ordering::SeqCst)
+    }
+}
+
+/// Xorshift: quick, and the same for one seed.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 33) as usize % bound
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    reads: AtomicU64,
+    hits: AtomicU64,
+    stale: AtomicU64,
+    enough: AtomicBool,
+}
+
+impl Tally {
+    fn judge(&self, bound: u64, version: u64) {
+        self.stale.fetch_add(u64::from(version < bound), Ordering::Relaxed);
+    }
+}
+
+struct Arena {
+    domain: Domain,
+    cache: Cache<usize, u64>,
+    record: Record,
+    tally: Tally,
+    wanted: u64,
+}
+
+impl Arena {
+    fn new(mode: Mode, wanted: u64) -> Arc<Self> {
+        // A quarter of the keys do not fit, so that displacement takes part.
+        let domain = Domain::standalone();
+        let builder = CacheBuilder::new(&domain, "arena").mode(mode);
+        let cache = builder.max_capacity(KEYS as u64 * 3 / 4).open().unwrap();
+        Arc::new(Self { domain, cache, record: Record::new(), tally: Tally::default(), wanted })
+    }
+
+    fn is_over(&self) -> bool {
+        self.tally.enough.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, reads: u64) {
+        if self.tally.reads.fetch_add(reads, Ordering::Relaxed) + reads >= self.wanted {
+            self.tally.enough.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A task that reads through loads, some of which are given up half way.
+    async fn read(self: Arc<Self>, seed: u64) {
+        let mut random = Random::new(seed);
+        while !self.is_over() {
+            for _ in 0..READS_PER_ROUND {
+                self.read_once(&mut random).await;
+            }
+            self.count(READS_PER_ROUND);
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn read_once(&self, random: &mut Random) {
+        let (key, how, pause) = (random.below(KEYS), random.below(16), random.below(4));
+        let bound = self.record.bound(key);
+        match how {
+            0..=7 => {
+                if let Some(version) = self.cache.get(&key) {
+                    self.tally.hits.fetch_add(1, Ordering::Relaxed);
+                    self.tally.judge(bound, version);
+                }
+            }
+            8 => match self.cache.get_or_token(&key, TOKEN_TIME).unwrap() {
+                ReadOrFill::Hit(version) => self.tally.judge(bound, version),
+                ReadOrFill::Miss(token) => {
+                    let version = self.record.load(key);
+                    tokio::task::yield_now().await;
+                    self.cache.fill(&key, version, token, None).unwrap();
+                }
+            },
+            9 => {
+                // The caller goes away while its load is under way; somebody who waits for it loads.
+                let load = self.cache.get_or_load(&key, || self.slow_load(key, pause));
+                let mut load = std::pin::pin!(load);
+                if let std::task::Poll::Ready(version) = futures_util::poll!(load.as_mut()) {
+                    self.tally.judge(bound, version.unwrap());
+                }
+            }
+            _ => {
+                let version = self.cache.get_or_load(&key, || self.slow_load(key, pause)).await.unwrap();
+                self.tally.judge(bound, version);
+            }
+        }
+    }
+
+    /// Reads the truth early and answers late, as a slow replica would.
+    async fn slow_load(&self, key: usize, pause: usize) -> Result<u64, ()> {
+        let version = self.record.load(key);
+        for _ in 0..pause {
+            tokio::task::yield_now().await;
+        }
+        Ok(version)
+    }
+
+    /// A task that changes the truth and then invalidates.
+    async fn write(self: Arc<Self>, seed: u64) {
+        let mut random = Random::new(seed);
+        while !self.is_over() {
+            self.write_once(&mut random).await;
+            for _ in 0..random.below(4) {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn write_once(&self, random: &mut Random) {
+        let key = random.below(KEYS);
+        match random.below(64) {
+            0 => {
+                let versions: Vec<_> = (0..KEYS).map(|key| self.record.load(key)).collect();
+                self.cache.clear().unwrap();
+                (0..KEYS).for_each(|key| self.record.settle(key, versions[key]));
+            }
+            1..=4 => {
+                let keys: Vec<_> = (0..8).map(|n| (key + n) % KEYS).collect();
+                let versions: Vec<_> = keys.iter().map(|key| self.record.write(*key)).collect();
+                self.cache.write().remove_many(keys.iter().copied()).unwrap();
+                keys.iter().zip(versions).for_each(|(key, version)| self.record.settle(*key, version));
+            }
+            5..=24 => {
+                let write = || async {
+                    let version = self.record.write(key);
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(version)
+                };
+                let (version, _) = self.cache.write_through(&key, write).await.unwrap();
+                self.record.settle(key, version);
+            }
+            25..=28 => {
+                // Given up after the truth has changed: nobody knows, so the key must go.
+                let version = AtomicU64::new(0);
+                let write = || async {
+                    version.store(self.record.write(key), Ordering::Relaxed);
+                    std::future::pending::<Result<u64, ()>>().await
+                };
+                let mut writing = Box::pin(self.cache.write_through(&key, write));
+                assert!(futures_util::poll!(writing.as_mut()).is_pending());
+                drop(writing);
+                self.record.settle(key, version.into_inner());
+            }
+            29..=31 => {
+                let version = self.record.write(key);
+                let write = || async { Err::<u64, _>("failed, and yet it was made") };
+                self.cache.write_through(&key, write).await.unwrap_err();
+                self.record.settle(key, version);
+            }
+            32 if self.cache.erased().settings().mode == Mode::Invalidate => {
+                // Written elsewhere, and this node only knows that it may have missed something.
+                let version = self.record.write(key);
+                self.domain.fence_all();
+                self.record.settle(key, version);
+            }
+            _ => {
+                let version = self.record.write(key);
+                self.cache.remove(&key).unwrap();
+                self.record.settle(key, version);
+            }
+        }
+    }
+
+    /// After all is quiet, what is cached is the truth.
+    fn differing(&self) -> usize {
+        self.cache.iter().filter(|(key, version)| *version != self.record.load(*key)).count()
+    }
+}
+
+fn reads_wanted() -> u64 {
+    std::env::var("TIDINGS_STALE_READS").map_or(1_000_000, |reads| reads.parse().expect("a number of reads"))
+}
+
+async fn run(mode: Mode, wanted: u64) {
+    let arena = Arena::new(mode, wanted);
+    let mut tasks = JoinSet::new();
+    for seed in 0..8 {
+        tasks.spawn(arena.clone().read(seed + 1));
+    }
+    for seed in 0..4 {
+        tasks.spawn(arena.clone().write(seed + 100));
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    let reads = arena.tally.reads.load(Ordering::Relaxed);
+    let hits = arena.tally.hits.load(Ordering::Relaxed);
+    let counts = arena.cache.counts();
+    println!("{reads} reads, {hits} hits by get alone: {counts:?}");
+    assert!(reads >= wanted && hits * 20 > reads, "too few hits to judge: {hits} of {reads}");
+    assert!(counts.fence_rejects > 0 && counts.coalesced > 0 && counts.evicted > 0, "{counts:?}");
+    assert_eq!(arena.tally.stale.load(Ordering::Relaxed), 0, "stale results of {reads} reads");
+    assert_eq!((arena.differing(), arena.cache.erased().flights()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_result_is_older_than_an_invalidation_that_had_returned() {
+    run(Mode::Invalidate, reads_wanted()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_in_a_cache_that_does_not_broadcast() {
+    run(Mode::Local, reads_wanted() / 4).await;
+}
+
+#[test]
+fn fences_raised_at_any_moment_let_nothing_old_through() {
+    let wanted = reads_wanted() / 4;
+    let domain = Domain::standalone();
+    let cache: Cache<usize, u64> = CacheBuilder::new(&domain, "fenced").open().unwrap();
+    let record = Record::new();
+    let (stale, hits, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (cache, record, stale, hits, reads) = (&cache, &record, &stale, &hits, &reads);
+            scope.spawn(move || {
+                let mut random = Random::new(seed + 1);
+                let mut loading = std::collections::VecDeque::new();
+                while reads.fetch_add(1, Ordering::Relaxed) < wanted {
+                    if loading.len() > 16 {
+                        let (key, version, token) = loading.pop_front().unwrap();
+                        cache.fill(&key, version, token, None).unwrap();
+                    }
+                    let key = random.below(KEYS);
+                    let bound = record.bound(key);
+                    match cache.get_or_token(&key, TOKEN_TIME).unwrap() {
+                        ReadOrFill::Hit(version) => {
+                            hits.fetch_add(1, Ordering::Relaxed);
+                            stale.fetch_add(u64::from(version < bound), Ordering::Relaxed);
+                        }
+                        ReadOrFill::Miss(token) => {
+                            loading.push_back((key, record.load(key), token));
+                        }
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut random = Random::new(77);
+            while reads.load(Ordering::Relaxed) < wanted {
+                // Writes elsewhere that this node never hears of, until it fences what they may have been.
+                let keys: Vec<_> = (0..32).map(|_| random.below(KEYS)).collect();
+                let versions: Vec<_> = keys.iter().map(|key| record.write(*key)).collect();
+                domain.fence_all();
+                keys.iter().zip(versions).for_each(|(key, version)| record.settle(*key, version));
+                for _ in 0..200 {
+                    std::hint::spin_loop();
+                }
+                std::thread::yield_now();
+            }
+        });
+    });
+    assert!(hits.load(Ordering::Relaxed) > 1_000, "too few hits to judge");
+    assert_eq!(stale.load(Ordering::Relaxed), 0);
+}

@@ -1,0 +1,91 @@
+//! From a configuration to a node with its caches.
+
+use std::time::Duration;
+
+use tidings::{Invalidator, Node, NodeBuilder, StartError};
+use tidings_http::{CacheMode, CacheSettings};
+use tidings_transport::{BindError, Identity as Certificates};
+
+use crate::api::resolve;
+use crate::config::{Cache as CacheConfig, Capacity, Config, Identity};
+use crate::exit::{Exit, Failure, chain};
+
+/// A grace that never ends: a century.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Describes the node that a configuration asks for.
+///
+/// # Errors
+/// The address to listen on does not resolve, or the certificates cannot be used.
+pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
+    let identity = match &config.identity {
+        Identity::Development => Certificates::development(),
+        Identity::Files { ca, cert, key } => Certificates::from_pem_files(ca, cert, key)
+            .map_err(|error| Failure::new(Exit::Configuration, format!("tls: {}", chain(&error))))?,
+    };
+    let (cluster, coherence) = (&config.cluster, &config.coherence);
+    let builder = Node::builder(&cluster.name)
+        .node_id(cluster.node_id.as_str())
+        .listen(resolve("cluster.listen", &cluster.listen).await?)
+        .seeds(cluster.seeds.iter().cloned())
+        .identity(identity)
+        .denied(config.denied.iter().cloned())
+        .gossip_interval(cluster.gossip_interval)
+        .max_staleness(coherence.max_staleness)
+        .lost_grace(coherence.lost_grace.unwrap_or(NEVER))
+        .write_horizon(coherence.write_horizon)
+        .doubt_unclean_ends(coherence.unclean_end == "doubt")
+        .lanes(coherence.lanes)
+        .retention(tidings_proto::log::Retention {
+            events: coherence.log_events,
+            bytes: usize::try_from(coherence.log_bytes).unwrap_or(usize::MAX),
+        });
+    Ok(match &cluster.advertise {
+        Some(advertise) => builder.advertise(advertise.clone()),
+        None => builder,
+    })
+}
+
+/// Opens a cache as the configuration describes it.
+///
+/// # Errors
+/// Its name collides with another one's, or a bound is out of range.
+pub(crate) fn open(node: &Node, config: &CacheConfig) -> Result<(), Failure> {
+    let settings = CacheSettings {
+        mode: if config.mode == "local" { CacheMode::Local } else { CacheMode::Invalidate },
+        invalidator: match config.invalidator.as_str() {
+            "local" => Invalidator::Local,
+            "all" => Invalidator::All,
+            "off" => Invalidator::Off,
+            _ => Invalidator::Remote,
+        },
+        max_capacity: match config.max_capacity {
+            Capacity::Bytes(bytes) => tidings_http::Capacity::Bytes(bytes),
+            Capacity::Entries(entries) => tidings_http::Capacity::Entries(entries),
+        },
+        time_to_live: config.time_to_live,
+        time_to_idle: config.time_to_idle,
+        partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
+        ..CacheSettings::default()
+    };
+    tidings_http::open(node, &config.name, &settings).map(drop).map_err(|error| {
+        Failure::new(Exit::Configuration, format!("cache {:?}: {}", config.name, chain(&error)))
+    })
+}
+
+/// Why a node did not start, and what to do about it.
+pub(crate) fn cannot_start(error: &StartError) -> Failure {
+    let failure = Failure::new(Exit::Failed, format!("cannot start the node: {}", chain(error)));
+    match error {
+        StartError::Bind(BindError::Socket { source, .. })
+            if source.kind() == std::io::ErrorKind::AddrInUse =>
+        {
+            failure.hint("another process has this port: stop it, or set cluster.listen to another one")
+        }
+        StartError::Bind(BindError::Socket { .. }) => failure.hint("cluster.listen names the address"),
+        StartError::Unspecified(_) | StartError::Advertise { .. } => {
+            failure.hint("cluster.advertise names the address")
+        }
+        _ => failure,
+    }
+}

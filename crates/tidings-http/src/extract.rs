@@ -1,0 +1,97 @@
+//! What handlers take out of requests, with problems instead of axum's plain texts.
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Query, RawPathParams};
+use axum::http::header::CONTENT_LENGTH;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+
+use crate::limits::{BODY_TIME, DOCUMENT_BYTES_MAX, DRAINED_BYTES_MAX};
+use crate::problem::Problem;
+
+/// The cache, and where the path has one the key, that a request names. The key may be empty.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) cache: String,
+    pub(crate) key: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
+            Problem::new(StatusCode::BAD_REQUEST, "invalid_path", "names in paths are percent-encoded UTF-8")
+        })?;
+        let param = |name: &str| {
+            params
+                .iter()
+                .find(|(named, _)| *named == name)
+                .map(|(_, text)| text.to_owned())
+                .unwrap_or_default()
+        };
+        Ok(Self { cache: param("cache"), key: param("key") })
+    }
+}
+
+/// The query, of which every parameter must be known.
+#[derive(Debug)]
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = Query::try_from_uri(&parts.uri).map_err(|error| Problem::query(error.body_text()))?;
+        Ok(Self(query.0))
+    }
+}
+
+/// Reads a body of at most `bytes_max`. Of a longer one some more is read, so that its sender sees the answer.
+pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let told = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let too_long = || {
+        let detail = format!("the body is longer than {bytes_max} bytes");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_long", detail)
+    };
+    if told.is_some_and(|told| told > DRAINED_BYTES_MAX) {
+        return Err(too_long());
+    }
+    let reading = async {
+        let mut chunks = body.into_data_stream();
+        let mut whole = BytesMut::new();
+        let mut length = 0;
+        while let Some(chunk) = chunks.next().await {
+            let broken = |_| Problem::new(StatusCode::BAD_REQUEST, "broken_body", "the body ended too early");
+            let chunk = chunk.map_err(broken)?;
+            length += chunk.len();
+            if length > DRAINED_BYTES_MAX {
+                return Err(too_long());
+            }
+            if length <= bytes_max {
+                whole.extend_from_slice(&chunk);
+            }
+        }
+        if length > bytes_max { Err(too_long()) } else { Ok(whole.freeze()) }
+    };
+    tokio::time::timeout(BODY_TIME, reading).await.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body did not come in time"))
+    })
+}
+
+/// Reads a JSON document; an empty body counts as `{}`.
+pub(crate) async fn document<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+    let bytes = read(headers, body, DOCUMENT_BYTES_MAX).await?;
+    let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let (status, code) = if error.is_data() {
+            (StatusCode::UNPROCESSABLE_ENTITY, "invalid_document")
+        } else {
+            (StatusCode::BAD_REQUEST, "invalid_json")
+        };
+        Problem::new(status, code, error.to_string())
+    })
+}

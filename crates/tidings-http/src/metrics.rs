@@ -1,0 +1,323 @@
+//! Metrics, read from the node at every scrape. Labels name caches, nodes and reasons, never keys.
+//!
+//! Counts of one origin are the sum over its lives that the node still remembers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use tidings::{AnyCache, CacheCounts, Following, MemberInfo, Node, NodeId, RefusedReason, State};
+
+/// Every state, for one sample each.
+const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// A registry with everything that one node counts.
+pub(crate) fn registry(node: Node) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(NodeMetrics(node)));
+    registry
+}
+
+#[derive(Debug)]
+struct NodeMetrics(Node);
+
+impl Collector for NodeMetrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Output(encoder);
+        self.node(&mut out)?;
+        self.events(&mut out)?;
+        self.members(&mut out)?;
+        self.caches(&mut out)?;
+        self.transport(&mut out)
+    }
+}
+
+/// Writes families: all samples of one name together.
+struct Output<'a>(DescriptorEncoder<'a>);
+
+impl Output<'_> {
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, count) in samples {
+            if labels.is_empty() {
+                family.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            } else {
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gauge(
+        &mut self,
+        name: &str,
+        unit: Option<Unit>,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in samples {
+            if labels.is_empty() {
+                family.encode_gauge(&value)?;
+            } else {
+                family.encode_family(&labels)?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn one<T>(value: T) -> [(Labels, T); 1] {
+    [(Labels::new(), value)]
+}
+
+fn labelled<T>(name: &'static str, samples: impl IntoIterator<Item = (&'static str, T)>) -> Vec<(Labels, T)> {
+    samples.into_iter().map(|(text, value)| (vec![(name, text.to_owned())], value)).collect()
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+impl NodeMetrics {
+    fn node(&self, out: &mut Output<'_>) -> fmt::Result {
+        let node = &self.0;
+        let version = vec![("version", tidings::RELEASE.to_owned())];
+        let mut build = out.0.encode_descriptor("tidings_build", "The release.", None, MetricType::Info)?;
+        build.encode_info(&version)?;
+        let never = f64::INFINITY;
+        out.gauge(
+            "tidings_freshness_age",
+            Some(Unit::Seconds),
+            "Everything that every relevant member did up to so long ago is applied here; infinite for never.",
+            one(node.freshness_age().map_or(never, seconds)),
+        )?;
+        let ready = f64::from(u8::from(node.readiness().is_ok()));
+        out.gauge("tidings_ready", None, "1 if the node follows every live member.", one(ready))?;
+        let doubts = node.doubts().len() as f64;
+        out.gauge("tidings_doubts", None, "Reasons for which not every hit counts.", one(doubts))?;
+        let expiry = node.identity().info().ok().map(|info| info.not_after.unix_timestamp() as f64);
+        out.gauge(
+            "tidings_tls_certificate_expiry",
+            Some(Unit::Seconds),
+            "End of the validity of the node's certificate, in seconds since 1970.",
+            expiry.into_iter().flat_map(one),
+        )
+    }
+
+    fn events(&self, out: &mut Output<'_>) -> fmt::Result {
+        let following = self.0.following();
+        let sum = |counter: fn(&Following) -> u64| following.iter().map(counter).sum::<u64>();
+        let remote = self.0.domain().remote_stats();
+        out.counter(
+            "tidings_events_published",
+            "Changes made by users on this node, one per change.",
+            one(self.0.domain().events_published()),
+        )?;
+        // The node itself stands for 'nobody yet': a counter is there from the start.
+        let mut applied = BTreeMap::<NodeId, u64>::from([(self.0.origin().node, 0)]);
+        for Following { origin, applied: count, .. } in &following {
+            *applied.entry(origin.node.clone()).or_default() += count;
+        }
+        out.counter(
+            "tidings_events_applied",
+            "Records of other nodes' changes that were applied here.",
+            applied.into_iter().map(|(node, count)| (vec![("origin", node.to_string())], count)),
+        )?;
+        let duplicates = sum(|following| following.duplicates);
+        out.counter(
+            "tidings_events_duplicates",
+            "Records that came again, and were dropped.",
+            one(duplicates),
+        )?;
+        out.counter(
+            "tidings_events_rejected",
+            "What other nodes sent and could not be used: breaches of the protocol, which disconnect, and records \
+             that could not be understood, whose slots were fenced.",
+            labelled("reason", [("protocol", sum(|following| following.rejected)), ("opaque", remote.opaque.get())]),
+        )?;
+        out.counter(
+            "tidings_events_skipped",
+            "Records that need not be applied here.",
+            labelled(
+                "reason",
+                [("unknown_cache", remote.unknown_cache.get()), ("unknown_kind", remote.ignored.get())],
+            ),
+        )?;
+        let gaps = sum(|following| following.gaps);
+        out.counter("tidings_follow_gaps", "Gaps, after which the rest was asked for again.", one(gaps))?;
+        let resets = sum(|following| following.resets);
+        out.counter("tidings_follow_resets", "Logs that no longer held what was missing here.", one(resets))?;
+        out.counter(
+            "tidings_fences",
+            "Times that a lane's slots became unreadable, and why.",
+            labelled("reason", [("reset", resets), ("opaque", remote.opaque.get())]),
+        )?;
+        let slots = remote.fenced_slots.get();
+        out.counter("tidings_fenced_slots", "Slots that became unreadable, counted per cache.", one(slots))
+    }
+
+    fn members(&self, out: &mut Output<'_>) -> fmt::Result {
+        let members = self.0.members();
+        let others = || members.iter().filter(|member| !member.this_node);
+        let of = |name: &'static str, member: &MemberInfo| vec![(name, member.node.to_string())];
+        out.gauge(
+            "tidings_follow_synced",
+            None,
+            "1 if everything that the member did up to a second ago is applied here.",
+            others().map(|member| (of("origin", member), f64::from(u8::from(member.synced())))),
+        )?;
+        out.gauge(
+            "tidings_peer_lag",
+            None,
+            "Records of this node that the peer has not acknowledged.",
+            others().map(|member| (of("peer", member), member.lag_events as f64)),
+        )?;
+        out.gauge(
+            "tidings_peer_rtt",
+            Some(Unit::Seconds),
+            "Round trip to the peer.",
+            others().filter_map(|member| Some((of("peer", member), seconds(member.rtt?)))),
+        )?;
+        let states = members.iter().flat_map(|member| {
+            STATES.map(|state| {
+                let labels = vec![("node", member.node.to_string()), ("state", state.name().to_owned())];
+                (labels, f64::from(u8::from(member.state == state)))
+            })
+        });
+        out.gauge("tidings_member_state", None, "1 for the state that the member is in.", states)
+    }
+
+    fn caches(&self, out: &mut Output<'_>) -> fmt::Result {
+        let caches: Vec<_> = self.0.caches().into_iter().map(|cache| (cache.counts(), cache)).collect();
+        let named = |cache: &dyn AnyCache, more: &[(&'static str, &str)]| -> Labels {
+            let more = more.iter().map(|(name, text)| (*name, (*text).to_owned()));
+            [("cache", cache.name().to_string())].into_iter().chain(more).collect()
+        };
+        let split = |name: &'static str, counters: &[(&'static str, fn(&CacheCounts) -> u64)]| {
+            let mut samples = Vec::new();
+            for (counts, cache) in &caches {
+                samples.extend(
+                    counters.iter().map(|(text, get)| (named(&**cache, &[(name, text)]), get(counts))),
+                );
+            }
+            samples
+        };
+        let plain = |get: fn(&CacheCounts) -> u64| {
+            let sample = |(counts, cache): &(CacheCounts, _)| {
+                let cache: &std::sync::Arc<dyn AnyCache> = cache;
+                (named(&**cache, &[]), get(counts))
+            };
+            caches.iter().map(sample).collect::<Vec<_>>()
+        };
+        let now = |get: fn(&dyn AnyCache) -> f64| {
+            caches.iter().map(move |(_, cache)| (named(&**cache, &[]), get(&**cache))).collect::<Vec<_>>()
+        };
+        out.counter(
+            "tidings_cache_requests",
+            "Reads, by what became of them.",
+            split(
+                "outcome",
+                &[
+                    ("hit", |counts| counts.hits),
+                    ("miss", |counts| counts.misses),
+                    ("coalesced", |counts| counts.coalesced),
+                    ("stale", |_| 0),
+                    ("limited", |counts| counts.limited),
+                ],
+            ),
+        )?;
+        out.counter(
+            "tidings_cache_loads",
+            "Loaders that ran, by how they ended.",
+            split(
+                "outcome",
+                &[
+                    ("loaded", |counts| counts.loads.saturating_sub(counts.load_failures)),
+                    ("failed", |counts| counts.load_failures),
+                ],
+            ),
+        )?;
+        out.counter(
+            "tidings_cache_mutations",
+            "Changes made on this node.",
+            plain(|counts| counts.mutations),
+        )?;
+        out.counter(
+            "tidings_cache_fence_rejects",
+            "Loads and fills that were not stored because the key changed meanwhile.",
+            plain(|counts| counts.fence_rejects),
+        )?;
+        out.counter(
+            "tidings_cache_evictions",
+            "Entries that went by themselves.",
+            split("cause", &[("size", |counts| counts.evicted), ("expired", |counts| counts.expired)]),
+        )?;
+        let invalidations = caches.iter().map(|(counts, cache)| {
+            (named(&**cache, &[("target", "key"), ("outcome", "evicted")]), counts.invalidated)
+        });
+        out.counter(
+            "tidings_invalidations",
+            "Local copies that other nodes' changes removed.",
+            invalidations,
+        )?;
+        out.counter("tidings_subscriber_delivered", "Events told.", plain(|counts| counts.delivered))?;
+        out.counter(
+            "tidings_subscriber_lagged",
+            "Events that subscribers missed.",
+            plain(|counts| counts.lagged),
+        )?;
+        out.counter(
+            "tidings_subscriber_panics",
+            "Panics of partitioners and listeners.",
+            plain(|counts| counts.panics),
+        )?;
+        out.gauge(
+            "tidings_cache_entries",
+            None,
+            "About how many entries it holds.",
+            now(|cache| cache.entries() as f64),
+        )?;
+        out.gauge(
+            "tidings_cache_weight",
+            None,
+            "About how much they weigh.",
+            now(|cache| cache.weight() as f64),
+        )?;
+        out.gauge(
+            "tidings_cache_flights",
+            None,
+            "Keys that are being loaded.",
+            now(|cache| cache.flights() as f64),
+        )?;
+        out.gauge("tidings_subscribers", None, "Open subscriptions.", now(|cache| cache.subscribers() as f64))
+    }
+
+    fn transport(&self, out: &mut Output<'_>) -> fmt::Result {
+        let stats = self.0.transport_stats();
+        out.counter(
+            "tidings_handshake_refused",
+            "Handshakes that this node refused.",
+            labelled("reason", RefusedReason::ALL.map(|reason| (reason.as_str(), stats.refused(reason)))),
+        )?;
+        let failed = stats.dials_failed.get();
+        out.counter("tidings_dials", "Connections that this node began.", one(stats.dials.get()))?;
+        out.counter("tidings_dials_failed", "Of those, the ones that came to nothing.", one(failed))?;
+        out.counter("tidings_links_opened", "Links that came up.", one(stats.links_opened.get()))?;
+        out.counter("tidings_links_closed", "Links that ended.", one(stats.links_closed.get()))?;
+        let dropped = stats.gossip_dropped.get() + stats.gossip_malformed.get();
+        out.counter("tidings_gossip_received", "Gossip frames taken.", one(stats.gossip_received.get()))?;
+        out.counter("tidings_gossip_dropped", "Gossip frames that were not sent or not taken.", one(dropped))
+    }
+}

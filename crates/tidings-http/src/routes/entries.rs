@@ -1,0 +1,177 @@
+//! Entries of a cache of bytes.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Deserialize;
+use tidings::{Cache, ReadOrFill};
+
+use crate::app::App;
+use crate::extract::{Named, Params, read};
+use crate::limits::{FILL_TIME, LIFETIME_MAX, VALUE_BYTES_MAX};
+use crate::problem::{Answer, Problem};
+use crate::quantity;
+use crate::token::TokenText;
+
+const AGE: HeaderName = HeaderName::from_static("tidings-age");
+const FILL_TOKEN: HeaderName = HeaderName::from_static("tidings-fill-token");
+
+/// Headers that begin so carry metadata for subscribers; the rest of the name is its name, in lower case.
+const METADATA: &str = "tidings-meta-";
+
+/// `GET /v1/caches/{cache}/entries/{key}`
+pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
+    let cache = app.bytes_cache(&named.cache)?;
+    match cache.get_or_token(&named.key, FILL_TIME)? {
+        ReadOrFill::Hit(value) => Ok(hit(&cache, &named.key, value)),
+        ReadOrFill::Miss(token) => {
+            let token = TokenText { origin: app.node().origin(), cache: named.cache, token };
+            let problem =
+                Problem::new(StatusCode::NOT_FOUND, "not_cached", "this node does not hold the key");
+            // Names have nothing that a header could not carry.
+            Err(match HeaderValue::try_from(token.encode()) {
+                Ok(token) => problem.with_header(FILL_TOKEN, token),
+                Err(_) => problem,
+            })
+        }
+    }
+}
+
+fn hit(cache: &Cache<String, Bytes>, key: &String, value: Bytes) -> Response {
+    // Value and age have to be one entry's. If it has gone since, its value was still good when it was read.
+    let (value, age) = match cache.peek(key) {
+        Some((value, age)) => (value, Some(age)),
+        None => (value, None),
+    };
+    let mut response = value.into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    if let Some(age) = age.and_then(|age| HeaderValue::try_from(format!("{:.3}", age.as_secs_f64())).ok()) {
+        headers.insert(AGE, age);
+    }
+    response
+}
+
+/// Parameters of a change.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangeQuery {
+    ttl: Option<String>,
+    tags: Option<String>,
+    acked: Option<String>,
+}
+
+impl ChangeQuery {
+    /// The time to live, and nothing that is not there yet.
+    fn judge(self) -> Result<Option<Duration>, Problem> {
+        if self.acked.is_some_and(|acked| !acked.is_empty()) {
+            return Err(Problem::not_available(StatusCode::BAD_REQUEST, "acked"));
+        }
+        if self.tags.is_some_and(|tags| !tags.is_empty()) {
+            return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"));
+        }
+        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else { return Ok(None) };
+        match quantity::duration(&text) {
+            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => Ok(Some(time)),
+            _ => Err(Problem::query(format!("ttl={text}: expected a duration such as 250ms or 5m"))),
+        }
+    }
+}
+
+/// `PUT /v1/caches/{cache}/entries/{key}`: a change, or with a fill token a silent fill.
+pub(crate) async fn put(
+    State(app): State<App>,
+    named: Named,
+    Params(query): Params<ChangeQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let cache = app.bytes_cache(&named.cache)?;
+    let ttl = query.judge()?;
+    let metadata = metadata(&headers)?;
+    let value = read(&headers, body, VALUE_BYTES_MAX).await?;
+    // A slice of a connection's buffer would keep all of it.
+    let value = Bytes::from(value.to_vec().into_boxed_slice());
+    if headers.contains_key(FILL_TOKEN) {
+        if !metadata.is_empty() {
+            let detail = "metadata goes with changes: nobody is told of a fill";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "metadata_on_fill", detail));
+        }
+        let token = token(&app, &named.cache, &headers)?;
+        if !cache.fill(&named.key, value, token.token, ttl)? {
+            return Err(ended("it was used, its time is over, or the key has changed meanwhile"));
+        }
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let mut write = cache.write();
+    for (name, text) in metadata {
+        write = write.metadata(name, text);
+    }
+    if let Some(ttl) = ttl {
+        write = write.ttl(ttl);
+    }
+    write.insert(named.key, value)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here.
+pub(crate) async fn delete(
+    State(app): State<App>,
+    named: Named,
+    Params(query): Params<ChangeQuery>,
+    headers: HeaderMap,
+) -> Answer {
+    let cache = app.bytes_cache(&named.cache)?;
+    if query.judge()?.is_some() {
+        return Err(Problem::query("ttl: a removal has none"));
+    }
+    let mut write = cache.write();
+    for (name, text) in metadata(&headers)? {
+        write = write.metadata(name, text);
+    }
+    write.remove(&named.key)?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+fn ended(why: &str) -> Problem {
+    let detail = format!("the fill token is good no more: {why}");
+    Problem::new(StatusCode::CONFLICT, "fill_ended", detail)
+}
+
+/// The token of a fill. One of another node, or of another life of this one, was given for a flight that this node
+/// does not have: it has ended.
+fn token(app: &App, cache: &str, headers: &HeaderMap) -> Result<TokenText, Problem> {
+    let mut all = headers.get_all(FILL_TOKEN).iter();
+    let (first, more) = (all.next(), all.next());
+    let text = first.filter(|_| more.is_none()).and_then(|token| token.to_str().ok());
+    let malformed = || {
+        Problem::new(StatusCode::BAD_REQUEST, "malformed_token", "the header is not a token that a node gave")
+    };
+    let token = text.and_then(TokenText::parse).ok_or_else(malformed)?;
+    if token.origin != app.node().origin() {
+        return Err(ended("it was given by another node, or before this one was started"));
+    }
+    if token.cache != cache {
+        return Err(ended("it was given for another cache"));
+    }
+    Ok(token)
+}
+
+fn metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {
+    let named =
+        headers.iter().filter_map(|(name, value)| Some((name.as_str().strip_prefix(METADATA)?, value)));
+    named
+        .map(|(name, value)| match std::str::from_utf8(value.as_bytes()) {
+            Ok(text) if !name.is_empty() => Ok((name.to_owned(), text.to_owned())),
+            _ => {
+                let detail = "metadata needs a name, and text in UTF-8";
+                Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_metadata", detail))
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,96 @@
+//! Invalidation of exactly what is named.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::json;
+use tidings::KeyError;
+use tidings_proto::codec;
+use tidings_proto::record::KEY_BYTES_MAX;
+
+use crate::app::App;
+use crate::extract::{Named, document};
+use crate::problem::{Answer, Problem};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Targets {
+    keys: Option<Vec<String>>,
+    tags: Option<Vec<String>>,
+    prefix: Option<String>,
+    all: Option<bool>,
+}
+
+/// What one request names.
+#[derive(Debug)]
+enum Target {
+    Keys(Vec<String>),
+    All,
+}
+
+impl Targets {
+    fn judge(self) -> Result<Target, Problem> {
+        let invalid = |code, detail: &str| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
+        match self {
+            Self { keys: Some(keys), tags: None, prefix: None, all: None } if !keys.is_empty() => {
+                Ok(Target::Keys(keys))
+            }
+            Self { keys: None, tags: None, prefix: None, all: Some(true) } => Ok(Target::All),
+            Self { keys: None, tags: None, prefix: Some(prefix), all: None } if prefix.is_empty() => invalid(
+                "empty_prefix",
+                "an empty prefix names everything: say {\"all\": true} if that is meant",
+            ),
+            Self { keys: None, tags: None, prefix: Some(_), all: None } => {
+                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "prefix"))
+            }
+            Self { keys: None, tags: Some(tags), prefix: None, all: None } if !tags.is_empty() => {
+                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"))
+            }
+            _ => invalid(
+                "invalid_target",
+                "name exactly one of keys, tags, prefix or \"all\": true, and not nothing",
+            ),
+        }
+    }
+}
+
+/// Whether a key can be used.
+fn judge(key: &str) -> Result<(), Problem> {
+    let length = codec::encode(key).map_err(KeyError::Encode)?.len();
+    if length > KEY_BYTES_MAX { Err(KeyError::TooLong(length).into()) } else { Ok(()) }
+}
+
+/// `POST /v1/caches/{cache}/invalidate`
+pub(crate) async fn invalidate(
+    State(app): State<App>,
+    named: Named,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer {
+    let cache = app.cache(&named.cache)?;
+    let targets: Targets = document(&headers, body).await?;
+    match targets.judge()? {
+        Target::All => {
+            cache.clear()?;
+            Ok(Json(json!({ "invalidated": "all" })).into_response())
+        }
+        Target::Keys(keys) => {
+            let count = keys.len();
+            let cache = app.bytes_cache(&named.cache)?;
+            // Up to some hundred thousand keys, and a client that hangs up must not leave half of them.
+            let work = move || {
+                // Every key is judged before any is changed.
+                keys.iter().try_for_each(|key| judge(key))?;
+                keys.iter().try_for_each(|key| cache.write().invalidate(key).map(drop).map_err(Problem::from))
+            };
+            let done = tokio::task::spawn_blocking(work).await;
+            let failed =
+                |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
+            done.map_err(failed)??;
+            Ok(Json(json!({ "invalidated": { "keys": count } })).into_response())
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The status page: plain, without scripts, everything in it escaped.
+
+use std::fmt::{self, Write};
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::IntoResponse;
+use tidings::{Doubt, MemberInfo};
+
+use crate::app::App;
+use crate::problem::{Answer, Problem};
+use crate::quantity::show_duration;
+
+/// Its style, which its policy names by hash.
+const STYLE: &str = include_str!("page.css");
+
+/// What the page may do in a browser: show itself with [`STYLE`].
+const POLICY: &str = "default-src 'none'; style-src 'sha256-mNiseyxAqdj0TfBSE3hFLUH11vk1ohdESyJ3tQM3uXw='; \
+    frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Text made harmless for HTML.
+struct Text<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Text<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        struct Escape<'a, 'b>(&'a mut fmt::Formatter<'b>);
+
+        impl Write for Escape<'_, '_> {
+            fn write_str(&mut self, text: &str) -> fmt::Result {
+                text.chars().try_for_each(|c| match c {
+                    '&' => self.0.write_str("&amp;"),
+                    '<' => self.0.write_str("&lt;"),
+                    '>' => self.0.write_str("&gt;"),
+                    '"' => self.0.write_str("&quot;"),
+                    '\'' => self.0.write_str("&#39;"),
+                    c => self.0.write_char(c),
+                })
+            }
+        }
+
+        write!(Escape(f), "{}", self.0)
+    }
+}
+
+/// `GET /`
+pub(crate) async fn page(State(app): State<App>) -> Answer {
+    let mut html = String::new();
+    write(&app, &mut html).map_err(|_| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be written")
+    })?;
+    Ok(([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], html)
+        .into_response())
+}
+
+fn write(app: &App, html: &mut String) -> fmt::Result {
+    let node = app.node();
+    let origin = node.origin();
+    let title = format!("{} · {}", origin.node, node.cluster());
+    write!(
+        html,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><meta http-equiv=\"refresh\" content=\"5\">\
+         <title>{}</title><style>{STYLE}</style></head><body>\n<h1>{}</h1>\n",
+        Text(&title),
+        Text(&title)
+    )?;
+    let reasons = app.unready();
+    let (class, readiness) =
+        if reasons.is_empty() { ("good", "ready".to_owned()) } else { ("bad", reasons.join("; ")) };
+    write!(html, "<p class=\"{class}\">{}</p>\n<p>", Text(readiness))?;
+    match node.freshness_age() {
+        Some(age) => write!(html, "Everything done up to {} ms ago is applied here. ", age.as_millis())?,
+        None => html.push_str("Not everything that was done elsewhere is known here. "),
+    }
+    let doubts = node.doubts();
+    if doubts.is_empty() {
+        html.push_str("Every hit counts.</p>\n");
+    } else {
+        let bound = show_duration(node.bounds().max_staleness);
+        let reasons: Vec<String> = doubts.iter().map(reason).collect();
+        write!(html, "Hits count for {} only: {}.</p>\n", Text(bound), Text(reasons.join("; ")))?;
+    }
+    members(html, &node.members())?;
+    caches(html, app)?;
+    html.push_str(
+        "<p><a href=\"metrics\">metrics</a> <a href=\"v1/cluster\">cluster</a> <a href=\"v1/caches\">caches</a> \
+         <a href=\"openapi.json\">API</a></p>\n</body></html>\n",
+    );
+    Ok(())
+}
+
+fn members(html: &mut String, members: &[MemberInfo]) -> fmt::Result {
+    html.push_str(
+        "<h2>Members</h2>\n<table><tr><th>Node<th>State<th>Address<th>Zone<th>Version<th>Round trip<th>In step\
+         <th>Lag</tr>\n",
+    );
+    for member in members {
+        let rtt =
+            member.rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1e3));
+        write!(
+            html,
+            "<tr><td>{}{}<td>{}<td>{}<td>{}<td>{}<td>{rtt}<td>{}<td>{}</tr>\n",
+            Text(&member.node),
+            if member.this_node { " (this node)" } else { "" },
+            Text(member.state),
+            Text(member.address),
+            Text(&member.zone),
+            Text(&member.release),
+            if member.synced() { "yes" } else { "no" },
+            member.lag_events
+        )?;
+    }
+    html.push_str("</table>\n");
+    Ok(())
+}
+
+fn caches(html: &mut String, app: &App) -> fmt::Result {
+    html.push_str(
+        "<h2>Caches</h2>\n<table><tr><th>Name<th>Entries<th>Hits<th>Misses<th>Changes here<th>Invalidated\
+         <th>Subscribers</tr>\n",
+    );
+    for cache in app.node().caches() {
+        let counts = cache.counts();
+        write!(
+            html,
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>\n",
+            Text(cache.name()),
+            cache.entries(),
+            counts.hits + counts.coalesced,
+            counts.misses + counts.limited,
+            counts.mutations,
+            counts.invalidated,
+            cache.subscribers()
+        )?;
+    }
+    html.push_str("</table>\n");
+    Ok(())
+}
+
+fn reason(doubt: &Doubt) -> String {
+    match doubt {
+        Doubt::NoContact => "no seed has been reached".to_owned(),
+        Doubt::OwnFormerLife => "a write of this node's former life may still be under way".to_owned(),
+        Doubt::NeverHeard(origin) => format!("{} has not been heard yet", origin.node),
+        Doubt::Unheard(origin) => format!("{} is not heard", origin.node),
+        Doubt::UncleanEnd(origin) => format!("{} ended without a goodbye", origin.node),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+
+    use super::*;
+
+    #[test]
+    fn the_policy_names_the_style_that_is_there() {
+        let hash = ring::digest::digest(&ring::digest::SHA256, STYLE.as_bytes());
+        let hash = base64::engine::general_purpose::STANDARD.encode(hash);
+        assert!(POLICY.contains(&format!("'sha256-{hash}'")), "{hash}");
+        assert!(!STYLE.contains('<'));
+    }
+
+    #[test]
+    fn text_is_harmless() {
+        assert_eq!(
+            Text("<a href='x' b=\"y\">&").to_string(),
+            "&lt;a href=&#39;x&#39; b=&quot;y&quot;&gt;&amp;"
+        );
+    }
+}

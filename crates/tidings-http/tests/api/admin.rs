@@ -1,0 +1,158 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use reqwest::Method;
+use serde_json::json;
+use tidings::Node;
+use tidings_http::{BindError, LogLevel, Options, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Rig, loopback, until};
+
+#[tokio::test]
+async fn what_is_not_configured_says_so() {
+    let rig = Rig::start(1).await;
+    let api = &rig.apis[0];
+    for path in [
+        "/v1/streams",
+        "/v1/streams/orders/events",
+        "/v1/dead-letters",
+        "/v1/audit",
+        "/v1/debug/bundle",
+        "/v1/log-level",
+        "/v1/configuration",
+        "/cluster",
+        "/caches/users",
+        "/streams",
+        "/groups/a/b",
+        "/dead-letters",
+        "/live",
+        "/configuration",
+        "/audit",
+    ] {
+        api.get(path).await.problem(404, "not_configured");
+    }
+    api.send(Method::POST, "/v1/drain").await.problem(404, "not_configured");
+    for path in ["/nothing", "/v1", "/v1/cachesx", "/livezz", "/v1/caches/"] {
+        api.get(path).await.problem(404, "not_found");
+    }
+    let refused = api.send(Method::POST, "/v1/caches").await.problem(405, "method_not_allowed");
+    assert!(refused.header("allow").is_some_and(|allow| allow.contains("GET")), "{:?}", refused.headers);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_drained_node_is_not_ready_at_once() {
+    let drained = Arc::new(AtomicUsize::new(0));
+    let count = drained.clone();
+    let drain = Arc::new(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    let with_hook = |options| Options { drain: Some(drain.clone()), ..options };
+    let rig = Rig::start_with(1, |_, builder| builder, with_hook).await;
+    let api = &rig.apis[0];
+    api.get("/readyz").await.is(200);
+    assert_eq!(api.send(Method::POST, "/v1/drain").await.is(202).document(), json!({ "draining": true }));
+    assert_eq!(drained.load(Ordering::SeqCst), 1);
+    let unready = api.get("/readyz").await.problem(503, "not_ready").document();
+    assert_eq!(unready["reasons"], json!(["the node is draining"]));
+    api.get("/startupz").await.is(200);
+    api.get("/livez").await.is(200);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_log_level_is_read_and_changed() {
+    let level = Arc::new(Mutex::new("info".to_owned()));
+    let (read, change) = (level.clone(), level);
+    let handle = Arc::new(LogLevel::new(
+        move || read.lock().unwrap().clone(),
+        move |new| match new {
+            "debug" => {
+                *change.lock().unwrap() = new.to_owned();
+                Ok(())
+            }
+            _ => Err(format!("{new:?} is no level")),
+        },
+    ));
+    let with_handle = |options| Options { log_level: Some(handle.clone()), ..options };
+    let rig = Rig::start_with(1, |_, builder| builder, with_handle).await;
+    let api = &rig.apis[0];
+    assert_eq!(api.get("/v1/log-level").await.is(200).document(), json!({ "level": "info" }));
+    let loud = json!({ "level": "loud" });
+    let refused = api.json(Method::PUT, "/v1/log-level", &loud).await.problem(422, "invalid_level");
+    assert_eq!(refused.document()["detail"], "\"loud\" is no level");
+    let changed = api.json(Method::PUT, "/v1/log-level", &json!({ "level": "debug" })).await.is(200);
+    assert_eq!(changed.document(), json!({ "level": "debug" }));
+    assert_eq!(api.get("/v1/log-level").await.document(), json!({ "level": "debug" }));
+    api.json(Method::PUT, "/v1/log-level", &json!({})).await.problem(422, "invalid_document");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn the_configuration_and_the_description_are_shown() {
+    let configuration = json!({ "cluster": { "name": "test" } });
+    let with_configuration = |options| Options { configuration: Some(configuration.clone()), ..options };
+    let rig = Rig::start_with(1, |_, builder| builder, with_configuration).await;
+    let api = &rig.apis[0];
+    assert_eq!(api.get("/v1/configuration").await.is(200).document(), configuration);
+    let description = api.get("/openapi.json").await.is(200);
+    assert_eq!(description.header("content-type"), Some("application/json"));
+    assert_eq!(description.document()["openapi"], "3.1.0");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn only_loopback_addresses_are_bound() {
+    let node = Node::builder("test").node_id("n1").start().await.unwrap();
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:7480"] {
+        let refused = Server::bind(node.clone(), Options::new(address.parse().unwrap())).await;
+        assert!(matches!(refused, Err(BindError::NotLoopback(_))), "{refused:?}");
+    }
+    let server = Server::bind(node.clone(), Options::new(loopback())).await.unwrap();
+    let taken = Server::bind(node.clone(), Options::new(server.local_addr())).await;
+    let Err(BindError::Listen { address, .. }) = taken else { panic!("{taken:?}") };
+    assert_eq!(address, server.local_addr());
+    node.shutdown(std::time::Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let rig = Rig::start(1).await;
+    let address = rig.apis[0].address;
+    let mut idle = Vec::new();
+    for _ in 0..tidings_http::limits::CONNECTIONS_MAX {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    let mut told = String::new();
+    TcpStream::connect(address).await.unwrap().read_to_string(&mut told).await.unwrap();
+    assert!(told.starts_with("HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\n"), "{told}");
+    drop(idle);
+    until("there is room again", async || {
+        let answered = rig.apis[0].request(Method::GET, "/livez").send().await;
+        answered.is_ok_and(|answer| answer.status().as_u16() == 200)
+    })
+    .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn heads_that_make_no_sense_or_have_no_end_are_refused() {
+    let rig = Rig::start(1).await;
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), "421"),
+        ("nonsense\r\n\r\n".to_owned(), "400"),
+        (format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(400_000)), "431"),
+    ] {
+        let mut stream = TcpStream::connect(rig.apis[0].address).await.unwrap();
+        let (mut reading, mut writing) = stream.split();
+        let mut answer = [0; 12];
+        // The server may answer and close before it has read everything.
+        let (_, read) = tokio::join!(writing.write_all(head.as_bytes()), reading.read_exact(&mut answer));
+        read.unwrap();
+        assert_eq!(std::str::from_utf8(&answer).unwrap(), format!("HTTP/1.1 {status}"));
+    }
+    rig.apis[0].get("/livez").await.is(200);
+    rig.end().await;
+}

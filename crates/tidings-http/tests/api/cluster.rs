@@ -1,0 +1,110 @@
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value as Json, json};
+use tidings::Node;
+use tidings_http::Options;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Rig, loopback, serve, until};
+
+#[tokio::test]
+async fn every_member_is_told_the_answering_node_too() {
+    let rig = Rig::start_with(2, |_, builder| builder.zone("<z>"), |options| options).await;
+    rig.apis[1].open("c", &json!({})).await;
+    let view = async || rig.apis[0].get("/v1/cluster").await.is(200).document();
+    until("the other's cache is known", async || view().await["members"][1]["caches"] == json!(["c"])).await;
+    let view = view().await;
+    assert_eq!((&view["node"], &view["ready"]), (&json!("n1"), &json!(true)));
+    assert_eq!(view["cluster"], rig.node(0).cluster());
+    assert_eq!(view["incarnation"], rig.node(0).origin().incarnation.0);
+    let [own, other] = &view["members"].as_array().unwrap()[..] else { panic!("{view}") };
+    assert_eq!((&own["node"], &own["self"], &own["synced"]), (&json!("n1"), &json!(true), &json!(true)));
+    assert_eq!(own["rtt_ms"], Json::Null);
+    for (name, value) in [
+        ("node", json!("n2")),
+        ("self", json!(false)),
+        ("state", json!("live")),
+        ("synced", json!(true)),
+        ("lag_events", json!(0)),
+        ("zone", json!("<z>")),
+        ("version", json!(tidings::RELEASE)),
+        ("address", json!(rig.node(1).address().to_string())),
+        ("incarnation", json!(rig.node(1).origin().incarnation.0)),
+    ] {
+        assert_eq!(other[name], value, "{name}");
+    }
+    assert!(other["confirmed_ms"].as_f64().is_some_and(|ms| ms <= 1_000.0), "{other}");
+    assert!(other["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{other}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_reaches_nobody_is_alive_and_not_ready() {
+    let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let node = Node::builder("alone").node_id("n1").seeds([free.to_string()]).start().await.unwrap();
+    let (mut servers, stop) = (JoinSet::new(), CancellationToken::new());
+    let api = serve(&node, Options::new(loopback()), &mut servers, &stop).await;
+    assert_eq!(api.get("/livez").await.is(200).document(), json!({ "status": "live" }));
+    let unready = api.get("/readyz").await.problem(503, "not_ready").document();
+    assert_eq!(unready["reasons"], json!(["no seed has been reached"]));
+    assert_eq!(unready["detail"], "no seed has been reached");
+    api.get("/startupz").await.problem(503, "not_started");
+    assert_eq!(api.get("/v1/cluster").await.document()["ready"], json!(false));
+    stop.cancel();
+    servers.join_all().await;
+    node.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_node_that_lost_all_others_has_started_and_is_not_ready_if_so_configured() {
+    let first = Node::builder("test").node_id("n1").start().await.unwrap();
+    let builder = Node::builder("test").node_id("n2").seeds([first.address().to_string()]);
+    let second = builder.start().await.unwrap();
+    let (mut servers, stop) = (JoinSet::new(), CancellationToken::new());
+    let configured = Options { unready_when_isolated: true, ..Options::new(loopback()) };
+    let strict = serve(&first, configured, &mut servers, &stop).await;
+    let lenient = serve(&first, Options::new(loopback()), &mut servers, &stop).await;
+    let has = async |path: &str, status: u16| strict.get(path).await.status == status;
+    until("both are followed", async || {
+        first.members().iter().filter(|member| member.synced()).count() == 2 && has("/readyz", 200).await
+    })
+    .await;
+    assert_eq!(strict.get("/startupz").await.is(200).document(), json!({ "status": "started" }));
+    assert_eq!(lenient.get("/readyz").await.is(200).document(), json!({ "status": "ready" }));
+
+    // No goodbye: it is just gone.
+    drop(second);
+    let alone = async || {
+        let unready = strict.get("/readyz").await;
+        unready.status == 503 && unready.document()["reasons"] == json!(["no other member is heard"])
+    };
+    until("it is isolated", alone).await;
+    lenient.get("/readyz").await.is(200);
+    strict.get("/startupz").await.is(200);
+    strict.get("/livez").await.is(200);
+
+    let forget = json!({ "node": "n2" });
+    let forgotten = strict.json(Method::POST, "/v1/cluster/forget", &forget).await.is(200);
+    assert_eq!(forgotten.document(), json!({ "forgotten": "n2" }));
+    stop.cancel();
+    servers.join_all().await;
+    first.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn only_a_node_that_is_gone_is_forgotten() {
+    let rig = Rig::start(2).await;
+    let api = &rig.apis[0];
+    let forget = async |document: Json| api.json(Method::POST, "/v1/cluster/forget", &document).await;
+    for node in ["n1", "n2"] {
+        forget(json!({ "node": node })).await.problem(409, "node_is_live");
+    }
+    for node in ["n9", "", "<script>"] {
+        forget(json!({ "node": node })).await.problem(404, "unknown_node");
+    }
+    forget(json!({})).await.problem(422, "invalid_document");
+    forget(json!({ "node": "n9", "x": 1 })).await.problem(422, "invalid_document");
+    rig.end().await;
+}

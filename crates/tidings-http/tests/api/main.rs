@@ -1,0 +1,11 @@
+//! The HTTP API over real TCP, in front of real nodes.
+#![allow(clippy::unwrap_used, reason = "a harness may panic like its tests")]
+
+mod admin;
+mod browser;
+mod caches;
+mod cluster;
+mod entries;
+mod events;
+mod metrics;
+mod support;
