@@ -1,4 +1,9 @@
 //! Whole nodes, and the rig they are tested with.
 
 mod architecture;
+mod crashes;
+mod cuts;
+mod forming;
 mod network;
+mod replay;
+mod verdict;

@@ -154,7 +154,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// Weighs an entry, given its encoded key, so that the capacity is a weight.
+    /// Weighs an entry, given its encoded key, so that the capacity is a weight. It runs within mutations and must not
+    /// call the cache.
     pub fn weigher(mut self, weigher: impl Fn(&[u8], &V) -> u32 + Send + Sync + 'static) -> Self {
         self.weigher = Some(Arc::new(weigher));
         self.settings.weighed = true;

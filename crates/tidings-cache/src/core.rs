@@ -2,7 +2,8 @@
 //!
 //! Invariants
 //! - Whatever changes a key holds its shard's lock: ending flights, the table, the log and the rings move together.
-//! - No user code runs under a shard lock, and nothing awaits there.
+//! - No user code runs under a shard lock but a value's `Clone` and `Drop` and the weigher, which moka calls; nothing
+//!   awaits there.
 //! - An entry is readable only while its epoch is its slot's and its load began after the floor.
 //! - moka runs housekeeping, weigher and eviction listener inside its own calls on any thread: the listener only
 //!   pushes to a bounded queue, which is drained outside every lock.

@@ -235,10 +235,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 }
 
 /// Cuts keys into runs that each fit one record.
-fn records<'a>(
-    mut keys: &'a [usize],
-    bytes_of: impl Fn(usize) -> usize,
-) -> impl Iterator<Item = &'a [usize]> {
+fn records(mut keys: &[usize], bytes_of: impl Fn(usize) -> usize) -> impl Iterator<Item = &[usize]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
         let fits = |index: &&usize| {

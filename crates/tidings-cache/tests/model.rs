@@ -1,5 +1,7 @@
 //! Any sequence of operations on two nodes gives the results, entries and events of a naive model.
 
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,6 +193,39 @@ impl<'a> Twin<'a> {
                 cache.write().ttl(ttl).insert(*key, *value).unwrap();
                 model.change(*key, Operation::Insert, Some(*value), ttl.as_secs());
             }
+            Step::InsertMany(entries) => {
+                cache.write().insert_many(entries.iter().copied()).unwrap();
+                entries.iter().for_each(|(key, value)| model.put(*key, Operation::Insert, *value));
+            }
+            Step::RemoveMany(keys) => {
+                cache.write().remove_many(keys.iter().copied()).unwrap();
+                keys.iter().for_each(|key| model.change(*key, Operation::Remove, None, 0));
+            }
+            Step::Clear => {
+                cache.clear().unwrap();
+                model.clear();
+            }
+            Step::Get(key) => prop_assert_eq!(cache.get(key), model.get(*key)),
+            Step::Token(key) => self.check_token(*key)?,
+            Step::Fill(back, value) => self.check_fill(*back, *value)?,
+            Step::Advance(seconds) => {
+                self.node.clock.advance(Duration::from_secs(u64::from(*seconds)));
+                model.now += u64::from(*seconds);
+            }
+            Step::Fence => {
+                self.node.domain.fence_all();
+                model.fence();
+            }
+            Step::Settle => cache.settle(),
+            conditional => self.check_conditional(conditional)?,
+        }
+        self.check_entries()
+    }
+
+    /// Operations that depend on what is there.
+    fn check_conditional(&mut self, step: &Step) -> Result<(), TestCaseError> {
+        let (cache, model) = (&self.cache, &mut self.model);
+        match step {
             Step::InsertIfAbsent(key, value) => {
                 let absent = model.get(*key).is_none();
                 prop_assert_eq!(cache.insert_if_absent(*key, *value).unwrap(), absent);
@@ -236,32 +271,12 @@ impl<'a> Twin<'a> {
             Step::ComputeKeep(key) => {
                 prop_assert_eq!(cache.compute(key, |_| Computed::Keep).unwrap(), model.get(*key));
             }
-            Step::InsertMany(entries) => {
-                cache.write().insert_many(entries.iter().copied()).unwrap();
-                entries.iter().for_each(|(key, value)| model.put(*key, Operation::Insert, *value));
-            }
-            Step::RemoveMany(keys) => {
-                cache.write().remove_many(keys.iter().copied()).unwrap();
-                keys.iter().for_each(|key| model.change(*key, Operation::Remove, None, 0));
-            }
-            Step::Clear => {
-                cache.clear().unwrap();
-                model.clear();
-            }
-            Step::Get(key) => prop_assert_eq!(cache.get(key), model.get(*key)),
-            Step::Token(key) => self.check_token(*key)?,
-            Step::Fill(back, value) => self.check_fill(*back, *value)?,
-            Step::Advance(seconds) => {
-                self.node.clock.advance(Duration::from_secs(u64::from(*seconds)));
-                model.now += u64::from(*seconds);
-            }
-            Step::Fence => {
-                self.node.domain.fence_all();
-                model.fence();
-            }
-            Step::Settle => cache.settle(),
-            Step::Carry => unreachable!("concerns both nodes"),
+            step => unreachable!("{step:?}"),
         }
+        Ok(())
+    }
+
+    fn check_entries(&self) -> Result<(), TestCaseError> {
         let (cache, model) = (&self.cache, &self.model);
         for key in 0..KEYS {
             prop_assert_eq!(cache.peek(&key).map(|(value, _)| value), model.get(key), "key {}", key);

@@ -4,6 +4,8 @@
 //! there is; once that has returned, the new version is the least that any later call may return. Readers note that
 //! bound before each call and judge what they get.
 
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -2,6 +2,8 @@
 //!
 //! Counts of one origin are the sum over its lives that the node still remembers.
 
+mod caches;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tidings::{AnyCache, CacheCounts, Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings::{Following, MemberInfo, Node, NodeId, RefusedReason, State};
 
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
@@ -33,7 +35,7 @@ impl Collector for NodeMetrics {
         self.node(&mut out)?;
         self.events(&mut out)?;
         self.members(&mut out)?;
-        self.caches(&mut out)?;
+        caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)
     }
 }
@@ -197,111 +199,6 @@ impl NodeMetrics {
             })
         });
         out.gauge("tidings_member_state", None, "1 for the state that the member is in.", states)
-    }
-
-    fn caches(&self, out: &mut Output<'_>) -> fmt::Result {
-        let caches: Vec<_> = self.0.caches().into_iter().map(|cache| (cache.counts(), cache)).collect();
-        let named = |cache: &dyn AnyCache, more: &[(&'static str, &str)]| -> Labels {
-            let more = more.iter().map(|(name, text)| (*name, (*text).to_owned()));
-            [("cache", cache.name().to_string())].into_iter().chain(more).collect()
-        };
-        let split = |name: &'static str, counters: &[(&'static str, fn(&CacheCounts) -> u64)]| {
-            let mut samples = Vec::new();
-            for (counts, cache) in &caches {
-                samples.extend(
-                    counters.iter().map(|(text, get)| (named(&**cache, &[(name, text)]), get(counts))),
-                );
-            }
-            samples
-        };
-        let plain = |get: fn(&CacheCounts) -> u64| {
-            let sample = |(counts, cache): &(CacheCounts, _)| {
-                let cache: &std::sync::Arc<dyn AnyCache> = cache;
-                (named(&**cache, &[]), get(counts))
-            };
-            caches.iter().map(sample).collect::<Vec<_>>()
-        };
-        let now = |get: fn(&dyn AnyCache) -> f64| {
-            caches.iter().map(move |(_, cache)| (named(&**cache, &[]), get(&**cache))).collect::<Vec<_>>()
-        };
-        out.counter(
-            "tidings_cache_requests",
-            "Reads, by what became of them.",
-            split(
-                "outcome",
-                &[
-                    ("hit", |counts| counts.hits),
-                    ("miss", |counts| counts.misses),
-                    ("coalesced", |counts| counts.coalesced),
-                    ("stale", |_| 0),
-                    ("limited", |counts| counts.limited),
-                ],
-            ),
-        )?;
-        out.counter(
-            "tidings_cache_loads",
-            "Loaders that ran, by how they ended.",
-            split(
-                "outcome",
-                &[
-                    ("loaded", |counts| counts.loads.saturating_sub(counts.load_failures)),
-                    ("failed", |counts| counts.load_failures),
-                ],
-            ),
-        )?;
-        out.counter(
-            "tidings_cache_mutations",
-            "Changes made on this node.",
-            plain(|counts| counts.mutations),
-        )?;
-        out.counter(
-            "tidings_cache_fence_rejects",
-            "Loads and fills that were not stored because the key changed meanwhile.",
-            plain(|counts| counts.fence_rejects),
-        )?;
-        out.counter(
-            "tidings_cache_evictions",
-            "Entries that went by themselves.",
-            split("cause", &[("size", |counts| counts.evicted), ("expired", |counts| counts.expired)]),
-        )?;
-        let invalidations = caches.iter().map(|(counts, cache)| {
-            (named(&**cache, &[("target", "key"), ("outcome", "evicted")]), counts.invalidated)
-        });
-        out.counter(
-            "tidings_invalidations",
-            "Local copies that other nodes' changes removed.",
-            invalidations,
-        )?;
-        out.counter("tidings_subscriber_delivered", "Events told.", plain(|counts| counts.delivered))?;
-        out.counter(
-            "tidings_subscriber_lagged",
-            "Events that subscribers missed.",
-            plain(|counts| counts.lagged),
-        )?;
-        out.counter(
-            "tidings_subscriber_panics",
-            "Panics of partitioners and listeners.",
-            plain(|counts| counts.panics),
-        )?;
-        out.gauge(
-            "tidings_cache_entries",
-            None,
-            "About how many entries it holds.",
-            now(|cache| cache.entries() as f64),
-        )?;
-        out.gauge(
-            "tidings_cache_weight",
-            None,
-            "About how much they weigh.",
-            now(|cache| cache.weight() as f64),
-        )?;
-        out.gauge(
-            "tidings_cache_flights",
-            None,
-            "Keys that are being loaded.",
-            now(|cache| cache.flights() as f64),
-        )?;
-        out.gauge("tidings_subscribers", None, "Open subscriptions.", now(|cache| cache.subscribers() as f64))
     }
 
     fn transport(&self, out: &mut Output<'_>) -> fmt::Result {

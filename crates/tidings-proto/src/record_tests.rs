@@ -293,7 +293,7 @@ fn a_known_kind_may_carry_the_ignorable_bit() {
 #[test]
 fn a_broken_body_of_a_known_kind_is_opaque_and_never_ignorable() {
     type Break = fn(&mut Vec<u8>);
-    let breaks: [(&str, Break); 9] = [
+    let breaks: [(&str, Break); 11] = [
         ("reserved flag", |record| record[6] |= RESERVED),
         ("unknown operation", |record| record[6] = 0x0c),
         ("unknown target", |record| record[0] |= 5 << 5),
@@ -310,6 +310,14 @@ fn a_broken_body_of_a_known_kind_is_opaque_and_never_ignorable() {
         ("metadata longer than the record", |record| {
             record[6] |= HAS_METADATA;
             record[8] = 0x7f;
+        }),
+        ("metadata name without a text", |record| {
+            record[6] |= HAS_METADATA;
+            record.splice(8.., [2, 1, b'a']).for_each(drop);
+        }),
+        ("metadata text that is not UTF-8", |record| {
+            record[6] |= HAS_METADATA;
+            record.splice(8.., [4, 1, b'a', 1, 0xff]).for_each(drop);
         }),
         ("stamp of eleven bytes", |record| record.splice(7..8, [0xff; 11]).for_each(drop)),
     ];
@@ -379,6 +387,10 @@ fn a_batch_head_that_cannot_be_is_unsound() {
         ("more records than bytes", head(1, &[1], &[3])),
         ("a count beyond 32 bits", head(1, &[1], &[0x80, 0x80, 0x80, 0x80, 0x10])),
         ("sequences beyond 64 bits", head(1, &end, &[1])),
+        (
+            "a varint beyond 64 bits",
+            head(1, &[0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02], &[1]),
+        ),
         ("a varint of eleven bytes", head(1, &[0xff; 11], &[1])),
     ] {
         assert!(items(&body).is_err(), "{what}");

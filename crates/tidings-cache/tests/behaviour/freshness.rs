@@ -1,5 +1,6 @@
 //! When an entry may be served: only while everything relevant is confirmed, or while its load is young.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings_cache::{Cache, Computed, EventKind, Mode, ReadOrFill, TOKEN_TIME};
@@ -132,7 +133,7 @@ fn assert_absent_for_every_operation(users: &Cache<String, u64>, prepare: impl F
     users.compute(&k, |old| Computed::Put(old.map_or(3, |_| 4))).unwrap();
     assert_eq!(users.get(&k), Some(3));
     prepare();
-    users.write().insert_many([(k.clone(), 2)]).unwrap();
+    users.write().insert_many([(k, 2)]).unwrap();
     let told = kinds(&mut heard);
     // `prepare` may insert over a readable entry; the rest are insertions.
     let of_prepare = 5;
@@ -175,6 +176,63 @@ fn memory_of_what_the_floor_excludes_is_freed() {
     users.insert(key("after"), 1).unwrap();
     users.settle();
     assert_eq!(users.erased().entries(), 1);
+}
+
+/// A value that does something while it is being read.
+struct Hooked(Arc<Mutex<Option<Hook>>>);
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+impl Clone for Hooked {
+    fn clone(&self) -> Self {
+        let hook = self.0.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        Self(self.0.clone())
+    }
+}
+
+/// Whether a read still hits when `meanwhile` happens after it has found the entry.
+fn hits_although(node: &Node, meanwhile: impl FnOnce() + Send + 'static) -> bool {
+    let cache: Cache<String, Hooked> = node.cache("hooked").open().unwrap();
+    let hook = Arc::new(Mutex::new(None));
+    cache.insert(key("k"), Hooked(hook.clone())).unwrap();
+    node.fresh_until_now();
+    node.clock.advance(MAX_STALENESS / 2);
+    *hook.lock().unwrap() = Some(Box::new(meanwhile));
+    let hit = cache.get(&key("k")).is_some();
+    assert!(hook.lock().unwrap().is_none(), "the hook has run");
+    hit
+}
+
+#[test]
+fn what_excludes_an_entry_while_it_is_read_is_honoured() {
+    let node = Node::new("a");
+    assert!(hits_although(&node, || ()));
+    let node = Node::new("a");
+    let domain = node.domain.clone();
+    assert!(!hits_although(&node, move || domain.fence_all()));
+    let node = Node::new("a");
+    let (domain, clock) = (node.domain.clone(), node.clock.clone());
+    let raise = move || domain.publish(Published { fresh_until: Tick::FOREVER, floor: clock.now() });
+    assert!(!hits_although(&node, raise));
+    // As if the process had been stopped in the middle of the read.
+    let node = Node::new("a");
+    let clock = node.clock.clone();
+    assert!(!hits_although(&node, move || clock.advance(MAX_STALENESS)));
+}
+
+#[test]
+fn freshness_that_is_published_while_an_entry_is_read_does_not_count_for_it() {
+    // The publication may stand for an eviction of the very entry that was found before.
+    let node = Node::new("a");
+    let (domain, clock) = (node.domain.clone(), node.clock.clone());
+    let publish = move || {
+        clock.advance(MAX_STALENESS);
+        domain.publish(Published { fresh_until: Tick::FOREVER, floor: Tick::NEVER });
+    };
+    assert!(!hits_although(&node, publish));
 }
 
 #[test]

@@ -340,7 +340,10 @@ fn a_flood_of_tokens_ends_no_decision_and_no_write() {
         runs += 1;
         if runs == 1 {
             for n in 0..100_000 {
-                drop(users.get_or_token(&format!("flood-{n}"), TOKEN_TIME).unwrap());
+                assert!(matches!(
+                    users.get_or_token(&format!("flood-{n}"), TOKEN_TIME).unwrap(),
+                    ReadOrFill::Miss(_)
+                ));
             }
         }
         tidings_cache::Computed::Put(runs)

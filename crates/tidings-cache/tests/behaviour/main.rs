@@ -1,5 +1,7 @@
 //! What a cache does on its own and among hand-wired peers, one subject per module.
 
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
 #[path = "../common/mod.rs"]
 mod common;
 
@@ -7,9 +9,11 @@ mod expiry;
 mod freshness;
 mod lifecycle;
 mod limits;
+mod listeners;
 mod loads;
 mod operations;
 mod partitions;
 mod peers;
+mod records;
 mod subscriptions;
 mod write_through;

@@ -12,7 +12,7 @@ use tidings_cache::{
     Subscription, TOKEN_TIME, Target,
 };
 use tidings_proto::freshness::Published;
-use tidings_proto::id::{FIRST, Incarnation, Lanes, Origin};
+use tidings_proto::id::{FIRST, Incarnation, LaneId, Lanes, Origin};
 use tidings_proto::log::{ChangeLog, Cursor, Read, Retention};
 use tidings_proto::record::{Batch, BatchRef, Unsound};
 use tidings_proto::time::Tick;
@@ -203,4 +203,13 @@ pub(crate) fn fill<V: Clone + Send + Sync + 'static>(cache: &Cache<String, V>, n
 /// What the tests of [`Event`] compare.
 pub(crate) fn one(name: &str) -> Target<String> {
     Target::Key(key(name))
+}
+
+/// All that a log holds of a lane, in one batch.
+pub(crate) fn read(log: &ChangeLog, lane: LaneId) -> Batch {
+    let mut batches = Vec::new();
+    let mut cursor = Cursor { next: FIRST };
+    log.read(lane, &mut cursor, usize::MAX, &mut batches, Waker::noop());
+    assert_eq!(batches.len(), 1);
+    batches.remove(0)
 }

@@ -45,8 +45,8 @@ pub(crate) struct Global {
     /// Print one JSON document on stdout; endless output is one JSON document a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// When to use colours; NO_COLOR turns `auto` off
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    /// When to use colours: auto, always or never; NO_COLOR turns auto off
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
     pub(crate) color: Colour,
     /// Print results, warnings and errors only
     #[arg(short, long, global = true)]
@@ -55,10 +55,10 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// HTTP API of the node to speak to
-    #[arg(long, global = true, env = "TIDINGS_URL", default_value = URL_DEFAULT)]
+    #[arg(long, global = true, env = "TIDINGS_URL", hide_env_values = true, default_value = URL_DEFAULT)]
     pub(crate) url: String,
     /// File whose first line is the bearer token for the HTTP API
-    #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_TOKEN_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
 }
 

@@ -70,8 +70,8 @@ fn scope(names: &str) -> Result<Scope, Problem> {
     Ok(scope.unwrap_or_default())
 }
 
-/// `GET /v1/caches/{cache}/events`: what happens from the answer on. A client that is too slow is told how many events
-/// it missed; the stream ends when the cache is closed or the server ends.
+/// `GET /v1/caches/{cache}/events`: what happens from the answer on. A client that is too slow is told how many
+/// events it missed; the stream ends when the cache is closed or the server ends.
 pub(crate) async fn events(State(app): State<App>, named: Named, Params(filter): Params<Filter>) -> Answer {
     let cache = app.cache(&named.cache)?;
     let permit = app.subscriptions().try_acquire_owned();

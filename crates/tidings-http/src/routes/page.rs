@@ -79,7 +79,7 @@ fn write(app: &App, html: &mut String) -> fmt::Result {
     } else {
         let bound = show_duration(node.bounds().max_staleness);
         let reasons: Vec<String> = doubts.iter().map(reason).collect();
-        write!(html, "Hits count for {} only: {}.</p>\n", Text(bound), Text(reasons.join("; ")))?;
+        writeln!(html, "Hits count for {} only: {}.</p>", Text(bound), Text(reasons.join("; ")))?;
     }
     members(html, &node.members())?;
     caches(html, app)?;
@@ -98,9 +98,9 @@ fn members(html: &mut String, members: &[MemberInfo]) -> fmt::Result {
     for member in members {
         let rtt =
             member.rtt.map_or_else(|| "-".to_owned(), |rtt| format!("{:.2} ms", rtt.as_secs_f64() * 1e3));
-        write!(
+        writeln!(
             html,
-            "<tr><td>{}{}<td>{}<td>{}<td>{}<td>{}<td>{rtt}<td>{}<td>{}</tr>\n",
+            "<tr><td>{}{}<td>{}<td>{}<td>{}<td>{}<td>{rtt}<td>{}<td>{}</tr>",
             Text(&member.node),
             if member.this_node { " (this node)" } else { "" },
             Text(member.state),
@@ -122,9 +122,9 @@ fn caches(html: &mut String, app: &App) -> fmt::Result {
     );
     for cache in app.node().caches() {
         let counts = cache.counts();
-        write!(
+        writeln!(
             html,
-            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>\n",
+            "<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}</tr>",
             Text(cache.name()),
             cache.entries(),
             counts.hits + counts.coalesced,

@@ -1,0 +1,98 @@
+//! What happened to each cache, and what it holds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tidings::{AnyCache, CacheCounts, Node};
+
+use super::{Labels, Output};
+
+type Count = fn(&CacheCounts) -> u64;
+type Gauge = fn(&dyn AnyCache) -> f64;
+
+/// Counters without labels of their own.
+const COUNTERS: [(&str, &str, Count); 6] = [
+    ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
+    (
+        "tidings_cache_fence_rejects",
+        "Loads and fills that were not stored because the key changed meanwhile.",
+        |counts| counts.fence_rejects,
+    ),
+    ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
+    ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
+    ("tidings_subscriber_panics", "Panics of partitioners and listeners.", |counts| counts.panics),
+    (
+        "tidings_subscriber_unpartitioned",
+        "Events that no subscriber was told because they had no partition.",
+        |counts| counts.unpartitioned,
+    ),
+];
+
+const REQUESTS: [(&str, Count); 5] = [
+    ("hit", |counts| counts.hits),
+    ("miss", |counts| counts.misses),
+    ("coalesced", |counts| counts.coalesced),
+    // Nothing is served marked as stale yet.
+    ("stale", |_| 0),
+    ("limited", |counts| counts.limited),
+];
+
+const LOADS: [(&str, Count); 2] = [
+    ("loaded", |counts| counts.loads.saturating_sub(counts.load_failures)),
+    ("failed", |counts| counts.load_failures),
+];
+
+const EVICTIONS: [(&str, Count); 2] =
+    [("size", |counts| counts.evicted), ("expired", |counts| counts.expired)];
+
+const GAUGES: [(&str, &str, Gauge); 4] = [
+    ("tidings_cache_entries", "About how many entries it holds.", |cache| cache.entries() as f64),
+    ("tidings_cache_weight", "About how much they weigh.", |cache| cache.weight() as f64),
+    ("tidings_cache_flights", "Keys that are being loaded.", |cache| cache.flights() as f64),
+    ("tidings_subscribers", "Open subscriptions.", |cache| cache.subscribers() as f64),
+];
+
+/// Writes the families of all open caches.
+pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
+    let caches: Vec<One> =
+        node.caches().into_iter().map(|cache| One { counts: cache.counts(), cache }).collect();
+    let split = |label: &'static str, counters: &[(&'static str, Count)]| -> Vec<(Labels, u64)> {
+        let of = |one: &One| {
+            counters.iter().map(|(text, count)| one.count(&[(label, text)], *count)).collect::<Vec<_>>()
+        };
+        caches.iter().flat_map(of).collect()
+    };
+    out.counter("tidings_cache_requests", "Reads, by what became of them.", split("outcome", &REQUESTS))?;
+    out.counter("tidings_cache_loads", "Loaders that ran, by how they ended.", split("outcome", &LOADS))?;
+    out.counter("tidings_cache_evictions", "Entries that went by themselves.", split("cause", &EVICTIONS))?;
+    let evicted = [("target", "key"), ("outcome", "evicted")];
+    out.counter(
+        "tidings_invalidations",
+        "Local copies that other nodes' changes removed.",
+        caches.iter().map(|one| one.count(&evicted, |counts| counts.invalidated)),
+    )?;
+    for (name, help, count) in COUNTERS {
+        out.counter(name, help, caches.iter().map(|one| one.count(&[], count)))?;
+    }
+    for (name, help, gauge) in GAUGES {
+        out.gauge(name, None, help, caches.iter().map(|one| (one.labels(&[]), gauge(&*one.cache))))?;
+    }
+    Ok(())
+}
+
+/// A cache with its counts of one moment.
+struct One {
+    cache: Arc<dyn AnyCache>,
+    counts: CacheCounts,
+}
+
+impl One {
+    fn labels(&self, more: &[(&'static str, &str)]) -> Labels {
+        let more = more.iter().map(|(name, text)| (*name, (*text).to_owned()));
+        [("cache", self.cache.name().to_string())].into_iter().chain(more).collect()
+    }
+
+    fn count(&self, more: &[(&'static str, &str)], count: Count) -> (Labels, u64) {
+        (self.labels(more), count(&self.counts))
+    }
+}
