@@ -23,4 +23,5 @@ pub mod id;
 pub mod log;
 pub mod record;
 pub mod time;
+mod varint;
 pub mod wake;

@@ -12,7 +12,8 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::hlc::{HybridClock, Stamp};
 use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot};
-use crate::record::{Batch, Draft, RECORD_BYTES_MAX, Reader};
+use crate::record::{Batch, Draft, RECORD_BYTES_MAX};
+use crate::varint::Reader;
 use crate::wake::Waiters;
 
 /// A segment is sealed when it reaches this many bytes, read or not.

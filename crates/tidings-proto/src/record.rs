@@ -24,6 +24,9 @@ use crate::event::{EventKind, Operation};
 use crate::hash::CacheId;
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, Sequence, Slot};
+use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes};
+
+pub use crate::varint::{Extend8, Unsound};
 
 /// Longest encoded key, tag or prefix, in bytes.
 pub const KEY_BYTES_MAX: usize = 4 << 10;
@@ -259,24 +262,6 @@ impl Draft {
     }
 }
 
-/// Something that bytes can be appended to.
-pub trait Extend8 {
-    /// Appends them.
-    fn put(&mut self, bytes: &[u8]);
-}
-
-impl Extend8 for bytes::BytesMut {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
-impl<A: smallvec::Array<Item = u8>> Extend8 for SmallVec<A> {
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
 /// Consecutive records of one lane, as the log hands them out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -325,11 +310,6 @@ pub struct BatchRef<'a> {
     base: Stamp,
     records: &'a [u8],
 }
-
-/// A batch's or record's framing is broken: what follows it cannot be found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unsound batch: {0}")]
-pub struct Unsound(&'static str);
 
 /// A record that cannot be acted on, but can be passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -470,81 +450,6 @@ fn parse_body<'a>(
         _ => return Err(Unsound("target")),
     };
     Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target })
-}
-
-const VARINT_BYTES_MAX: usize = 10;
-
-fn put_varint(out: &mut impl Extend8, mut value: u64) {
-    let mut bytes = [0_u8; VARINT_BYTES_MAX];
-    let mut length = 0;
-    loop {
-        bytes[length] = (value & 0x7f) as u8;
-        value >>= 7;
-        if value == 0 {
-            break;
-        }
-        bytes[length] |= 0x80;
-        length += 1;
-    }
-    out.put(&bytes[..=length]);
-}
-
-fn put_block(out: &mut impl Extend8, block: &[u8]) {
-    put_varint(out, block.len() as u64);
-    out.put(block);
-}
-
-fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-fn text(bytes: &[u8]) -> Result<&str, Unsound> {
-    std::str::from_utf8(bytes).map_err(|_| Unsound("text is not UTF-8"))
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8, Unsound> {
-        let (&byte, rest) = self.0.split_first().ok_or(Unsound("cut short"))?;
-        self.0 = rest;
-        Ok(byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Unsound> {
-        let (array, rest) = self.0.split_first_chunk().ok_or(Unsound("cut short"))?;
-        self.0 = rest;
-        Ok(*array)
-    }
-
-    fn varint(&mut self) -> Result<u64, Unsound> {
-        let mut value = 0_u64;
-        for shift in (0..).step_by(7).take(VARINT_BYTES_MAX) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(Unsound("varint"))
-    }
-
-    /// A length and as many bytes.
-    pub(crate) fn block(&mut self) -> Result<&'a [u8], Unsound> {
-        let length = usize::try_from(self.varint()?).map_err(|_| Unsound("length"))?;
-        let (block, rest) = self.0.split_at_checked(length).ok_or(Unsound("cut short"))?;
-        self.0 = rest;
-        Ok(block)
-    }
-
-    fn text(&mut self) -> Result<&'a str, Unsound> {
-        text(self.block()?)
-    }
 }
 
 #[cfg(test)]

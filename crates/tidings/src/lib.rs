@@ -1,9 +1,8 @@
-#![doc = include_str!("../README.md")]
-//! # Crate
+//! A cluster of in-process caches that is never silently stale: the library that a service embeds.
 //!
-//! Every replica of a service embeds a [`Node`]. Nodes find each other by gossip, connect over mutually
-//! authenticated QUIC, cache in moka, and broadcast every change; a change on one evicts the stale copy on every
-//! other. There is no broker.
+//! This crate is the only one that wires membership, transport and cache together. [`Node`] is where to begin. What
+//! follows is the project's README.
+#![doc = include_str!("../README.md")]
 
 mod builder;
 mod bus;

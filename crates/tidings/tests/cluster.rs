@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
-use tidings::{Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError};
+use tidings::{
+    Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError,
+};
 use tokio::time::Instant;
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -218,7 +220,7 @@ async fn a_node_whose_clock_went_back_takes_the_next_incarnation() {
     second.ready(Duration::from_secs(10)).await.unwrap();
     let cache: Cache<String, u64> = second.cache("c").open().unwrap();
     let peer: Cache<String, u64> = cluster[0].cache("c").open().unwrap();
-    fill(&[peer.clone()], "k", 1).await;
+    fill(std::slice::from_ref(&peer), "k", 1).await;
     cache.remove(&"k".to_owned()).unwrap();
     until("its changes count", || !peer.contains(&"k".to_owned())).await;
     second.shutdown(Duration::from_secs(5)).await;

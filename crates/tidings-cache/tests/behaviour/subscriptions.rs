@@ -1,12 +1,14 @@
-//! Subscribers: filters, overflow, independence, listeners, and how they end.
+//! Subscribers: filters, overflow, independence, and how they end.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use tidings_cache::{
-    AnyCache, Cache, EventKind, Item, OnOverflow, Operation, RawTarget, RingBounds, SubscribeError, Target,
+    AnyCache, Cache, Event, EventKind, Item, OnOverflow, Operation, RawTarget, RingBounds, SubscribeError,
+    Target,
 };
 
 use crate::common::{Node, Wire, events, fill, items, key, kinds, many, one, told};
@@ -264,14 +266,17 @@ async fn a_subscriber_with_a_backlog_lets_other_tasks_run() {
     for passes in [true, false] {
         let node = Node::new("a");
         let users = node.users();
-        let mut behind = users.subscribe().prefix(if passes { "" } else { "x" }).start().unwrap();
+        let mut behind = users.subscribe().prefix(if passes { "" } else { "last" }).start().unwrap();
         (0..8_000).for_each(|n| drop(users.insert(key("k"), n).unwrap()));
+        users.insert(key("last"), 0).unwrap();
         let reading = async move {
-            while behind.backlog() > 0 {
-                let _ = tokio::time::timeout(std::time::Duration::ZERO, behind.next()).await;
+            while let Some(Item::Event(event)) = behind.next().await {
+                if event.key() == Some(&key("last")) {
+                    break;
+                }
             }
         };
-        let mut reading = std::pin::pin!(tokio::task::coop::cooperative(reading));
+        let mut reading = std::pin::pin!(reading);
         let mut polls = 0;
         while futures_util::poll!(reading.as_mut()).is_pending() {
             polls += 1;
@@ -359,53 +364,61 @@ fn a_cache_can_be_listened_to_without_its_types() {
 }
 
 #[test]
-fn events_replayed_on_a_mirror_give_what_the_cache_holds() {
+fn events_replayed_on_a_mirror_agree_with_the_cache_at_every_step() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let on_a = a.users();
-    let on_b = small(&b, 100_000, 1);
+    let on_b = small(&b, 1_000_000, 3);
     let mut heard = on_b.subscribe().start().unwrap();
     let mut wire = Wire::new([&a, &b]);
     std::thread::scope(|scope| {
         for seed in 0..2 {
             let on_b = &on_b;
             scope.spawn(move || {
-                for n in 0..1_500_u64 {
+                for n in 0..6_000_u64 {
                     let name = format!("key-{}", (n * 7 + seed) % 30);
-                    match (n + seed) % 5 {
-                        0 => drop(on_b.remove(&name).unwrap()),
-                        1 => on_b.write().remove_many(many(6)).unwrap(),
-                        2 => on_b.write().insert_many(many(4).into_iter().map(|key| (key, n))).unwrap(),
+                    match (n + seed) % 32 {
+                        0 => on_b.clear().unwrap(),
+                        1..=4 => drop(on_b.remove(&name).unwrap()),
+                        5..=8 => on_b.write().remove_many(many(6)).unwrap(),
+                        9..=12 => on_b.write().insert_many(many(4).into_iter().map(|key| (key, n))).unwrap(),
+                        13..=16 => drop(on_b.insert_if_absent(name, n).unwrap()),
                         _ => drop(on_b.insert(name, n).unwrap()),
                     }
                 }
             });
         }
-        for n in 0..300 {
+        for n in 0..2_000 {
             on_a.write().remove_many(many(20)).unwrap();
             on_a.insert(format!("key-{}", n % 30), n).unwrap();
             wire.carry_between(0, 1);
         }
     });
-    let mut mirror = std::collections::BTreeSet::new();
+    let mut mirror = BTreeSet::new();
     for event in events(&mut heard) {
         // A peer's change says what is true there; what it did here is told by itself.
-        if !event.local && event.kind != EventKind::Invalidated {
-            continue;
-        }
-        let keys = match &event.target {
-            Target::Key(key) => vec![key.clone()],
-            Target::Keys(keys) => keys.clone(),
-            target => panic!("{target:?}"),
-        };
-        for key in keys {
-            match event.kind {
-                EventKind::Inserted | EventKind::Updated => drop(mirror.insert(key)),
-                _ => drop(mirror.remove(&key)),
-            }
+        if event.local || event.kind == EventKind::Invalidated {
+            replay(&mut mirror, &event);
         }
     }
-    let held: std::collections::BTreeSet<_> = on_b.iter().map(|(key, _)| key).collect();
-    assert_eq!(mirror, held);
+    assert_eq!(mirror, on_b.iter().map(|(key, _)| key).collect());
+}
+
+fn replay(mirror: &mut BTreeSet<String>, event: &Event<String>) {
+    let keys = match &event.target {
+        Target::Key(key) => vec![key.clone()],
+        Target::Keys(keys) => keys.clone(),
+        Target::All => return mirror.clear(),
+        target => panic!("{target:?}"),
+    };
+    for key in keys {
+        match event.kind {
+            EventKind::Inserted => assert!(mirror.insert(key), "{event:?}: it was there"),
+            EventKind::Updated => assert!(!mirror.insert(key), "{event:?}: it was not there"),
+            EventKind::Invalidated => assert!(mirror.remove(&key), "{event:?}: it was not there"),
+            EventKind::Deleted => drop(mirror.remove(&key)),
+            kind => panic!("{kind}"),
+        }
+    }
 }
 
 fn poll_once<K: tidings_cache::Key>(
