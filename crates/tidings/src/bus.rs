@@ -159,6 +159,15 @@ impl Bus {
         GossipSeam { outbound: Arc::new(outbound), inbound }
     }
 
+    /// Tells membership that a link is up.
+    fn linked(&self, hello: &Hello) {
+        if let Some(membership) = self.membership() {
+            let origin = origin_of(hello);
+            let (zone, release) = (hello.zone.clone(), hello.release.clone());
+            membership.link_up(Record { origin, address: hello.address, zone, release });
+        }
+    }
+
     fn command(&self, command: Command) {
         // A full queue holds the same command already.
         let _ = self.commands.try_send(command);
@@ -224,11 +233,7 @@ impl Host for Face {
         };
         drop(met);
         self.coherence.met(hello);
-        if let Some(membership) = self.membership() {
-            let origin = origin_of(hello);
-            let (zone, release) = (hello.zone.clone(), hello.release.clone());
-            membership.link_up(Record { origin, address: hello.address, zone, release });
-        }
+        self.linked(hello);
         self.command(Command::Dial);
         Ok(())
     }
@@ -249,6 +254,8 @@ impl Host for Face {
         let bus = self.clone();
         Box::pin(async move {
             let origin = origin_of(link.peer());
+            // Said again: an older link to this life may have ended since the peer was admitted.
+            bus.linked(link.peer());
             session::run(link, Arc::new(bus.clone())).await;
             let linked = bus.transport().and_then(|transport| transport.link(&origin.node));
             if linked.is_none_or(|link| origin_of(link.peer()) != origin)
