@@ -423,6 +423,6 @@ fn replay(mirror: &mut BTreeSet<String>, event: &Event<String>) {
 
 fn poll_once<K: tidings_cache::Key>(
     subscription: &mut tidings_cache::Subscription<K>,
-) -> Poll<Option<Item<tidings_cache::Event<K>>>> {
+) -> Poll<Option<Item<Event<K>>>> {
     pin!(subscription.next()).poll(&mut Context::from_waker(Waker::noop()))
 }
