@@ -2,7 +2,7 @@
 //!
 //! Cuts and loss are packet filter rules of the receiving host, so a sender notices nothing. The hosts meet on a bridge
 //! in a namespace of its own, where nothing else on this machine filters; or, if packets shall be late, on a
-//! [`Switch`](crate::switch::Switch).
+//! [`crate::switch::Switch`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
