@@ -177,8 +177,7 @@ async fn a_caller_that_comes_after_a_fence_or_floor_joins_no_load_from_before() 
         let mut early = std::pin::pin!(load(&users, "k", source));
         assert!(poll!(early.as_mut()).is_pending());
         doubt(&node);
-        let late = users.get_or_load(&key("k"), || async { Ok::<_, ()>(2) });
-        let late = late.now_or_never().expect("it joins no old load").unwrap();
+        let late = users.get_or_load(&key("k"), || async { Ok::<_, ()>(2) }).await.unwrap();
         old.send(1).unwrap();
         assert_eq!((early.await.unwrap(), late, users.get(&key("k"))), (1, 2, Some(2)));
     }
@@ -196,8 +195,7 @@ async fn in_doubt_a_load_is_joined_only_while_it_is_young() {
     let mut joined = std::pin::pin!(cached(&users, "k"));
     assert!(poll!(joined.as_mut()).is_pending(), "young enough to join");
     node.clock.advance(MAX_STALENESS);
-    let late = users.get_or_load(&key("k"), || async { Ok::<_, ()>(2) });
-    let late = late.now_or_never().expect("it joins no old load").unwrap();
+    let late = users.get_or_load(&key("k"), || async { Ok::<_, ()>(2) }).await.unwrap();
     old.send(1).unwrap();
     assert_eq!((early.await.unwrap(), joined.await, late), (1, 1, 2));
     assert_eq!(users.get(&key("k")), Some(2), "the replaced load does not overwrite the newer one");
