@@ -14,6 +14,10 @@ use std::time::Duration;
 use crate::id::{Incarnation, NodeId, Origin};
 use crate::time::Tick;
 
+/// Nodes whose ended lives are remembered. Beyond it the life that began first is forgotten: named once more by
+/// hearsay, it costs the doubt of one more unclean end, never a stale hit.
+pub const ENDED_MAX: usize = 4_096;
+
 /// The time limits that freshness is computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -88,6 +92,8 @@ pub struct Freshness {
     /// The node's former life, until its floor is behind.
     own: Option<Own>,
     floor: Tick,
+    /// Counts changes of the set of relevant origins.
+    changes: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -101,7 +107,14 @@ impl Freshness {
     #[must_use]
     pub fn new(bounds: Bounds, has_seeds: bool, now: Tick) -> Self {
         let own = if has_seeds { Own::NoContact } else { Own::Floor(now.after(bounds.write_horizon)) };
-        Self { bounds, origins: BTreeMap::new(), ended: BTreeMap::new(), own: Some(own), floor: Tick::NEVER }
+        Self {
+            bounds,
+            origins: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            own: Some(own),
+            floor: Tick::NEVER,
+            changes: 0,
+        }
     }
 
     /// The limits it works with.
@@ -147,6 +160,7 @@ impl Freshness {
         if new {
             let relevant = Relevant { confirmed: None, standing: Standing::Live };
             self.origins.insert(origin.clone(), relevant);
+            self.changes += 1;
         }
         new
     }
@@ -169,13 +183,21 @@ impl Freshness {
 
     /// The origin said goodbye and everything it did is applied.
     pub fn left(&mut self, origin: &Origin) {
-        self.origins.remove(origin);
+        if self.origins.remove(origin).is_some() {
+            self.changes += 1;
+        }
         self.remember_end(origin);
     }
 
     fn remember_end(&mut self, origin: &Origin) {
         let ended = self.ended.entry(origin.node.clone()).or_insert(origin.incarnation);
         *ended = origin.incarnation.max(*ended);
+        if self.ended.len() > ENDED_MAX
+            && let Some((first, _)) = self.ended.iter().min_by_key(|(_, incarnation)| **incarnation)
+        {
+            let first = first.clone();
+            self.ended.remove(&first);
+        }
     }
 
     /// No live member hears the origin any more.
@@ -284,6 +306,28 @@ impl Freshness {
             Relevant { .. } => None,
         });
         own.into_iter().chain(others).collect()
+    }
+
+    /// Whether there is any reason for doubt: whether [`Freshness::doubts`] would name one.
+    #[must_use]
+    pub fn in_doubt(&self, now: Tick) -> bool {
+        let heard = |relevant: &Relevant| match *relevant {
+            Relevant { standing: Standing::Closing(_), .. } | Relevant { confirmed: None, .. } => false,
+            Relevant { confirmed: Some(tick), .. } => now.since(tick) <= self.bounds.max_staleness,
+        };
+        self.own.is_some() || !self.origins.values().all(heard)
+    }
+
+    /// Whether freshness depends on this origin.
+    #[must_use]
+    pub fn is_relevant(&self, origin: &Origin) -> bool {
+        self.origins.contains_key(origin)
+    }
+
+    /// How often the set of relevant origins has changed.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The relevant origins and when each was last confirmed.

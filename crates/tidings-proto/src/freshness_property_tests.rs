@@ -59,6 +59,10 @@ fn uncertain(freshness: &Freshness) -> bool {
         || freshness.origins.values().any(|relevant| matches!(relevant.standing, Standing::Closing(_)))
 }
 
+fn relevant(freshness: &Freshness) -> Vec<Origin> {
+    freshness.relevant().map(|(origin, _)| origin.clone()).collect()
+}
+
 /// Entries whose loads began at these times; the newest is one that begins now.
 fn readable(published: Published, now: Tick) -> Vec<bool> {
     let count = |began| counts(published, bounds().max_staleness, Tick(began), now);
@@ -84,8 +88,12 @@ proptest! {
             let doubt = uncertain(&freshness);
             let news = matches!(input, Input::Confirmed(..) | Input::Left(_));
             let goodbye = matches!(input, Input::Left(_));
+            let (relevant, changes) = (relevant(&freshness), freshness.changes());
             apply(&mut freshness, &input, now);
             let next = freshness.publish(now);
+            let changed = self::relevant(&freshness) != relevant;
+            prop_assert!(!changed || freshness.changes() > changes, "a change that nobody would be told of");
+            prop_assert_eq!(freshness.in_doubt(now), !freshness.doubts(now).is_empty());
             prop_assert!(next.floor >= published.floor, "the floor sank");
             prop_assert!(next.floor <= now, "a floor ahead of the clock");
             published = next;

@@ -244,6 +244,20 @@ fn who_says_hello_itself_is_relevant_whatever_was_thought_of_it() {
 }
 
 #[test]
+fn the_memory_of_ended_lives_is_bounded_and_keeps_the_newest() {
+    let mut freshness = settled(&[]);
+    let count = ENDED_MAX as u64 + 10;
+    for number in 1..=count {
+        let origin = life(&format!("n{number}"), number);
+        freshness.met(&origin, Tick(number));
+        freshness.left(&origin);
+    }
+    assert_eq!(freshness.ended.len(), ENDED_MAX);
+    assert!(!freshness.named(&life(&format!("n{count}"), count), Tick(count)), "the newest is remembered");
+    assert!(freshness.named(&life("n1", 1), Tick(count)), "the oldest made room");
+}
+
+#[test]
 fn another_node_whose_name_begins_alike_is_another_node() {
     let mut freshness = settled(&[life("a", 1), life("a-b", 1), life("aa", 1)]);
     freshness.named(&life("a", 2), Tick(2_000));

@@ -19,25 +19,13 @@ use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{self, FenceReason, Followed, PROBE_INTERVAL, Peering, Served};
 use tidings_transport::{Host, Link, SessionFuture, Transport};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::coherence::Coherence;
 use crate::observe::{Observation, Observers};
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
-
-/// Renumbering and fatal refusals that wait for the driver; a repetition of one that waits says nothing new.
-const COMMANDS_MAX: usize = 16;
-
-/// What the transport's callbacks want the driver to do.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Take the incarnation after this one.
-    Renumber(Incarnation),
-    /// Dial whoever is newly named.
-    Dial,
-}
 
 /// Why a node cannot take part in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -71,7 +59,12 @@ pub(crate) struct Bus {
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
-    commands: mpsc::Sender<Command>,
+    /// The incarnation that this node should have at least, because a later life of it is known somewhere.
+    pub(crate) wanted_incarnation: watch::Sender<Incarnation>,
+    /// Somebody was newly named, and should be dialled.
+    pub(crate) named: Notify,
+    /// Sessions that run, to each life. Locked before membership is told of a life's first or last one.
+    sessions: Mutex<Sessions>,
     /// The newest life of each node that has been met, with its log.
     met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
     probe_interval: Duration,
@@ -89,8 +82,7 @@ pub(crate) struct Parts {
 }
 
 impl Bus {
-    pub(crate) fn new(parts: Parts) -> (Arc<Self>, mpsc::Receiver<Command>) {
-        let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
         // Confirmation must come several times within the bound, or freshness would flicker.
         let probe_interval = PROBE_INTERVAL.min(parts.coherence.bounds().max_staleness / 4);
         let bus = Self {
@@ -109,11 +101,13 @@ impl Bus {
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
-            commands,
+            wanted_incarnation: watch::Sender::new(parts.origin.incarnation),
+            named: Notify::new(),
+            sessions: Mutex::default(),
             met: Mutex::default(),
             probe_interval: probe_interval.max(Duration::from_millis(1)),
         };
-        (Arc::new(bus), inbox)
+        Arc::new(bus)
     }
 
     pub(crate) fn origin(&self) -> Origin {
@@ -168,9 +162,52 @@ impl Bus {
         }
     }
 
-    fn command(&self, command: Command) {
-        // A full queue holds the same command already.
-        let _ = self.commands.try_send(command);
+    /// Notes that a session runs, until it is dropped.
+    fn session_begins(self: &Arc<Self>, hello: &Hello) -> Session {
+        let mut sessions = self.sessions.lock();
+        let origin = origin_of(hello);
+        sessions.begin(&origin);
+        // Said again after the peer was admitted: older sessions with this life may have ended since.
+        self.linked(hello);
+        Session { bus: self.clone(), origin }
+    }
+}
+
+/// Counts the sessions with each life: it has a link while it has a session.
+#[derive(Debug, Default)]
+struct Sessions(BTreeMap<Origin, usize>);
+
+impl Sessions {
+    fn begin(&mut self, origin: &Origin) {
+        *self.0.entry(origin.clone()).or_default() += 1;
+    }
+
+    /// Returns whether it was the last one.
+    fn end(&mut self, origin: &Origin) -> bool {
+        let Some(count) = self.0.get_mut(origin) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.0.remove(origin);
+        }
+        last
+    }
+}
+
+/// A session that runs. Dropped, however it ends, it is counted no more; the last one to a life takes the link from it.
+struct Session {
+    bus: Arc<Bus>,
+    origin: Origin,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut sessions = self.bus.sessions.lock();
+        if sessions.end(&self.origin)
+            && let Some(membership) = self.bus.membership()
+        {
+            membership.link_down(&self.origin);
+        }
     }
 }
 
@@ -234,13 +271,21 @@ impl Host for Face {
         drop(met);
         self.coherence.met(hello);
         self.linked(hello);
-        self.command(Command::Dial);
+        self.named.notify_one();
         Ok(())
     }
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         match refusal {
-            Refusal::Incarnation(known) => self.command(Command::Renumber(known.next())),
+            Refusal::Incarnation(known) => {
+                self.wanted_incarnation.send_if_modified(|wanted| {
+                    let later = known.next() > *wanted;
+                    if later {
+                        *wanted = known.next();
+                    }
+                    later
+                });
+            }
             Refusal::DuplicateNode { node, address } => {
                 let conflict = Conflict::DuplicateNode { node: node.clone(), address: *address };
                 self.conflict.send_replace(Some(conflict));
@@ -253,16 +298,8 @@ impl Host for Face {
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         let bus = self.clone();
         Box::pin(async move {
-            let origin = origin_of(link.peer());
-            // Said again: an older link to this life may have ended since the peer was admitted.
-            bus.linked(link.peer());
+            let _session = bus.0.session_begins(link.peer());
             session::run(link, Arc::new(bus.clone())).await;
-            let linked = bus.transport().and_then(|transport| transport.link(&origin.node));
-            if linked.is_none_or(|link| origin_of(link.peer()) != origin)
-                && let Some(membership) = bus.membership()
-            {
-                membership.link_down(&origin);
-            }
         })
     }
 
@@ -326,7 +363,7 @@ impl Peering for Face {
 
     fn members_of(&self, _origin: &Origin, members: &MemberSet) {
         self.coherence.named(members);
-        self.command(Command::Dial);
+        self.named.notify_one();
     }
 
     fn caches_of(&self, origin: &Origin, names: Vec<String>) {
@@ -347,5 +384,26 @@ impl Peering for Face {
 
     fn said_goodbye(&self, origin: &Origin) {
         tracing::info!(%origin, "peer says goodbye");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_of_several_sessions_takes_the_link_from_a_life() {
+        let mut sessions = Sessions::default();
+        let life = |incarnation| Origin {
+            node: NodeId::new("b").expect("a good name"),
+            incarnation: Incarnation(incarnation),
+        };
+        sessions.begin(&life(1));
+        sessions.begin(&life(1));
+        sessions.begin(&life(2));
+        assert!(!sessions.end(&life(1)), "another one is left");
+        assert!(sessions.end(&life(1)));
+        assert!(sessions.end(&life(2)), "lives are counted apart");
+        assert!(sessions.0.is_empty());
     }
 }

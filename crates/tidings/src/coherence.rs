@@ -74,6 +74,8 @@ struct Inner {
     freshness: Freshness,
     peers: BTreeMap<Origin, Peer>,
     doubts: Vec<Doubt>,
+    /// The member set of this many changes has been published.
+    published: Option<u64>,
 }
 
 /// Everything that freshness depends on.
@@ -99,7 +101,7 @@ impl Coherence {
         let lanes = domain.log().lanes();
         // Every node starts in doubt; that is worth no warning.
         let doubts = freshness.doubts(domain.clock().now());
-        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts });
+        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts, published: None });
         let coherence = Self { me, lanes, domain, observers, inner, members: watch::Sender::default() };
         coherence.publish();
         coherence
@@ -120,7 +122,11 @@ impl Coherence {
         let mut inner = self.inner.lock();
         inner.freshness.contacted(now);
         inner.freshness.met(&origin, now);
-        inner.peer(&origin, hello.address).address = hello.address;
+        let peer = inner.peer(&origin, hello.address);
+        if peer.address != hello.address {
+            peer.address = hello.address;
+            inner.published = None;
+        }
         self.name_all(&mut inner, &hello.members, now);
         self.publish_locked(&mut inner, now);
     }
@@ -192,25 +198,36 @@ impl Coherence {
         self.publish_locked(&mut self.inner.lock(), now);
     }
 
+    /// Runs with every confirmation: while nothing is in doubt and nobody comes or goes, it allocates nothing.
     fn publish_locked(&self, inner: &mut Inner, now: Tick) {
         let published = inner.freshness.publish(now);
         self.domain.publish(published);
-        let doubts = inner.freshness.doubts(now);
-        if doubts != inner.doubts {
-            match (inner.doubts.is_empty(), doubts.is_empty()) {
-                (_, true) => tracing::info!("out of doubt: all members are heard, every hit counts"),
-                (true, false) => {
-                    tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
-                }
-                (false, false) => tracing::debug!(reasons = ?doubts, "still in doubt"),
-            }
-            inner.doubts.clone_from(&doubts);
-            self.observers.tell(Observation::Doubt { reasons: doubts });
+        if inner.freshness.in_doubt(now) || !inner.doubts.is_empty() {
+            self.tell_doubts(inner, now);
         }
-        self.publish_members(inner);
+        if inner.published != Some(inner.freshness.changes()) {
+            self.publish_members(inner);
+        }
+    }
+
+    fn tell_doubts(&self, inner: &mut Inner, now: Tick) {
+        let doubts = inner.freshness.doubts(now);
+        if doubts == inner.doubts {
+            return;
+        }
+        match (inner.doubts.is_empty(), doubts.is_empty()) {
+            (_, true) => tracing::info!("out of doubt: all members are heard, every hit counts"),
+            (true, false) => {
+                tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+            }
+            (false, false) => tracing::debug!(reasons = ?doubts, "still in doubt"),
+        }
+        inner.doubts.clone_from(&doubts);
+        self.observers.tell(Observation::Doubt { reasons: doubts });
     }
 
     fn publish_members(&self, inner: &mut Inner) {
+        inner.published = Some(inner.freshness.changes());
         let named: Vec<NamedMember> = inner
             .freshness
             .relevant()
@@ -226,10 +243,9 @@ impl Coherence {
             }
             changed
         });
-        if inner.peers.len() > ENDED_KEPT_MAX {
-            let Inner { freshness, peers, .. } = inner;
-            let relevant: Vec<Origin> = freshness.relevant().map(|(origin, _)| origin.clone()).collect();
-            peers.retain(|origin, _| relevant.contains(origin));
+        let Inner { freshness, peers, .. } = inner;
+        if peers.len() > ENDED_KEPT_MAX {
+            peers.retain(|origin, _| freshness.is_relevant(origin));
         }
     }
 
@@ -274,12 +290,12 @@ impl Coherence {
     /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.
     pub(crate) fn forgettable(&self, view: &View) -> Vec<Origin> {
         let now = self.domain.clock().now();
-        let relevant = self.relevant();
-        let shown = self.bounds().lost_grace;
+        let inner = self.inner.lock();
+        let shown = inner.freshness.bounds().lost_grace;
         let over = |member: &&Member| {
             matches!(member.state, State::Lost | State::Left)
                 && now.since(member.since) > shown
-                && !relevant.contains(&member.record.origin)
+                && !inner.freshness.is_relevant(&member.record.origin)
         };
         view.lives().filter(over).map(|member| member.record.origin.clone()).collect()
     }

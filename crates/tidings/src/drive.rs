@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::{Bus, Command, Face};
+use crate::bus::{Bus, Face};
 use crate::coherence::PeerState;
 use crate::config::Config;
 use crate::node::StartError;
@@ -61,7 +61,6 @@ impl Attestor for Signer {
 pub(crate) struct Driver {
     pub(crate) bus: Arc<Bus>,
     pub(crate) config: Config,
-    pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shutdown: mpsc::Receiver<Shutdown>,
     pub(crate) cancel: CancellationToken,
 }
@@ -152,6 +151,8 @@ impl Driver {
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tidying = None;
         let mut states = Vec::new();
+        let mut incarnation = self.bus.wanted_incarnation.subscribe();
+        incarnation.mark_changed();
         view.mark_changed();
         loop {
             tokio::select! {
@@ -162,18 +163,17 @@ impl Driver {
                     self.seen(&now, &mut states);
                     self.dial(&now, wanted);
                 }
-                Some(command) = self.commands.recv() => match command {
-                    Command::Dial => {
-                        let now = view.borrow().clone();
-                        self.dial(&now, wanted);
+                () = self.bus.named.notified() => {
+                    let now = view.borrow().clone();
+                    self.dial(&now, wanted);
+                }
+                Ok(()) = incarnation.changed() => {
+                    let incarnation = *incarnation.borrow_and_update();
+                    if let Some(renumbered) = self.renumber(incarnation).await {
+                        view = renumbered;
+                        view.mark_changed();
                     }
-                    Command::Renumber(incarnation) => {
-                        if let Some(renumbered) = self.renumber(incarnation).await {
-                            view = renumbered;
-                            view.mark_changed();
-                        }
-                    }
-                },
+                }
                 _ = tick.tick() => {
                     self.redial_silent();
                     let now = view.borrow().clone();

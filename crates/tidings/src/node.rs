@@ -156,11 +156,11 @@ impl Node {
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
-        let (bus, commands) = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers });
+        let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers });
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let simulated = config.simulated.is_some();
-        let driver = Driver { bus: bus.clone(), config, commands, shutdown: inbox, cancel: cancel.clone() };
+        let driver = Driver { bus: bus.clone(), config, shutdown: inbox, cancel: cancel.clone() };
         let (started, starting) = oneshot::channel();
         let thread = if simulated {
             tokio_util::task::TaskTracker::new().spawn(driver.run(started));
