@@ -50,6 +50,9 @@ struct Arguments {
     /// The system that is compared with all others.
     #[arg(long, value_enum, default_value_t = System::Tidings)]
     subject: System,
+    /// Phases to run: of one's own choice while looking for where time goes.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = PhaseKind::ALL)]
+    phases: Vec<PhaseKind>,
     /// Appends one JSON document per phase to this file.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -59,6 +62,20 @@ struct Arguments {
     /// Makes this process a publisher or a subscriber.
     #[arg(long, hide = true)]
     child: Option<String>,
+}
+
+/// How messages flow, and to how many subscribers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PhaseKind {
+    Paced1,
+    Burst4,
+    Paced4,
+    Burst8,
+}
+
+impl PhaseKind {
+    /// Of eight subscribers, only cost and rate can be measured on two cores.
+    const ALL: [Self; 4] = [Self::Paced1, Self::Burst4, Self::Paced4, Self::Burst8];
 }
 
 const DEFAULT: [System; 7] = [
@@ -101,7 +118,7 @@ fn measure(arguments: &Arguments) -> Result<ExitCode> {
         for turn in 0..systems.len() {
             let system = systems[(round + turn) % systems.len()];
             eprintln!("round {} of {rounds}: {}", round + 1, system.name());
-            for plan in plans(system, arguments.quick) {
+            for plan in plans(system, arguments.quick, &arguments.phases) {
                 let mut session = Session::start(system, &plan, brokers.get(&system), directory.path())?;
                 session.run(plan.warm_up)?;
                 let figure = Figure::new(round, system, plan.phase.pace, session.run(plan.phase)?);
@@ -124,7 +141,7 @@ const WARM_UP_MS: u64 = 300;
 const RESIDENT: [u64; 2] = [20_000, 150_000];
 
 /// The sessions of a system in one round.
-fn plans(system: System, quick: bool) -> Vec<Plan> {
+fn plans(system: System, quick: bool, phases: &[PhaseKind]) -> Vec<Plan> {
     let milliseconds = if quick { 500 } else { 1_500 };
     let plan = |subscribers, pace, [warm_up_max, messages_max]: [u64; 2], resident| Plan {
         subscribers,
@@ -138,7 +155,14 @@ fn plans(system: System, quick: bool) -> Vec<Plan> {
     match system {
         System::Harness => vec![paced(0)],
         System::TidingsResident => vec![plan(4, Pace::Burst, RESIDENT, RESIDENT.iter().sum())],
-        // Of eight subscribers, only cost and rate can be measured on two cores.
-        _ => vec![paced(1), burst(4), paced(4), burst(8)],
+        _ => phases
+            .iter()
+            .map(|phase| match phase {
+                PhaseKind::Paced1 => paced(1),
+                PhaseKind::Burst4 => burst(4),
+                PhaseKind::Paced4 => paced(4),
+                PhaseKind::Burst8 => burst(8),
+            })
+            .collect(),
     }
 }

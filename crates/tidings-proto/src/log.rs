@@ -62,7 +62,7 @@ pub struct Appended {
     pub sequence: Sequence,
     /// Its stamp.
     pub stamp: Stamp,
-    /// Readers that wait for it.
+    /// Who listens to the lane.
     pub waiters: Waiters,
 }
 
@@ -78,7 +78,7 @@ pub struct Cursor {
 pub enum Read {
     /// Batches were handed out and the cursor has moved.
     Some,
-    /// Nothing is there yet; the waker is registered.
+    /// Nothing is there yet.
     Empty,
     /// The log was sealed and everything has been read.
     End,
@@ -226,19 +226,9 @@ impl LaneLog {
     }
 
     /// Hands out what follows the cursor, at most about `bytes_max` bytes in whole segments (at least one).
-    pub fn read(
-        &mut self,
-        cursor: &mut Cursor,
-        bytes_max: usize,
-        out: &mut Vec<Batch>,
-        waker: &Waker,
-    ) -> Read {
+    pub fn read(&mut self, cursor: &mut Cursor, bytes_max: usize, out: &mut Vec<Batch>) -> Read {
         if cursor.next == self.next {
-            if self.sealed {
-                return Read::End;
-            }
-            self.waiters.register(waker);
-            return Read::Empty;
+            return if self.sealed { Read::End } else { Read::Empty };
         }
         if !(self.oldest()..self.next).contains(&cursor.next) {
             cursor.next = self.next;
@@ -366,15 +356,14 @@ impl ChangeLog {
     }
 
     /// Reads a lane, as [`LaneLog::read`].
-    pub fn read(
-        &self,
-        lane: LaneId,
-        cursor: &mut Cursor,
-        bytes_max: usize,
-        out: &mut Vec<Batch>,
-        waker: &Waker,
-    ) -> Read {
-        self.lock(lane).read(cursor, bytes_max, out, waker)
+    pub fn read(&self, lane: LaneId, cursor: &mut Cursor, bytes_max: usize, out: &mut Vec<Batch>) -> Read {
+        self.lock(lane).read(cursor, bytes_max, out)
+    }
+
+    /// Has a waker woken by the next append to a lane, or by its sealing; once. A reader that listens first and reads
+    /// then misses nothing.
+    pub fn listen(&self, lane: LaneId, waker: &Waker) {
+        self.lock(lane).waiters.register(waker);
     }
 
     /// Refuses all further appends and wakes readers, who will see [`Read::End`]. Returns the final heads.

@@ -90,7 +90,7 @@ fn numbered(log: &ChangeLog, count: u64) {
 
 fn read(log: &ChangeLog, cursor: &mut Cursor, bytes_max: usize) -> (Read, Vec<(Sequence, Vec<u8>)>) {
     let mut out = Vec::new();
-    let got = log.read(lane(0), cursor, bytes_max, &mut out, Waker::noop());
+    let got = log.read(lane(0), cursor, bytes_max, &mut out);
     (got, keys(&out))
 }
 
@@ -172,7 +172,7 @@ fn the_largest_record_is_held_by_the_smallest_log() {
         let sequence = log.append(slot(0), 1, &large).unwrap().sequence;
         let mut out = Vec::new();
         let mut cursor = Cursor { next: sequence };
-        assert_eq!(log.read(lane(0), &mut cursor, 0, &mut out, Waker::noop()), Read::Some);
+        assert_eq!(log.read(lane(0), &mut cursor, 0, &mut out), Read::Some);
         assert_eq!((out.len(), out[0].count), (1, 1));
         assert!(out[0].records.len() + out[0].head().len() <= crate::frame::FRAME_BYTES_MAX);
     }
@@ -186,7 +186,7 @@ fn every_segment_fits_a_frame() {
         let _ = log.append(slot(0), 1, &sized(size)).unwrap();
     }
     let (mut cursor, mut out) = (Cursor { next: FIRST }, Vec::new());
-    assert_eq!(log.read(lane(0), &mut cursor, usize::MAX, &mut out, Waker::noop()), Read::Some);
+    assert_eq!(log.read(lane(0), &mut cursor, usize::MAX, &mut out), Read::Some);
     assert!(out.len() > 30);
     for batch in out {
         let body = batch.head().len() + batch.records.len();
@@ -201,8 +201,9 @@ fn a_waiting_reader_is_woken_exactly_when_its_lane_gets_an_event() {
     let waker = Waker::from(woken.clone());
     let mut cursor = Cursor { next: FIRST };
     let mut out = Vec::new();
-    assert_eq!(log.read(lane(0), &mut cursor, 1, &mut out, &waker), Read::Empty);
-    assert_eq!(log.read(lane(0), &mut cursor, 1, &mut out, &waker), Read::Empty);
+    log.listen(lane(0), &waker);
+    log.listen(lane(0), &waker);
+    assert_eq!(log.read(lane(0), &mut cursor, 1, &mut out), Read::Empty);
     log.append(slot(1), 1, &draft(b"elsewhere")).unwrap().waiters.wake();
     assert_eq!(woken.times(), 0);
     let appended = append(&log, "here");
@@ -211,9 +212,7 @@ fn a_waiting_reader_is_woken_exactly_when_its_lane_gets_an_event() {
     assert_eq!(woken.times(), 1, "asked twice, woken once");
     append(&log, "again").waiters.wake();
     assert_eq!(woken.times(), 1, "woken without having asked again");
-    assert_eq!(log.read(lane(0), &mut cursor, 1, &mut out, &waker), Read::Some);
-    append(&log, "again").waiters.wake();
-    assert_eq!(woken.times(), 1, "a reader that got something does not wait");
+    assert_eq!(log.read(lane(0), &mut cursor, 1, &mut out), Read::Some);
 }
 
 #[test]
@@ -222,7 +221,7 @@ fn every_waiting_reader_is_woken() {
     let readers: Vec<_> = (0..5).map(|_| Arc::new(Woken::default())).collect();
     for reader in &readers {
         let waker = Waker::from(reader.clone());
-        log.read(lane(0), &mut Cursor { next: FIRST }, 1, &mut Vec::new(), &waker);
+        log.listen(lane(0), &waker);
     }
     append(&log, "news").waiters.wake();
     assert!(readers.iter().all(|reader| reader.times() == 1));
@@ -235,7 +234,8 @@ fn a_sealed_log_refuses_appends_and_is_read_to_its_end() {
     let waker = Waker::from(woken.clone());
     numbered(&log, 3);
     let mut caught_up = Cursor { next: 4 };
-    assert_eq!(log.read(lane(0), &mut caught_up, 1, &mut Vec::new(), &waker), Read::Empty);
+    log.listen(lane(0), &waker);
+    assert_eq!(log.read(lane(0), &mut caught_up, 1, &mut Vec::new()), Read::Empty);
     assert_eq!(log.seal(), [3, 0, 0, 0]);
     assert_eq!(woken.times(), 1);
     assert_eq!(log.append(slot(0), 1, &draft(b"late")).unwrap_err(), Sealed);
@@ -326,7 +326,8 @@ fn follow_to(log: &ChangeLog, lane: LaneId, head: Sequence) {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let (mut cursor, mut batches) = (Cursor { next: FIRST }, Vec::new());
     while cursor.next <= head {
-        match log.read(lane, &mut cursor, 4_096, &mut batches, &waker) {
+        log.listen(lane, &waker);
+        match log.read(lane, &mut cursor, 4_096, &mut batches) {
             Read::Some => {}
             Read::Empty => std::thread::park(),
             other => panic!("{other:?}"),
@@ -379,7 +380,7 @@ proptest! {
                     prop_assert_eq!(log.resume(cursor.next), Answer::Resume(cursor));
                     let mut out = Vec::new();
                     let (start, mut next) = (cursor.next, cursor.next);
-                    let got = log.read(&mut cursor, bytes_max, &mut out, Waker::noop());
+                    let got = log.read(&mut cursor, bytes_max, &mut out);
                     prop_assert_eq!(got, if start == held.end { Read::Empty } else { Read::Some });
                     for (at, _) in keys(&out) {
                         prop_assert_eq!(at, next);

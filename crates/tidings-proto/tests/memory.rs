@@ -45,7 +45,7 @@ fn many_segments_of_one_event_stay_within_the_retention() {
     let before = resident_bytes();
     for _ in 0..EVENTS {
         let _ = log.append(slot, 1, &draft).expect("not sealed");
-        assert_eq!(log.read(lane, &mut cursor, 1, &mut out, Waker::noop()), Read::Some);
+        assert_eq!(log.read(lane, &mut cursor, 1, &mut out), Read::Some);
         assert_eq!((out.len(), out[0].count), (1, 1));
         out.clear();
         assert!(log.bytes() <= RETENTION_BYTES);

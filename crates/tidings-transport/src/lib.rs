@@ -28,6 +28,7 @@ mod shared;
 mod socket;
 mod stats;
 mod table;
+mod timer;
 mod tls;
 
 pub use attest::{Attestation, AttestationError};

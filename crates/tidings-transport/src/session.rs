@@ -6,6 +6,7 @@
 
 mod control;
 mod follow;
+mod herald;
 mod serve;
 
 use std::sync::Arc;
@@ -25,6 +26,8 @@ use crate::close::CloseCode;
 use crate::control::ControlError;
 use crate::link::Link;
 
+pub use self::herald::Herald;
+
 /// How often a follower asks for confirmation unless the staleness bound needs it more often.
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -39,6 +42,8 @@ pub enum FenceReason {
 pub trait Peering: Send + Sync + 'static {
     /// This node's own log.
     fn log(&self) -> &ChangeLog;
+    /// Who tells this node's sessions of appends to the log.
+    fn herald(&self) -> &Herald;
     /// The node's clock, precise.
     fn now(&self) -> Tick;
     /// How often to probe.

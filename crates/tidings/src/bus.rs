@@ -17,7 +17,7 @@ use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Seque
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{self, FenceReason, Followed, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
 use tidings_transport::{Host, Link, SessionFuture, Transport};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -50,6 +50,7 @@ pub(crate) struct Bus {
     pub(crate) zone: String,
     pub(crate) domain: Domain,
     pub(crate) coherence: Coherence,
+    pub(crate) herald: Herald,
     pub(crate) observers: Arc<Observers>,
     pub(crate) transport: OnceLock<Transport>,
     pub(crate) membership: Mutex<Option<Membership>>,
@@ -90,6 +91,7 @@ impl Bus {
             node: parts.origin.node,
             log_id: parts.log_id,
             zone: parts.zone,
+            herald: Herald::new(parts.domain.log().lanes()),
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
@@ -318,6 +320,10 @@ impl Host for Face {
 impl Peering for Face {
     fn log(&self) -> &ChangeLog {
         self.domain.log()
+    }
+
+    fn herald(&self) -> &Herald {
+        &self.herald
     }
 
     fn now(&self) -> Tick {

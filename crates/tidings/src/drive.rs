@@ -11,6 +11,7 @@ use tidings_membership::{
 use tidings_proto::id::{Incarnation, NodeId, Origin};
 use tidings_transport::{CloseCode, Identity, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -76,6 +77,16 @@ impl Driver {
             }
         };
         let _ = started.send(Ok(()));
+        let face = Face(self.bus.clone());
+        let linger = self.config.simulated.is_none();
+        let mut herald = JoinSet::new();
+        herald.spawn(async move { face.herald.run(&face, linger).await });
+        // It tells to the very end: what is said last has to reach the peers too.
+        self.work(view).await;
+        herald.shutdown().await;
+    }
+
+    async fn work(&mut self, view: watch::Receiver<Arc<View>>) {
         let mut wanted = BTreeSet::new();
         let shutdown = self.drive(view, &mut wanted).await;
         let Some(Shutdown { deadline, done }) = shutdown else {

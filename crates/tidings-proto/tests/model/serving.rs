@@ -52,7 +52,8 @@ impl World {
             }
             let (channel, mut batches) = (Channel::Lane { lane: key.lane, tag: stream.tag }, Vec::new());
             let mut cursor = Cursor { next: stream.cursor.next };
-            let got = process.log.read(lane, &mut cursor, READ_BYTES, &mut batches, &stream.waker);
+            process.log.listen(lane, &stream.waker);
+            let got = process.log.read(lane, &mut cursor, READ_BYTES, &mut batches);
             stream.cursor = cursor;
             stream.in_flight += batches.len();
             let tag = stream.tag;

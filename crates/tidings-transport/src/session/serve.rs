@@ -1,7 +1,5 @@
 //! Serving this node's log to one peer: a cursor per lane, segments written without copying.
 
-use std::future::poll_fn;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -28,6 +26,7 @@ const SMALL_READ_BYTES: usize = 4 << 10;
 
 /// Serves every lane that the peer asks for.
 pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
+    let _audience = node.herald().attend();
     let mut lanes = FuturesUnordered::new();
     loop {
         tokio::select! {
@@ -82,12 +81,9 @@ async fn feed(
     let mut batches: Vec<Batch> = Vec::new();
     let mut chunks: Vec<Bytes> = Vec::new();
     loop {
-        let read =
-            poll_fn(|context| match log.read(lane, &mut cursor, READ_BYTES, &mut batches, context.waker()) {
-                Read::Empty => Poll::Pending,
-                read => Poll::Ready(read),
-            });
-        match read.await {
+        // Before the look, so that nothing is appended unnoticed between the two.
+        let news = node.herald().news(lane);
+        match log.read(lane, &mut cursor, READ_BYTES, &mut batches) {
             Read::Some => {
                 for batch in batches.drain(..) {
                     chunks.push(frame_head(&batch));
@@ -97,8 +93,9 @@ async fn feed(
                 chunks.clear();
             }
             Read::Overrun(head) => send.write_chunk(Control::Reset(head).encode().into()).await?,
+            Read::Empty => news.await,
             // The log is sealed and read. The stream stays for the acknowledgements.
-            Read::End | Read::Empty => std::future::pending().await,
+            Read::End => std::future::pending().await,
         }
     }
 }
