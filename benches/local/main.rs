@@ -28,6 +28,12 @@ struct Arguments {
     /// Only groups whose name contains this: cache-1000, cache-50000, fan-out, codec.
     #[arg(long, default_value = "")]
     only: String,
+    /// Only cases whose name contains this: a profiler then sees one thing.
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Rounds, where neither a look nor a measurement is wanted.
+    #[arg(long, conflicts_with = "quick")]
+    rounds: Option<usize>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -35,12 +41,14 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let rounds = if arguments.quick { 5 } else { 31 };
+    let rounds = arguments.rounds.unwrap_or(if arguments.quick { 5 } else { 31 });
     println!("{}\n", machine::describe());
     let mut passed = true;
     let mut group = |name: &str, cases: &mut dyn FnMut() -> Vec<Case<'static>>, targets: &[Against]| {
         if name.contains(&arguments.only) {
-            passed &= compare(name, &mut cases(), targets, rounds);
+            let mut cases = cases();
+            cases.retain(|case| case.name.contains(&arguments.case));
+            passed &= compare(name, &mut cases, targets, rounds);
         }
     };
     group("cache-1000", &mut || cache_cases(1_000), &targets::CACHE);

@@ -14,6 +14,9 @@ pub(crate) const IDLE: &str = "tidings events, a wake each";
 pub(crate) const BUSY_RAW: &str = "tidings raw events, busy";
 pub(crate) const IDLE_RAW: &str = "tidings raw events, a wake each";
 
+/// What is part of every other figure here, sixteen deliveries sharing it: the change that is told.
+pub(crate) const CHANGE: &str = "tidings change that nobody hears";
+
 /// Whether keys are decoded for each subscriber.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
@@ -24,9 +27,11 @@ enum Keys {
 pub(crate) fn cases() -> Vec<Case<'static>> {
     let case = |name, turn, keys| {
         let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
-        Case { name, sample: Box::new(move || sample(&runtime, turn, keys)) }
+        Case { name, sample: Box::new(move || sample(&runtime, turn, keys, SUBSCRIBERS)) }
     };
+    let runtime = Builder::new_current_thread().build().expect("a runtime without drivers");
     vec![
+        Case { name: CHANGE, sample: Box::new(move || sample(&runtime, TURN, Keys::Raw, 0)) },
         case(BUSY, TURN, Keys::Typed),
         case(IDLE, 1, Keys::Typed),
         case(BUSY_RAW, TURN, Keys::Raw),
@@ -34,12 +39,12 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
     ]
 }
 
-/// Per delivery; the change that is told is part of it.
-fn sample(runtime: &Runtime, turn: u64, keys: Keys) -> Sample {
+/// Per delivery, or per change where there is none; the change that is told is part of it.
+fn sample(runtime: &Runtime, turn: u64, keys: Keys, count: u64) -> Sample {
     let builder = CacheBuilder::<String, ()>::new(&Domain::standalone(), "bench").mode(Mode::Local);
     let cache = builder.open().expect("a new domain");
     let mut subscribers = JoinSet::new();
-    for _ in 0..SUBSCRIBERS {
+    for _ in 0..count {
         subscribe(&cache, keys, &mut subscribers, runtime);
     }
     runtime.block_on(yield_now());
@@ -54,7 +59,7 @@ fn sample(runtime: &Runtime, turn: u64, keys: Keys) -> Sample {
         cache.close();
         subscribers.join_all().await;
     };
-    timed(EVENTS * SUBSCRIBERS, || runtime.block_on(work))
+    timed(EVENTS * count.max(1), || runtime.block_on(work))
 }
 
 fn subscribe(cache: &Cache<String, ()>, keys: Keys, tasks: &mut JoinSet<()>, runtime: &Runtime) {

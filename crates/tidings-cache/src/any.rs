@@ -63,7 +63,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
 
     fn fence(&self, slots: SlotSet) {
         if self.travels() {
-            self.fence_slots(slots);
+            self.fence_and_tell(slots);
         }
     }
 
@@ -71,6 +71,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.expire_tokens();
         self.reclaim();
         self.entries.run_pending_tasks();
+        self.tell_overdue();
         self.tell_local_events();
     }
 

@@ -95,43 +95,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     #[must_use]
     #[inline]
     pub fn get(&self, key: &K) -> Option<V> {
-        self.try_get(key).ok().flatten()
+        let mut encoded = Encoded::empty();
+        self.core.hit(encoded.set(self.core.id, key).ok()?)
     }
 
     /// The cached value of a key, with the error of one that cannot be used.
     ///
     /// # Errors
     /// [`KeyError`].
-    #[inline]
     pub fn try_get(&self, key: &K) -> Result<Option<V>, KeyError> {
-        let encoded = Encoded::new(self.core.id, key)?;
-        Ok(match self.core.lookup(encoded.borrowed()) {
-            Lookup::Hit(entry) => {
-                self.core.stats.hits.count();
-                Some(entry.value)
-            }
-            Lookup::Limited => {
-                self.core.stats.limited.count();
-                None
-            }
-            Lookup::Miss => {
-                self.core.stats.misses.count();
-                None
-            }
-        })
+        let mut encoded = Encoded::empty();
+        Ok(self.core.hit(encoded.set(self.core.id, key)?))
     }
 
-    /// The value and its age (time since its load began), without counting a request.
+    /// The value and its age (time since its load began), without counting a request. No access as far as the time to idle
+    /// is concerned.
     #[must_use]
     pub fn peek(&self, key: &K) -> Option<(V, Duration)> {
         let encoded = Encoded::new(self.core.id, key).ok()?;
-        match self.core.lookup(encoded.borrowed()) {
+        match self.core.peek(encoded.borrowed()) {
             Lookup::Hit(entry) => Some((entry.value, self.core.domain.clock().coarse().since(entry.began))),
             _ => None,
         }
     }
 
-    /// Whether a read of the key would hit, without counting a request.
+    /// Whether a read of the key would hit, without counting a request or an access.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {
         self.peek(key).is_some()
@@ -234,11 +222,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.core.clear_all()
     }
 
-    /// All readable entries, in no order. Entries that come or go meanwhile may be seen or not.
+    /// All readable entries, in no order; to see them is no access. Entries that come or go meanwhile may be seen or not.
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> + '_ {
         self.core.entries.iter().filter_map(|(key, _)| {
             let key = key.borrowed();
-            match self.core.lookup(key) {
+            match self.core.peek(key) {
                 Lookup::Hit(entry) => Some((tidings_proto::codec::decode(key.bytes).ok()?, entry.value)),
                 _ => None,
             }
@@ -347,8 +335,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
         when: When,
         change: Change<V>,
     ) -> Result<Outcome<V>, WriteError> {
-        let encoded = Encoded::new(self.cache.core.id, key)?;
-        let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
+        let mut encoded = Encoded::empty();
+        let subject = Subject { key: encoded.set(self.cache.core.id, key)?, typed: Some(key) };
         self.cache.core.change(subject, operation, &self.options, when, change)
     }
 

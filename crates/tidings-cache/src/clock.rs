@@ -65,6 +65,18 @@ impl Clock {
         }
     }
 
+    /// Now as [`Clock::coarse`] and as [`Clock::wall_ms`] have it, for the price of the first.
+    #[inline]
+    pub(crate) fn coarse_and_wall_ms(&self) -> (Tick, u64) {
+        match &self.0 {
+            Source::System(system) => {
+                let (now, wall) = system.coarse_and_wall();
+                (now, wall / 1_000_000)
+            }
+            Source::Other(_) => (self.coarse(), self.wall_ms()),
+        }
+    }
+
     /// Now, precisely.
     #[must_use]
     pub fn now(&self) -> Tick {
@@ -116,13 +128,18 @@ struct System {
 impl System {
     #[inline]
     fn coarse(&self) -> Tick {
-        let monotonic = os::monotonic_coarse();
-        let distance = os::wall_coarse().wrapping_sub(monotonic);
+        self.coarse_and_wall().0
+    }
+
+    #[inline]
+    fn coarse_and_wall(&self) -> (Tick, u64) {
+        let (monotonic, wall) = (os::monotonic_coarse(), os::wall_coarse());
+        let distance = wall.wrapping_sub(monotonic);
         let change = distance.wrapping_sub(self.distance.load(Ordering::Relaxed)) as i64;
         if change.unsigned_abs() > JUMP_NANOS {
-            return self.refresh();
+            return (self.refresh(), wall);
         }
-        Tick(ORIGIN_NANOS + monotonic + self.suspended.load(Ordering::Relaxed))
+        (Tick(ORIGIN_NANOS + monotonic + self.suspended.load(Ordering::Relaxed)), wall)
     }
 
     fn refresh(&self) -> Tick {

@@ -8,14 +8,12 @@
 //! - moka runs housekeeping, weigher and eviction listener inside its own calls on any thread: the listener only
 //!   pushes to a bounded queue, which is drained outside every lock.
 
-use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use moka::notification::RemovalCause;
 use parking_lot::{Mutex, MutexGuard};
 use tidings_proto::codec;
 use tidings_proto::event::{EventKind, Operation};
@@ -24,33 +22,14 @@ use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
 use crate::builder::{Mode, Partitioner, Settings, Weigher};
-use crate::clock::Clock;
+use crate::clears::Clears;
 use crate::domain::Domain;
 use crate::flight::FlightTable;
-use crate::key::{CarriedHash, Key, KeyRef, SHARDS, StoredKey};
+use crate::key::{Key, KeyRef, SHARDS};
 use crate::load::Waiting;
 use crate::stats::CacheStats;
+use crate::table::{self, Entry, LocalEvent, LocalEvents, Peeking, Table};
 use crate::topic::{Audience, Told, Topic};
-
-/// Expiries and evictions that wait to be told. More are dropped and counted: they are informational.
-const LOCAL_EVENTS_MAX: usize = 4_096;
-
-/// Longest time to idle that moka is told of: a hundred years. It panics beyond a thousand.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-
-/// A value as moka holds it.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry<V> {
-    pub(crate) value: V,
-    /// When the load that brought it began.
-    pub(crate) began: Tick,
-    /// When its time to live is over.
-    pub(crate) expires: Tick,
-    /// Its slot's epoch when the load began.
-    pub(crate) epoch: u32,
-}
-
-type Table<V> = moka::sync::Cache<StoredKey, Entry<V>, CarriedHash>;
 
 /// Keeps neighbouring shards' locks out of each other's cache line.
 #[repr(align(128))]
@@ -64,14 +43,19 @@ pub(crate) struct Core<K, V> {
     pub(crate) domain: Domain,
     pub(crate) settings: Settings,
     pub(crate) stats: CacheStats,
-    pub(crate) topic: Topic,
+    pub(crate) topic: Arc<Topic>,
     pub(crate) entries: Table<V>,
     shards: Box<[Shard<V>]>,
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     local_events: Arc<LocalEvents>,
-    /// Some slot was fenced since memory was last reclaimed.
-    fenced: AtomicBool,
+    pub(crate) clears: Clears,
+    /// Some entry has a time to live.
+    timed: AtomicBool,
+    /// Counts what may have made entries unreadable, but for the floor: fences, and entries stored too late.
+    fences: AtomicU64,
+    /// That count when memory was last reclaimed.
+    reclaimed_fences: AtomicU64,
     /// The floor when it was.
     reclaimed_floor: AtomicU64,
     closed: AtomicBool,
@@ -95,118 +79,6 @@ pub(crate) enum Lookup<V> {
     Miss,
 }
 
-/// What moka displaced in the insert that this thread is in: its epoch, beginning and expiry.
-#[derive(Clone, Copy)]
-struct Displaced {
-    began: Tick,
-    expires: Tick,
-    epoch: u32,
-}
-
-thread_local! {
-    static DISPLACED: Cell<Option<Displaced>> = const { Cell::new(None) };
-}
-
-/// Expiries and evictions, from moka's listener to whoever drains next.
-#[derive(Debug)]
-struct LocalEvents {
-    queue: Mutex<Vec<LocalEvent>>,
-    waiting: AtomicBool,
-    audience: Audience,
-    stats: LocalCounts,
-}
-
-#[derive(Debug)]
-struct LocalEvent {
-    key: Arc<StoredKey>,
-    kind: EventKind,
-    began: Tick,
-    epoch: u32,
-}
-
-#[derive(Debug, Default)]
-struct LocalCounts {
-    evicted: crate::stats::Striped,
-    expired: crate::stats::Striped,
-    dropped: crate::stats::Striped,
-}
-
-impl LocalEvents {
-    fn new(audience: Audience) -> Self {
-        Self {
-            queue: Mutex::default(),
-            waiting: AtomicBool::new(false),
-            audience,
-            stats: LocalCounts::default(),
-        }
-    }
-
-    fn push<V>(&self, key: Arc<StoredKey>, kind: EventKind, entry: &Entry<V>) {
-        match kind {
-            EventKind::Expired => self.stats.expired.count(),
-            _ => self.stats.evicted.count(),
-        }
-        if self.audience.is_empty() {
-            return;
-        }
-        let mut queue = self.queue.lock();
-        if queue.len() < LOCAL_EVENTS_MAX {
-            queue.push(LocalEvent { key, kind, began: entry.began, epoch: entry.epoch });
-            self.waiting.store(true, Ordering::Release);
-        } else {
-            self.stats.dropped.count();
-        }
-    }
-}
-
-/// Tells moka when an entry's own time is over, so that its memory is reclaimed; hits compare by themselves.
-struct TimeToLive(Clock);
-
-impl<V> moka::Expiry<StoredKey, Entry<V>> for TimeToLive {
-    fn expire_after_create(&self, _: &StoredKey, entry: &Entry<V>, _: Instant) -> Option<Duration> {
-        (entry.expires != Tick::FOREVER).then(|| entry.expires.since(self.0.coarse()))
-    }
-
-    fn expire_after_update(
-        &self,
-        key: &StoredKey,
-        entry: &Entry<V>,
-        now: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        self.expire_after_create(key, entry, now)
-    }
-}
-
-fn table<V: Clone + Send + Sync + 'static>(
-    settings: &Settings,
-    clock: &Clock,
-    weigher: Option<Weigher<V>>,
-    local_events: &Arc<LocalEvents>,
-) -> Table<V> {
-    let events = local_events.clone();
-    let listener = move |key: Arc<StoredKey>, entry: Entry<V>, cause: RemovalCause| match cause {
-        RemovalCause::Replaced => {
-            let Entry { began, expires, epoch, .. } = entry;
-            DISPLACED.set(Some(Displaced { began, expires, epoch }));
-        }
-        RemovalCause::Explicit => {}
-        RemovalCause::Expired => events.push(key, EventKind::Expired, &entry),
-        RemovalCause::Size => events.push(key, EventKind::Evicted, &entry),
-    };
-    let mut builder = moka::sync::Cache::builder()
-        .max_capacity(settings.max_capacity)
-        .expire_after(TimeToLive(clock.clone()))
-        .eviction_listener(listener);
-    if let Some(weigher) = weigher {
-        builder = builder.weigher(move |key: &StoredKey, entry| weigher(key.borrowed().bytes, &entry.value));
-    }
-    if let Some(time) = settings.time_to_idle {
-        builder = builder.time_to_idle(time.min(IDLE_TIME_MAX));
-    }
-    builder.build_with_hasher(CarriedHash::default())
-}
-
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn new(
         domain: Domain,
@@ -219,12 +91,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let local_events = Arc::new(LocalEvents::new(audience.clone()));
         Self {
             id: CacheId::of_name(&name),
-            entries: table(&settings, domain.clock(), weigher, &local_events),
-            topic: Topic::new(name.clone(), settings.partitions, settings.ring, audience),
+            entries: table::table(&settings, domain.clock(), weigher, &local_events),
+            topic: Arc::new(Topic::new(name.clone(), settings.partitions, settings.ring, audience)),
             shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
-            fenced: AtomicBool::new(false),
+            timed: AtomicBool::new(settings.time_to_live.is_some()),
+            fences: AtomicU64::new(0),
+            reclaimed_fences: AtomicU64::new(0),
             reclaimed_floor: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             key: PhantomData,
@@ -233,6 +107,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             settings,
             partitioner,
             local_events,
+            clears: Clears::default(),
         }
     }
 
@@ -275,6 +150,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.settings.mode != Mode::Local
     }
 
+    /// What a read is answered with. Counts it.
+    #[inline]
+    pub(crate) fn hit(&self, key: KeyRef<'_>) -> Option<V> {
+        match self.lookup(key) {
+            Lookup::Hit(entry) => {
+                self.stats.hits.count();
+                Some(entry.value)
+            }
+            Lookup::Limited => {
+                self.stats.limited.count();
+                None
+            }
+            Lookup::Miss => {
+                self.stats.misses.count();
+                None
+            }
+        }
+    }
+
     /// The read path. The order of reads is part of the protocol: `fresh_until`, the entry, its slot's epoch and the
     /// floor, then the clock.
     #[inline]
@@ -282,11 +176,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let gate = &self.domain.gate();
         let fresh_until = gate.fresh_until();
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        let coherent = self.is_coherent(key.slot(), entry.began, entry.epoch);
+        if !self.is_coherent(key.slot(), entry.began, entry.epoch) {
+            return Lookup::Miss;
+        }
+        let always_fresh = fresh_until == Tick::FOREVER || !self.travels();
+        if always_fresh && entry.expires == Tick::FOREVER {
+            return Lookup::Hit(entry);
+        }
         let now = self.domain.clock().coarse();
-        if !coherent || now >= entry.expires {
+        if now >= entry.expires {
             Lookup::Miss
-        } else if !self.travels() || gate.counts(fresh_until, entry.began, now) {
+        } else if always_fresh || gate.counts(fresh_until, entry.began, now) {
             Lookup::Hit(entry)
         } else {
             Lookup::Limited
@@ -299,19 +199,40 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         epoch == self.epoch(slot) && (began > self.domain.gate().floor() || !self.travels())
     }
 
-    /// Whether an entry that was taken could be read, now or after a doubt had ended.
-    fn was_readable(&self, slot: Slot, entry: Displaced) -> bool {
-        self.is_coherent(slot, entry.began, entry.epoch) && entry.expires > self.domain.clock().coarse()
+    /// As [`Core::lookup`], and no access as far as the time to idle is concerned.
+    pub(crate) fn peek(&self, key: KeyRef<'_>) -> Lookup<V> {
+        let _peeking = Peeking::begin();
+        self.lookup(key)
     }
 
-    /// Whether an entry that was displaced could have been a hit.
-    fn was_served(&self, slot: Slot, entry: Displaced) -> bool {
+    /// Whether certainly every entry of the table is one that a read would be answered with.
+    fn serves_all(&self, now: Tick) -> bool {
+        let fences = self.fences.load(Ordering::Acquire);
+        if self.timed.load(Ordering::Relaxed) || fences != self.reclaimed_fences.load(Ordering::Acquire) {
+            return false;
+        }
         let gate = self.domain.gate();
-        let fresh = || gate.counts(gate.fresh_until(), entry.began, self.domain.clock().coarse());
-        self.was_readable(slot, entry) && (!self.travels() || fresh())
+        let floored = || gate.floor().0 <= self.reclaimed_floor.load(Ordering::Acquire);
+        !self.travels() || gate.is_fresh(gate.fresh_until(), now) && floored()
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether it displaced one that was a hit.
+    /// Stores an entry. Call under the key's shard lock. Returns whether it displaced one that was a hit at `now`.
+    pub(crate) fn put(
+        &self,
+        key: KeyRef<'_>,
+        value: V,
+        began: Tick,
+        epoch: u32,
+        ttl: Option<Duration>,
+        now: Tick,
+    ) -> bool {
+        // The table itself says whether it had an entry. Only where there may be unreadable ones is one looked at.
+        let seen = (!self.serves_all(now)).then(|| matches!(self.peek(key), Lookup::Hit(_)));
+        let updated = self.store(key, value, began, epoch, ttl);
+        seen.unwrap_or(updated)
+    }
+
+    /// Stores an entry. Call under the key's shard lock. Returns whether the table had one, readable or not.
     pub(crate) fn store(
         &self,
         key: KeyRef<'_>,
@@ -324,24 +245,36 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             (Some(own), Some(all)) => Some(own.min(all)),
             (own, all) => own.or(all),
         };
-        let expires = ttl.map_or(Tick::FOREVER, |ttl| self.domain.clock().coarse().after(ttl));
-        DISPLACED.set(None);
-        self.entries.insert(key.stored(), Entry { value, began, expires, epoch });
-        DISPLACED.take().is_some_and(|displaced| self.was_served(key.slot(), displaced))
+        let expires = ttl.map_or(Tick::FOREVER, |ttl| {
+            self.timed.store(true, Ordering::Relaxed);
+            self.domain.clock().coarse().after(ttl)
+        });
+        let updated = table::replace(&self.entries, key.stored(), Entry { value, began, expires, epoch });
+        if !self.is_coherent(key.slot(), began, epoch) {
+            // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
+            self.fences.fetch_add(1, Ordering::AcqRel);
+        }
+        updated
     }
 
-    /// Removes a key from the table. Call under its shard lock. Returns what was readable.
+    /// Removes a key from the table. Call under its shard lock. Returns what was readable, now or after a doubt had
+    /// ended.
     pub(crate) fn take(&self, key: KeyRef<'_>) -> Option<V> {
-        let entry = self.entries.remove(&key)?;
-        let Entry { value, began, expires, epoch } = entry;
-        self.was_readable(key.slot(), Displaced { began, expires, epoch }).then_some(value)
+        let Entry { value, began, expires, epoch } = self.entries.remove(&key)?;
+        let coherent = self.is_coherent(key.slot(), began, epoch);
+        (coherent && !self.is_over(expires)).then_some(value)
+    }
+
+    /// Whether a time to live is over.
+    fn is_over(&self, expires: Tick) -> bool {
+        expires != Tick::FOREVER && expires <= self.domain.clock().coarse()
     }
 
     pub(crate) fn fence_slots(&self, slots: SlotSet) {
         for slot in slots.iter() {
             self.epochs[slot.index()].fetch_add(1, Ordering::AcqRel);
         }
-        self.fenced.store(true, Ordering::Release);
+        self.fences.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The partition of a key, outside every lock. `None`: the event is dropped for subscribers.
@@ -381,14 +314,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Tells moka's expiries and evictions to subscribers. Call without any lock.
     pub(crate) fn tell_local_events(&self) {
-        if !self.local_events.waiting.load(Ordering::Acquire) {
+        let events = self.local_events.take();
+        if events.is_empty() {
             return;
         }
-        let events = {
-            let mut queue = self.local_events.queue.lock();
-            self.local_events.waiting.store(false, Ordering::Release);
-            std::mem::take(&mut *queue)
-        };
         let origin = self.domain.origin();
         for LocalEvent { key, kind, began, epoch } in events {
             let key = key.borrowed();
@@ -406,15 +335,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Counters that moka's listener keeps.
     pub(crate) fn local_counts(&self) -> (u64, u64, u64) {
-        let counts = &self.local_events.stats;
+        let counts = &self.local_events.counts;
         (counts.evicted.get(), counts.expired.get(), counts.dropped.get())
     }
 
     /// Frees the memory of entries that a fence or the floor has made unreadable, one shard lock at a time.
     pub(crate) fn reclaim(&self) {
         let floor = if self.travels() { self.domain.gate().floor() } else { Tick::NEVER };
-        let raised = self.reclaimed_floor.swap(floor.0, Ordering::AcqRel) < floor.0;
-        if !self.fenced.swap(false, Ordering::AcqRel) && !raised {
+        let fences = self.fences.load(Ordering::Acquire);
+        let raised = self.reclaimed_floor.load(Ordering::Acquire) < floor.0;
+        if self.reclaimed_fences.load(Ordering::Acquire) == fences && !raised {
             return;
         }
         let excluded =
@@ -424,11 +354,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if excluded(key, &entry) {
                 let _shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
+                let _peeking = Peeking::begin();
                 if self.entries.get(&key).is_some_and(|now| excluded(key, &now)) {
                     self.entries.invalidate(&key);
                 }
             }
         }
+        // What came meanwhile is for the next time.
+        self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
+        self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
     }
 
     /// Ends the fill tokens whose deadline has passed.

@@ -91,14 +91,19 @@ impl Gate {
     /// Whether an entry counts, `now` having been read from a coarse clock after everything else.
     #[inline]
     pub(crate) fn counts(&self, fresh_until: Tick, began: Tick, now: Tick) -> bool {
-        let now = now.after(COARSE_LAG);
-        now <= fresh_until || now.since(began) <= self.max_staleness
+        self.is_fresh(fresh_until, now) || now.after(COARSE_LAG).since(began) <= self.max_staleness
+    }
+
+    /// Whether every entry counts, however old.
+    #[inline]
+    pub(crate) fn is_fresh(&self, fresh_until: Tick, now: Tick) -> bool {
+        now.after(COARSE_LAG) <= fresh_until
     }
 
     /// A load must have begun after this to be joined: the floor, and while in doubt `max_staleness` ago.
     pub(crate) fn joinable_after(&self, now: Tick) -> Tick {
         let floor = self.floor();
-        if now.after(COARSE_LAG) <= self.fresh_until() {
+        if self.is_fresh(self.fresh_until(), now) {
             floor
         } else {
             floor.max(now.after(COARSE_LAG).before(self.max_staleness))

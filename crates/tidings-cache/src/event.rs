@@ -1,12 +1,15 @@
 //! Events as subscribers see them.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tidings_proto::codec;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hlc::Stamp;
-use tidings_proto::id::{LaneId, Origin, Sequence};
+use tidings_proto::id::{LaneId, Origin, Sequence, SlotSet};
 
 use crate::key::Key;
 
@@ -54,6 +57,26 @@ pub struct RawEvent {
     pub(crate) writer: Option<WriterId>,
     /// The number of an event that belongs to all partitions, from 1; 0 for one of a single partition.
     pub(crate) whole: u64,
+    /// No event, but that slots were fenced.
+    pub(crate) fenced: Option<SlotSet>,
+    pub(crate) decoded: Decoded,
+}
+
+/// What an event names, with its keys decoded: once, by the first subscriber that wants them. Nothing if they do not
+/// decode.
+#[derive(Default)]
+pub(crate) struct Decoded(OnceLock<Option<Box<dyn Any + Send + Sync>>>);
+
+impl Clone for Decoded {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl fmt::Debug for Decoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// Identifies a subscription, so that its owner's writes can be left out of it.
@@ -61,7 +84,7 @@ pub struct RawEvent {
 pub struct WriterId(pub(crate) u64);
 
 impl RawEvent {
-    /// Bytes that the event holds beside its fixed part, for bounds.
+    /// Bytes that the event holds, for bounds; what it names counts twice, for subscribers may have it decoded.
     pub(crate) fn bytes(&self) -> usize {
         let target = match &self.target {
             RawTarget::Key(key) => key.len(),
@@ -70,7 +93,7 @@ impl RawEvent {
             RawTarget::All => 0,
         };
         let metadata: usize = self.metadata.iter().map(|(name, text)| name.len() + text.len()).sum();
-        size_of::<Self>() + target + metadata
+        size_of::<Self>() + 2 * target + metadata
     }
 
     /// The encoded keys that it names.
@@ -98,12 +121,22 @@ pub enum Target<K> {
     All,
 }
 
-/// An event of a cache with keys of type `K`.
-#[derive(Clone, Debug)]
+/// An event of a cache with keys of type `K`. Clones, and the copies that other subscribers have, share it.
 pub struct Event<K> {
-    /// What changed.
-    pub target: Target<K>,
     raw: Arc<RawEvent>,
+    key: PhantomData<fn() -> K>,
+}
+
+impl<K> Clone for Event<K> {
+    fn clone(&self) -> Self {
+        Self { raw: self.raw.clone(), key: PhantomData }
+    }
+}
+
+impl<K> fmt::Debug for Event<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Event").field(&self.raw).finish()
+    }
 }
 
 impl<K> std::ops::Deref for Event<K> {
@@ -116,25 +149,42 @@ impl<K> std::ops::Deref for Event<K> {
 
 impl<K: Key> Event<K> {
     /// `None` if a key does not decode: another node wrote keys of another type under this cache's name.
+    #[inline]
     pub(crate) fn decode(raw: Arc<RawEvent>) -> Option<Self> {
-        let key = |bytes: &Bytes| codec::decode::<K>(bytes).ok();
-        let target = match &raw.target {
-            RawTarget::Key(bytes) => Target::Key(key(bytes)?),
-            RawTarget::Keys(keys) => Target::Keys(keys.iter().map(key).collect::<Option<_>>()?),
-            RawTarget::Tag(tag) => Target::Tag(tag.clone()),
-            RawTarget::Prefix(prefix) => Target::Prefix(prefix.clone()),
-            RawTarget::All => Target::All,
-        };
-        Some(Self { target, raw })
+        let decode = || Some(Box::new(decoded_target::<K>(&raw.target)?) as _);
+        if raw.decoded.0.get_or_init(decode).is_none() {
+            return None;
+        }
+        Some(Self { raw, key: PhantomData })
     }
-}
 
-impl<K> Event<K> {
+    /// What changed.
+    ///
+    /// # Panics
+    /// Never: an event's keys are decoded before it is handed out.
+    #[must_use]
+    pub fn target(&self) -> &Target<K> {
+        let decoded = self.raw.decoded.0.get().and_then(Option::as_deref);
+        decoded.and_then(<dyn Any + Send + Sync>::downcast_ref).expect("the keys of a cache are of one type")
+    }
+
     /// The key, if the event names exactly one.
+    #[must_use]
     pub fn key(&self) -> Option<&K> {
-        match &self.target {
+        match self.target() {
             Target::Key(key) => Some(key),
             _ => None,
         }
     }
+}
+
+fn decoded_target<K: Key>(raw: &RawTarget) -> Option<Target<K>> {
+    let key = |bytes: &Bytes| codec::decode::<K>(bytes).ok();
+    Some(match raw {
+        RawTarget::Key(bytes) => Target::Key(key(bytes)?),
+        RawTarget::Keys(keys) => Target::Keys(keys.iter().map(key).collect::<Option<_>>()?),
+        RawTarget::Tag(tag) => Target::Tag(tag.clone()),
+        RawTarget::Prefix(prefix) => Target::Prefix(prefix.clone()),
+        RawTarget::All => Target::All,
+    })
 }

@@ -1,12 +1,12 @@
 //! Keys as the cache stores them: encoded, with their hash, so that a peer's invalidation needs no decoding.
 
 use std::hash::{BuildHasher, Hash, Hasher};
+use std::io::{self, Write};
 
 use bytes::Bytes;
 use equivalent::Equivalent;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use smallvec::SmallVec;
 use tidings_proto::codec::{self, CodecError};
 use tidings_proto::hash::{CacheId, key_hash};
 use tidings_proto::id::Slot;
@@ -31,26 +31,82 @@ pub enum KeyError {
 /// Number of locks that a cache's keys are spread over. More than any machine's cores that write one cache at once.
 pub(crate) const SHARDS: usize = 64;
 
+/// Longest key, in bytes, that is encoded without an allocation.
+const STACK_BYTES: usize = 64;
+
 /// An encoded key on the stack, with its hash.
 #[derive(Debug)]
 pub(crate) struct Encoded {
-    pub(crate) bytes: SmallVec<[u8; 64]>,
-    pub(crate) hash: u64,
+    hash: u64,
+    length: usize,
+    short: [u8; STACK_BYTES],
+    /// All of it, once it is longer than that.
+    long: Vec<u8>,
 }
 
 impl Encoded {
-    pub(crate) fn new<K: Serialize + ?Sized>(cache: CacheId, key: &K) -> Result<Self, KeyError> {
-        let mut bytes = SmallVec::new();
-        codec::encode_into(key, &mut bytes).map_err(KeyError::Encode)?;
-        if bytes.len() > KEY_BYTES_MAX {
-            return Err(KeyError::TooLong(bytes.len()));
-        }
-        let hash = key_hash(cache, &bytes);
-        Ok(Self { bytes, hash })
+    pub(crate) fn empty() -> Self {
+        Self { hash: 0, length: 0, short: [0; STACK_BYTES], long: Vec::new() }
     }
 
+    pub(crate) fn new<K: Serialize + ?Sized>(cache: CacheId, key: &K) -> Result<Self, KeyError> {
+        let mut encoded = Self::empty();
+        encoded.set(cache, key)?;
+        Ok(encoded)
+    }
+
+    /// Encodes a key into an empty one, in place: on the way of every hit, a move of what was just written would
+    /// stall.
+    #[inline]
+    pub(crate) fn set<K: Serialize + ?Sized>(
+        &mut self,
+        cache: CacheId,
+        key: &K,
+    ) -> Result<KeyRef<'_>, KeyError> {
+        codec::encode_into(key, self).map_err(KeyError::Encode)?;
+        let length = self.bytes().len();
+        if length > KEY_BYTES_MAX {
+            return Err(KeyError::TooLong(length));
+        }
+        self.hash = key_hash(cache, self.bytes());
+        Ok(self.borrowed())
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        if self.long.is_empty() { &self.short[..self.length] } else { &self.long }
+    }
+
+    #[inline]
     pub(crate) fn borrowed(&self) -> KeyRef<'_> {
-        KeyRef { hash: self.hash, bytes: &self.bytes }
+        KeyRef { hash: self.hash, bytes: self.bytes() }
+    }
+}
+
+impl Write for Encoded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes).map(|()| bytes.len())
+    }
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self.short.get_mut(self.length..self.length + bytes.len()) {
+            Some(room) if self.long.is_empty() => {
+                room.copy_from_slice(bytes);
+                self.length += bytes.len();
+            }
+            _ => {
+                if self.long.is_empty() {
+                    self.long.extend_from_slice(&self.short[..self.length]);
+                }
+                self.long.extend_from_slice(bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -75,7 +131,7 @@ impl<'a> KeyRef<'a> {
     }
 
     pub(crate) fn stored(self) -> StoredKey {
-        StoredKey { hash: self.hash, bytes: self.bytes.into() }
+        StoredKey { hash: self.hash, bytes: StoredBytes::of(self.bytes) }
     }
 
     pub(crate) fn to_bytes(self) -> Bytes {
@@ -83,18 +139,63 @@ impl<'a> KeyRef<'a> {
     }
 }
 
+/// Longest key, in bytes, that is stored without an allocation of its own: a UUID as text fits, and a key with its
+/// hash fills 48 bytes.
+const INLINE_BYTES: usize = 38;
+
+#[derive(Debug)]
+enum StoredBytes {
+    Inline { length: u8, bytes: [u8; INLINE_BYTES] },
+    Boxed(Box<[u8]>),
+}
+
+impl StoredBytes {
+    fn of(key: &[u8]) -> Self {
+        let mut bytes = [0; INLINE_BYTES];
+        match bytes.get_mut(..key.len()) {
+            Some(inline) => {
+                inline.copy_from_slice(key);
+                Self::Inline { length: key.len() as u8, bytes }
+            }
+            None => Self::Boxed(key.into()),
+        }
+    }
+}
+
+impl std::ops::Deref for StoredBytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Boxed(bytes) => bytes,
+        }
+    }
+}
+
 /// An owned encoded key with its hash, as the table holds it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct StoredKey {
     hash: u64,
-    bytes: Box<[u8]>,
+    bytes: StoredBytes,
 }
+
+const _: () = assert!(size_of::<StoredKey>() == 48, "a key with its hash fills 48 bytes");
 
 impl StoredKey {
     pub(crate) fn borrowed(&self) -> KeyRef<'_> {
         KeyRef { hash: self.hash, bytes: &self.bytes }
     }
 }
+
+impl PartialEq for StoredKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.borrowed() == other.borrowed()
+    }
+}
+
+impl Eq for StoredKey {}
 
 impl Hash for StoredKey {
     fn hash<H: Hasher>(&self, state: &mut H) {

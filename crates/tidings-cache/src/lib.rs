@@ -7,11 +7,13 @@
 mod any;
 pub mod builder;
 pub mod cache;
+mod clears;
 pub mod clock;
 mod core;
 mod domain;
 mod erased;
 pub mod event;
+mod filter;
 pub mod flight;
 mod key;
 mod load;
@@ -21,6 +23,7 @@ mod remote;
 mod ring;
 mod stats;
 mod subscribe;
+mod table;
 mod topic;
 mod write;
 
@@ -39,4 +42,5 @@ pub use subscribe::{
     Item, Listener, OnOverflow, RawSubscribe, RawSubscription, Scope, Subscribe, SubscribeError, Subscription,
 };
 pub use tidings_proto::event::{EventKind, Operation};
+pub use tidings_proto::id::SlotSet;
 pub use write::{WriteError, Written};

@@ -115,7 +115,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
             Change::Put(value) => {
                 let now = self.domain.clock().coarse();
-                let displaced = self.store(key, value, now, self.epoch(key.slot()), options.ttl);
+                let displaced = self.put(key, value, now, self.epoch(key.slot()), options.ttl, now);
                 if displaced { Done::Updated } else { Done::Inserted }
             }
         }
@@ -138,7 +138,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for lane in lanes.ids() {
             let of_lane = |index: &&usize| lanes.lane_of(some[**index].encoded.borrowed().slot()) == lane;
             let of_lane: Vec<usize> = indices.iter().filter(of_lane).copied().collect();
-            for chunk in records(&of_lane, |index| some[index].encoded.bytes.len()) {
+            for chunk in records(&of_lane, |index| some[index].encoded.borrowed().bytes.len()) {
                 if self.travels() {
                     let keys: Vec<Bytes> =
                         chunk.iter().map(|index| some[*index].encoded.borrowed().to_bytes()).collect();

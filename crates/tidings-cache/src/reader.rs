@@ -8,14 +8,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use crate::event::RawEvent;
-use crate::ring::Position;
+use crate::event::{RawEvent, WriterId};
+use crate::ring::{Caller, Position};
 use crate::topic::Topic;
 
-/// Events taken out of a ring under one hold of its lock.
-const READ_BATCH: usize = 64;
-
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Cursor {
     partition: usize,
     position: Position,
@@ -26,12 +23,13 @@ pub(crate) enum Found {
     Event(Arc<RawEvent>),
     /// So many were lost before the next one.
     Missed(u64),
-    /// Nothing now: the waker is registered.
+    /// Nothing now: the waker is left.
     Nothing,
 }
 
 #[derive(Debug)]
 pub(crate) struct Reader {
+    id: WriterId,
     cursors: Vec<Cursor>,
     ready: VecDeque<Arc<RawEvent>>,
     turn: usize,
@@ -40,21 +38,23 @@ pub(crate) struct Reader {
     whole: u64,
     /// The event of the next number, once a cursor has found it.
     next_whole: Option<Arc<RawEvent>>,
+    /// What the cursors left in their rings.
+    waker: Waker,
 }
 
 impl Reader {
     /// Starts after what was told so far; nothing if the cache is closed.
-    pub(crate) fn start(topic: &Topic, partitions: &[usize]) -> Option<Self> {
+    pub(crate) fn start(topic: &Topic, id: WriterId, partitions: &[usize]) -> Option<Self> {
         let (positions, whole) = topic.join(partitions)?;
         let cursor = |(partition, position): (&usize, _)| Cursor { partition: *partition, position };
         let cursors = partitions.iter().zip(positions).map(cursor).collect();
-        Some(Self { cursors, ready: VecDeque::new(), turn: 0, whole, next_whole: None })
+        let (ready, waker) = (VecDeque::new(), Waker::noop().clone());
+        Some(Self { id, cursors, ready, turn: 0, whole, next_whole: None, waker })
     }
 
-    /// The partitions in whose rings its waker may be: those it reads, or the first one to hear of the close.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = usize> {
-        let first = self.cursors.is_empty().then_some(0);
-        self.cursors.iter().map(|cursor| cursor.partition).chain(first)
+    /// Ends it.
+    pub(crate) fn leave(&self, topic: &Topic) {
+        topic.leave(self.id, self.cursors.iter().map(|cursor| (cursor.partition, cursor.position)));
     }
 
     /// How many events wait.
@@ -63,16 +63,23 @@ impl Reader {
         self.ready.len() as u64 + self.cursors.iter().map(waiting).sum::<u64>()
     }
 
+    /// The next event, if it was taken out of its ring before.
+    #[inline]
+    pub(crate) fn at_hand(&mut self) -> Option<Arc<RawEvent>> {
+        self.ready.pop_front()
+    }
+
     /// The next event, or how many were lost before it.
     pub(crate) fn next(&mut self, topic: &Topic, waker: &Waker) -> Found {
+        if !self.waker.will_wake(waker) {
+            self.waker.clone_from(waker);
+            self.cursors.iter_mut().for_each(|cursor| cursor.position.forget_waker());
+        }
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.at_hand().or_else(|| self.settle_whole()) {
                 return Found::Event(event);
             }
-            if let Some(event) = self.settle_whole() {
-                return Found::Event(event);
-            }
-            let missed = self.refill(topic, waker);
+            let missed = self.refill(topic);
             if missed > 0 {
                 return Found::Missed(missed);
             }
@@ -96,33 +103,35 @@ impl Reader {
     }
 
     /// Reads one ring that has something, taking turns. Returns how many events were lost.
-    fn refill(&mut self, topic: &Topic, waker: &Waker) -> u64 {
+    fn refill(&mut self, topic: &Topic) -> u64 {
         let count = self.cursors.len();
         if count == 0 {
-            topic.ring(0).wait(waker);
+            topic.ring(0).wait(Caller { id: self.id, waker: &self.waker });
         }
-        for step in 0..count {
-            let index = (self.turn + step) % count;
-            while self.cursors[index].position.whole <= self.whole {
-                let stood_at = self.cursors[index].position.at;
-                let missed = self.read(index, topic, waker);
+        let turn = self.turn;
+        for index in (turn..count).chain(0..turn) {
+            while self.may_find(index, topic) {
+                let missed = self.read(index, topic);
                 if missed > 0 || !self.ready.is_empty() {
-                    self.turn = index + 1;
+                    self.turn = if index + 1 < count { index + 1 } else { 0 };
                     return missed;
-                }
-                if self.cursors[index].position.at == stood_at {
-                    break;
                 }
             }
         }
         0
     }
 
+    /// Whether a cursor's ring may have something that is to be read now.
+    fn may_find(&self, index: usize, topic: &Topic) -> bool {
+        let Cursor { partition, position } = self.cursors[index];
+        position.whole <= self.whole && !topic.ring(partition).is_quiet(position)
+    }
+
     /// Reads one ring. Returns how many events were lost.
-    fn read(&mut self, index: usize, topic: &Topic, waker: &Waker) -> u64 {
+    fn read(&mut self, index: usize, topic: &Topic) -> u64 {
         let cursor = &mut self.cursors[index];
-        let ring = topic.ring(cursor.partition);
-        let mut missed = ring.read(&mut cursor.position, READ_BATCH, &mut self.ready, waker);
+        let caller = Caller { id: self.id, waker: &self.waker };
+        let mut missed = topic.ring(cursor.partition).read(&mut cursor.position, &mut self.ready, caller);
         let last = self.ready.pop_back_if(|event| event.whole > 0);
         // Those of the whole cache that this ring has lost are lost, wherever else they may still stand: what came
         // after them here is told now.

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
+use tidings_proto::id::{LaneId, Lanes, Origin, Sequence, SlotSet};
 use tidings_proto::record::{Keys, Record, Target};
 
+use crate::clears::Due;
 use crate::core::Core;
 use crate::event::RawTarget;
 use crate::key::{Key, KeyRef};
@@ -40,6 +41,7 @@ impl RemoteChange<'_> {
             stamp: self.record.stamp,
             metadata: metadata.into(),
             writer: None,
+            fenced: None,
         }
     }
 }
@@ -120,25 +122,59 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         told.wake();
     }
 
-    /// Every lane carries its own copy of the change, which stands for that lane's slots; subscribers are told of
-    /// the first lane's.
     fn apply_all(&self, change: &RemoteChange<'_>, evicts: bool) {
-        let told = change.lane.index() == 0 && self.topic.is_active();
         // As with a clear of this node's own, nothing may come between the fence and its event.
-        let shards = if told { self.all_shards() } else { Vec::new() };
+        let shards = if self.topic.is_active() { self.all_shards() } else { Vec::new() };
         if evicts {
             self.fence_slots(change.lanes.slots_of(change.lane));
         }
-        if told {
+        let due = || {
             let target = match change.record.target {
                 Target::Tag(tag) => RawTarget::Tag(tag.into()),
                 Target::Prefix(prefix) => RawTarget::Prefix(prefix.into()),
                 _ => RawTarget::All,
             };
-            self.stats.delivered.count();
-            let woken = self.topic.tell_all(target, change.told(change.record.kind));
-            drop(shards);
-            woken.wake();
+            (target, change.told(change.record.kind))
+        };
+        let due = self.clears.arrive(change, due, self.domain.clock().coarse());
+        let woken = self.tell_due(due);
+        drop(shards);
+        woken.into_iter().for_each(Woken::wake);
+    }
+
+    /// Tells what other nodes changed without naming keys, as far as no copy of it is waited for any more.
+    pub(crate) fn tell_overdue(&self) {
+        let due = self.clears.overdue(self.domain.clock().coarse());
+        self.tell_due(due).into_iter().for_each(Woken::wake);
+    }
+
+    fn tell_due(&self, due: Vec<Due>) -> Vec<Woken> {
+        if !self.topic.is_active() {
+            return Vec::new();
         }
+        let tell = |(target, told)| {
+            self.stats.delivered.count();
+            self.topic.tell_all(target, told)
+        };
+        due.into_iter().map(tell).collect()
+    }
+
+    /// Makes slots unreadable of which changes may have been missed, and tells subscribers so.
+    pub(crate) fn fence_and_tell(&self, slots: SlotSet) {
+        if !self.topic.is_active() {
+            self.fence_slots(slots);
+            return;
+        }
+        let shards = self.all_shards();
+        self.fence_slots(slots);
+        let told = Told::here(
+            EventKind::Invalidated,
+            Operation::Invalidate,
+            self.domain.origin(),
+            self.domain.clock().wall_ms(),
+        );
+        let woken = self.topic.tell_fenced(slots, told);
+        drop(shards);
+        woken.wake();
     }
 }

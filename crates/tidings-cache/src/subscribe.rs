@@ -9,10 +9,13 @@ use std::task::{Context, Poll, ready};
 
 use futures_util::{FutureExt, Stream};
 use tidings_proto::event::EventKind;
+use tidings_proto::id::SlotSet;
 
+use crate::builder::Settings;
 use crate::core::Core;
 use crate::domain::Domain;
-use crate::event::{Event, RawEvent, RawTarget, WriterId};
+use crate::event::{Event, RawEvent, WriterId};
+use crate::filter::Filter;
 use crate::key::Key;
 use crate::reader::{Found, Reader};
 use crate::stats::CacheStats;
@@ -50,6 +53,12 @@ pub enum Item<E> {
         /// How many.
         missed: u64,
     },
+    /// Changes may have been missed: of the keys in these slots, whatever they are, nothing that was heard before is
+    /// certain any more, nor is cached any more. Told whatever the filters.
+    Fenced {
+        /// Which classes of keys. All of them: everything.
+        slots: SlotSet,
+    },
 }
 
 /// A subscription cannot be started.
@@ -58,6 +67,9 @@ pub enum SubscribeError {
     /// An empty list of kinds would hear nothing.
     #[error("kinds must not be empty")]
     NoKinds,
+    /// The cache reports none of the kinds.
+    #[error("the cache does not report {0:?}: open it with eviction_events(true)")]
+    Unreported(Vec<EventKind>),
     /// The cache has fewer partitions.
     #[error("partition {partition} of {partitions}: expected 0 to {}", partitions - 1)]
     Partition {
@@ -86,16 +98,20 @@ enum Partitions {
     Share(usize, usize),
 }
 
+/// Events that a subscriber is handed for one unit of the budget that tokio gives a task before it lets others run.
+const EVENTS_PER_TURN: u32 = 8;
+
 /// What a subscription needs of its cache, whatever its types.
 pub(crate) trait Source: Send + Sync {
-    fn topic(&self) -> &Topic;
+    fn topic(&self) -> &Arc<Topic>;
     fn stats(&self) -> &CacheStats;
     fn domain(&self) -> &Domain;
+    fn settings(&self) -> &Settings;
     fn text(&self, key: &[u8]) -> Option<String>;
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Source for Core<K, V> {
-    fn topic(&self) -> &Topic {
+    fn topic(&self) -> &Arc<Topic> {
         &self.topic
     }
 
@@ -105,6 +121,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Source for Core<K, V> {
 
     fn domain(&self) -> &Domain {
         &self.domain
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn text(&self, key: &[u8]) -> Option<String> {
@@ -141,7 +161,8 @@ impl RawSubscribe {
         }
     }
 
-    /// Hears only these kinds. Default: all.
+    /// Hears only these kinds. Default: all. A cache reports [`EventKind::Expired`] and [`EventKind::Evicted`] only if
+    /// it was opened with [`crate::CacheBuilder::eviction_events`].
     pub fn kinds(mut self, kinds: impl IntoIterator<Item = EventKind>) -> Self {
         self.kinds = Some(kinds.into_iter().collect());
         self
@@ -191,8 +212,13 @@ impl RawSubscribe {
     pub fn start(self) -> Result<RawSubscription, SubscribeError> {
         let topic = self.source.topic();
         let partitions = topic.partitions();
-        if self.kinds.as_ref().is_some_and(Vec::is_empty) {
-            return Err(SubscribeError::NoKinds);
+        if let Some(kinds) = &self.kinds {
+            if kinds.is_empty() {
+                return Err(SubscribeError::NoKinds);
+            }
+            if !kinds.iter().any(|kind| self.source.settings().reports(*kind)) {
+                return Err(SubscribeError::Unreported(kinds.clone()));
+            }
         }
         let chosen: Vec<usize> = match self.partitions {
             Partitions::All => (0..partitions).collect(),
@@ -203,64 +229,42 @@ impl RawSubscribe {
             }
             Partitions::Share(index, shares) => return Err(SubscribeError::Share { index, shares }),
         };
-        let Some(reader) = Reader::start(topic, &chosen) else { return Err(SubscribeError::Closed) };
         let id = WriterId(self.source.domain().next_subscription());
+        let Some(reader) = Reader::start(topic, id, &chosen) else { return Err(SubscribeError::Closed) };
+        let filter = Filter { own: id, kinds: self.kinds, prefix: self.prefix, scope: self.scope };
         Ok(RawSubscription {
-            id,
+            topic: topic.clone(),
             reader,
             ended: false,
-            filter: Filter { kinds: self.kinds, prefix: self.prefix, scope: self.scope },
+            turn: 0,
+            filter,
             on_overflow: self.on_overflow,
             source: self.source,
         })
     }
 }
 
-struct Filter {
-    kinds: Option<Vec<EventKind>>,
-    prefix: Option<String>,
-    scope: Scope,
-}
-
-impl Filter {
-    fn passes(&self, event: &RawEvent, own: WriterId, source: &dyn Source) -> bool {
-        let kind = self.kinds.as_ref().is_none_or(|kinds| kinds.contains(&event.kind));
-        let scope = match self.scope {
-            Scope::All => true,
-            Scope::Local => event.local,
-            Scope::Remote => !event.local,
-        };
-        let prefix = self.prefix.as_ref().is_none_or(|prefix| match &event.target {
-            RawTarget::Key(_) | RawTarget::Keys(_) => {
-                let starts =
-                    |key: &bytes::Bytes| source.text(key).is_some_and(|text| text.starts_with(prefix));
-                event.keys().iter().any(starts)
-            }
-            _ => true,
-        });
-        kind && scope && event.writer != Some(own) && prefix
-    }
-}
-
 /// A running subscription for any type of key. Dropping it unsubscribes.
 pub struct RawSubscription {
     source: Arc<dyn Source>,
-    id: WriterId,
+    topic: Arc<Topic>,
     reader: Reader,
     ended: bool,
+    /// Events handed out since the scheduler was last asked.
+    turn: u32,
     filter: Filter,
     on_overflow: OnOverflow,
 }
 
 impl std::fmt::Debug for RawSubscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Subscription").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Subscription").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
 impl Drop for RawSubscription {
     fn drop(&mut self) {
-        self.source.topic().leave(self.reader.partitions());
+        self.reader.leave(&self.topic);
     }
 }
 
@@ -268,13 +272,13 @@ impl RawSubscription {
     /// Give this to [`crate::cache::Write::without`] to leave one's own changes out.
     #[must_use]
     pub fn id(&self) -> WriterId {
-        self.id
+        self.filter.own
     }
 
     /// How many events wait in its rings.
     #[must_use]
     pub fn backlog(&self) -> u64 {
-        self.reader.backlog(self.source.topic())
+        self.reader.backlog(&self.topic)
     }
 
     /// The next event, or `None` after the cache was closed (or, with [`OnOverflow::Disconnect`], after it lagged).
@@ -285,24 +289,37 @@ impl RawSubscription {
         poll_fn(|context| self.poll_item(context)).await
     }
 
+    #[inline]
     fn poll_item(&mut self, context: &mut Context<'_>) -> Poll<Option<Item<Arc<RawEvent>>>> {
+        while !self.ended && self.turn < EVENTS_PER_TURN {
+            let Some(event) = self.reader.at_hand() else { break };
+            self.turn += 1;
+            if let Some(item) = self.filter.item(event, &*self.source) {
+                return Poll::Ready(Some(item));
+            }
+        }
+        self.poll_rings(context)
+    }
+
+    fn poll_rings(&mut self, context: &mut Context<'_>) -> Poll<Option<Item<Arc<RawEvent>>>> {
         while !self.ended {
             // A subscriber that always has something to read lets other tasks run all the same.
-            let turn = ready!(tokio::task::coop::poll_proceed(context));
-            match self.reader.next(self.source.topic(), context.waker()) {
+            let progress = ready!(tokio::task::coop::poll_proceed(context));
+            match self.reader.next(&self.topic, context.waker()) {
                 Found::Event(event) => {
-                    turn.made_progress();
-                    if self.filter.passes(&event, self.id, &*self.source) {
-                        return Poll::Ready(Some(Item::Event(event)));
+                    progress.made_progress();
+                    self.turn = 1;
+                    if let Some(item) = self.filter.item(event, &*self.source) {
+                        return Poll::Ready(Some(item));
                     }
                 }
                 Found::Missed(missed) => {
-                    turn.made_progress();
+                    progress.made_progress();
                     self.source.stats().lagged.add(missed);
                     self.ended = self.on_overflow == OnOverflow::Disconnect;
                     return Poll::Ready(Some(Item::Lagged { missed }));
                 }
-                Found::Nothing if self.source.topic().is_closed() => break,
+                Found::Nothing if self.topic.is_closed() => break,
                 Found::Nothing => return Poll::Pending,
             }
         }
@@ -426,7 +443,7 @@ impl<K: Key> Subscription<K> {
     /// As [`RawSubscription::id`].
     #[must_use]
     pub fn id(&self) -> WriterId {
-        self.raw.id
+        self.raw.id()
     }
 
     /// As [`RawSubscription::backlog`].
@@ -443,6 +460,7 @@ impl<K: Key> Subscription<K> {
         loop {
             match self.raw.next().await? {
                 Item::Lagged { missed } => return Some(Item::Lagged { missed }),
+                Item::Fenced { slots } => return Some(Item::Fenced { slots }),
                 Item::Event(raw) => {
                     if let Some(event) = Event::decode(raw) {
                         return Some(Item::Event(event));

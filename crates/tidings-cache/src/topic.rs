@@ -2,19 +2,18 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hlc::Stamp;
-use tidings_proto::id::{LaneId, Origin, Sequence};
-use tidings_proto::wake::Waiters;
+use tidings_proto::id::{LaneId, Origin, Sequence, SlotSet};
 
-use crate::event::{Metadata, RawEvent, RawTarget, WriterId};
+use crate::event::{Decoded, Metadata, RawEvent, RawTarget, WriterId};
 use crate::key::KeyRef;
-use crate::ring::{Position, Ring, RingBounds};
+use crate::ring::{Position, Ring, RingBounds, Sleepers};
 
 /// Everything of an event but its target and partition.
 #[derive(Clone, Debug)]
@@ -27,10 +26,12 @@ pub(crate) struct Told {
     pub(crate) stamp: Stamp,
     pub(crate) metadata: Metadata,
     pub(crate) writer: Option<WriterId>,
+    pub(crate) fenced: Option<SlotSet>,
 }
 
 impl Told {
     /// A fact of this node that is not logged.
+    #[inline]
     pub(crate) fn here(kind: EventKind, operation: Operation, origin: Arc<Origin>, wall_ms: u64) -> Self {
         Self {
             kind,
@@ -41,6 +42,7 @@ impl Told {
             stamp: Stamp::from_wall_ms(wall_ms),
             metadata: Metadata::default(),
             writer: None,
+            fenced: None,
         }
     }
 }
@@ -48,15 +50,15 @@ impl Told {
 /// Readers to wake after the locks are released; several where one change was told to several partitions.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct Woken(SmallVec<[Waiters; 2]>);
+pub(crate) struct Woken(SmallVec<[Sleepers; 2]>);
 
 impl Woken {
-    pub(crate) fn add(&mut self, waiters: Waiters) {
-        self.0.push(waiters);
+    pub(crate) fn add(&mut self, sleepers: Sleepers) {
+        self.0.push(sleepers);
     }
 
     pub(crate) fn wake(self) {
-        self.0.into_iter().for_each(Waiters::wake);
+        self.0.into_iter().for_each(Sleepers::wake);
     }
 }
 
@@ -80,21 +82,16 @@ pub(crate) struct Topic {
     cache: Arc<str>,
     rings: Box<[Ring]>,
     audience: Audience,
-    /// Held while an event of the whole cache goes to every ring, so that all rings hold these in one order.
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    closed: bool,
-    /// Number of the newest event of the whole cache.
-    whole: u64,
+    closed: AtomicBool,
+    /// Number of the newest event of the whole cache. Held while one goes to every ring, so that all rings hold these
+    /// in one order.
+    whole: Mutex<u64>,
 }
 
 impl Topic {
     pub(crate) fn new(cache: Arc<str>, partitions: usize, bounds: RingBounds, audience: Audience) -> Self {
         let rings = (0..partitions).map(|_| Ring::new(bounds)).collect();
-        Self { cache, rings, audience, state: Mutex::default() }
+        Self { cache, rings, audience, closed: AtomicBool::new(false), whole: Mutex::default() }
     }
 
     /// Whether anybody listens: if not, events are not even made.
@@ -118,33 +115,36 @@ impl Topic {
     /// Enters a subscriber of these partitions. Returns where it starts in each, and the number of the newest event
     /// of the whole cache; nothing if the cache is closed.
     pub(crate) fn join(&self, partitions: &[usize]) -> Option<(Vec<Position>, u64)> {
-        let state = self.state.lock();
-        if state.closed {
+        let whole = self.whole.lock();
+        if self.is_closed() {
             return None;
         }
         self.audience.0.fetch_add(1, Ordering::SeqCst);
-        let positions = partitions.iter().map(|partition| self.rings[*partition].end(state.whole)).collect();
-        Some((positions, state.whole))
+        let positions = partitions.iter().map(|partition| self.rings[*partition].join(*whole)).collect();
+        Some((positions, *whole))
     }
 
-    /// Takes a subscriber out that has read these partitions. The others that wait there are woken, for their wakers
-    /// and its own cannot be told apart.
-    pub(crate) fn leave(&self, partitions: impl Iterator<Item = usize>) {
-        if self.audience.0.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.rings.iter().for_each(Ring::clear);
-        }
-        partitions.for_each(|partition| self.rings[partition].wake_all());
+    /// Takes a subscriber out that stands here in these partitions.
+    pub(crate) fn leave(&self, id: WriterId, partitions: impl Iterator<Item = (usize, Position)>) {
+        self.audience.0.fetch_sub(1, Ordering::SeqCst);
+        // Where one without partitions waits for the end.
+        self.rings[0].forget(id);
+        partitions.for_each(|(partition, position)| self.rings[partition].leave(id, position));
     }
 
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
+        // Nobody joins afterwards; whoever fell asleep before is woken.
+        let whole = self.whole.lock();
+        self.closed.store(true, Ordering::Release);
+        drop(whole);
         self.rings.iter().for_each(Ring::wake_all);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.state.lock().closed
+        self.closed.load(Ordering::Acquire)
     }
 
+    #[inline]
     fn event(&self, target: RawTarget, partition: Option<usize>, whole: u64, told: Told) -> Arc<RawEvent> {
         Arc::new(RawEvent {
             kind: told.kind,
@@ -159,11 +159,14 @@ impl Topic {
             metadata: told.metadata,
             writer: told.writer,
             whole,
+            fenced: told.fenced,
+            decoded: Decoded::default(),
         })
     }
 
     /// Tells of one key.
-    pub(crate) fn tell_key(&self, partition: usize, key: KeyRef<'_>, told: Told) -> Waiters {
+    #[inline]
+    pub(crate) fn tell_key(&self, partition: usize, key: KeyRef<'_>, told: Told) -> Sleepers {
         let event = self.event(RawTarget::Key(key.to_bytes()), Some(partition), 0, told);
         self.rings[partition].push(event)
     }
@@ -183,12 +186,17 @@ impl Topic {
     /// Tells of the whole cache: the same event to every partition, under one number.
     pub(crate) fn tell_all(&self, target: RawTarget, told: Told) -> Woken {
         let mut woken = Woken::default();
-        let mut state = self.state.lock();
-        state.whole += 1;
-        let event = self.event(target, None, state.whole, told);
+        let mut whole = self.whole.lock();
+        *whole += 1;
+        let event = self.event(target, None, *whole, told);
         for ring in &self.rings {
             woken.add(ring.push(event.clone()));
         }
         woken
+    }
+
+    /// Tells that slots were fenced.
+    pub(crate) fn tell_fenced(&self, slots: SlotSet, told: Told) -> Woken {
+        self.tell_all(RawTarget::All, Told { fenced: Some(slots), ..told })
     }
 }

@@ -115,7 +115,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Err(WriteError::Leaving);
         }
         let key = subject.key;
-        let mut draft = self.draft_one(key, operation, options)?;
+        if !options.metadata.is_empty() {
+            // Before anything is changed, the limit that may be exceeded; that of the key was checked.
+            self.draft_one(key, EventKind::Deleted, operation, options)?;
+        }
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
 
         let mut shard = self.shard(key);
@@ -123,16 +126,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
-        let now = self.domain.clock().coarse();
+        let (now, wall_ms) = self.domain.clock().coarse_and_wall_ms();
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
         shard.end(key);
         let (kind, taken) = self.change_entry(key, when, change, options, now);
-        draft.set_kind(kind);
-        let logged = self.log_one(key, &draft)?;
+        let logged =
+            if self.travels() { Some(self.log_one(key, kind, operation, options, wall_ms)?) } else { None };
         let waiting = partition.map(|partition| {
-            let mut told = Told::here(kind, operation, self.domain.origin(), self.domain.clock().wall_ms());
+            let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
             if let Some(appended) = &logged {
                 told.stamp = appended.stamp;
                 told.position = Some((appended.lane, appended.sequence));
@@ -158,9 +161,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Ok(Outcome { written: Some(Written { kind, positions }), taken })
     }
 
-    fn draft_one(&self, key: KeyRef<'_>, operation: Operation, options: &Options) -> Result<Draft, TooLarge> {
+    #[inline(always)]
+    fn draft_one(
+        &self,
+        key: KeyRef<'_>,
+        kind: EventKind,
+        operation: Operation,
+        options: &Options,
+    ) -> Result<Draft, TooLarge> {
         Draft::new(Parts {
-            kind: EventKind::Deleted,
+            kind,
             operation,
             ignorable: false,
             cache: self.id,
@@ -184,7 +194,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         match when {
             When::Always => Some(change),
             When::Absent | When::Present => {
-                let present = matches!(self.lookup(key), Lookup::Hit(_));
+                let present = matches!(self.peek(key), Lookup::Hit(_));
                 (present == matches!(when, When::Present)).then_some(change)
             }
             When::Unended(start) | When::StoreUnended(start) => {
@@ -206,7 +216,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
         now: Tick,
     ) -> (EventKind, Option<V>) {
-        let put = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
+        let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         match change {
             Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
                 let (began, epoch) = match when {
@@ -214,9 +224,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
                     _ => (now, self.epoch(key.slot())),
                 };
-                (put(self.store(key, value, began, epoch, options.ttl)), None)
+                (kind_of(self.put(key, value, began, epoch, options.ttl, now)), None)
             }
-            Change::Put(_) => (put(self.take(key).is_some()), None),
+            Change::Put(_) => (kind_of(self.take(key).is_some()), None),
             // The value was changed, but what it is now is known to nobody here.
             Change::Remove if matches!(when, When::StoreUnended(_)) => {
                 self.take(key);
@@ -227,14 +237,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Appends to the log, under the shard lock, so that a key's events are in the order of its changes.
-    fn log_one(&self, key: KeyRef<'_>, draft: &Draft) -> Result<Option<Appended>, Sealed> {
-        if !self.travels() {
-            return Ok(None);
-        }
-        let appended = self.domain.log().append(key.slot(), self.domain.clock().wall_ms(), draft);
+    #[inline(always)]
+    fn log_one(
+        &self,
+        key: KeyRef<'_>,
+        kind: EventKind,
+        operation: Operation,
+        options: &Options,
+        wall_ms: u64,
+    ) -> Result<Appended, WriteError> {
+        let draft = self.draft_one(key, kind, operation, options)?;
+        let appended = self.domain.log().append(key.slot(), wall_ms, &draft);
         if appended.is_err() {
             self.entries.invalidate(&key);
         }
-        appended.map(Some)
+        Ok(appended?)
     }
 }

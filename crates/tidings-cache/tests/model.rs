@@ -7,10 +7,11 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::{Node, Wire, events};
+use common::{Node, Wire, items};
 use proptest::prelude::*;
 use tidings_cache::{
-    Cache, Computed, EventKind, FillToken, Operation, ReadOrFill, Subscription, TOKEN_TIME, Target,
+    Cache, Computed, EventKind, FillToken, Item, Operation, ReadOrFill, SlotSet, Subscription, TOKEN_TIME,
+    Target,
 };
 
 /// Keys of the model: few, so that operations meet.
@@ -79,6 +80,14 @@ struct Told {
     key: Option<u8>,
     local: bool,
 }
+
+/// That everything was fenced.
+const FENCED: Told = Told {
+    kind: EventKind::Invalidated,
+    operation_number: Operation::Invalidate as u8,
+    key: None,
+    local: true,
+};
 
 fn told(kind: EventKind, operation: Operation, key: u8) -> Told {
     Told { kind, operation_number: operation as u8, key: Some(key), local: true }
@@ -215,6 +224,7 @@ impl<'a> Twin<'a> {
             Step::Fence => {
                 self.node.domain.fence_all();
                 model.fence();
+                model.told.push(FENCED);
             }
             Step::Settle => cache.settle(),
             conditional => self.check_conditional(conditional)?,
@@ -313,8 +323,16 @@ impl<'a> Twin<'a> {
     /// What subscribers heard is what the model told: in order per key, and all of it.
     fn check_told(&mut self) -> Result<(), TestCaseError> {
         let mut heard = Vec::new();
-        for event in events(&mut self.heard) {
-            let keys = match &event.target {
+        for item in items(&mut self.heard) {
+            let event = match item {
+                Item::Event(event) => event,
+                Item::Fenced { slots: SlotSet::ALL } => {
+                    heard.push(FENCED);
+                    continue;
+                }
+                other => return Err(TestCaseError::fail(format!("{other:?}"))),
+            };
+            let keys = match event.target() {
                 Target::Key(key) => vec![Some(*key)],
                 Target::Keys(keys) => keys.iter().copied().map(Some).collect(),
                 Target::All => vec![None],

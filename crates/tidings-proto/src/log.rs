@@ -168,6 +168,7 @@ impl LaneLog {
         self.sealed_bytes + open
     }
 
+    #[inline(always)]
     fn append(&mut self, draft: &Draft, stamp: Stamp) -> Appended {
         if self.open.is_empty() {
             self.open_first = self.next;

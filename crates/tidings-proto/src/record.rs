@@ -28,8 +28,8 @@ use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varin
 
 pub use crate::varint::{Extend8, Unsound};
 
-/// Longest encoded key, tag or prefix, in bytes.
-pub const KEY_BYTES_MAX: usize = 4 << 10;
+/// Longest encoded key, tag or prefix, in bytes: a text of 4 KiB, and its length in the encoding of keys.
+pub const KEY_BYTES_MAX: usize = (4 << 10) + 3;
 
 /// Most bytes of names and texts in one event's metadata.
 pub const METADATA_BYTES_MAX: usize = 4 << 10;
@@ -187,6 +187,7 @@ impl Draft {
     ///
     /// # Errors
     /// [`TooLarge`] if a key, the metadata or the whole exceeds its limit.
+    #[inline(always)]
     pub fn new(parts: Parts<'_>) -> Result<Self, TooLarge> {
         let mut flags = 0;
         let mut tail = SmallVec::new();

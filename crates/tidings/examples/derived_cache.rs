@@ -21,13 +21,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let derived = profiles.clone();
     let _listener = users_too.subscribe().listen(move |item| {
         let stale = match item {
-            Item::Event(event) => match &event.target {
+            Item::Event(event) => match event.target() {
                 Target::Key(id) => derived.remove(id).map(drop),
                 Target::Keys(ids) => derived.write().remove_many(ids.iter().copied()),
                 _ => derived.clear(),
             },
             // What was missed is unknown: everything goes.
-            Item::Lagged { .. } => derived.clear(),
+            Item::Lagged { .. } | Item::Fenced { .. } => derived.clear(),
         };
         if let Err(error) = stale {
             eprintln!("profile not dropped: {error}");

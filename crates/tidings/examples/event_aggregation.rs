@@ -34,6 +34,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             // A slow subscriber is told; it never slows a writer.
             Item::Lagged { missed: more } => missed += more,
+            // What a peer did while it could not be heard is not known.
+            Item::Fenced { .. } => println!("changes of a peer were missed"),
         }
     }
     for ((node, kind), count) in counts {

@@ -25,7 +25,8 @@ pub use tidings_cache::{
     AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillToken,
     Invalidator, Item, Key, KeyError, Listener, LoadError, ManualClock, Mode, Number, OnOverflow, OpenError,
     Operation, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, RingBounds, Scope, Settings,
-    Subscribe, SubscribeError, Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+    SlotSet, Subscribe, SubscribeError, Subscription, Target, Write, WriteError, WriteThroughError, WriterId,
+    Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::frame::Refusal;

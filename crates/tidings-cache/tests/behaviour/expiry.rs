@@ -2,14 +2,21 @@
 
 use std::time::Duration;
 
-use tidings_cache::{Cache, CacheBuilder, Clock, Domain, EventKind, Operation, Target};
+use tidings_cache::{Cache, CacheBuilder, Clock, Domain, EventKind, Item, Operation, SubscribeError, Target};
 
-use crate::common::{Node, Wire, events, eventually, fill, key, kinds, many, told};
+use crate::common::{
+    Node, Wire, events, eventually, fill, items, key, kinds, kinds_despite_fences, many, told,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// After this long housekeeping notices that a time to live is over: it looks once in 1.07 s, at whole multiples.
 const NOTICED: Duration = Duration::from_millis(2_300);
+
+/// A cache that tells of expiries and evictions.
+fn reporting(domain: &Domain) -> Cache<String, u64> {
+    CacheBuilder::new(domain, "users").eviction_events(true).open().unwrap()
+}
 
 #[test]
 fn an_entry_lives_as_long_as_its_cache_says() {
@@ -95,7 +102,7 @@ fn the_longest_times_are_taken_as_for_ever() {
 
 #[test]
 fn expiry_is_told_without_a_read() {
-    let users: Cache<String, u64> = CacheBuilder::new(&Domain::standalone(), "users").open().unwrap();
+    let users = reporting(&Domain::standalone());
     let mut heard = users.subscribe().kinds([EventKind::Expired]).start().unwrap();
     users.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
     eventually("the entry expires", || {
@@ -109,7 +116,7 @@ fn expiry_is_told_without_a_read() {
 
 #[test]
 fn the_first_expiry_after_a_subscription_is_told() {
-    let users: Cache<String, u64> = CacheBuilder::new(&Domain::standalone(), "users").open().unwrap();
+    let users = reporting(&Domain::standalone());
     users.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
     let mut heard = users.subscribe().start().unwrap();
     // No operation between the subscription and the housekeeping that notices.
@@ -121,7 +128,7 @@ fn the_first_expiry_after_a_subscription_is_told() {
 #[test]
 fn what_a_clear_or_fence_had_removed_does_not_expire_afterwards() {
     let domain = Domain::standalone();
-    let users: Cache<String, u64> = CacheBuilder::new(&domain, "users").open().unwrap();
+    let users = reporting(&domain);
     let mut heard = users.subscribe().start().unwrap();
     users.write().ttl(Duration::from_millis(1)).insert(key("k"), 1).unwrap();
     users.clear().unwrap();
@@ -130,7 +137,8 @@ fn what_a_clear_or_fence_had_removed_does_not_expire_afterwards() {
     pass(NOTICED);
     users.settle();
     assert_eq!(users.erased().entries(), 0);
-    assert_eq!(kinds(&mut heard), [EventKind::Inserted, EventKind::Cleared, EventKind::Inserted]);
+    let expected = [EventKind::Inserted, EventKind::Cleared, EventKind::Inserted];
+    assert_eq!(kinds_despite_fences(&mut heard), expected);
 }
 
 /// Lets time pass in which nothing happens.
@@ -143,7 +151,7 @@ fn pass(time: Duration) {
 #[test]
 fn an_idle_entry_expires_and_one_that_is_read_does_not() {
     let idle = CacheBuilder::new(&Domain::standalone(), "users").time_to_idle(Duration::from_millis(500));
-    let users: Cache<String, u64> = idle.open().unwrap();
+    let users: Cache<String, u64> = idle.eviction_events(true).open().unwrap();
     let mut heard = users.subscribe().kinds([EventKind::Expired]).start().unwrap();
     users.insert(key("idle"), 1).unwrap();
     users.insert(key("busy"), 1).unwrap();
@@ -157,9 +165,49 @@ fn an_idle_entry_expires_and_one_that_is_read_does_not() {
 }
 
 #[test]
+fn to_look_at_an_entry_does_not_keep_it_from_idling() {
+    let idle = CacheBuilder::new(&Domain::standalone(), "users").time_to_idle(Duration::from_millis(300));
+    let users: Cache<String, u64> = idle.open().unwrap();
+    let looks: [&dyn Fn() -> bool; 4] = [
+        &|| users.peek(&key("k")).is_some(),
+        &|| users.contains(&key("k")),
+        &|| users.iter().count() > 0,
+        &|| !users.insert_if_absent(key("k"), 2).unwrap(),
+    ];
+    for look in looks {
+        users.insert(key("k"), 1).unwrap();
+        assert!(look(), "it is there");
+        eventually("it expires although it is looked at", || !look());
+    }
+}
+
+#[test]
+fn a_cache_that_does_not_report_expiry_refuses_to_be_asked_for_it_alone() {
+    let node = Node::new("a");
+    let quiet: Cache<String, u64> = node.cache("quiet").max_capacity(1).open().unwrap();
+    let kinds = vec![EventKind::Expired, EventKind::Evicted];
+    let refused = quiet.subscribe().kinds(kinds.clone()).start().unwrap_err();
+    assert_eq!(refused, SubscribeError::Unreported(kinds.clone()));
+    assert!(refused.to_string().contains("eviction_events(true)"), "{refused}");
+    assert!(quiet.subscribe().kinds([EventKind::Evicted, EventKind::Deleted]).start().is_ok());
+    let telling: Cache<String, u64> =
+        node.cache("telling").max_capacity(1).eviction_events(true).open().unwrap();
+    assert!(telling.subscribe().kinds(kinds).start().is_ok());
+    for (cache, evicted) in [(&quiet, 0), (&telling, 9)] {
+        many(10).into_iter().for_each(|key| drop(cache.insert(key, 0).unwrap()));
+        cache.settle();
+        assert_eq!(
+            (cache.counts().evicted, cache.erased().settings().eviction_events),
+            (evicted, evicted > 0)
+        );
+    }
+}
+
+#[test]
 fn capacity_counts_entries_and_displacement_is_told() {
     let node = Node::new("a");
-    let users: Cache<String, u64> = node.cache("users").max_capacity(10).open().unwrap();
+    let users: Cache<String, u64> =
+        node.cache("users").max_capacity(10).eviction_events(true).open().unwrap();
     let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
     many(100).into_iter().for_each(|key| drop(users.insert(key, 0).unwrap()));
     users.settle();
@@ -180,7 +228,7 @@ fn capacity_counts_weight_where_there_is_a_weigher() {
         .cache("users")
         .max_capacity(1_000)
         .weigher(|key, value: &Vec<u8>| (key.len() + value.len()) as u32);
-    let users: Cache<String, Vec<u8>> = weighed.open().unwrap();
+    let users: Cache<String, Vec<u8>> = weighed.eviction_events(true).open().unwrap();
     let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
     users.insert(key("small"), vec![0; 10]).unwrap();
     assert_eq!(
@@ -220,7 +268,7 @@ fn a_weigher_that_panics_changes_nothing() {
 #[test]
 fn expiry_and_displacement_here_evict_nothing_elsewhere() {
     let (a, b) = (Node::new("a"), Node::new("b"));
-    let on_a: Cache<String, u64> = a.cache("users").max_capacity(1).open().unwrap();
+    let on_a: Cache<String, u64> = a.cache("users").max_capacity(1).eviction_events(true).open().unwrap();
     let on_b = b.users();
     many(20).iter().for_each(|key| fill(&on_b, key, 1));
     many(20).iter().for_each(|key| fill(&on_a, key, 1));
@@ -238,8 +286,8 @@ fn expiry_displacement_and_invalidation_each_have_their_own_kind() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let standalone = Domain::standalone();
     let on_a = a.users();
-    let on_b: Cache<String, u64> = b.cache("users").max_capacity(1).open().unwrap();
-    let expiring: Cache<String, u64> = CacheBuilder::new(&standalone, "users").open().unwrap();
+    let on_b: Cache<String, u64> = b.cache("users").max_capacity(1).eviction_events(true).open().unwrap();
+    let expiring = reporting(&standalone);
     let mut heard = on_b.subscribe().start().unwrap();
     let mut expired = expiring.subscribe().start().unwrap();
 
@@ -264,14 +312,15 @@ fn expiry_displacement_and_invalidation_each_have_their_own_kind() {
 #[test]
 fn a_flood_of_displacements_is_bounded_and_what_was_dropped_is_counted() {
     let node = Node::new("a");
-    let users: Cache<u64, u64> = node.cache("users").max_capacity(1).open().unwrap();
+    let users: Cache<u64, u64> = node.cache("users").max_capacity(1).eviction_events(true).open().unwrap();
     let mut heard = users.subscribe().kinds([EventKind::Evicted]).start().unwrap();
     (0..20_000).for_each(|n| drop(users.insert(n, n).unwrap()));
     users.settle();
     let counts = users.counts();
-    let told = crate::common::items(&mut heard).into_iter().map(|item| match item {
-        tidings_cache::Item::Event(_) => 1,
-        tidings_cache::Item::Lagged { missed } => missed,
+    let told = items(&mut heard).into_iter().map(|item| match item {
+        Item::Event(_) => 1,
+        Item::Lagged { missed } => missed,
+        Item::Fenced { .. } => unreachable!("nothing is fenced"),
     });
     let (heard, lost) =
         told.fold((0, 0), |(heard, lost), n| if n == 1 { (heard + 1, lost) } else { (heard, lost + n) });

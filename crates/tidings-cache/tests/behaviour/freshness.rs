@@ -7,7 +7,7 @@ use tidings_cache::{Cache, Computed, EventKind, Mode, ReadOrFill, TOKEN_TIME};
 use tidings_proto::freshness::Published;
 use tidings_proto::time::Tick;
 
-use crate::common::{MAX_STALENESS, Node, events, fill, key, kinds, many};
+use crate::common::{MAX_STALENESS, Node, events, fill, key, kinds_despite_fences, many};
 
 /// What a coarse clock may lag behind; taken off every bound.
 const COARSE_LAG: Duration = Duration::from_millis(10);
@@ -134,7 +134,7 @@ fn assert_absent_for_every_operation(users: &Cache<String, u64>, prepare: impl F
     assert_eq!(users.get(&k), Some(3));
     prepare();
     users.write().insert_many([(k, 2)]).unwrap();
-    let told = kinds(&mut heard);
+    let told = kinds_despite_fences(&mut heard);
     // `prepare` may insert over a readable entry; the rest are insertions.
     let of_prepare = 5;
     let inserted = told.iter().filter(|kind| **kind == EventKind::Inserted).count();
@@ -306,4 +306,46 @@ fn a_load_that_began_before_a_fence_is_not_kept() {
     node.domain.fence_all();
     assert!(!users.fill(&key("k"), 1, token, None).unwrap());
     assert_eq!((users.get(&key("k")), users.counts().fence_rejects), (None, 1));
+}
+
+#[test]
+fn what_an_insert_displaced_is_known_before_and_after_memory_is_reclaimed() {
+    let node = Node::new("a");
+    let users = node.users();
+    let inserts = |expected: [EventKind; 2]| {
+        let kinds = [1, 2].map(|value| users.insert(key("k"), value).unwrap().kind);
+        assert_eq!(kinds, expected);
+    };
+    inserts([EventKind::Inserted, EventKind::Updated]);
+    for reclaim in [false, true] {
+        node.domain.fence_all();
+        if reclaim {
+            users.settle();
+        }
+        inserts([EventKind::Inserted, EventKind::Updated]);
+        node.clock.advance(Duration::from_nanos(1));
+        node.domain.publish(Published { fresh_until: Tick::FOREVER, floor: node.clock.now() });
+        if reclaim {
+            users.settle();
+        }
+        node.clock.advance(Duration::from_nanos(1));
+        inserts([EventKind::Inserted, EventKind::Updated]);
+    }
+}
+
+#[test]
+fn an_entry_that_the_floor_overtook_before_it_was_stored_is_displaced_by_none() {
+    let node = Node::new("a");
+    let users = node.users();
+    let ReadOrFill::Miss(token) = users.get_or_token(&key("k"), MAX_STALENESS).unwrap() else {
+        panic!("the cache is empty");
+    };
+    node.clock.advance(Duration::from_nanos(1));
+    node.domain.publish(Published { fresh_until: Tick::FOREVER, floor: node.clock.now() });
+    users.settle();
+    let _ = users.fill(&key("k"), 1, token, None).unwrap();
+    assert_eq!(users.get(&key("k")), None);
+    node.clock.advance(Duration::from_nanos(1));
+    assert_eq!(users.insert(key("k"), 2).unwrap().kind, EventKind::Inserted);
+    assert_eq!(users.insert(key("k"), 3).unwrap().kind, EventKind::Updated);
 }

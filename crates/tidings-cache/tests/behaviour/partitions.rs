@@ -133,7 +133,7 @@ fn a_partitioner_of_ones_own_decides_here_and_at_peers() {
     Wire::new([&a, &b]).carry();
     for heard in &mut heard {
         for event in events(heard) {
-            let keys = match &event.target {
+            let keys = match event.target() {
                 Target::Key(key) => vec![key.clone()],
                 Target::Keys(keys) => keys.clone(),
                 target => panic!("{target:?}"),

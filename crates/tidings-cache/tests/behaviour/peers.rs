@@ -1,11 +1,13 @@
 //! What a change on one node does on the others.
 
-use tidings_cache::{Cache, EventKind, Invalidator, Operation, Scope, Target};
+use std::time::Duration;
+
+use tidings_cache::{Cache, EventKind, Invalidator, Item, Mode, Operation, Scope, SlotSet, Target};
 use tidings_proto::hash::{CacheId, slot_of};
 use tidings_proto::id::{LaneId, Lanes};
 use tidings_proto::log::Retention;
 
-use crate::common::{Node, Wire, apply, events, fill, key, kinds, many, one, read, told};
+use crate::common::{Node, Wire, apply, events, fill, items, key, kinds, many, one, read, told};
 
 #[test]
 fn a_change_on_one_node_evicts_the_copies_on_all_others() {
@@ -133,7 +135,7 @@ fn a_peers_change_of_many_keys_is_told_by_partition() {
     Wire::new([&a, &b]).carry();
     let mut named = [Vec::new(), Vec::new()];
     for event in events(&mut heard) {
-        let Target::Keys(keys) = &event.target else { panic!("{event:?}") };
+        let Target::Keys(keys) = event.target() else { panic!("{event:?}") };
         named[usize::from(event.kind == EventKind::Deleted)].extend(keys.clone());
     }
     named.iter_mut().for_each(|keys| keys.sort());
@@ -361,4 +363,98 @@ fn a_stalled_peer_delays_no_writer_and_holds_no_memory() {
     (0..100_000_u64).for_each(|n| drop(users.insert(format!("key-{}", n % 100), n).unwrap()));
     assert_eq!(a.logged(), 100_000);
     assert!(a.domain.log().bytes() <= 4 * Retention::BYTES_MIN, "{}", a.domain.log().bytes());
+}
+
+#[test]
+fn a_clear_by_a_peer_is_told_once_its_last_copy_was_applied() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let (on_a, on_b) = (a.users(), b.users());
+    many(64).into_iter().for_each(|key| drop(on_a.insert(key, 1).unwrap()));
+    on_a.clear().unwrap();
+    let mut heard = on_b.subscribe().start().unwrap();
+    let log = a.domain.log();
+    let (mut inserted, mut cleared) = (0, 0);
+    for lane in log.lanes().ids() {
+        assert_eq!(cleared, 0, "{lane:?} had not come yet");
+        apply(&b.domain, &a.origin, log.lanes(), &read(log, lane)).unwrap();
+        let kinds = kinds(&mut heard);
+        inserted += kinds.iter().filter(|kind| **kind == EventKind::Inserted).count();
+        cleared += kinds.iter().filter(|kind| **kind == EventKind::Cleared).count();
+        assert!(cleared == 0 || kinds.last() == Some(&EventKind::Cleared), "{kinds:?}");
+    }
+    assert_eq!((inserted, cleared), (64, 1));
+}
+
+#[test]
+fn a_clear_whose_last_copy_does_not_come_is_told_all_the_same_and_once() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let (on_a, on_b) = (a.users(), b.users());
+    on_a.clear().unwrap();
+    let mut heard = on_b.subscribe().start().unwrap();
+    let log = a.domain.log();
+    let lanes: Vec<_> = log.lanes().ids().collect();
+    let (last, first) = lanes.split_last().unwrap();
+    for lane in first {
+        apply(&b.domain, &a.origin, log.lanes(), &read(log, *lane)).unwrap();
+    }
+    on_b.settle();
+    assert!(events(&mut heard).is_empty());
+    b.clock.advance(Duration::from_secs(5));
+    on_b.settle();
+    assert_eq!(kinds(&mut heard), [EventKind::Cleared]);
+    apply(&b.domain, &a.origin, log.lanes(), &read(log, *last)).unwrap();
+    b.clock.advance(Duration::from_secs(5));
+    on_b.settle();
+    assert!(events(&mut heard).is_empty());
+}
+
+#[test]
+fn clears_that_wait_for_copies_are_bounded_and_none_is_lost() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let (on_a, on_b) = (a.users(), b.users());
+    let mut heard = on_b.subscribe().start().unwrap();
+    (0..100).for_each(|_| on_a.clear().unwrap());
+    let log = a.domain.log();
+    let lane = log.lanes().ids().next().unwrap();
+    apply(&b.domain, &a.origin, log.lanes(), &read(log, lane)).unwrap();
+    assert_eq!(kinds(&mut heard).len(), 100 - 64);
+    b.clock.advance(Duration::from_secs(5));
+    on_b.settle();
+    assert_eq!(kinds(&mut heard).len(), 64);
+}
+
+#[test]
+fn a_fence_is_told_to_every_subscriber_of_what_it_concerns() {
+    let node = Node::new("a");
+    let users: Cache<String, u64> = node.cache("users").partitions(4).open().unwrap();
+    let local: Cache<String, u64> = node.cache("local").mode(Mode::Local).open().unwrap();
+    let narrow = users.subscribe().kinds([EventKind::Deleted]).prefix("x").partition(2);
+    let mut heard = [users.subscribe().start().unwrap(), narrow.start().unwrap()];
+    let mut untouched = local.subscribe().start().unwrap();
+    let slots = node.domain.log().lanes().slots_of(node.domain.log().lanes().ids().next().unwrap());
+    users.insert(key("before"), 1).unwrap();
+    node.domain.fence(slots);
+    users.insert(key("after"), 1).unwrap();
+    for (heard, expected) in heard.iter_mut().zip([3, 1]) {
+        let items = items(heard);
+        let fences =
+            items.iter().filter(|item| matches!(item, Item::Fenced { slots: told } if *told == slots));
+        assert_eq!((items.len(), fences.count()), (expected, 1), "{items:?}");
+    }
+    assert!(items(&mut untouched).is_empty());
+}
+
+#[test]
+fn a_log_that_was_overrun_is_told_to_subscribers() {
+    let lanes = Lanes::new(1).unwrap();
+    let a = Node::with("a", lanes, Retention { events: 10, bytes: 1 });
+    let b = Node::new("b");
+    let (on_a, on_b) = (a.users(), b.users());
+    let mut heard = on_b.subscribe().start().unwrap();
+    let mut wire = Wire::new([&a, &b]);
+    many(1_000).into_iter().for_each(|key| drop(on_a.insert(key, 1).unwrap()));
+    wire.carry();
+    assert_eq!(wire.resets, 1);
+    let items = items(&mut heard);
+    assert!(matches!(items[..], [Item::Fenced { slots: SlotSet::ALL }]), "{items:?}");
 }

@@ -14,7 +14,7 @@ use tidings_cache::{
 use crate::common::{Node, Wire, events, fill, items, key, kinds, many, one, told};
 
 fn small(node: &Node, events: usize, partitions: usize) -> Cache<String, u64> {
-    let bounds = RingBounds { events, ..RingBounds::default() };
+    let bounds = RingBounds { events, bytes: 64 << 20 };
     node.cache("users").ring(bounds).partitions(partitions).open().unwrap()
 }
 
@@ -158,6 +158,7 @@ fn missed_events_and_heard_ones_add_up_whatever_the_pace() {
                     match item {
                         Item::Event(_) => heard += 1,
                         Item::Lagged { missed: n } => missed += n,
+                        Item::Fenced { .. } => unreachable!("nothing is fenced"),
                     }
                 }
             }
@@ -178,6 +179,7 @@ fn a_missed_event_of_the_whole_cache_counts_once_however_many_partitions_it_had(
         match item {
             Item::Event(_) => heard += 1,
             Item::Lagged { missed: n } => missed += n,
+            Item::Fenced { .. } => unreachable!("nothing is fenced"),
         }
     }
     assert_eq!((heard, missed), (10, 15));
@@ -203,6 +205,7 @@ fn clears_and_changes_add_up_under_any_overrun() {
                         match item {
                             Item::Event(_) => heard += 1,
                             Item::Lagged { missed: n } => missed += n,
+                            Item::Fenced { .. } => unreachable!("nothing is fenced"),
                         }
                     }
                     continue;
@@ -214,6 +217,7 @@ fn clears_and_changes_add_up_under_any_overrun() {
             match item {
                 Item::Event(_) => heard += 1,
                 Item::Lagged { missed: n } => missed += n,
+                Item::Fenced { .. } => unreachable!("nothing is fenced"),
             }
         }
         assert_eq!(heard + missed, made, "seed {seed}");
@@ -251,7 +255,7 @@ fn a_slow_subscriber_delays_neither_writers_nor_other_subscribers() {
 #[test]
 fn a_ring_is_bounded_in_bytes_too() {
     let node = Node::new("a");
-    let bounds = RingBounds { events: 1_000, bytes: 20_000 };
+    let bounds = RingBounds { events: 1_000, bytes: 40_000 };
     let users: Cache<String, u64> = node.cache("users").ring(bounds).open().unwrap();
     let mut slow = users.subscribe().start().unwrap();
     let long = || "x".repeat(4_000);
@@ -282,7 +286,7 @@ async fn a_subscriber_with_a_backlog_lets_other_tasks_run() {
             polls += 1;
             tokio::task::yield_now().await;
         }
-        assert!(polls > 8, "{polls} polls");
+        assert!(polls > 6, "{polls} polls");
     }
 }
 
@@ -404,7 +408,7 @@ fn events_replayed_on_a_mirror_agree_with_the_cache_at_every_step() {
 }
 
 fn replay(mirror: &mut BTreeSet<String>, event: &Event<String>) {
-    let keys = match &event.target {
+    let keys = match event.target() {
         Target::Key(key) => vec![key.clone()],
         Target::Keys(keys) => keys.clone(),
         Target::All => return mirror.clear(),

@@ -3,7 +3,6 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -115,7 +114,7 @@ impl<'a> Wire<'a> {
             let cursor = &mut self.following[to][from].cursors[lane.index()];
             loop {
                 let mut batches = Vec::new();
-                match log.read(lane, cursor, READ_BYTES, &mut batches, Waker::noop()) {
+                match log.read(lane, cursor, READ_BYTES, &mut batches) {
                     Read::Some => {
                         for batch in batches {
                             apply(&target.domain, &source.origin, log.lanes(), &batch).unwrap();
@@ -158,13 +157,19 @@ pub(crate) fn events<K: Key>(subscription: &mut Subscription<K>) -> Vec<Event<K>
     let event = |item| match item {
         Item::Event(event) => event,
         Item::Lagged { missed } => panic!("{missed} events were lost"),
+        Item::Fenced { slots } => panic!("{slots:?} were fenced"),
     };
     items(subscription).into_iter().map(event).collect()
 }
 
 /// Kind, operation and target of each event.
-pub(crate) fn told<K: Key>(subscription: &mut Subscription<K>) -> Vec<(EventKind, Operation, Target<K>)> {
-    events(subscription).into_iter().map(|event| (event.kind, event.operation, event.target)).collect()
+pub(crate) fn told<K: Key + Clone>(
+    subscription: &mut Subscription<K>,
+) -> Vec<(EventKind, Operation, Target<K>)> {
+    events(subscription)
+        .into_iter()
+        .map(|event| (event.kind, event.operation, event.target().clone()))
+        .collect()
 }
 
 /// The kinds of the events.
@@ -209,7 +214,17 @@ pub(crate) fn one(name: &str) -> Target<String> {
 pub(crate) fn read(log: &ChangeLog, lane: LaneId) -> Batch {
     let mut batches = Vec::new();
     let mut cursor = Cursor { next: FIRST };
-    log.read(lane, &mut cursor, usize::MAX, &mut batches, Waker::noop());
+    log.read(lane, &mut cursor, usize::MAX, &mut batches);
     assert_eq!(batches.len(), 1);
     batches.remove(0)
+}
+
+/// The kinds of the events that a subscription has to yield now, whatever was fenced between them.
+pub(crate) fn kinds_despite_fences<K: Key>(subscription: &mut Subscription<K>) -> Vec<EventKind> {
+    let kind = |item: Item<Event<K>>| match item {
+        Item::Event(event) => Some(event.kind),
+        Item::Fenced { .. } => None,
+        Item::Lagged { missed } => panic!("{missed} events were lost"),
+    };
+    items(subscription).into_iter().filter_map(kind).collect()
 }
