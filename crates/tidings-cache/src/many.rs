@@ -164,13 +164,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Ok(())
     }
 
-    fn draft_many(
+    fn draft_many<'a>(
         &self,
         operation: Operation,
-        options: &Options,
+        options: &'a Options,
         slot: Slot,
-        keys: &[Bytes],
-    ) -> Result<Draft, WriteError> {
+        keys: &'a [Bytes],
+    ) -> Result<Draft<'a>, WriteError> {
         Ok(Draft::new(Parts {
             kind: EventKind::Deleted,
             operation,

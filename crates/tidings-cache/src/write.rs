@@ -162,13 +162,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     #[inline(always)]
-    fn draft_one(
+    fn draft_one<'a>(
         &self,
-        key: KeyRef<'_>,
+        key: KeyRef<'a>,
         kind: EventKind,
         operation: Operation,
-        options: &Options,
-    ) -> Result<Draft, TooLarge> {
+        options: &'a Options,
+    ) -> Result<Draft<'a>, TooLarge> {
         Draft::new(Parts {
             kind,
             operation,

@@ -23,7 +23,7 @@ const FORMAT: char = '1';
 /// A certificate, and a signature made with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attestation {
-    /// The certificate, with its chain if it needs one, in an encoding that the [`Attestor`] knows.
+    /// The certificate, in an encoding that the [`Attestor`] knows.
     pub certificate: Bytes,
     /// The signature.
     pub signature: Bytes,

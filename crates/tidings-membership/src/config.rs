@@ -54,8 +54,8 @@ pub struct Config {
     pub cluster: String,
     /// What this node says of itself.
     pub me: Record,
-    /// Where to find others: `host:port`. Names are resolved again every 30 s, and every 2 s while none
-    /// resolves; [`crate::Membership::start`] does not wait for that.
+    /// Where to find others: `host:port`. A name is resolved again every 30 s, and every 2 s while it does not
+    /// resolve; [`crate::Membership::start`] does not wait for that.
     pub seeds: Vec<String>,
     /// Time between rounds of gossip; default 1 s. For 10 s after any change of the view it is at most 200
     /// ms. A node without a link to here is called dead 4 to 5 intervals after its last heartbeat. Shorter

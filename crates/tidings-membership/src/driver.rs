@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ impl Driver {
             Ok(gossip) => gossip,
             Err(error) => unreachable!("the seam's socket opens once: {error:#}"),
         };
+        let mut ended = pin!(gossip.termination_watcher());
+        let mut gossips = true;
         let mut live = gossip.with_chitchat(|chitchat| chitchat.live_nodes_watcher()).await;
         let mut views = self.shared.view.subscribe();
         let mut round = Instant::now();
@@ -87,6 +90,11 @@ impl Driver {
             let deadline = self.deadline();
             tokio::select! {
                 () = stop.cancelled() => break,
+                end = &mut ended, if gossips => {
+                    gossips = false;
+                    let error = end.err().map(|error| format!("{error:#}"));
+                    tracing::error!(error, "gossip has ended: members are judged by their links alone");
+                }
                 Some(command) = commands.recv() => self.obey(command, &gossip).await,
                 Ok(()) = live.changed() => {
                     let heard = live.borrow_and_update().keys().filter_map(origin_of).collect();

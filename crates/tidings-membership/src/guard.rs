@@ -19,9 +19,10 @@ use std::time::Duration;
 use tidings_proto::time::Tick;
 
 use crate::attest::{Attestor, Invalid, Statement};
+use crate::budget::{Budget, PER_FRAME};
 use crate::heartbeat::{Claim, Heartbeat};
 use crate::stats::{Reason, Stats};
-use crate::wire::{Change, DIGEST_NODES_MAX, Identity, Message, Seen};
+use crate::wire::{Change, DIGEST_NODES_MAX, Identity, Message, Seen, Unpacker};
 
 /// Most bytes of the digest of all remembered lives, this node's own included. chitchat always sends its
 /// digest whole, and panics when too little of its 65,507 bytes is left for the rest.
@@ -58,6 +59,10 @@ pub(crate) struct Guard {
     /// The newest of this node's own serial numbers that each peer has shown to know.
     shown_to: BTreeMap<SocketAddr, u64>,
     refused: VecDeque<(u64, Tick)>,
+    budget: Budget,
+    /// Signatures that may still be checked of the present frame.
+    checks_left: u32,
+    unpacker: Unpacker,
     hasher: RandomState,
     /// The last heartbeat number handed to chitchat, for whichever node.
     last_news: u64,
@@ -101,6 +106,9 @@ impl Guard {
             known: BTreeMap::new(),
             shown_to: BTreeMap::new(),
             refused: VecDeque::new(),
+            budget: Budget::default(),
+            checks_left: 0,
+            unpacker: Unpacker::default(),
             hasher: RandomState::new(),
             last_news: 0,
             pace: gossip_interval * PACE_PERCENT / 100,
@@ -109,7 +117,8 @@ impl Guard {
 
     /// Judges a frame from the peer at this address, of whose identity the transport is sure.
     pub(crate) fn admit(&mut self, from: SocketAddr, frame: &[u8], now: Tick) -> Result<Admitted, Reason> {
-        let mut parsed = Message::parse(frame)?;
+        let mut parsed = Message::parse(frame, &mut self.unpacker)?;
+        self.checks_left = PER_FRAME;
         (0..parsed.omitted).for_each(|_| self.stats.reject(Reason::Operation));
         let mut statements = Vec::new();
         match &mut parsed.message {
@@ -118,10 +127,10 @@ impl Guard {
             Message::Syn { digest, .. } => self.see_all(digest, from, now),
             // Records first: a message may introduce a node and say what is known of it.
             Message::SynAck { digest, delta } => {
-                self.attest_all(delta, &mut statements, now);
+                self.attest_all(delta, &mut statements, (from, now));
                 self.see_all(digest, from, now);
             }
-            Message::Ack { delta } => self.attest_all(delta, &mut statements, now),
+            Message::Ack { delta } => self.attest_all(delta, &mut statements, (from, now)),
         }
         Ok(Admitted { message: parsed.message.encode(), statements })
     }
@@ -154,8 +163,13 @@ impl Guard {
         self.shown_to.get(&peer).is_some_and(|shown| *shown >= serial)
     }
 
-    fn attest_all(&mut self, delta: &mut Vec<Change>, statements: &mut Vec<Statement>, now: Tick) {
-        delta.retain(|change| match self.attest(change, now) {
+    fn attest_all(
+        &mut self,
+        delta: &mut Vec<Change>,
+        statements: &mut Vec<Statement>,
+        at: (SocketAddr, Tick),
+    ) {
+        delta.retain(|change| match self.attest(change, at) {
             Ok(statement) => {
                 statements.extend(statement);
                 true
@@ -167,15 +181,16 @@ impl Guard {
         });
     }
 
-    /// Whether a change may reach chitchat, and what news it holds.
-    fn attest(&mut self, change: &Change, now: Tick) -> Result<Option<Statement>, Reason> {
+    /// Whether a change may reach chitchat, and what news it holds. What is cheap is asked first.
+    fn attest(&mut self, change: &Change, at: (SocketAddr, Tick)) -> Result<Option<Statement>, Reason> {
         let node = &change.node;
         // Nobody tells a node what it has said itself.
         if *node == self.me {
             return Err(Reason::Forged);
         }
         let known = self.known.get(node);
-        if known.is_some_and(|known| known.denied) {
+        let newest = change.record.as_ref().map_or(0, |(serial, _)| *serial);
+        if known.is_some_and(|known| known.denied && newest <= known.serial) {
             return Err(Reason::Forged);
         }
         let Some((serial, text)) = &change.record else {
@@ -184,19 +199,29 @@ impl Guard {
         if known.is_some_and(|known| known.serial == *serial && known.text == *text) {
             return Ok(None);
         }
-        let statement = self.verify(node, *serial, text, now)?;
+        if known.is_none() {
+            self.check_room(node)?;
+        }
+        let statement = self.verify(node, *serial, text, at)?;
         match self.known.get_mut(node) {
             Some(known) if known.serial >= *serial => return Ok(None),
             Some(known) => {
                 known.serial = *serial;
                 known.text.clone_from(text);
+                known.denied = false;
             }
-            None => self.remember(node, *serial, text, now)?,
+            None => self.remember(node, *serial, text, at.1),
         }
         Ok(Some(statement))
     }
 
-    fn verify(&mut self, node: &Identity, serial: u64, text: &str, now: Tick) -> Result<Statement, Reason> {
+    fn verify(
+        &mut self,
+        node: &Identity,
+        serial: u64,
+        text: &str,
+        (from, now): (SocketAddr, Tick),
+    ) -> Result<Statement, Reason> {
         if node.address.ip().is_unspecified() || node.address.port() == 0 {
             return Err(Reason::Operation);
         }
@@ -205,6 +230,10 @@ impl Guard {
         if self.refused.iter().any(|(refused, _)| *refused == hash) {
             return Err(Reason::Forged);
         }
+        if self.checks_left == 0 || !self.budget.take(from, now) {
+            return Err(Reason::Budget);
+        }
+        self.checks_left -= 1;
         let place = (&node.origin, node.address, serial);
         Statement::verify(&self.cluster, place, text, &*self.attestor).map_err(|invalid| match invalid {
             Invalid::Unreadable => Reason::Operation,
@@ -216,14 +245,16 @@ impl Guard {
         })
     }
 
-    fn remember(&mut self, node: &Identity, serial: u64, text: &str, now: Tick) -> Result<(), Reason> {
+    /// Whether a new life can be remembered.
+    fn check_room(&self, node: &Identity) -> Result<(), Reason> {
         let lives = self.known.keys().filter(|known| known.origin.node == node.origin.node).count();
         let bytes: usize = self.known.keys().chain([&self.me, node]).map(Identity::digest_bytes).sum();
         // With this node itself and the new one, a digest still has a length that peers accept.
         let full = self.known.len() + 2 > DIGEST_NODES_MAX || bytes > DIGEST_BYTES_MAX;
-        if full || lives >= LIVES_MAX {
-            return Err(Reason::Capacity);
-        }
+        if full || lives >= LIVES_MAX { Err(Reason::Capacity) } else { Ok(()) }
+    }
+
+    fn remember(&mut self, node: &Identity, serial: u64, text: &str, now: Tick) {
         let known = Known {
             serial,
             text: text.to_owned(),
@@ -235,7 +266,6 @@ impl Guard {
             news_count: 0,
         };
         self.known.insert(node.clone(), known);
-        Ok(())
     }
 
     fn see_all(&mut self, digest: &mut Vec<Seen>, from: SocketAddr, now: Tick) {

@@ -26,6 +26,7 @@
 //! | [`State::Left`] | any | the member said goodbye, by either way |
 
 mod attest;
+mod budget;
 mod config;
 mod driver;
 mod guard;

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
-/// How often names are resolved again.
+/// How often a name is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 
-/// How often, while no name resolves to anything.
+/// How often, while it does not resolve to anything.
 const RESOLVE_RETRY: Duration = Duration::from_secs(2);
 
-/// How long one name may take.
+/// How long a name may take.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A seed is not `host:port`.
@@ -22,15 +22,23 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[error("seed {0:?} is not host:port")]
 pub struct InvalidSeed(pub String);
 
-/// The configured seeds, and what they resolve to. Resolving happens in a task of its own that ends with
-/// this.
+/// The configured seeds, and what they resolve to. Resolving happens in tasks of its own that end with this.
 ///
 /// chitchat could do this too, but waits for names at its start and leaves its task behind at its end.
 pub(crate) struct Seeds {
     fixed: BTreeSet<SocketAddr>,
-    names: Vec<String>,
-    resolving: JoinSet<BTreeSet<SocketAddr>>,
-    resolve_at: Instant,
+    names: Vec<Name>,
+    resolving: JoinSet<(usize, Result<BTreeSet<SocketAddr>, String>)>,
+}
+
+/// A seed that has to be resolved.
+struct Name {
+    name: String,
+    /// The last answer; one that fails takes nothing away.
+    found: BTreeSet<SocketAddr>,
+    failing: bool,
+    /// When to ask again, unless a question is under way.
+    due: Option<Instant>,
 }
 
 impl Seeds {
@@ -41,12 +49,13 @@ impl Seeds {
             if let Ok(address) = seed.parse() {
                 fixed.insert(address);
             } else if is_host_and_port(seed) {
-                names.push(seed.clone());
+                let due = Some(Instant::now());
+                names.push(Name { name: seed.clone(), found: BTreeSet::new(), failing: false, due });
             } else {
                 return Err(InvalidSeed(seed.clone()));
             }
         }
-        Ok(Self { fixed, names, resolving: JoinSet::new(), resolve_at: Instant::now() })
+        Ok(Self { fixed, names, resolving: JoinSet::new() })
     }
 
     /// What needs no resolving.
@@ -54,22 +63,52 @@ impl Seeds {
         &self.fixed
     }
 
-    /// Waits until names have been resolved again, and returns all addresses. Never ends if there are no
-    /// names.
+    /// Waits until a name has been resolved again, and returns all addresses. Never ends if there are no names.
     ///
     /// Cancel safe.
     pub(crate) async fn resolved(&mut self) -> BTreeSet<SocketAddr> {
-        if self.names.is_empty() {
-            std::future::pending::<()>().await;
+        loop {
+            let now = Instant::now();
+            for (index, name) in self.names.iter_mut().enumerate() {
+                if name.due.take_if(|due| *due <= now).is_some() {
+                    let name = name.name.clone();
+                    self.resolving.spawn(async move { (index, resolve(&name).await) });
+                }
+            }
+            let due = self.names.iter().filter_map(|name| name.due).min();
+            tokio::select! {
+                Some(Ok((index, answer))) = self.resolving.join_next() => {
+                    self.names[index].answered(answer);
+                    return self.all();
+                }
+                () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
+                else => std::future::pending().await,
+            }
         }
-        if self.resolving.is_empty() {
-            tokio::time::sleep_until(self.resolve_at).await;
-            self.resolving.spawn(resolve(self.names.clone()));
-        }
-        let found = self.resolving.join_next().await.and_then(Result::ok).unwrap_or_default();
-        let pause = if found.is_empty() { RESOLVE_RETRY } else { RESOLVE_EVERY };
-        self.resolve_at = Instant::now() + pause;
-        self.fixed.union(&found).copied().collect()
+    }
+
+    fn all(&self) -> BTreeSet<SocketAddr> {
+        self.names.iter().flat_map(|name| &name.found).chain(&self.fixed).copied().collect()
+    }
+}
+
+impl Name {
+    fn answered(&mut self, answer: Result<BTreeSet<SocketAddr>, String>) {
+        let pause = match answer {
+            Ok(found) => {
+                self.found = found;
+                self.failing = false;
+                RESOLVE_EVERY
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(seed = self.name, error, "seed does not resolve");
+                }
+                self.failing = true;
+                RESOLVE_RETRY
+            }
+        };
+        self.due = Some(Instant::now() + pause);
     }
 }
 
@@ -80,16 +119,14 @@ fn is_host_and_port(seed: &str) -> bool {
     })
 }
 
-async fn resolve(names: Vec<String>) -> BTreeSet<SocketAddr> {
-    let mut found = BTreeSet::new();
-    for name in names {
-        match timeout(RESOLVE_TIMEOUT, lookup_host(&name)).await {
-            Ok(Ok(addresses)) => found.extend(addresses),
-            Ok(Err(error)) => tracing::warn!(seed = name, %error, "seed does not resolve"),
-            Err(_) => tracing::warn!(seed = name, "seed does not resolve in time"),
-        }
+async fn resolve(name: &str) -> Result<BTreeSet<SocketAddr>, String> {
+    match timeout(RESOLVE_TIMEOUT, lookup_host(name)).await {
+        Ok(Ok(addresses)) => Some(addresses.collect::<BTreeSet<_>>())
+            .filter(|found| !found.is_empty())
+            .ok_or_else(|| "no address".to_owned()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {RESOLVE_TIMEOUT:?}")),
     }
-    found
 }
 
 #[cfg(test)]
@@ -112,5 +149,20 @@ mod tests {
         let resolved = seeds.resolved().await;
         assert!(resolved.contains(&"10.0.0.1:1".parse().unwrap()));
         assert!(resolved.iter().any(|address| address.ip().is_loopback() && address.port() == 7401));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_fails_keeps_its_addresses_and_is_asked_again_soon() {
+        let mut seeds = Seeds::parse(&["a:1".to_owned(), "b:2".to_owned()]).unwrap();
+        let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        for (index, name) in seeds.names.iter_mut().enumerate() {
+            name.answered(Ok(BTreeSet::from([address(index as u16 + 1)])));
+            assert_eq!(name.due, Some(Instant::now() + RESOLVE_EVERY));
+        }
+        seeds.names[0].answered(Err("no such name".to_owned()));
+        assert_eq!(seeds.names[0].due, Some(Instant::now() + RESOLVE_RETRY));
+        assert_eq!(seeds.all(), BTreeSet::from([address(1), address(2)]));
+        seeds.names[0].answered(Ok(BTreeSet::from([address(3)])));
+        assert_eq!(seeds.all(), BTreeSet::from([address(2), address(3)]));
     }
 }

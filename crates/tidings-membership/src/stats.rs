@@ -25,11 +25,13 @@ pub enum Reason {
     Operation,
     /// A new life beyond the limits on how many are remembered. That life is ignored.
     Capacity,
+    /// A record that came when enough signatures had been checked for its sender. It counts when it comes again.
+    Budget,
 }
 
 impl Reason {
     /// All reasons, in the order of their counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::FrameSize,
         Self::Inflation,
         Self::Malformed,
@@ -39,6 +41,7 @@ impl Reason {
         Self::Heartbeat,
         Self::Operation,
         Self::Capacity,
+        Self::Budget,
     ];
 
     /// The reason's name, as metrics know it.
@@ -54,6 +57,7 @@ impl Reason {
             Self::Heartbeat => "heartbeat",
             Self::Operation => "operation",
             Self::Capacity => "capacity",
+            Self::Budget => "budget",
         }
     }
 }

@@ -38,6 +38,13 @@ const MAGIC: u16 = 45_139;
 const VERSION: u8 = 0;
 const BLOCK_BYTES_MAX: usize = u16::MAX as usize;
 
+/// Most blocks of a message. chitchat begins a new one after 16 KiB.
+const BLOCKS_MAX: usize = DELTA_BYTES_MAX / (16 << 10);
+
+/// What decompresses blocks, kept from one message to the next.
+#[derive(Default)]
+pub(crate) struct Unpacker(zstd::bulk::Decompressor<'static>);
+
 /// What gossip knows a member by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Identity {
@@ -86,7 +93,7 @@ pub(crate) struct Parsed {
 
 impl Message {
     /// Takes a frame apart. Allocates at most a few times [`DELTA_BYTES_MAX`], whatever the frame claims.
-    pub(crate) fn parse(frame: &[u8]) -> Result<Parsed, Reason> {
+    pub(crate) fn parse(frame: &[u8], unpacker: &mut Unpacker) -> Result<Parsed, Reason> {
         if frame.len() > FRAME_BYTES_MAX {
             return Err(Reason::FrameSize);
         }
@@ -97,8 +104,8 @@ impl Message {
                 let digest = reader.digest()?;
                 Self::Syn { digest, cluster: reader.text()?.to_owned() }
             }
-            1 => Self::SynAck { digest: reader.digest()?, delta: reader.delta(&mut omitted)? },
-            2 => Self::Ack { delta: reader.delta(&mut omitted)? },
+            1 => Self::SynAck { digest: reader.digest()?, delta: reader.delta(unpacker, &mut omitted)? },
+            2 => Self::Ack { delta: reader.delta(unpacker, &mut omitted)? },
             3 => Self::BadCluster,
             _ => return Err(Reason::Malformed),
         };
@@ -223,18 +230,21 @@ impl<'a> Reader<'a> {
         Ok(digest)
     }
 
-    fn delta(&mut self, omitted: &mut usize) -> Result<Vec<Change>, Reason> {
-        let blocks = self.blocks()?;
+    fn delta(&mut self, unpacker: &mut Unpacker, omitted: &mut usize) -> Result<Vec<Change>, Reason> {
+        let blocks = self.blocks(unpacker)?;
         Reader { bytes: &blocks, at: 0 }.changes(omitted)
     }
 
-    fn blocks(&mut self) -> Result<Vec<u8>, Reason> {
+    fn blocks(&mut self, unpacker: &mut Unpacker) -> Result<Vec<u8>, Reason> {
         let mut plain = Vec::new();
         let mut block = Vec::new();
-        loop {
+        for blocks in 0.. {
             let kind = self.u8()?;
             if kind == 0 {
-                return Ok(plain);
+                break;
+            }
+            if blocks == BLOCKS_MAX {
+                return Err(Reason::Inflation);
             }
             let length = self.u16()?;
             let bytes = self.take(length.into())?;
@@ -243,7 +253,7 @@ impl<'a> Reader<'a> {
                 // chitchat's buffer for a block has this size too: what does not fit is none of its own.
                 1 => {
                     block.resize(room.min(BLOCK_BYTES_MAX), 0);
-                    let length = zstd::bulk::decompress_to_buffer(bytes, &mut block[..]).map_err(|_| {
+                    let length = unpacker.0.decompress_to_buffer(bytes, &mut block[..]).map_err(|_| {
                         if room < BLOCK_BYTES_MAX { Reason::Inflation } else { Reason::Malformed }
                     })?;
                     plain.extend_from_slice(&block[..length]);
@@ -253,6 +263,7 @@ impl<'a> Reader<'a> {
                 _ => return Err(Reason::Malformed),
             }
         }
+        Ok(plain)
     }
 
     fn changes(&mut self, omitted: &mut usize) -> Result<Vec<Change>, Reason> {

@@ -9,13 +9,14 @@ use std::io::Write;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Most bytes that one decoded control frame or key may claim. Bounds what a peer can make this node allocate.
+/// Most bytes that one decoded control frame or key may claim. Bounds what a peer can make this node allocate; what
+/// is encoded is bounded by its types.
 pub const DECODED_BYTES_MAX: usize = 1 << 20;
 
 /// A value could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
-    /// The type refused to be serialised, or exceeds [`DECODED_BYTES_MAX`].
+    /// The type refused to be serialised.
     #[error("cannot encode")]
     Encode(#[source] bincode::error::EncodeError),
     /// The bytes are not a value of this type.

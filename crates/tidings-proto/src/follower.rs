@@ -12,7 +12,8 @@ use crate::frame::{Follow, Heartbeat};
 use crate::id::{FIRST, LaneId, Lanes, Origin, Sequence};
 use crate::time::Tick;
 
-/// Probes remembered while unanswered: 64 × 250 ms is 16 s, far beyond any idle time-out of a connection.
+/// Probes remembered while unanswered, those of all links to the origin together; older ones confirm nothing. At the
+/// usual 250 ms, 16 s of one link's: far beyond any idle time-out of a connection.
 const PROBES_MAX: usize = 64;
 
 /// One request to follow a lane. Frames that answer an older request are stale.

@@ -21,11 +21,18 @@ pub const PROTOCOL_VERSION: u8 = 1;
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 6;
 
-/// Longest body, in bytes. A value of 1 MiB and its key must fit; a peer cannot make a receiver buffer more.
+/// Longest body, in bytes: the longest record, or a full member set, with room to spare; a peer cannot make a
+/// receiver buffer more.
 pub const FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 
 /// Most members that a frame may name.
 pub const MEMBERS_MAX: usize = 4_096;
+
+/// Longest zone, release or cache name in a frame, in bytes.
+pub const TEXT_BYTES_MAX: usize = 128;
+
+/// Most caches that a frame may name.
+pub const CACHES_MAX: usize = 1_024;
 
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +97,7 @@ pub enum Control {
     Refused(Refusal),
     /// The sender's member set.
     Members(MemberSet),
-    /// Names of the caches that the sender hosts, for those who watch. Can be ignored.
+    /// Names of the caches that the sender hosts, at most [`CACHES_MAX`], for those who watch. Can be ignored.
     Caches(Vec<String>),
 }
 
@@ -113,9 +120,9 @@ pub struct Hello {
     pub lanes: Lanes,
     /// The address at which it can be dialled.
     pub address: SocketAddr,
-    /// Its availability zone, or nothing.
+    /// Its availability zone, or nothing; at most [`TEXT_BYTES_MAX`].
     pub zone: String,
-    /// Its release, for people.
+    /// Its release, for people; at most [`TEXT_BYTES_MAX`].
     pub release: String,
     /// Its wall clock, in milliseconds since 1970, for a report of clock offset. Decides nothing.
     pub wall_ms: u64,
@@ -217,6 +224,9 @@ pub enum FrameError {
     /// A list in it exceeds its limit.
     #[error("a {0:?} frame with {1} elements")]
     TooMany(FrameType, usize),
+    /// A text in it exceeds [`TEXT_BYTES_MAX`].
+    #[error("a {0:?} frame with a text of {1} bytes")]
+    LongText(FrameType, usize),
 }
 
 /// A frame cut out of a byte stream.
@@ -289,7 +299,8 @@ impl Control {
     /// The frame's bytes, header and body.
     ///
     /// # Panics
-    /// Never: these types always encode, and their sizes are bounded well below [`FRAME_BYTES_MAX`].
+    /// Never: these types always encode. A frame whose lists and texts keep their limits is well below
+    /// [`FRAME_BYTES_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![0; HEADER_BYTES];
@@ -316,7 +327,7 @@ impl Control {
     ///
     /// # Errors
     /// [`FrameError::Body`] if it does not decode, or is a batch of events; [`FrameError::TooMany`] if a list in it
-    /// exceeds its limit.
+    /// exceeds its limit, [`FrameError::LongText`] if a text does.
     pub fn decode(frame: &RawFrame) -> Result<Self, FrameError> {
         let body = &frame.body[..];
         let kind = frame.kind;
@@ -335,12 +346,21 @@ impl Control {
             FrameType::Events => return Err(FrameError::Type(kind as u8)),
         }
         .map_err(|error| FrameError::Body(kind, error))?;
-        let members = match &control {
-            Self::Hello(hello) => hello.members.members.len(),
-            Self::Members(set) => set.members.len(),
+        let (elements, most) = match &control {
+            Self::Hello(hello) => (hello.members.members.len(), MEMBERS_MAX),
+            Self::Members(set) => (set.members.len(), MEMBERS_MAX),
+            Self::Caches(names) => (names.len(), CACHES_MAX),
+            _ => (0, 0),
+        };
+        if elements > most {
+            return Err(FrameError::TooMany(kind, elements));
+        }
+        let longest = match &control {
+            Self::Hello(hello) => hello.zone.len().max(hello.release.len()),
+            Self::Caches(names) => names.iter().map(String::len).max().unwrap_or(0),
             _ => 0,
         };
-        if members > MEMBERS_MAX { Err(FrameError::TooMany(kind, members)) } else { Ok(control) }
+        if longest > TEXT_BYTES_MAX { Err(FrameError::LongText(kind, longest)) } else { Ok(control) }
     }
 }
 

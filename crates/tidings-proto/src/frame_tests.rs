@@ -215,6 +215,26 @@ fn as_many_members_as_allowed_with_the_longest_names_fit_a_frame() {
 }
 
 #[test]
+fn long_texts_and_too_many_caches_are_refused() {
+    let long = || "x".repeat(TEXT_BYTES_MAX + 1);
+    for sample in [
+        Control::Hello(Hello { zone: long(), ..hello() }),
+        Control::Hello(Hello { release: long(), ..hello() }),
+        Control::Caches(vec![String::new(), long()]),
+    ] {
+        let result = decode_all(BytesMut::from(&sample.encode()[..]));
+        assert!(
+            matches!(result, Err(FrameError::LongText(_, length)) if length == TEXT_BYTES_MAX + 1),
+            "{result:?}"
+        );
+    }
+    let names = |count| Control::Caches(vec!["x".repeat(TEXT_BYTES_MAX); count]);
+    assert_eq!(decode_all(BytesMut::from(&names(CACHES_MAX).encode()[..])).unwrap(), [names(CACHES_MAX)]);
+    let result = decode_all(BytesMut::from(&names(CACHES_MAX + 1).encode()[..]));
+    assert!(matches!(result, Err(FrameError::TooMany(FrameType::Caches, _))), "{result:?}");
+}
+
+#[test]
 fn more_members_than_allowed_are_refused() {
     for sample in [
         Control::Members(members(MEMBERS_MAX + 1, "n")),

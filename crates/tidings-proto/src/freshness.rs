@@ -4,19 +4,25 @@
 //! clock has not passed `fresh_until`, or if the entry's load began within the last `max_staleness`; entries whose
 //! load began at or before the floor never count.
 //!
-//! An origin is relevant from its first mention by anyone. It stops being so by a goodbye whose heads are applied,
-//! or by an unclean end with a floor: its entries' last possible successors cannot have been heard, so whatever was
-//! loaded until `write_horizon` after its end becomes unreadable before it leaves.
+//! An origin is relevant from its first mention by anyone; only its own word ends its node's older lives. It stops
+//! being so by a goodbye whose heads are applied, or by an unclean end with a floor: its entries' last possible
+//! successors cannot have been heard, so whatever was loaded until `write_horizon` after its end becomes unreadable
+//! before it leaves. If it is heard again until then, it stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::frame::MEMBERS_MAX;
 use crate::id::{Incarnation, NodeId, Origin};
 use crate::time::Tick;
 
-/// Nodes whose ended lives are remembered. Beyond it the life that began first is forgotten: named once more by
-/// hearsay, it costs the doubt of one more unclean end, never a stale hit.
+/// Lives that are remembered as ended, and nodes whose newest life is. Beyond it the life that began first is
+/// forgotten: named once more by hearsay, it costs the doubt of one more unclean end, never a stale hit.
 pub const ENDED_MAX: usize = 4_096;
+
+/// Origins that one peer may make relevant by naming them, as long as nothing else speaks for them: far more than a
+/// cluster has members, and one peer alone cannot fill the set.
+pub const NAMED_BY_ONE_MAX: usize = 1_024;
 
 /// The time limits that freshness is computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +78,25 @@ enum Standing {
     Live,
     /// No live member hears it, since then.
     Lost(Tick),
-    /// Ended without a goodbye; its floor.
-    Closing(Tick),
+    /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind.
+    Closing { since: Tick, back: bool },
 }
 
 #[derive(Debug)]
 struct Relevant {
     confirmed: Option<Tick>,
     standing: Standing,
+    /// Who named it, while nothing but that speaks for it.
+    hearsay: Option<NodeId>,
+}
+
+/// What came of a peer's naming others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Who is relevant from now on.
+    pub new: Vec<Origin>,
+    /// How many were not taken note of, because a limit is reached.
+    pub refused: usize,
 }
 
 /// Computes freshness. All times are of the node's own clock.
@@ -87,8 +104,10 @@ struct Relevant {
 pub struct Freshness {
     bounds: Bounds,
     origins: BTreeMap<Origin, Relevant>,
-    /// The newest life of each node that has ended: others may go on naming it for a while.
-    ended: BTreeMap<NodeId, Incarnation>,
+    /// Lives that have ended: others may go on naming them for a while.
+    ended: BTreeSet<Origin>,
+    /// The newest life of each node that was proven to exist: older ones are over.
+    proven: BTreeMap<NodeId, Incarnation>,
     /// The node's former life, until its floor is behind.
     own: Option<Own>,
     floor: Tick,
@@ -99,6 +118,8 @@ pub struct Freshness {
 #[derive(Clone, Copy, Debug)]
 enum Own {
     NoContact,
+    /// Somebody was reached; not everybody who was named has confirmed anything yet.
+    Contacted,
     Floor(Tick),
 }
 
@@ -110,7 +131,8 @@ impl Freshness {
         Self {
             bounds,
             origins: BTreeMap::new(),
-            ended: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            proven: BTreeMap::new(),
             own: Some(own),
             floor: Tick::NEVER,
             changes: 0,
@@ -123,60 +145,117 @@ impl Freshness {
         self.bounds
     }
 
-    /// A member exchanged hellos with this node: it is not alone.
-    pub fn contacted(&mut self, now: Tick) {
+    /// A member exchanged hellos with this node: it is not alone. Its own floor counts from the moment at which
+    /// everybody relevant has confirmed something, for until then somebody may still be hearing its former life.
+    pub fn contacted(&mut self) {
         if let Some(Own::NoContact) = self.own {
-            self.own = Some(Own::Floor(now.after(self.bounds.write_horizon)));
+            self.own = Some(Own::Contacted);
         }
     }
 
-    /// This origin itself has said hello: whatever was thought of it, it is there.
+    /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
+    /// over. Returns whether it is new.
     pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {
-        if self.ended.get(&origin.node).is_some_and(|ended| *ended >= origin.incarnation) {
-            self.ended.remove(&origin.node);
+        if !self.is_superseded(origin) {
+            self.ended.remove(origin);
         }
-        self.named(origin, now)
+        self.found(origin, now)
     }
 
-    /// Somebody named this origin. It is relevant from now on, unless it is known to have ended; older lives of the
-    /// node have ended. Returns whether it is new.
-    pub fn named(&mut self, origin: &Origin, now: Tick) -> bool {
-        if self.ended.get(&origin.node).is_some_and(|ended| *ended >= origin.incarnation) {
+    /// Some live member hears this origin, and its own signature says that it exists: its node's older lives are
+    /// over. One that has ended stays so. Returns whether it is new.
+    pub fn found(&mut self, origin: &Origin, now: Tick) -> bool {
+        if self.is_superseded(origin) || self.ended.contains(origin) {
             return false;
         }
-        let newest = self.lives_of(&origin.node).last().map(|(origin, _)| origin.incarnation);
-        if newest.is_some_and(|newest| newest > origin.incarnation) {
-            return false;
+        self.prove(origin, now);
+        match self.origins.get_mut(origin) {
+            Some(relevant) => {
+                relevant.hearsay = None;
+                match &mut relevant.standing {
+                    Standing::Closing { back, .. } => *back = true,
+                    standing => *standing = Standing::Live,
+                }
+                false
+            }
+            None => {
+                self.enter(origin, None);
+                true
+            }
+        }
+    }
+
+    /// A peer names these origins. Each is relevant from now on, unless it is known to have ended. It ends nobody:
+    /// what a node says of a third one is not proof of anything. A peer may name [`NAMED_BY_ONE_MAX`] that nothing
+    /// else speaks for, all of them together [`MEMBERS_MAX`].
+    pub fn named<'a>(&mut self, by: &NodeId, origins: impl IntoIterator<Item = &'a Origin>) -> Named {
+        let by_one = self.origins.values().filter(|relevant| relevant.hearsay.as_ref() == Some(by)).count();
+        let room =
+            NAMED_BY_ONE_MAX.saturating_sub(by_one).min(MEMBERS_MAX.saturating_sub(self.origins.len()));
+        let mut named = Named::default();
+        for origin in origins {
+            let over = self.is_superseded(origin) || self.ended.contains(origin);
+            if over || self.origins.contains_key(origin) {
+                continue;
+            }
+            if named.new.len() < room {
+                self.enter(origin, Some(by.clone()));
+                named.new.push(origin.clone());
+            } else {
+                named.refused += 1;
+            }
+        }
+        named
+    }
+
+    fn enter(&mut self, origin: &Origin, hearsay: Option<NodeId>) {
+        let relevant = Relevant { confirmed: None, standing: Standing::Live, hearsay };
+        self.origins.insert(origin.clone(), relevant);
+        self.changes += 1;
+    }
+
+    fn is_superseded(&self, origin: &Origin) -> bool {
+        self.proven.get(&origin.node).is_some_and(|newest| *newest > origin.incarnation)
+    }
+
+    /// Takes note that this life exists, and ends its node's older ones.
+    fn prove(&mut self, origin: &Origin, now: Tick) {
+        if self.proven.get(&origin.node) == Some(&origin.incarnation) {
+            return;
+        }
+        self.proven.insert(origin.node.clone(), origin.incarnation);
+        if self.proven.len() > ENDED_MAX
+            && let Some((first, _)) = self.proven.iter().min_by_key(|(_, incarnation)| **incarnation)
+        {
+            let first = first.clone();
+            self.proven.remove(&first);
         }
         let older: Vec<_> = self
             .lives_of(&origin.node)
-            .filter(|(known, _)| known.incarnation < origin.incarnation)
-            .map(|(known, _)| known.clone())
+            .filter(|life| life.incarnation < origin.incarnation)
+            .cloned()
             .collect();
-        for origin in older {
-            self.end(&origin, now);
+        for life in older {
+            self.end(&life, now);
         }
-        let new = !self.origins.contains_key(origin);
-        if new {
-            let relevant = Relevant { confirmed: None, standing: Standing::Live };
-            self.origins.insert(origin.clone(), relevant);
-            self.changes += 1;
-        }
-        new
     }
 
-    fn lives_of(&self, node: &NodeId) -> impl Iterator<Item = (&Origin, &Relevant)> {
+    fn lives_of(&self, node: &NodeId) -> impl Iterator<Item = &Origin> {
         let first = Origin { node: node.clone(), incarnation: Incarnation(0) };
         let last = Origin { node: node.clone(), incarnation: Incarnation(u64::MAX) };
-        self.origins.range(first..=last)
+        self.origins.range(first..=last).map(|(origin, _)| origin)
     }
 
     /// Everything that the origin did up to `tick` is applied here.
     pub fn confirmed(&mut self, origin: &Origin, tick: Tick) {
+        let superseded = self.is_superseded(origin);
         if let Some(relevant) = self.origins.get_mut(origin) {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
-            if let Standing::Lost(_) = relevant.standing {
-                relevant.standing = Standing::Live;
+            match &mut relevant.standing {
+                Standing::Live => {}
+                standing @ Standing::Lost(_) => *standing = Standing::Live,
+                // It answered what it was asked after its end.
+                Standing::Closing { since, back } => *back |= tick > *since && !superseded,
             }
         }
     }
@@ -186,14 +265,9 @@ impl Freshness {
         if self.origins.remove(origin).is_some() {
             self.changes += 1;
         }
-        self.remember_end(origin);
-    }
-
-    fn remember_end(&mut self, origin: &Origin) {
-        let ended = self.ended.entry(origin.node.clone()).or_insert(origin.incarnation);
-        *ended = origin.incarnation.max(*ended);
+        self.ended.insert(origin.clone());
         if self.ended.len() > ENDED_MAX
-            && let Some((first, _)) = self.ended.iter().min_by_key(|(_, incarnation)| **incarnation)
+            && let Some(first) = self.ended.iter().min_by_key(|origin| origin.incarnation)
         {
             let first = first.clone();
             self.ended.remove(&first);
@@ -209,18 +283,10 @@ impl Freshness {
         }
     }
 
-    /// Some live member hears it again.
-    pub fn found(&mut self, origin: &Origin) {
-        if let Some(relevant) = self.origins.get_mut(origin)
-            && let Standing::Lost(_) = relevant.standing
-        {
-            relevant.standing = Standing::Live;
-        }
-    }
-
-    /// An operator says that every known life of the node has ended. Returns whether any was known.
+    /// An operator says that every known life of the node has ended. Returns whether any was known. A life that is
+    /// heard nevertheless stays relevant.
     pub fn forget(&mut self, node: &NodeId, now: Tick) -> bool {
-        let lives: Vec<_> = self.lives_of(node).map(|(origin, _)| origin.clone()).collect();
+        let lives: Vec<_> = self.lives_of(node).cloned().collect();
         for origin in &lives {
             self.end(origin, now);
         }
@@ -231,9 +297,9 @@ impl Freshness {
         if !self.bounds.doubt_unclean_ends {
             self.left(origin);
         } else if let Some(relevant) = self.origins.get_mut(origin)
-            && !matches!(relevant.standing, Standing::Closing(_))
+            && !matches!(relevant.standing, Standing::Closing { back: false, .. })
         {
-            relevant.standing = Standing::Closing(now.after(self.bounds.write_horizon));
+            relevant.standing = Standing::Closing { since: now, back: false };
         }
     }
 
@@ -256,20 +322,31 @@ impl Freshness {
         let over = |floor: Tick| now >= floor.after(self.bounds.max_staleness);
         // Called late, this must not revive what was above the floor and became unreadable since.
         let unreadable = now.before(self.bounds.max_staleness);
+        if let Some(Own::Contacted) = self.own
+            && self.origins.values().all(|relevant| relevant.confirmed.is_some() || relevant.is_closing())
+        {
+            self.own = Some(Own::Floor(now.after(self.bounds.write_horizon)));
+        }
         if let Some(Own::Floor(floor)) = self.own
             && over(floor)
         {
             self.floor = self.floor.max(floor).max(unreadable);
             self.own = None;
         }
+        let horizon = self.bounds.write_horizon;
         let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
-            Standing::Closing(floor) if over(floor) => Some((origin.clone(), floor)),
+            Standing::Closing { since, back } if over(since.after(horizon)) => {
+                Some((origin.clone(), since.after(horizon), back))
+            }
             _ => None,
         };
         let closed: Vec<_> = self.origins.iter().filter_map(closed).collect();
-        for (origin, floor) in closed {
+        for (origin, floor, back) in closed {
             self.floor = self.floor.max(floor).max(unreadable);
-            self.left(&origin);
+            match self.origins.get_mut(&origin) {
+                Some(relevant) if back => relevant.standing = Standing::Live,
+                _ => self.left(&origin),
+            }
         }
         let fresh_until = match self.oldest_confirmation() {
             Some(tick) => tick.after(self.bounds.max_staleness),
@@ -284,9 +361,12 @@ impl Freshness {
         if self.own.is_some() {
             return None;
         }
-        self.origins.values().try_fold(Tick::FOREVER, |oldest, relevant| match relevant.standing {
-            Standing::Closing(_) => None,
-            _ => relevant.confirmed.map(|confirmed| oldest.min(confirmed)),
+        self.origins.values().try_fold(Tick::FOREVER, |oldest, relevant| {
+            if relevant.is_closing() {
+                None
+            } else {
+                relevant.confirmed.map(|confirmed| oldest.min(confirmed))
+            }
         })
     }
 
@@ -295,10 +375,10 @@ impl Freshness {
     pub fn doubts(&self, now: Tick) -> Vec<Doubt> {
         let own = self.own.map(|own| match own {
             Own::NoContact => Doubt::NoContact,
-            Own::Floor(_) => Doubt::OwnFormerLife,
+            Own::Contacted | Own::Floor(_) => Doubt::OwnFormerLife,
         });
         let others = self.origins.iter().filter_map(|(origin, relevant)| match relevant {
-            Relevant { standing: Standing::Closing(_), .. } => Some(Doubt::UncleanEnd(origin.clone())),
+            Relevant { standing: Standing::Closing { .. }, .. } => Some(Doubt::UncleanEnd(origin.clone())),
             Relevant { confirmed: None, .. } => Some(Doubt::NeverHeard(origin.clone())),
             Relevant { confirmed: Some(tick), .. } if now.since(*tick) > self.bounds.max_staleness => {
                 Some(Doubt::Unheard(origin.clone()))
@@ -312,7 +392,7 @@ impl Freshness {
     #[must_use]
     pub fn in_doubt(&self, now: Tick) -> bool {
         let heard = |relevant: &Relevant| match *relevant {
-            Relevant { standing: Standing::Closing(_), .. } | Relevant { confirmed: None, .. } => false,
+            Relevant { standing: Standing::Closing { .. }, .. } | Relevant { confirmed: None, .. } => false,
             Relevant { confirmed: Some(tick), .. } => now.since(tick) <= self.bounds.max_staleness,
         };
         self.own.is_some() || !self.origins.values().all(heard)
@@ -330,9 +410,21 @@ impl Freshness {
         self.changes
     }
 
+    /// Whether anything but hearsay speaks for this origin.
+    #[must_use]
+    pub fn is_proven(&self, origin: &Origin) -> bool {
+        self.origins.get(origin).is_some_and(|relevant| relevant.hearsay.is_none())
+    }
+
     /// The relevant origins and when each was last confirmed.
     pub fn relevant(&self) -> impl Iterator<Item = (&Origin, Option<Tick>)> {
         self.origins.iter().map(|(origin, relevant)| (origin, relevant.confirmed))
+    }
+}
+
+impl Relevant {
+    fn is_closing(&self) -> bool {
+        matches!(self.standing, Standing::Closing { .. })
     }
 }
 

@@ -36,17 +36,19 @@ fn input() -> impl Strategy<Value = Input> {
 
 fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
     match input {
-        Input::Contacted => freshness.contacted(now),
+        Input::Contacted => freshness.contacted(),
         Input::Met(origin) => {
             freshness.met(origin, now);
         }
         Input::Named(origin) => {
-            freshness.named(origin, now);
+            named(freshness, origin);
         }
         Input::Confirmed(origin, age) => freshness.confirmed(origin, now.before(Duration::from_nanos(*age))),
         Input::Left(origin) => freshness.left(origin),
         Input::Lost(origin) => freshness.lost(origin, now),
-        Input::Found(origin) => freshness.found(origin),
+        Input::Found(origin) => {
+            freshness.found(origin, now);
+        }
         Input::Forget(origin) => {
             freshness.forget(&origin.node, now);
         }
@@ -55,8 +57,7 @@ fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
 }
 
 fn uncertain(freshness: &Freshness) -> bool {
-    freshness.own.is_some()
-        || freshness.origins.values().any(|relevant| matches!(relevant.standing, Standing::Closing(_)))
+    freshness.own.is_some() || freshness.origins.values().any(|relevant| relevant.is_closing())
 }
 
 fn relevant(freshness: &Freshness) -> Vec<Origin> {
@@ -124,6 +125,31 @@ proptest! {
                     prop_assert!(began > published.floor.0);
                 }
             }
+        }
+    }
+
+    /// Only its own goodbye, or time without being heard, takes a life that has said hello and was not superseded
+    /// out of the set; whatever others say.
+    #[test]
+    fn who_was_heard_last_of_all_is_relevant(
+        steps in prop::collection::vec((input(), prop_oneof![8 => 0_u64..60, 1 => 500_u64..700]), 1..120),
+    ) {
+        let mut now = Tick(1);
+        let mut freshness = Freshness::new(bounds(), false, now);
+        let me = life("a", 2);
+        let mut there = false;
+        for (input, pause) in steps {
+            now = now.after(Duration::from_nanos(pause));
+            freshness.publish(now);
+            apply(&mut freshness, &input, now);
+            let newest = !freshness.is_superseded(&me);
+            there = match input {
+                Input::Met(origin) if origin == me => newest,
+                Input::Left(origin) | Input::Lost(origin) | Input::Forget(origin) if origin.node == me.node => false,
+                _ => there && newest,
+            };
+            freshness.publish(now);
+            prop_assert!(!there || freshness.is_relevant(&me), "{:?}", freshness);
         }
     }
 }

@@ -21,6 +21,13 @@ fn life(node: &str, incarnation: u64) -> Origin {
     Origin { node: NodeId::new(node).unwrap(), incarnation: Incarnation(incarnation) }
 }
 
+/// Somebody names an origin; whether that is news.
+fn named(freshness: &mut Freshness, origin: &Origin) -> bool {
+    let Named { new, refused } = freshness.named(&NodeId::new("witness").unwrap(), [origin]);
+    assert_eq!(refused, 0);
+    !new.is_empty()
+}
+
 fn published(freshness: &mut Freshness, now: u64) -> (u64, u64) {
     let Published { fresh_until, floor } = freshness.publish(Tick(now));
     (fresh_until.0, floor.0)
@@ -31,7 +38,7 @@ fn settled(origins: &[Origin]) -> Freshness {
     let mut freshness = Freshness::new(bounds(), false, Tick(1));
     freshness.publish(Tick(OWN + STALENESS));
     for origin in origins {
-        assert!(freshness.named(origin, Tick(900)));
+        assert!(freshness.met(origin, Tick(900)));
         freshness.confirmed(origin, Tick(1_000));
     }
     freshness
@@ -72,27 +79,46 @@ fn with_seeds_a_node_is_never_fresh_before_its_first_exchange() {
 }
 
 #[test]
-fn with_seeds_the_own_floor_counts_from_the_first_exchange() {
+fn with_seeds_the_own_floor_counts_from_when_everybody_named_has_confirmed_something() {
     let mut freshness = Freshness::new(bounds(), true, Tick(1));
-    freshness.contacted(Tick(1_000));
-    freshness.contacted(Tick(5_000));
-    assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife]);
-    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS - 1), (0, 0));
-    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (u64::MAX, 1_000 + HORIZON));
-    freshness.contacted(Tick(9_000));
-    assert_eq!(
-        published(&mut freshness, 9_000),
-        (u64::MAX, 1_000 + HORIZON),
-        "a later exchange is none of the first"
-    );
+    freshness.contacted();
+    freshness.met(&life("a", 1), Tick(1_000));
+    assert!(named(&mut freshness, &life("d", 1)));
+    published(&mut freshness, 1_000);
+    freshness.confirmed(&life("a", 1), Tick(1_000));
+    // Behind a cut, the other one may hear this node's former life until it is met itself.
+    let met = 1_000 + 5 * HORIZON;
+    assert_eq!(published(&mut freshness, met), (0, 0));
+    assert_eq!(freshness.doubts(Tick(1_000)), [Doubt::OwnFormerLife, Doubt::NeverHeard(life("d", 1))]);
+    freshness.confirmed(&life("a", 1), Tick(met + HORIZON + STALENESS));
+    freshness.confirmed(&life("d", 1), Tick(met));
+    assert_eq!(published(&mut freshness, met), (0, 0));
+    freshness.confirmed(&life("d", 1), Tick(met + HORIZON + STALENESS));
+    assert_eq!(published(&mut freshness, met + HORIZON + STALENESS - 1), (0, 0));
+    let over = met + HORIZON + STALENESS;
+    assert_eq!(published(&mut freshness, over), (over + STALENESS, met + HORIZON));
+    freshness.contacted();
+    assert_eq!(published(&mut freshness, over), (over + STALENESS, met + HORIZON), "once and for all");
+}
+
+#[test]
+fn an_origin_that_has_ended_does_not_hold_up_the_own_floor() {
+    let mut freshness = Freshness::new(bounds(), true, Tick(1));
+    freshness.contacted();
+    freshness.met(&life("a", 1), Tick(1_000));
+    named(&mut freshness, &life("d", 1));
+    freshness.confirmed(&life("a", 1), Tick(1_000));
+    freshness.forget(&life("d", 1).node, Tick(1_000));
+    published(&mut freshness, 1_000);
+    assert_eq!(published(&mut freshness, 1_000 + HORIZON + STALENESS), (1_000 + STALENESS, 1_000 + HORIZON));
 }
 
 #[test]
 fn an_origin_is_relevant_from_its_first_mention() {
     let mut freshness = settled(&[life("a", 1)]);
     assert_eq!(published(&mut freshness, 1_000), (1_000 + STALENESS, OWN));
-    assert!(freshness.named(&life("b", 1), Tick(1_001)));
-    assert!(!freshness.named(&life("b", 1), Tick(1_002)));
+    assert!(named(&mut freshness, &life("b", 1)));
+    assert!(!named(&mut freshness, &life("b", 1)));
     assert_eq!(published(&mut freshness, 1_002), (0, OWN));
     assert_eq!(freshness.doubts(Tick(1_002)), [Doubt::NeverHeard(life("b", 1))]);
     let relevant: Vec<_> = freshness.relevant().map(|(origin, tick)| (origin.clone(), tick)).collect();
@@ -105,7 +131,6 @@ fn an_origin_that_was_never_named_confirms_nothing() {
     freshness.confirmed(&life("b", 1), Tick(9_000));
     freshness.confirmed(&life("a", 2), Tick(9_000));
     freshness.lost(&life("b", 1), Tick(1_001));
-    freshness.found(&life("b", 1));
     freshness.left(&life("b", 1));
     assert!(!freshness.forget(&NodeId::new("b").unwrap(), Tick(1_001)));
     assert_eq!(published(&mut freshness, 1_001), (1_000 + STALENESS, OWN));
@@ -168,7 +193,7 @@ fn a_lost_origin_that_is_found_or_heard_again_stays() {
         if heard {
             freshness.confirmed(&life("a", 1), Tick(2_100));
         } else {
-            freshness.found(&life("a", 1));
+            freshness.found(&life("a", 1), Tick(2_100));
         }
         published(&mut freshness, 2_000 + 2 * GRACE);
         assert_eq!(freshness.relevant().count(), 1);
@@ -183,13 +208,12 @@ fn a_lost_origin_that_is_found_or_heard_again_stays() {
 }
 
 #[test]
-fn a_closing_origin_is_not_revived() {
+fn a_closing_origin_is_revived_neither_by_hearsay_nor_by_what_it_said_before_its_end() {
     let mut freshness = settled(&[life("a", 1)]);
     assert!(freshness.forget(&life("a", 1).node, Tick(2_000)));
-    freshness.found(&life("a", 1));
-    freshness.confirmed(&life("a", 1), Tick(2_010));
+    freshness.confirmed(&life("a", 1), Tick(2_000));
     freshness.lost(&life("a", 1), Tick(2_020));
-    assert!(!freshness.named(&life("a", 1), Tick(2_030)));
+    assert!(!named(&mut freshness, &life("a", 1)));
     assert!(freshness.forget(&life("a", 1).node, Tick(2_040)));
     let floor = 2_000 + HORIZON;
     assert_eq!(published(&mut freshness, floor + STALENESS - 1), (0, OWN));
@@ -197,9 +221,98 @@ fn a_closing_origin_is_not_revived() {
 }
 
 #[test]
+fn a_closing_origin_that_is_there_after_all_leaves_its_floor_and_stays_relevant() {
+    let back: [fn(&mut Freshness); 3] = [
+        |freshness| assert!(!freshness.met(&life("a", 1), Tick(2_010))),
+        |freshness| assert!(!freshness.found(&life("a", 1), Tick(2_010))),
+        |freshness| freshness.confirmed(&life("a", 1), Tick(2_001)),
+    ];
+    for back in back {
+        let mut freshness = settled(&[life("a", 1)]);
+        freshness.forget(&life("a", 1).node, Tick(2_000));
+        back(&mut freshness);
+        let over = 2_000 + HORIZON + STALENESS;
+        assert_eq!(published(&mut freshness, over - 1), (0, OWN));
+        freshness.confirmed(&life("a", 1), Tick(over));
+        assert_eq!(published(&mut freshness, over), (over + STALENESS, 2_000 + HORIZON));
+        assert!(freshness.is_relevant(&life("a", 1)));
+        assert_eq!(freshness.doubts(Tick(over + STALENESS + 1)), [Doubt::Unheard(life("a", 1))]);
+    }
+}
+
+#[test]
+fn a_closing_origin_that_came_back_and_is_superseded_ends_anew() {
+    let mut freshness = settled(&[life("a", 1)]);
+    freshness.forget(&life("a", 1).node, Tick(2_000));
+    freshness.met(&life("a", 1), Tick(2_010));
+    freshness.met(&life("a", 2), Tick(2_020));
+    freshness.met(&life("a", 1), Tick(2_030));
+    freshness.confirmed(&life("a", 1), Tick(2_030));
+    freshness.confirmed(&life("a", 2), Tick(2_100));
+    let floor = 2_020 + HORIZON;
+    assert_eq!(published(&mut freshness, floor + STALENESS - 1), (0, OWN));
+    assert_eq!(published(&mut freshness, floor + STALENESS), (2_100 + STALENESS, floor));
+    assert!(!freshness.is_relevant(&life("a", 1)));
+}
+
+#[test]
+fn a_life_that_was_only_named_ends_no_other() {
+    let mut freshness = settled(&[life("a", 1)]);
+    assert!(named(&mut freshness, &life("a", u64::MAX)));
+    freshness.confirmed(&life("a", 1), Tick(1_100));
+    assert_eq!(freshness.doubts(Tick(1_100)), [Doubt::NeverHeard(life("a", u64::MAX))]);
+    freshness.lost(&life("a", u64::MAX), Tick(1_100));
+    published(&mut freshness, 1_100 + GRACE);
+    let over = 1_100 + GRACE + HORIZON + STALENESS;
+    freshness.confirmed(&life("a", 1), Tick(over));
+    assert_eq!(published(&mut freshness, over).0, over + STALENESS, "the invented one has ended");
+    assert!(!named(&mut freshness, &life("a", u64::MAX)));
+    // A cut: the true life is as relevant as before.
+    assert_eq!(freshness.doubts(Tick(over + STALENESS + 1)), [Doubt::Unheard(life("a", 1))]);
+    assert!(freshness.met(&life("a", 2), Tick(over)), "and its next life counts");
+    assert!(freshness.doubts(Tick(over)).contains(&Doubt::UncleanEnd(life("a", 1))), "and ends it at once");
+}
+
+#[test]
+fn the_true_life_is_relevant_even_if_an_invented_one_was_named_first() {
+    let mut freshness = settled(&[]);
+    assert!(named(&mut freshness, &life("a", 9)));
+    assert!(named(&mut freshness, &life("a", 1)));
+    freshness.met(&life("a", 1), Tick(1_000));
+    freshness.lost(&life("a", 9), Tick(1_000));
+    published(&mut freshness, 1_000 + GRACE);
+    published(&mut freshness, 1_000 + GRACE + HORIZON + STALENESS);
+    assert!(freshness.is_relevant(&life("a", 1)));
+    assert!(!freshness.is_relevant(&life("a", 9)));
+}
+
+#[test]
+fn what_peers_name_is_bounded_and_who_says_hello_is_never_refused() {
+    let mut freshness = settled(&[life("met", 1)]);
+    let lives: Vec<_> = (0..MEMBERS_MAX).map(|number| life(&format!("n{number}"), 1)).collect();
+    let name = |freshness: &mut Freshness, by: usize| {
+        freshness.named(&NodeId::new(&format!("by{by}")).unwrap(), &lives)
+    };
+    let named = name(&mut freshness, 0);
+    assert_eq!((named.new.len(), named.refused), (NAMED_BY_ONE_MAX, MEMBERS_MAX - NAMED_BY_ONE_MAX));
+    assert_eq!(named.new[..], lives[..NAMED_BY_ONE_MAX]);
+    assert!(name(&mut freshness, 0).new.is_empty(), "one peer names no more");
+    assert!(!freshness.is_proven(&lives[0]));
+    assert!(!freshness.met(&lives[0], Tick(1_000)), "it was named already");
+    assert!(freshness.is_proven(&lives[0]));
+    assert_eq!(name(&mut freshness, 0).new.len(), 1, "who has said hello is hearsay no more");
+    (1..5).for_each(|by| drop(name(&mut freshness, by)));
+    assert_eq!(freshness.relevant().count(), MEMBERS_MAX);
+    assert_eq!(name(&mut freshness, 9).refused, 1, "all together are bounded");
+    assert!(freshness.met(&life("late", 1), Tick(1_000)));
+    assert!(freshness.found(&life("later", 1), Tick(1_000)));
+    assert_eq!(freshness.relevant().count(), MEMBERS_MAX + 2);
+}
+
+#[test]
 fn a_new_life_ends_the_older_ones() {
     let mut freshness = settled(&[life("a", 1), life("b", 1)]);
-    assert!(freshness.named(&life("a", 3), Tick(2_000)));
+    assert!(freshness.found(&life("a", 3), Tick(2_000)));
     freshness.confirmed(&life("a", 3), Tick(2_100));
     freshness.confirmed(&life("b", 1), Tick(2_100));
     let floor = 2_000 + HORIZON;
@@ -211,7 +324,7 @@ fn a_new_life_ends_the_older_ones() {
 #[test]
 fn an_older_life_that_is_named_late_is_not_relevant() {
     let mut freshness = settled(&[life("a", 3)]);
-    assert!(!freshness.named(&life("a", 2), Tick(1_001)));
+    assert!(!named(&mut freshness, &life("a", 2)));
     assert_eq!(published(&mut freshness, 1_001), (1_000 + STALENESS, OWN));
 }
 
@@ -225,10 +338,10 @@ fn who_has_ended_is_not_relevant_again_because_others_still_name_it() {
     let end = 1_000 + GRACE + HORIZON + STALENESS;
     assert_eq!(published(&mut freshness, end).0, u64::MAX);
     for ended in [life("a", 1), life("b", 2), life("b", 1), life("c", 1)] {
-        assert!(!freshness.named(&ended, Tick(end)), "{ended}");
+        assert!(!named(&mut freshness, &ended), "{ended}");
     }
     assert_eq!(freshness.relevant().count(), 0);
-    assert!(freshness.named(&life("a", 2), Tick(end)));
+    assert!(named(&mut freshness, &life("a", 2)));
 }
 
 #[test]
@@ -253,14 +366,14 @@ fn the_memory_of_ended_lives_is_bounded_and_keeps_the_newest() {
         freshness.left(&origin);
     }
     assert_eq!(freshness.ended.len(), ENDED_MAX);
-    assert!(!freshness.named(&life(&format!("n{count}"), count), Tick(count)), "the newest is remembered");
-    assert!(freshness.named(&life("n1", 1), Tick(count)), "the oldest made room");
+    assert!(!named(&mut freshness, &life(&format!("n{count}"), count)), "the newest is remembered");
+    assert!(named(&mut freshness, &life("n1", 1)), "the oldest made room");
 }
 
 #[test]
 fn another_node_whose_name_begins_alike_is_another_node() {
     let mut freshness = settled(&[life("a", 1), life("a-b", 1), life("aa", 1)]);
-    freshness.named(&life("a", 2), Tick(2_000));
+    freshness.found(&life("a", 2), Tick(2_000));
     let closing = |doubt: &Doubt| matches!(doubt, Doubt::UncleanEnd(_));
     let ended: Vec<_> = freshness.doubts(Tick(1_000)).into_iter().filter(closing).collect();
     assert_eq!(ended, [Doubt::UncleanEnd(life("a", 1))]);
@@ -269,7 +382,7 @@ fn another_node_whose_name_begins_alike_is_another_node() {
 #[test]
 fn who_is_forgotten_ends_now() {
     let mut freshness = settled(&[life("a", 1), life("b", 1)]);
-    freshness.named(&life("a", 2), Tick(1_990));
+    freshness.found(&life("a", 2), Tick(1_990));
     assert!(freshness.forget(&life("a", 1).node, Tick(2_000)));
     freshness.confirmed(&life("b", 1), Tick(2_080));
     assert_eq!(published(&mut freshness, 1_990 + HORIZON + STALENESS), (0, 1_990 + HORIZON));
@@ -282,9 +395,9 @@ fn trust_lets_ended_origins_leave_at_once_and_without_a_floor() {
     let mut freshness = Freshness::new(trust, false, Tick(1));
     freshness.publish(Tick(OWN + STALENESS));
     for origin in [life("a", 1), life("b", 1), life("c", 1)] {
-        freshness.named(&origin, Tick(900));
+        freshness.met(&origin, Tick(900));
     }
-    freshness.named(&life("a", 2), Tick(1_000));
+    freshness.met(&life("a", 2), Tick(1_000));
     freshness.confirmed(&life("a", 2), Tick(1_000 + GRACE));
     freshness.forget(&life("b", 1).node, Tick(1_000));
     freshness.lost(&life("c", 1), Tick(1_000));

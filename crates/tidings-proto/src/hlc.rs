@@ -55,7 +55,8 @@ impl HybridClock {
         self.last
     }
 
-    /// Takes note of a remote stamp, so that what is stamped here from now on is later.
+    /// Takes note of a remote stamp, so that what is stamped here from now on is later: for values whose last writer
+    /// wins. Invalidation compares no stamps.
     ///
     /// # Errors
     /// [`TooFarAhead`]; the clock is unchanged.

@@ -169,7 +169,7 @@ impl LaneLog {
     }
 
     #[inline(always)]
-    fn append(&mut self, draft: &Draft, stamp: Stamp) -> Appended {
+    fn append(&mut self, draft: &Draft<'_>, stamp: Stamp) -> Appended {
         if self.open.is_empty() {
             self.open_first = self.next;
             self.open_base = stamp;
@@ -302,7 +302,7 @@ impl ChangeLog {
     ///
     /// # Errors
     /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended.
-    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft) -> Result<Appended, Sealed> {
+    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft<'_>) -> Result<Appended, Sealed> {
         let mut log = self.lock(self.lanes.lane_of(slot));
         if log.sealed {
             return Err(Sealed);
@@ -319,7 +319,7 @@ impl ChangeLog {
     pub fn append_to_all(
         &self,
         wall_ms: u64,
-        draft: &Draft,
+        draft: &Draft<'_>,
         before_unlock: impl FnOnce(),
     ) -> Result<Vec<Appended>, Sealed> {
         let mut logs: Vec<_> = self.lanes.ids().map(|lane| self.lock(lane)).collect();

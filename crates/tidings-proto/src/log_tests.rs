@@ -24,7 +24,7 @@ impl Woken {
     }
 }
 
-fn draft(key: &[u8]) -> Draft {
+fn draft(key: &[u8]) -> Draft<'_> {
     Draft::new(Parts {
         kind: EventKind::Deleted,
         operation: Operation::Remove,
@@ -39,8 +39,8 @@ fn draft(key: &[u8]) -> Draft {
     .unwrap()
 }
 
-fn sized(value: usize) -> Draft {
-    let value = vec![0; value];
+fn sized(value: usize) -> Draft<'static> {
+    static ZEROS: [u8; RECORD_BYTES_MAX] = [0; RECORD_BYTES_MAX];
     Draft::new(Parts {
         kind: EventKind::Inserted,
         operation: Operation::Insert,
@@ -49,7 +49,7 @@ fn sized(value: usize) -> Draft {
         slot: slot(0),
         version: None,
         metadata: &[],
-        value: Some(&value),
+        value: Some(&ZEROS[..value]),
         target: DraftTarget::Key(b"k"),
     })
     .unwrap()

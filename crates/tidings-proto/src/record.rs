@@ -24,7 +24,7 @@ use crate::event::{EventKind, Operation};
 use crate::hash::CacheId;
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, Sequence, Slot};
-use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes};
+use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, write_varint};
 
 pub use crate::varint::{Extend8, Unsound};
 
@@ -127,9 +127,11 @@ pub struct Record<'a> {
 
 /// A record ready to be appended: all but its stamp, which is given under the log's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
+pub struct Draft<'a> {
     head: [u8; HEAD_BYTES],
-    tail: SmallVec<[u8; 64]>,
+    /// What comes between the stamp and the target; mostly nothing.
+    middle: SmallVec<[u8; 16]>,
+    target: &'a [u8],
 }
 
 /// What a [`Draft`] is made of.
@@ -182,18 +184,19 @@ fn within(what: &'static str, bytes: usize, limit: usize) -> Result<(), TooLarge
     if bytes > limit { Err(TooLarge { what, bytes, limit }) } else { Ok(()) }
 }
 
-impl Draft {
+impl<'a> Draft<'a> {
     /// Encodes a record, but for its stamp.
     ///
     /// # Errors
     /// [`TooLarge`] if a key, the metadata or the whole exceeds its limit.
     #[inline(always)]
-    pub fn new(parts: Parts<'_>) -> Result<Self, TooLarge> {
+    pub fn new(parts: Parts<'a>) -> Result<Self, TooLarge> {
         let mut flags = 0;
-        let mut tail = SmallVec::new();
+        let mut middle = SmallVec::new();
+        let mut rest: &[u8] = &[];
         if let Some(version) = parts.version {
             flags |= HAS_VERSION;
-            put_varint(&mut tail, version);
+            put_varint(&mut middle, version);
         }
         if !parts.metadata.is_empty() {
             flags |= HAS_METADATA;
@@ -203,43 +206,43 @@ impl Draft {
                 put_block(&mut pairs, text.as_bytes());
             }
             within("metadata", pairs.len(), METADATA_BYTES_MAX)?;
-            put_block(&mut tail, &pairs);
+            put_block(&mut middle, &pairs);
         }
         if let Some(value) = parts.value {
             flags |= HAS_VALUE;
-            put_block(&mut tail, value);
+            put_block(&mut middle, value);
         }
         let target = match parts.target {
             DraftTarget::Key(key) => {
                 within("key", key.len(), KEY_BYTES_MAX)?;
-                tail.extend_from_slice(key);
+                rest = key;
                 0
             }
             DraftTarget::Keys(keys) => {
-                put_varint(&mut tail, keys.len() as u64);
+                put_varint(&mut middle, keys.len() as u64);
                 for key in keys {
                     within("key", key.len(), KEY_BYTES_MAX)?;
-                    put_block(&mut tail, key);
+                    put_block(&mut middle, key);
                 }
                 1
             }
             DraftTarget::Tag(tag) => {
                 within("tag", tag.len(), KEY_BYTES_MAX)?;
-                tail.extend_from_slice(tag.as_bytes());
+                rest = tag.as_bytes();
                 2
             }
             DraftTarget::Prefix(prefix) => {
                 within("prefix", prefix.len(), KEY_BYTES_MAX)?;
-                tail.extend_from_slice(prefix.as_bytes());
+                rest = prefix.as_bytes();
                 3
             }
             DraftTarget::All => 4,
         };
-        within("record", HEAD_BYTES + tail.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX)?;
+        within("record", HEAD_BYTES + middle.len() + rest.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX)?;
         let kind = parts.kind as u8 | if parts.ignorable { IGNORABLE } else { 0 } | target << 5;
         let [a, b, c, d] = parts.cache.0.to_le_bytes();
         let head = [kind, a, b, c, d, parts.slot.index() as u8, parts.operation as u8 | flags];
-        Ok(Self { head, tail })
+        Ok(Self { head, middle, target: rest })
     }
 
     /// Says what happened, where that is known only after the draft was made.
@@ -250,16 +253,23 @@ impl Draft {
     /// Upper bound of the bytes that [`Draft::write`] appends.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
-        HEAD_BYTES + self.tail.len() + 2 * VARINT_BYTES_MAX
+        HEAD_BYTES + self.middle.len() + self.target.len() + 2 * VARINT_BYTES_MAX
     }
 
     /// Appends the record with its stamp, `delta` after the batch's base.
+    #[inline]
     pub fn write(&self, delta: u64, out: &mut impl Extend8) {
-        let length = HEAD_BYTES + varint_bytes(delta) + self.tail.len();
-        put_varint(out, length as u64);
-        out.put(&self.head);
-        put_varint(out, delta);
-        out.put(&self.tail);
+        let length = HEAD_BYTES + varint_bytes(delta) + self.middle.len() + self.target.len();
+        // Put together first: appending to a log costs more than copying a few bytes on the stack.
+        let mut front = [0; HEAD_BYTES + 2 * VARINT_BYTES_MAX];
+        let mut at = write_varint(&mut front, 0, length as u64);
+        front[at..at + HEAD_BYTES].copy_from_slice(&self.head);
+        at = write_varint(&mut front, at + HEAD_BYTES, delta);
+        out.put(&front[..at]);
+        if !self.middle.is_empty() {
+            out.put(&self.middle);
+        }
+        out.put(self.target);
     }
 }
 

@@ -28,7 +28,7 @@ fn deleted(key: &[u8]) -> Parts<'_> {
 }
 
 /// The body of an `Events` frame with these records.
-fn body(first: Sequence, base: u64, records: &[(Draft, u64)]) -> Vec<u8> {
+fn body(first: Sequence, base: u64, records: &[(Draft<'_>, u64)]) -> Vec<u8> {
     let mut out = BytesMut::new();
     for (draft, delta) in records {
         let before = out.len();
@@ -91,7 +91,7 @@ struct Owned {
 }
 
 impl Owned {
-    fn draft(&self) -> Draft {
+    fn draft(&self) -> Draft<'_> {
         let target = match &self.target {
             OwnedTarget::Key(key) => DraftTarget::Key(key),
             OwnedTarget::Keys(keys) => DraftTarget::Keys(keys),

@@ -28,19 +28,21 @@ impl<A: smallvec::Array<Item = u8>> Extend8 for SmallVec<A> {
 /// Longest varint, in bytes: 64 bits in groups of seven.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
-pub(crate) fn put_varint(out: &mut impl Extend8, mut value: u64) {
+pub(crate) fn put_varint(out: &mut impl Extend8, value: u64) {
     let mut bytes = [0_u8; VARINT_BYTES_MAX];
-    let mut length = 0;
-    loop {
-        bytes[length] = (value & 0x7f) as u8;
+    let length = write_varint(&mut bytes, 0, value);
+    out.put(&bytes[..length]);
+}
+
+/// Writes it at a position, and returns the position after it.
+pub(crate) fn write_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usize {
+    while value >= 0x80 {
+        out[at] = value as u8 | 0x80;
         value >>= 7;
-        if value == 0 {
-            break;
-        }
-        bytes[length] |= 0x80;
-        length += 1;
+        at += 1;
     }
-    out.put(&bytes[..=length]);
+    out[at] = value as u8;
+    at + 1
 }
 
 pub(crate) fn put_block(out: &mut impl Extend8, block: &[u8]) {
@@ -72,7 +74,19 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
+    #[inline]
     pub(crate) fn varint(&mut self) -> Result<u64, Unsound> {
+        // Nearly all are lengths and small distances.
+        match self.0 {
+            [byte @ ..0x80, rest @ ..] => {
+                self.0 = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Unsound> {
         let mut value = 0_u64;
         for shift in (0..).step_by(7).take(VARINT_BYTES_MAX) {
             let byte = self.byte()?;

@@ -2,8 +2,6 @@
 
 #![cfg(target_os = "linux")]
 
-use std::task::Waker;
-
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{FIRST, Lanes, Slot};

@@ -33,6 +33,7 @@ fn add(total: &mut Stats, run: Stats) {
     total.crashes += run.crashes;
     total.pauses += run.pauses;
     total.cuts += run.cuts;
+    total.expulsions += run.expulsions;
     total.late_heartbeats += run.late_heartbeats;
     total.oldest_hit = total.oldest_hit.max(run.oldest_hit);
 }
@@ -61,6 +62,7 @@ fn no_hit_is_older_than_the_bound_and_nothing_differs_at_the_end() {
         let tried =
             [duplicates, gaps, stale, resets, goodbyes, unclean_ends, late_heartbeats, total.loads_ended];
         assert!(tried.iter().all(|count| *count > 100), "something was hardly tried: {total:?}");
+        assert!(total.expulsions > 20, "hardly anybody was apart for long: {total:?}");
         assert!(total.oldest_hit > MAX_STALENESS * 3 / 4, "no hit came near the bound: {total:?}");
     }
 }
@@ -101,6 +103,11 @@ fn an_unclean_end_without_a_floor_is_found() {
 #[test]
 fn heads_read_before_the_probe_are_found() {
     assert_found(Bug::HeadsBeforeProbe);
+}
+
+#[test]
+fn an_end_that_is_final_though_its_origin_is_heard_again_is_found() {
+    assert_found(Bug::EndedForGood);
 }
 
 #[test]

@@ -38,6 +38,11 @@ impl CloseCode {
         VarInt::from_u32(self as u32)
     }
 
+    /// Whether the peer has closed the connection with this.
+    pub(crate) fn was_said(self, end: &ConnectionError) -> bool {
+        matches!(end, ConnectionError::ApplicationClosed(close) if self.is_of(close))
+    }
+
     pub(crate) fn is_of(self, close: &ApplicationClose) -> bool {
         close.error_code == self.as_varint()
     }

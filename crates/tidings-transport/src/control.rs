@@ -2,7 +2,10 @@
 
 use bytes::BytesMut;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use tidings_proto::frame::{Control, FrameError, take};
+use tidings_proto::frame::{Control, FrameError};
+
+use crate::frames::take_within;
+use crate::limits::CONTROL_FRAME_BYTES_MAX;
 
 /// Bytes asked for in one read of a control stream.
 const READ_BYTES: usize = 64 << 10;
@@ -74,7 +77,9 @@ impl ControlReceiver {
     /// Cancel-safe: what has been read is kept.
     pub async fn recv(&mut self) -> Result<Control, ControlError> {
         loop {
-            if let Some(frame) = take(&mut self.buffer).map_err(ControlError::Frame)? {
+            if let Some(frame) =
+                take_within(&mut self.buffer, CONTROL_FRAME_BYTES_MAX).map_err(ControlError::Frame)?
+            {
                 return Control::decode(&frame).map_err(ControlError::Frame);
             }
             match self.stream.read_chunk(READ_BYTES, true).await.map_err(ControlError::Read)? {

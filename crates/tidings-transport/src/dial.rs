@@ -9,21 +9,31 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tidings_proto::frame::Refusal;
+use tidings_proto::id::Incarnation;
 use tokio::time::{Instant, sleep_until};
 
+use crate::close::CloseCode;
 use crate::handshake;
 use crate::limits::{
     DIAL_ADDRESSES_MAX, DIAL_PAUSE_MAX, DIAL_PAUSE_UNWANTED_MAX, DIALS_PER_ADDRESS_MAX, GOSSIP_QUEUE_FRAMES,
+    LINK_SETTLED_TIME,
 };
 use crate::link::Link;
 use crate::refuse::HandshakeError;
 use crate::shared::Shared;
+use crate::stats::RefusedReason;
 
 /// First pause between two attempts at a wanted address.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 
 /// The same at an address that is not wanted: about the interval of gossip, so that not every frame dials.
 const PAUSE_UNWANTED_FIRST: Duration = Duration::from_secs(1);
+
+/// Pause after an address turned out to be this node's own. A name for several nodes may lead to another one later.
+const OWN_PAUSE: Duration = Duration::from_secs(30);
+
+/// Pause after the node at an address said that it leaves. Its successor there is dialled soon all the same.
+const LEAVING_PAUSE: Duration = Duration::from_secs(1);
 
 /// The addresses that this node cares for.
 #[derive(Default)]
@@ -86,6 +96,10 @@ impl Targets {
         if requested == Requested::Full { (requested, 1) } else { (requested, dropped) }
     }
 
+    pub(crate) fn wants(&self, address: SocketAddr) -> bool {
+        self.0.get(&address).is_some_and(|target| target.wanted)
+    }
+
     /// The frames that wait for an address.
     pub(crate) fn take_frames(&mut self, address: SocketAddr) -> VecDeque<Bytes> {
         self.0.get_mut(&address).map(|target| std::mem::take(&mut target.frames)).unwrap_or_default()
@@ -134,12 +148,11 @@ impl Targets {
 pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
     let mut changed = shared.changed.subscribe();
     let mut attempts = FuturesUnordered::new();
-    let mut pauses = Pauses::default();
-    let mut next = Instant::now();
-    let mut own = false;
+    let mut pace = Pace::new(Instant::now());
+    let mut former: Option<Arc<Link>> = None;
     loop {
         changed.borrow_and_update();
-        let pausing = Instant::now() < next;
+        let pausing = Instant::now() < pace.next();
         let demand = shared.targets().demand(address, pausing || !attempts.is_empty());
         let most = match demand {
             Demand::Wanted => DIALS_PER_ADDRESS_MAX,
@@ -149,36 +162,38 @@ pub(crate) async fn keep(shared: Arc<Shared>, address: SocketAddr) {
         let linked = shared.current_at(address);
         if let Some(link) = &linked {
             shared.flush_gossip(address, link);
-            pauses = Pauses::default();
-            next = Instant::now();
-        } else if own {
+            pace.linked(Instant::now());
+            former.clone_from(&linked);
+        } else if let Some(link) = former.take() {
+            pace.unlinked(Instant::now(), demand == Demand::Wanted);
+            if link.was_closed_with(CloseCode::Shutdown) {
+                pace.rest(Instant::now() + LEAVING_PAUSE);
+            }
+            continue;
+        } else if pace.rests(Instant::now()) {
             drop_frames(&shared, address);
         } else if attempts.len() < most && !pausing && demand != Demand::Pause {
-            next = Instant::now() + pauses.next(demand == Demand::Wanted);
+            pace.dialled(Instant::now(), demand == Demand::Wanted);
             attempts.push(handshake::dial(&shared, address, false));
         }
-        let may_dial = linked.is_none() && !own && attempts.len() < most;
+        let may_dial = linked.is_none() && attempts.len() < most;
         tokio::select! {
             () = shared.cancel.cancelled() => return,
             _ = changed.changed() => {}
-            () = sleep_until(next), if may_dial => {}
-            _ = ended(linked.as_ref()), if linked.is_some() => {}
+            () = sleep_until(pace.next()), if may_dial => {}
+            () = ended(linked.as_ref()), if linked.is_some() => {}
             Some(outcome) = attempts.next(), if !attempts.is_empty() => if let Err(error) = outcome {
                 failed(&shared, address, &error);
-                own |= matches!(error, HandshakeError::Own);
                 if demand != Demand::Wanted {
                     drop_frames(&shared, address);
                 }
-                if matches!(error, HandshakeError::RefusedByPeer(Refusal::Incarnation(_))) {
-                    // The host has taken another incarnation by now.
-                    (pauses, next) = (Pauses::default(), Instant::now());
-                }
+                pace.failed(Instant::now(), &error, || shared.host.hello().incarnation);
             },
         }
     }
 }
 
-/// Waits for the end of a link, and until it is no more in the table.
+/// Waits for the end of a link.
 async fn ended(link: Option<&Arc<Link>>) {
     if let Some(link) = link {
         link.closed().await;
@@ -195,6 +210,72 @@ fn failed(shared: &Shared, address: SocketAddr, error: &HandshakeError) {
     let repeated = shared.targets().failed(address, error.describe());
     if !repeated || error.is_refusal() {
         shared.handshake_failed(address, error);
+    }
+}
+
+/// When an address may be dialled next.
+struct Pace {
+    pauses: Pauses,
+    next: Instant,
+    /// Nothing is dialled before this, whatever else happens.
+    rest: Instant,
+    linked: Option<Instant>,
+    /// The incarnation that was last refused as one that is known already.
+    refused_as: Option<Incarnation>,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { pauses: Pauses::default(), next: now, rest: now, linked: None, refused_as: None }
+    }
+
+    fn next(&self) -> Instant {
+        self.next.max(self.rest)
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        now < self.rest
+    }
+
+    fn dialled(&mut self, now: Instant, wanted: bool) {
+        self.next = now + self.pauses.next(wanted);
+    }
+
+    fn linked(&mut self, now: Instant) {
+        self.linked.get_or_insert(now);
+    }
+
+    /// A link that lasted is dialled again at once; what breaks soon after every handshake is not, or both ends
+    /// would do nothing but shake hands.
+    fn unlinked(&mut self, now: Instant, wanted: bool) {
+        if self.linked.take().is_some_and(|since| now - since >= LINK_SETTLED_TIME) {
+            self.pauses = Pauses::default();
+            self.next = now;
+        } else {
+            self.dialled(now, wanted);
+        }
+    }
+
+    fn rest(&mut self, until: Instant) {
+        self.rest = self.rest.max(until);
+    }
+
+    fn failed(&mut self, now: Instant, error: &HandshakeError, own: impl FnOnce() -> Incarnation) {
+        match error {
+            HandshakeError::Own => self.rest(now + OWN_PAUSE),
+            HandshakeError::RefusedByPeer(Refusal::Leaving)
+            | HandshakeError::Refused(RefusedReason::Leaving, _) => self.rest(now + LEAVING_PAUSE),
+            // The host takes another incarnation, which may do better; once for each that it has.
+            HandshakeError::RefusedByPeer(Refusal::Incarnation(_)) => {
+                let own = Some(own());
+                if self.refused_as != own {
+                    self.refused_as = own;
+                    self.pauses = Pauses::default();
+                    self.dialled(now, true);
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -232,6 +313,50 @@ mod tests {
             }
             assert!(pauses.next(wanted) >= most.mul_f64(0.75));
         }
+    }
+
+    #[test]
+    fn a_link_that_lasted_is_dialled_again_at_once_and_a_short_one_with_growing_pauses() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..10 {
+            pace.linked(now);
+            pace.unlinked(now + LINK_SETTLED_TIME / 2, true);
+        }
+        assert!(pace.next() >= now + LINK_SETTLED_TIME / 2 + DIAL_PAUSE_MAX.mul_f64(0.75));
+        pace.linked(now);
+        pace.linked(now + LINK_SETTLED_TIME);
+        pace.unlinked(now + LINK_SETTLED_TIME, true);
+        assert_eq!(pace.next(), now + LINK_SETTLED_TIME);
+        pace.dialled(now, true);
+        assert!(pace.next() <= now + PAUSE_FIRST);
+    }
+
+    #[test]
+    fn an_address_of_this_node_or_of_a_leaving_one_rests_and_is_dialled_again_later() {
+        let now = Instant::now();
+        let unused = || unreachable!("the incarnation does not matter");
+        let mut pace = Pace::new(now);
+        pace.failed(now, &HandshakeError::RefusedByPeer(Refusal::Leaving), unused);
+        assert!(pace.rests(now) && !pace.rests(now + LEAVING_PAUSE));
+        pace.failed(now, &HandshakeError::Own, unused);
+        assert_eq!(pace.next(), now + OWN_PAUSE);
+        assert!(!pace.rests(now + OWN_PAUSE));
+    }
+
+    #[test]
+    fn a_refused_incarnation_is_dialled_soon_again_once() {
+        let now = Instant::now();
+        let refused = HandshakeError::RefusedByPeer(Refusal::Incarnation(Incarnation(u64::MAX)));
+        let mut pace = Pace::new(now);
+        (0..10).for_each(|_| pace.dialled(now, true));
+        pace.failed(now, &refused, || Incarnation(1));
+        assert!(pace.next() <= now + PAUSE_FIRST);
+        (0..10).for_each(|_| pace.dialled(now, true));
+        pace.failed(now, &refused, || Incarnation(1));
+        assert!(pace.next() > now + PAUSE_FIRST, "the same one");
+        pace.failed(now, &refused, || Incarnation(2));
+        assert!(pace.next() <= now + PAUSE_FIRST);
     }
 
     #[test]

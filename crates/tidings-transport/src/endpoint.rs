@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +15,7 @@ use tidings_proto::frame::Refusal;
 use tidings_proto::id::NodeId;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,11 +24,13 @@ use crate::authority::{AuthorityError, dns_name};
 use crate::close::{self, CloseCode};
 use crate::denied::DenyList;
 use crate::dial::{self, Requested};
+use crate::gate::Gate;
 use crate::gossip;
 use crate::host::Host;
 use crate::identity::{Identity, IdentityError};
-use crate::limits::{self, DIALS_MAX, HANDSHAKES_MAX};
+use crate::limits::{self, DIALS_MAX};
 use crate::link::Link;
+use crate::quiet::Quiet;
 use crate::shared::{self, Prepared, Shared};
 use crate::socket;
 use crate::stats::{RefusedReason, TransportStats};
@@ -142,12 +146,14 @@ impl Transport {
             denied: ArcSwap::from_pointee(DenyList::new(config.denied)),
             endpoint,
             host,
-            stats: TransportStats::default(),
+            stats: Arc::default(),
             links: shared::Links::new(config.node),
             targets: std::sync::Mutex::default(),
             redials: std::sync::Mutex::new(HashMap::new()),
+            replaced: AtomicU64::new(0),
+            quiet: Quiet::default(),
             changed: watch::Sender::new(()),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            gate: Gate::default(),
             dials_in_flight: Semaphore::new(DIALS_MAX),
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -209,8 +215,15 @@ impl Transport {
         self.shared.table().currents().filter(|link| !link.is_closed()).cloned().collect()
     }
 
+    /// Closes every link, also those that do not count at the moment.
+    pub fn close_links(&self, code: CloseCode, reason: &str) {
+        let links: Vec<_> = self.shared.table().all().cloned().collect();
+        links.iter().for_each(|link| link.close(code, reason));
+    }
+
     /// Dials a linked node once more, beside the link it has: for one that has fallen silent, since QUIC's own
-    /// patience grows with the silence. At most [`limits::DIALS_PER_ADDRESS_MAX`] such attempts are under way.
+    /// patience grows with the silence. To be called as long as it is silent: an attempt begins at most every
+    /// [`limits::DIAL_PAUSE_MAX`], with jitter, and [`limits::DIALS_PER_ADDRESS_MAX`] are under way at most.
     pub fn redial(&self, node: &NodeId) {
         if let Some(link) = self.link(node) {
             self.shared.redial(node, link.peer().address);
@@ -238,9 +251,9 @@ impl Transport {
         wanted.into_iter().filter(|(address, _)| self.shared.current_at(*address).is_none()).collect()
     }
 
-    /// What has been counted so far.
+    /// What has been counted so far. It can be kept longer than the transport.
     #[must_use]
-    pub fn stats(&self) -> &TransportStats {
+    pub fn stats(&self) -> &Arc<TransportStats> {
         &self.shared.stats
     }
 
@@ -264,7 +277,12 @@ impl Transport {
         match requested {
             Requested::Start => self.shared.spawn(dial::keep(self.shared.clone(), address)),
             Requested::Running => {}
-            Requested::Full => tracing::warn!(%address, "too many addresses to dial"),
+            Requested::Full => {
+                let ip = Ipv4Addr::UNSPECIFIED.into();
+                if let Some(passed) = self.shared.quiet.speaks(ip, "addresses", Instant::now()) {
+                    tracing::warn!(%address, passed_over = passed.field(), "too many addresses to dial");
+                }
+            }
         }
     }
 }

@@ -5,15 +5,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 use quinn::{Connection, Incoming};
 use tidings_proto::frame::{Control, Hello, Refusal};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::close;
 use crate::control::{ControlReceiver, ControlSender};
-use crate::limits::{self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, LIVENESS_TIME};
+use crate::gate::Place;
+use crate::limits::{
+    self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, HANDSHAKE_TLS_TIME, LIVENESS_TIME,
+};
 use crate::link::{Link, Parts};
 use crate::refuse::HandshakeError;
 use crate::run::{self, Up};
@@ -27,10 +32,10 @@ use crate::tls::{self, PeerIdentity};
 const ROUNDS_MAX: usize = 3;
 
 /// Answers a connection attempt, and runs the link that comes of it.
-pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, permit: OwnedSemaphorePermit) {
+pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, place: Place) {
     let remote = canonical(incoming.remote_address());
     let outcome = timeout(HANDSHAKE_TIME, greet_inbound(&shared, incoming, remote)).await;
-    drop(permit);
+    drop(place);
     match outcome {
         Ok(Ok(up)) => run::run(shared, up).await,
         Ok(Err(error)) => shared.handshake_failed(remote, &error),
@@ -68,13 +73,14 @@ async fn greet_inbound(
     remote: SocketAddr,
 ) -> Result<Up, HandshakeError> {
     let config = shared.server_config(remote)?;
-    let connection = incoming.accept_with(config)?.await?;
+    let connection = timeout(HANDSHAKE_TLS_TIME, incoming.accept_with(config)?).await;
+    let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))??;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         let (send, receive) = connection.accept_bi().await?;
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
         let hello = expect_hello(&mut receive).await?;
-        check(shared, &identity, &hello, remote)?;
+        check(shared, &identity, &hello)?;
         let (parts, unanswered) = judge(shared, connection, identity, hello, false).await?;
         // The member set in it names the peer by now.
         let answer = shared.host.hello();
@@ -105,9 +111,17 @@ async fn greet_outbound(
         let (send, receive) = connection.open_bi().await?;
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
         let own = shared.host.hello();
+        if identity.node == shared.node && replaced(shared, &own) {
+            return Err(give_way(shared, address));
+        }
         send.send(&Control::Hello(own.clone())).await?;
-        let hello = expect_hello(&mut receive).await?;
-        check(shared, &identity, &hello, canonical(connection.remote_address()))?;
+        let hello = expect_hello(&mut receive).await.inspect_err(|error| {
+            let duplicate = matches!(error, HandshakeError::RefusedByPeer(Refusal::DuplicateNode { .. }));
+            if duplicate && identity.node == shared.node {
+                shared.host.displaced(address);
+            }
+        })?;
+        check(shared, &identity, &hello)?;
         let (parts, unanswered) = judge(shared, connection, identity, hello, true).await?;
         if shared.host.hello().incarnation != own.incarnation {
             // The peer was told of a life that this node has given up since.
@@ -157,12 +171,7 @@ async fn expect_hello(receive: &mut ControlReceiver) -> Result<Hello, HandshakeE
 }
 
 /// Checks what a `Hello` says by itself.
-fn check(
-    shared: &Shared,
-    identity: &PeerIdentity,
-    hello: &Hello,
-    remote: SocketAddr,
-) -> Result<(), HandshakeError> {
+fn check(shared: &Shared, identity: &PeerIdentity, hello: &Hello) -> Result<(), HandshakeError> {
     let own = shared.host.hello();
     if hello.node != identity.node {
         let refusal = Refusal::Identity(identity.node.clone());
@@ -186,14 +195,25 @@ fn check(
     if hello.log == own.log {
         return Err(HandshakeError::Own);
     }
-    // Both are alive: whoever started first holds the node id.
-    if (own.incarnation, own.log.0) < (hello.incarnation, hello.log.0) {
+    // Both are alive: whoever started first holds the node id, unless it was given up for dead and replaced since.
+    if (own.incarnation, own.log.0) < (hello.incarnation, hello.log.0) && !replaced(shared, &own) {
         let refusal = Refusal::DuplicateNode { node: own.node, address: own.address };
         return Err(HandshakeError::telling(RefusedReason::DuplicateNode, refusal));
     }
-    let refusal = Refusal::DuplicateNode { node: hello.node.clone(), address: hello.address };
-    shared.host.refused(remote, &refusal);
-    Err(HandshakeError::Refused(RefusedReason::DuplicateNode, None))
+    Err(give_way(shared, hello.address))
+}
+
+/// Whether peers have replaced this life of this node by another process.
+fn replaced(shared: &Shared, own: &Hello) -> bool {
+    shared.replaced.load(Ordering::Acquire) > own.incarnation.0
+}
+
+/// Tells the host that another process holds this node's id.
+fn give_way(shared: &Shared, holder: SocketAddr) -> HandshakeError {
+    let refusal = Refusal::DuplicateNode { node: shared.node.clone(), address: holder };
+    shared.host.refused(holder, &refusal);
+    shared.host.displaced(holder);
+    HandshakeError::Refused(RefusedReason::DuplicateNode, None)
 }
 
 /// Finds out whether anything stands against a peer: asks those who hold what it claims, then the host. Returns
@@ -245,11 +265,15 @@ fn register(
     unanswered: &[LinkId],
 ) -> Result<(Arc<Link>, Up), HandshakeError> {
     let facts = facts(&parts);
+    // Now, for those who were asked about it may have taken their time.
+    let parts = Parts { now: shared.host.now(), ..parts };
     let now = parts.now;
     let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE_FRAMES);
     let link = Arc::new(Link::new(parts, gossip));
     let registered = shared.enter(facts, &link, now, unanswered).map_err(standing_against)?;
     if shared.denied.load().denies(&link.identity) {
+        // Before its place is given up, which closes the connection without a word.
+        close::refuse(&link.connection, &Refusal::Denied);
         return Err(HandshakeError::telling(RefusedReason::Denied, Refusal::Denied));
     }
     limits::admit(&link.connection, own.lanes, link.peer().lanes);

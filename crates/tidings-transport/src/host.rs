@@ -29,6 +29,10 @@ pub trait Host: Send + Sync + 'static {
     /// A peer, or another process with this node's id, has shown that this node cannot take part.
     fn refused(&self, address: SocketAddr, refusal: &Refusal);
 
+    /// Another live process holds this node's id, has a certificate for it, and keeps it. What a third party says
+    /// of such a process comes as a refusal only.
+    fn displaced(&self, _holder: SocketAddr) {}
+
     /// Speaks on a link until it ends. Called for every link, current or not. When it returns, the link is closed;
     /// when the connection ends, it has [`crate::limits::SESSION_END_TIME`] to return.
     fn session(&self, link: Arc<Link>) -> SessionFuture;

@@ -11,7 +11,8 @@ use quinn::{
     TransportConfig, ValidationTokenConfig, VarInt,
 };
 use ring::hmac;
-use tidings_proto::id::{Lanes, SLOTS};
+use tidings_proto::frame::MEMBERS_MAX;
+use tidings_proto::id::{Lanes, NAME_BYTES_MAX};
 
 use crate::identity::keyed;
 
@@ -23,13 +24,22 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// 10 MB/s.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// Streams whose windows a connection grants beside those of the lanes: control, gossip, a lane followed anew
-/// while its old stream is not gone yet.
+/// Streams whose windows a connection grants beside those of the lanes: control, and one that gossip and lanes which
+/// are followed anew share.
 const WINDOWS_BESIDE_LANES: u32 = 2;
 
-/// Bi-directional streams that a peer may have open: one per lane, as many again while it follows them anew, and
-/// control.
-pub const BI_STREAMS_MAX: u32 = 2 * SLOTS as u32 + 1;
+/// Bi-directional streams that an admitted peer may have open: one per lane of this node's, as many again while it
+/// follows them anew, and control.
+#[must_use]
+pub fn bi_streams(own: Lanes) -> u32 {
+    2 * u32::from(own.count()) + 1
+}
+
+/// Longest body of a control frame, in bytes: a member set of the greatest size.
+pub const CONTROL_FRAME_BYTES_MAX: usize = MEMBERS_MAX * (NAME_BYTES_MAX + 40) + (16 << 10);
+
+/// Longest body that a follower sends on a lane's stream, in bytes: a request or an acknowledgement, thrice over.
+pub const FOLLOWER_FRAME_BYTES_MAX: usize = 64;
 
 /// Bi-directional streams that a peer may have open before it is admitted: control.
 pub const BI_STREAMS_UNADMITTED: u32 = 1;
@@ -52,6 +62,12 @@ pub const GOSSIP_STREAM_TIME: Duration = Duration::from_secs(5);
 /// Handshakes from peers at once. Each costs about a millisecond of CPU and up to a stream window of memory.
 pub const HANDSHAKES_MAX: usize = 64;
 
+/// Of these, those that only addresses of known or wanted peers may take.
+pub const HANDSHAKES_RESERVED: usize = 16;
+
+/// Handshakes at once from one IP address that is not a peer's: a rack of nodes behind one, starting together.
+pub const HANDSHAKES_PER_IP_MAX: usize = 16;
+
 /// From this many handshakes at once on, a peer must first show that it receives at its address, so that forged
 /// senders cannot take all of them.
 pub const HANDSHAKES_UNVALIDATED_MAX: usize = 16;
@@ -63,12 +79,15 @@ pub const DIALS_MAX: usize = 256;
 /// Addresses that this node dials, or remembers as unreachable for now, at most. Gossip names addresses.
 pub const DIAL_ADDRESSES_MAX: usize = 4_096;
 
-/// Connection attempts to one address at once: an attempt begun before an outage ends waits longer than a new one.
+/// Connection attempts to one address at once, and as many beside a silent link: an attempt begun before an outage ends waits longer than a new one.
 /// As many as begin within [`DIAL_TIME`], so that none has to wait for another.
 pub const DIALS_PER_ADDRESS_MAX: usize = 4;
 
 /// Time in which a peer must have finished its handshake, `Hello` included.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+
+/// Time in which it must have shown its certificate: as long as a node that dials has patience.
+pub const HANDSHAKE_TLS_TIME: Duration = DIAL_TIME;
 
 /// Time in which an attempt of this node must have become a link.
 pub const DIAL_TIME: Duration = Duration::from_millis(1_500);
@@ -76,13 +95,16 @@ pub const DIAL_TIME: Duration = Duration::from_millis(1_500);
 /// Longest pause between the starts of two attempts to a wanted address.
 pub const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 
+/// A link that lasted this long is dialled again at once when it ends; before that, the pauses between attempts grow.
+pub const LINK_SETTLED_TIME: Duration = Duration::from_secs(10);
+
 /// Longest pause between attempts to an address that is not wanted but that gossip is sent to.
 pub const DIAL_PAUSE_UNWANTED_MAX: Duration = Duration::from_secs(5);
 
 /// Connections to one node at once: the link, a second beside it, and the same from the other side.
 pub const LINKS_PER_NODE_MAX: usize = 4;
 
-/// A link that has not been heard for this long counts as silent: a newer one is preferred to it.
+/// A link on which no probe sent within this time was answered counts as silent: a newer one is preferred to it.
 pub const SILENCE: Duration = Duration::from_secs(1);
 
 /// Time that the live holder of a node id has to answer when another process claims it.
@@ -91,7 +113,7 @@ pub const LIVENESS_TIME: Duration = Duration::from_millis(500);
 /// A connection that is not kept stays open for this long, so that nothing in flight on it is lost.
 pub const SURPLUS_GRACE: Duration = Duration::from_millis(500);
 
-/// The same for a silent one. Shorter, so that two ends which disagree about silence never close both.
+/// The same for a silent one, on which nothing can be in flight any more.
 pub const SURPLUS_GRACE_SILENT: Duration = Duration::from_millis(250);
 
 /// Time that a session has to end by itself once its connection is gone.
@@ -176,7 +198,7 @@ pub(crate) fn admit(connection: &quinn::Connection, own: Lanes, peer: Lanes) {
     let windows = |lanes: Lanes| (u32::from(lanes.count()) + WINDOWS_BESIDE_LANES) * STREAM_WINDOW_BYTES;
     connection.set_receive_window(VarInt::from_u32(windows(peer)));
     connection.set_send_window(windows(own).into());
-    connection.set_max_concurrent_bi_streams(BI_STREAMS_MAX.into());
+    connection.set_max_concurrent_bi_streams(bi_streams(own).into());
     connection.set_max_concurrent_uni_streams(GOSSIP_STREAMS_MAX.into());
 }
 

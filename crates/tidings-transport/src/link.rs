@@ -11,11 +11,15 @@ use tidings_proto::frame::Hello;
 use tidings_proto::id::Incarnation;
 use tidings_proto::time::Tick;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::close::CloseCode;
 use crate::control::{ControlReceiver, ControlSender};
 use crate::table::Heard;
 use crate::tls::PeerIdentity;
+
+/// A timer that fires so much too late shows that this process did not run for a while.
+const STARVED: Duration = Duration::from_millis(100);
 
 /// An admitted connection to a peer whose identity has been checked.
 ///
@@ -30,7 +34,7 @@ pub struct Link {
     remote: SocketAddr,
     initiated: bool,
     presented: Incarnation,
-    heard: Heard,
+    since: Tick,
     /// Taken once, by the session. Locked only to take it.
     control: Mutex<Option<(ControlSender, ControlReceiver)>>,
     /// Send time of the newest probe that the peer has answered.
@@ -68,7 +72,7 @@ impl Link {
         Self {
             identity,
             connection,
-            heard: Heard::new(now),
+            since: now,
             gossip,
             current: watch::Sender::new(false),
             peer,
@@ -76,7 +80,7 @@ impl Link {
             initiated,
             presented,
             control: Mutex::new(None),
-            echoed: Heard::new(Tick::NEVER),
+            echoed: Heard::default(),
             answered: Notify::new(),
             probe: Notify::new(),
         }
@@ -87,7 +91,7 @@ impl Link {
     }
 
     pub(crate) fn heard_handle(&self) -> Heard {
-        self.heard.clone()
+        self.echoed.clone()
     }
 
     /// What the peer said of itself when the link came up.
@@ -150,15 +154,11 @@ impl Link {
         self.connection.accept_bi().await
     }
 
-    /// Notes that something of the peer has arrived.
-    pub fn heard(&self, now: Tick) {
-        self.heard.at(now);
-    }
-
-    /// When something of the peer arrived last; at first, when the link came up.
+    /// Until when the peer is known to have been heard: when the newest probe was sent that it has answered on this
+    /// link; at first, when the link came up.
     #[must_use]
     pub fn last_heard(&self) -> Tick {
-        self.heard.last()
+        self.echoed.last().max(self.since)
     }
 
     /// Notes that the peer has answered a probe, and when that probe was sent.
@@ -176,21 +176,29 @@ impl Link {
     }
 
     /// Whether the peer is alive: whether it answers, within a time, a probe sent at or after `now`. What was
-    /// under way before proves nothing.
+    /// under way before proves nothing. If this process was starved meanwhile, the answer may wait to be read, and
+    /// the peer gets a second time.
     pub async fn liveness(&self, now: Tick, within: Duration) -> bool {
-        self.probe.notify_one();
-        let answer = async {
-            loop {
-                let answered = self.answered.notified();
-                if self.echoed.last() >= now {
-                    return true;
-                }
-                answered.await;
+        loop {
+            let begin = Instant::now();
+            self.probe.notify_one();
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(within, self.answered_since(now)) => answer.is_ok(),
+                _ = self.connection.closed() => return false,
+            };
+            if answer || begin.elapsed() < within + STARVED {
+                return answer;
             }
-        };
-        tokio::select! {
-            answer = tokio::time::timeout(within, answer) => answer.is_ok(),
-            _ = self.connection.closed() => false,
+        }
+    }
+
+    async fn answered_since(&self, now: Tick) {
+        loop {
+            let answered = self.answered.notified();
+            if self.echoed.last() >= now {
+                return;
+            }
+            answered.await;
         }
     }
 
@@ -212,15 +220,17 @@ impl Link {
         self.connection.rtt()
     }
 
-    /// What QUIC counts on this connection.
-    #[must_use]
-    pub fn connection_stats(&self) -> quinn::ConnectionStats {
-        self.connection.stats()
-    }
-
     /// Closes the connection at once. What is not delivered yet is lost. Does nothing to one that is closed.
     pub fn close(&self, code: CloseCode, reason: &str) {
-        self.connection.close(code.as_varint(), reason.as_bytes());
+        // quinn would forget why the peer has closed it.
+        if !self.is_closed() {
+            self.connection.close(code.as_varint(), reason.as_bytes());
+        }
+    }
+
+    /// Whether the peer has closed the connection with a code.
+    pub(crate) fn was_closed_with(&self, code: CloseCode) -> bool {
+        self.connection.close_reason().is_some_and(|end| code.was_said(&end))
     }
 
     /// Whether the connection is closed.

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use quinn::{ConnectError, Connection, ConnectionError, ReadError, WriteError};
 use tidings_proto::frame::{FrameError, Refusal};
+use tokio::time::Instant;
 
 use crate::close::{self, CloseCode};
 use crate::control::ControlError;
 use crate::identity::IdentityError;
+use crate::quiet::Quiet;
 use crate::stats::{RefusedReason, TransportStats};
 
 /// A handshake that did not end in a link.
@@ -79,7 +81,8 @@ impl From<WriteError> for HandshakeError {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::ConnectionLost(error) => error.into(),
-            _ => Self::Refused(RefusedReason::Malformed, None),
+            // The peer does not want the answer any more.
+            _ => Self::Refused(RefusedReason::Timeout, None),
         }
     }
 }
@@ -89,7 +92,9 @@ impl From<ControlError> for HandshakeError {
         match error {
             ControlError::Read(ReadError::ConnectionLost(error)) => error.into(),
             ControlError::Frame(FrameError::Version(_)) => Self::Refused(RefusedReason::Protocol, None),
-            _ => Self::Refused(RefusedReason::Malformed, None),
+            // It has given up before the frame was whole.
+            ControlError::Ended | ControlError::Read(_) => Self::Refused(RefusedReason::Timeout, None),
+            ControlError::Frame(_) => Self::Refused(RefusedReason::Malformed, None),
         }
     }
 }
@@ -120,12 +125,13 @@ impl HandshakeError {
         matches!(self, Self::Refused(..) | Self::RefusedByPeer(_) | Self::Rejected(_))
     }
 
-    /// The error and its cause, in one line.
+    /// The error and its cause, in one line, whatever a peer has put into it.
     pub(crate) fn describe(&self) -> String {
-        match std::error::Error::source(self) {
+        let described = match std::error::Error::source(self) {
             Some(cause) => format!("{self}: {cause}"),
             None => self.to_string(),
-        }
+        };
+        described.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
     }
 
     /// Closes a connection that came to nothing, and says why.
@@ -140,21 +146,24 @@ impl HandshakeError {
         connection.close(code.as_varint(), text.as_bytes());
     }
 
-    /// Counts it, and writes the line about it.
-    pub(crate) fn record(&self, stats: &TransportStats, remote: SocketAddr) {
+    /// Counts it, and writes a line about it unless there were many of late.
+    pub(crate) fn record(&self, stats: &TransportStats, quiet: &Quiet, remote: SocketAddr) {
+        let speaks = |what| quiet.speaks(remote.ip(), what, Instant::now());
         match self {
             Self::Refused(reason, refusal) => {
                 stats.refuse(*reason);
-                let detail = refusal.as_ref().map(tracing::field::display);
-                tracing::warn!(%remote, reason = reason.as_str(), detail, "handshake refused");
+                if let Some(passed) = speaks(reason.as_str()) {
+                    let detail = refusal.as_ref().map(ToString::to_string);
+                    let (reason, passed_over) = (reason.as_str(), passed.field());
+                    tracing::warn!(%remote, reason, detail, passed_over, "handshake refused");
+                }
             }
-            Self::RefusedByPeer(refusal) => {
+            Self::RefusedByPeer(_) | Self::Rejected(_) => {
                 stats.refused_by_peer.one();
-                tracing::warn!(%remote, %refusal, "refused by a peer");
-            }
-            Self::Rejected(reason) => {
-                stats.refused_by_peer.one();
-                tracing::warn!(%remote, reason = reason.as_str(), "refused by a peer");
+                if let Some(passed) = speaks("by a peer") {
+                    let (error, passed_over) = (self.describe(), passed.field());
+                    tracing::warn!(%remote, error, passed_over, "handshake refused by a peer");
+                }
             }
             Self::Own => tracing::debug!(%remote, "dialled itself"),
             other => tracing::debug!(%remote, error = other.describe(), "no link"),
@@ -195,6 +204,7 @@ fn code_of(reason: RefusedReason) -> CloseCode {
     match reason {
         RefusedReason::AddressTaken => CloseCode::AddressTaken,
         RefusedReason::Busy => CloseCode::Busy,
+        RefusedReason::Timeout => CloseCode::Ended,
         RefusedReason::Malformed | RefusedReason::Protocol => CloseCode::Malformed,
         _ => CloseCode::Identity,
     }

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -54,16 +55,24 @@ pub(crate) async fn run(shared: Arc<Shared>, up: Up) {
     shared.flush_gossip(peer.address, &link);
     let mut session = pin!(shared.host.session(link.clone()));
     let ended = tokio::select! {
-        () = &mut session => false,
-        _ = link.closed() => true,
-        () = gossip::carry(&shared, &link, queue) => false,
+        () = &mut session => None,
+        reason = link.closed() => Some(reason),
+        () = gossip::carry(&shared, &link, queue) => None,
     };
     drop(registered);
-    if ended && timeout(SESSION_END_TIME, session).await.is_err() {
+    if ended.is_some() && timeout(SESSION_END_TIME, session).await.is_err() {
         tracing::warn!(node = %peer.node, "a session did not end with its connection");
     }
-    let reason = link.closed().await;
-    tracing::info!(node = %peer.node, incarnation = %peer.incarnation, %reason, "link down");
+    let reason = match ended {
+        Some(reason) => reason,
+        None => link.closed().await,
+    };
+    // As a string, which is escaped: a part of it may be the peer's words.
+    let why = reason.to_string();
+    tracing::info!(node = %peer.node, incarnation = %peer.incarnation, reason = why, "link down");
+    if CloseCode::Replaced.was_said(&reason) {
+        shared.replaced.fetch_max(link.presented().0.saturating_add(1), Ordering::AcqRel);
+    }
     if let Some(refusal) = refusal_of(&reason) {
         shared.stats.refused_by_peer.one();
         shared.host.refused(peer.address, &refusal);

@@ -13,8 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tidings_proto::follower::{Follower, Rejected};
+use tidings_proto::follower::{Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
@@ -81,18 +84,19 @@ pub struct Followed {
     origin: Arc<Origin>,
     lanes: Lanes,
     state: Mutex<Follower>,
-    /// Per lane, lest the same bytes be asked for without end.
-    unreadable: Mutex<Vec<Unreadable>>,
+    requests: Mutex<Vec<Requests>>,
     counts: FollowCounts,
     /// Told when the origin has ended: the links to it are of no use any more.
     ended: Notify,
 }
 
-/// A position that could not be read, and how often.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Unreadable {
-    at: Sequence,
-    times: u32,
+/// What was asked of one lane, lest the same bytes be asked for without end.
+#[derive(Clone, Copy, Debug, Default)]
+struct Requests {
+    /// The newest request, on whichever link.
+    newest: Option<Attempt>,
+    /// A position that could not be read, and how often.
+    unreadable: (Sequence, u32),
 }
 
 /// What happened while following one origin.
@@ -116,7 +120,7 @@ impl Followed {
     pub fn new(origin: Origin, lanes: Lanes) -> Self {
         Self {
             state: Mutex::new(Follower::new(origin.clone(), lanes)),
-            unreadable: Mutex::new(vec![Unreadable::default(); usize::from(lanes.count())]),
+            requests: Mutex::new(vec![Requests::default(); usize::from(lanes.count())]),
             origin: Arc::new(origin),
             lanes,
             counts: FollowCounts::default(),
@@ -248,15 +252,18 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
     let peer = link.peer();
     let followed = node.followed(peer);
     let served = node.served(peer);
+    let own = control::Probes::default();
     let (probed, probes) = watch::channel(0);
-    let error = tokio::select! {
-        end = control::send(&link, &*node, &followed, sender, probes) => end,
-        end = control::receive(&link, &*node, &followed, receiver, probed) => end,
-        end = serve::all(&link, &*node, &served) => end,
-        end = follow::all(&link, &*node, &followed) => end,
-        () = followed.end() => Ok(()),
-    };
-    let Err(error) = error else { return };
+    // Apart, so that an event wakes one of them and not all.
+    let parts: [BoxFuture<'_, Result<(), SessionError>>; 5] = [
+        control::send(&link, &*node, &followed, sender, (&own, probes)).boxed(),
+        control::receive(&link, &*node, &followed, receiver, (&own, probed)).boxed(),
+        serve::all(&link, &*node, &served).boxed(),
+        follow::all(&link, &*node, &followed).boxed(),
+        followed.end().map(Ok).boxed(),
+    ];
+    let end = FuturesUnordered::from_iter(parts).next().await;
+    let Some(Err(error)) = end else { return };
     let reason = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
     if error.is_violation() {
         count(&followed.counts.rejected, 1);

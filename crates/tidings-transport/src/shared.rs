@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use arc_swap::ArcSwap;
@@ -11,24 +12,26 @@ use tidings_proto::id::NodeId;
 use tidings_proto::time::Tick;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::close::CloseCode;
 use crate::denied::DenyList;
 use crate::dial::Targets;
+use crate::gate::{Entry, Gate};
 use crate::gossip;
 use crate::handshake;
 use crate::host::Host;
 use crate::identity::{Credentials, Identity, IdentityError};
 use crate::limits::{
-    self, BI_STREAMS_UNADMITTED, DIALS_PER_ADDRESS_MAX, HANDSHAKES_MAX, HANDSHAKES_UNVALIDATED_MAX,
-    SURPLUS_GRACE_SILENT,
+    self, BI_STREAMS_UNADMITTED, DIAL_PAUSE_MAX, DIALS_PER_ADDRESS_MAX, SURPLUS_GRACE_SILENT,
 };
 use crate::link::Link;
+use crate::quiet::Quiet;
 use crate::refuse::HandshakeError;
 use crate::run::Registered;
+use crate::socket::canonical;
 use crate::stats::{RefusedReason, TransportStats};
 use crate::table::{Facts, Judgement, LinkId, Outcome, Table};
 use crate::tls::TlsError;
@@ -44,14 +47,17 @@ pub(crate) struct Shared {
     pub(crate) denied: ArcSwap<DenyList>,
     pub(crate) endpoint: Endpoint,
     pub(crate) host: Arc<dyn Host>,
-    pub(crate) stats: TransportStats,
+    pub(crate) stats: Arc<TransportStats>,
     pub(crate) links: Links,
     pub(crate) targets: Mutex<Targets>,
-    /// Attempts under way beside a silent link.
-    pub(crate) redials: Mutex<HashMap<NodeId, usize>>,
+    /// Attempts beside silent links.
+    pub(crate) redials: Mutex<HashMap<NodeId, Redials>>,
+    /// The incarnation after the one in which this node was replaced, as a peer has told; 0 if none has.
+    pub(crate) replaced: AtomicU64,
+    pub(crate) quiet: Quiet,
     /// Notifies of every change of the table and of what is wanted.
     pub(crate) changed: watch::Sender<()>,
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) gate: Gate,
     pub(crate) dials_in_flight: Semaphore,
     /// Ends what begins anything.
     pub(crate) cancel: CancellationToken,
@@ -59,6 +65,12 @@ pub(crate) struct Shared {
     pub(crate) abort: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) runtime: Handle,
+}
+
+/// Attempts to reach one node beside the link that it has.
+pub(crate) struct Redials {
+    under_way: usize,
+    next: Instant,
 }
 
 /// The links. Its locks are held for a few table operations at a time and never across a call to the host, so that
@@ -161,7 +173,7 @@ impl Shared {
 
     /// Records a handshake that came to nothing, and tells the host if it is this node that is refused.
     pub(crate) fn handshake_failed(&self, remote: SocketAddr, error: &HandshakeError) {
-        error.record(&self.stats, remote);
+        error.record(&self.stats, &self.quiet, remote);
         if let HandshakeError::RefusedByPeer(refusal) = error {
             self.host.refused(remote, refusal);
         }
@@ -210,29 +222,32 @@ impl Shared {
         }
     }
 
-    /// Dials a node beside the link that it has.
+    /// Dials a node beside the link that it has, if the last such attempt is long enough ago.
     pub(crate) fn redial(self: &Arc<Self>, node: &NodeId, address: SocketAddr) {
+        let now = Instant::now();
         {
-            let mut redials = self.redials.lock().expect("nothing panics while it is locked");
-            let under_way = redials.entry(node.clone()).or_default();
-            if *under_way >= DIALS_PER_ADDRESS_MAX {
+            let mut redials = self.redials();
+            redials.retain(|_, redials| redials.under_way > 0 || now < redials.next);
+            let redials = redials.entry(node.clone()).or_insert(Redials { under_way: 0, next: now });
+            if now < redials.next || redials.under_way >= DIALS_PER_ADDRESS_MAX {
                 return;
             }
-            *under_way += 1;
+            redials.under_way += 1;
+            redials.next = now + DIAL_PAUSE_MAX.mul_f64(rand::random_range(0.75..1.0));
         }
         let (shared, node) = (self.clone(), node.clone());
         self.spawn(async move {
             if let Err(error) = handshake::dial(&shared, address, true).await {
                 shared.handshake_failed(address, &error);
             }
-            let mut redials = shared.redials.lock().expect("nothing panics while it is locked");
-            if let Some(under_way) = redials.get_mut(&node) {
-                *under_way -= 1;
-                if *under_way == 0 {
-                    redials.remove(&node);
-                }
+            if let Some(redials) = shared.redials().get_mut(&node) {
+                redials.under_way -= 1;
             }
         });
+    }
+
+    fn redials(&self) -> MutexGuard<'_, HashMap<NodeId, Redials>> {
+        self.redials.lock().expect("nothing panics while it is locked")
     }
 
     fn settling(&self) -> MutexGuard<'_, HashSet<NodeId>> {
@@ -241,17 +256,17 @@ impl Shared {
 
     /// Decides whether a connection attempt is looked at.
     fn consider(self: &Arc<Self>, incoming: Incoming) {
-        let Ok(permit) = self.handshakes.clone().try_acquire_owned() else {
-            self.stats.refuse(RefusedReason::Busy);
-            return incoming.refuse();
-        };
-        let under_way = HANDSHAKES_MAX - self.handshakes.available_permits();
-        if under_way > HANDSHAKES_UNVALIDATED_MAX && !incoming.remote_address_validated() {
+        let remote = canonical(incoming.remote_address());
+        let known = self.targets().wants(remote) || self.table().knows(remote);
+        match self.gate.enter(remote, known, incoming.remote_address_validated()) {
+            Entry::Admitted(place) => self.spawn(handshake::accept(self.clone(), incoming, place)),
             // An attempt that cannot be asked to come back is refused when it is dropped.
-            let _ = incoming.retry();
-            return;
+            Entry::Unproven => drop(incoming.retry()),
+            Entry::Full => {
+                self.handshake_failed(remote, &HandshakeError::Refused(RefusedReason::Busy, None));
+                incoming.refuse();
+            }
         }
-        self.spawn(handshake::accept(self.clone(), incoming, permit));
     }
 }
 
@@ -278,7 +293,12 @@ fn apply(outcome: Outcome<Arc<Link>>, code: CloseCode) {
         link.current.send_replace(false);
         link.close(code, "");
     }
+    let takes_over = outcome.turned.iter().any(|(_, current)| !current);
     for (link, current) in outcome.turned {
+        if current && takes_over {
+            tracing::info!(node = %link.peer().node, remote = %link.remote(), initiated = link.initiated(),
+                "another link takes over");
+        }
         link.current.send_replace(current);
     }
 }

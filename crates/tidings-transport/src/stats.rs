@@ -36,7 +36,7 @@ pub enum RefusedReason {
     NotYetValid,
     /// No protocol version in common.
     Protocol,
-    /// It did not finish in time.
+    /// It did not finish in time, or gave up before.
     Timeout,
     /// It does not speak TLS 1.3.
     TlsVersion,

@@ -1,8 +1,10 @@
 //! Which connection to a node counts. Pure: it is told the time, and says what to ask and what to close.
 //!
 //! A node may be connected several times for a moment: both ends dialled, or one dialled again beside a silent
-//! connection. Exactly one of its connections is *current* here. Both ends arrive at the same one; where they
-//! differ for a moment, because only one of them hears nothing, each closes only what it began itself.
+//! connection. Exactly one of its connections is *current* here. Both ends mostly arrive at the same one, and may
+//! differ for a moment, for each knows only what it hears. So one end alone thins them out, the one with the smaller
+//! node id, and only while the connection that it keeps answers: an answer shows that the other end has it too, and
+//! the other end closes none.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,15 +20,18 @@ use crate::limits::{LINKS_PER_NODE_MAX, SILENCE, SURPLUS_GRACE, SURPLUS_GRACE_SI
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LinkId(u64);
 
-/// When a connection was last heard. Shared between the table and those who hear.
+/// When the newest probe was sent that was answered on a connection, if one was. A time of receipt would say less: what
+/// a process reads after a pause may be old. Shared between the table and those who hear.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard(Arc<AtomicU64>);
 
-impl Heard {
-    pub(crate) fn new(now: Tick) -> Self {
-        Self(Arc::new(AtomicU64::new(now.0)))
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU64::new(Tick::NEVER.0)))
     }
+}
 
+impl Heard {
     pub(crate) fn at(&self, now: Tick) {
         self.0.fetch_max(now.0, Ordering::AcqRel);
     }
@@ -87,14 +92,16 @@ struct Entry<L> {
 pub(crate) struct Table<L> {
     local: NodeId,
     nodes: HashMap<NodeId, Vec<Entry<L>>>,
-    /// Addresses at which nodes were reached, or say that they can be.
+    /// Addresses at which nodes say that they can be reached, of connections that there are.
     addresses: HashMap<SocketAddr, NodeId>,
+    /// Other addresses at which this node has reached them.
+    aliases: HashMap<SocketAddr, NodeId>,
     next: u64,
 }
 
 impl<L: Clone> Table<L> {
     pub(crate) fn new(local: NodeId) -> Self {
-        Self { local, nodes: HashMap::new(), addresses: HashMap::new(), next: 1 }
+        Self { local, nodes: HashMap::new(), addresses: HashMap::new(), aliases: HashMap::new(), next: 1 }
     }
 
     /// Whether a newcomer can be let in, given that some connections have not answered when asked.
@@ -164,15 +171,16 @@ impl<L: Clone> Table<L> {
         Some(Outcome { close: Vec::new(), turned, contested })
     }
 
-    /// Looks again at a node with several connections: which is current, and which of those that this node began
-    /// are to be closed by now.
+    /// Looks again at a node with several connections: which is current, and which are to be closed by now.
     pub(crate) fn settle(&mut self, node: &NodeId, now: Tick) -> Outcome<L> {
         let (mut turned, _) = self.choose(node, now);
         let entries = self.nodes.get(node).map_or(&[][..], Vec::as_slice);
         let newest = entries.iter().map(|entry| entry.since).max().unwrap_or(now);
+        let decides = self.local < *node;
+        let kept = entries.iter().any(|entry| entry.current && entry.answers(now));
         let surplus: Vec<_> = entries
             .iter()
-            .filter(|entry| !entry.current && entry.facts.initiated)
+            .filter(|entry| decides && kept && !entry.current)
             .filter(|entry| {
                 let grace = if entry.silent(now) { SURPLUS_GRACE_SILENT } else { SURPLUS_GRACE };
                 now.since(newest) >= grace
@@ -192,13 +200,18 @@ impl<L: Clone> Table<L> {
 
     /// The current connection to the node that says it is at an address, or was reached there.
     pub(crate) fn at(&self, address: SocketAddr) -> Option<&L> {
-        self.current(self.addresses.get(&address)?)
+        self.current(self.addresses.get(&address).or_else(|| self.aliases.get(&address))?)
+    }
+
+    /// Whether a linked node says that it is at an address.
+    pub(crate) fn knows(&self, address: SocketAddr) -> bool {
+        self.addresses.contains_key(&address)
     }
 
     /// Notes that a node was reached at an address other than its own.
     pub(crate) fn alias(&mut self, address: SocketAddr, node: &NodeId) {
         if self.nodes.contains_key(node) {
-            self.addresses.insert(address, node.clone());
+            self.aliases.insert(address, node.clone());
         }
     }
 
@@ -229,9 +242,15 @@ impl<L: Clone> Table<L> {
         })?;
         let entries = self.nodes.get_mut(&node)?;
         let taken = entries.remove(position);
+        let address = taken.facts.address;
+        if entries.iter().all(|entry| entry.facts.address != address)
+            && self.addresses.get(&address) == Some(&node)
+        {
+            self.addresses.remove(&address);
+        }
         if entries.is_empty() {
             self.nodes.remove(&node);
-            self.addresses.retain(|_, at| *at != node);
+            self.aliases.retain(|_, at| *at != node);
         }
         Some(taken)
     }
@@ -260,7 +279,12 @@ impl<L: Clone> Table<L> {
 
 impl<L> Entry<L> {
     fn silent(&self, now: Tick) -> bool {
-        now.since(self.heard.last()) >= SILENCE
+        now.since(self.heard.last().max(self.since)) >= SILENCE
+    }
+
+    /// Whether the peer is known to have this connection too.
+    fn answers(&self, now: Tick) -> bool {
+        self.heard.last() >= self.since && !self.silent(now)
     }
 }
 
@@ -277,3 +301,7 @@ fn dialable(address: SocketAddr) -> bool {
 #[cfg(test)]
 #[path = "table_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "table_sim.rs"]
+mod sim;

@@ -41,7 +41,7 @@ impl Bench {
         now: Tick,
         unanswered: &[LinkId],
     ) -> (LinkId, Outcome<&'static str>) {
-        let heard = Heard::new(now);
+        let heard = Heard::default();
         self.heard.insert(link, heard.clone());
         self.table.register(facts, link, (now, heard), unanswered).unwrap()
     }
@@ -59,11 +59,6 @@ fn simultaneous_dials_settle_on_the_connection_that_the_smaller_id_began() {
             bench.add(link, b(link == "dialled"), ms(0));
         }
         assert_eq!(bench.current(), "dialled", "{order:?}");
-        assert_eq!(
-            bench.table.settle(&node("b"), ms(600)).close,
-            Vec::<&str>::new(),
-            "the peer closes its own"
-        );
 
         let mut bench = Bench::of("c");
         for link in order {
@@ -74,16 +69,45 @@ fn simultaneous_dials_settle_on_the_connection_that_the_smaller_id_began() {
 }
 
 #[test]
-fn the_loser_is_closed_by_its_initiator_after_a_grace() {
-    let mut bench = Bench::of("c");
+fn the_smaller_id_closes_the_loser_after_a_grace() {
+    let mut bench = Bench::of("a");
     bench.add("dialled", b(true), ms(0));
     let (_, outcome) = bench.add("accepted", b(false), ms(10));
-    assert!(outcome.contested && outcome.close.is_empty());
-    assert_eq!(outcome.turned, [("dialled", false), ("accepted", true)]);
+    assert!(outcome.contested && outcome.close.is_empty() && outcome.turned.is_empty());
+    bench.heard["dialled"].at(ms(300));
     assert_eq!(bench.table.settle(&node("b"), ms(509)).close, Vec::<&str>::new());
     let settled = bench.table.settle(&node("b"), ms(510));
-    assert_eq!((settled.close, settled.contested), (vec!["dialled"], false));
-    assert_eq!(bench.table.all().collect::<Vec<_>>(), [&"accepted"]);
+    assert_eq!((settled.close, settled.contested), (vec!["accepted"], false));
+    assert_eq!(bench.table.all().collect::<Vec<_>>(), [&"dialled"]);
+}
+
+#[test]
+fn nothing_is_closed_before_the_one_to_keep_has_answered() {
+    let mut bench = Bench::of("a");
+    bench.add("dialled", b(true), ms(0));
+    bench.add("accepted", b(false), ms(10));
+    bench.heard["accepted"].at(ms(800));
+    assert_eq!(
+        bench.table.settle(&node("b"), ms(900)).close,
+        Vec::<&str>::new(),
+        "the other may not have it"
+    );
+    let settled = bench.table.settle(&node("b"), ms(1_000));
+    assert_eq!((bench.current(), settled.close), ("accepted", vec!["dialled"]), "silence decides");
+    // When nothing answers, nothing is closed.
+    bench.add("again", b(true), ms(2_000));
+    assert_eq!(bench.table.settle(&node("b"), ms(3_500)).close, Vec::<&str>::new());
+}
+
+#[test]
+fn the_greater_id_closes_nothing() {
+    let mut bench = Bench::of("c");
+    for link in ["dialled", "accepted"] {
+        bench.add(link, b(link == "dialled"), ms(0));
+        bench.heard[link].at(ms(900));
+    }
+    let settled = bench.table.settle(&node("b"), ms(1_000));
+    assert_eq!((settled.close, settled.contested), (vec![], true));
 }
 
 #[test]
@@ -92,6 +116,7 @@ fn a_newer_connection_is_preferred_to_a_silent_one() {
     bench.add("old", b(true), ms(0));
     bench.add("new", b(false), ms(1_000));
     assert_eq!(bench.current(), "new");
+    bench.heard["new"].at(ms(1_100));
     let settled = bench.table.settle(&node("b"), ms(1_250));
     assert_eq!(settled.close, ["old"]);
 }
@@ -113,27 +138,9 @@ fn a_second_dial_beside_a_connection_that_is_heard_is_given_up() {
     let mut bench = Bench::of("a");
     bench.add("old", b(true), ms(0));
     bench.add("new", b(true), ms(10));
+    bench.heard["old"].at(ms(500));
     assert_eq!(bench.current(), "old");
     assert_eq!(bench.table.settle(&node("b"), ms(600)).close, ["new"]);
-}
-
-#[test]
-fn two_ends_that_disagree_about_silence_never_close_both() {
-    // a (smaller) began link 1 and does not hear it; b hears it. b began link 2.
-    let (mut a, mut b_end) = (Bench::of("a"), Bench::of("b"));
-    let a_facts = |initiated| Facts { node: node("a"), address: at(1), ..b(initiated) };
-    a.add("1", b(true), ms(0));
-    b_end.add("1", a_facts(false), ms(0));
-    b_end.heard["1"].at(ms(1_000));
-    a.add("2", b(false), ms(1_000));
-    b_end.add("2", a_facts(true), ms(1_000));
-    let closed_by_a = a.table.settle(&node("b"), ms(1_250)).close;
-    let closed_by_b = b_end.table.settle(&node("a"), ms(1_250)).close;
-    assert_eq!((closed_by_a, closed_by_b), (vec!["1"], vec![]));
-    // b learns that link 1 was closed before its own grace ends, and keeps link 2.
-    let gone = LinkId(1);
-    assert_eq!(b_end.table.remove(gone, ms(1_260)).unwrap().turned, [("2", true)]);
-    assert_eq!(b_end.table.settle(&node("a"), ms(1_600)).close, Vec::<&str>::new());
 }
 
 #[test]
@@ -159,7 +166,7 @@ fn another_process_with_the_same_node_id_is_let_in_only_if_the_holder_is_dead() 
     }
     let rival = Facts { log: LogId(8), incarnation: Incarnation(2), address: at(3), ..b(false) };
     assert!(matches!(
-        bench.table.register(rival.clone(), "rival", (ms(1), Heard::new(ms(1))), &[]),
+        bench.table.register(rival.clone(), "rival", (ms(1), Heard::default()), &[]),
         Err(Judgement::Ask(_))
     ));
     let (_, outcome) = bench.add_after("rival", rival, ms(1), &[held]);
@@ -216,4 +223,18 @@ fn a_node_is_found_by_its_own_address_and_by_the_one_it_was_reached_at() {
     bench.table.remove(id, ms(1));
     assert_eq!((bench.table.at(at(2)), bench.table.at(at(99))), (None, None));
     assert!(bench.table.remove(id, ms(1)).is_none());
+}
+
+#[test]
+fn addresses_of_connections_that_are_gone_are_forgotten() {
+    let mut bench = Bench::of("a");
+    bench.add("kept", b(true), ms(0));
+    for port in 100..200 {
+        let (id, _) = bench.add("short", Facts { address: at(port), ..b(false) }, ms(0));
+        assert_eq!(bench.table.at(at(port)), Some(&"kept"));
+        bench.table.remove(id, ms(1));
+        assert_eq!(bench.table.at(at(port)), None);
+    }
+    assert_eq!(bench.table.addresses.len(), 1);
+    assert_eq!(bench.table.at(at(2)), Some(&"kept"));
 }

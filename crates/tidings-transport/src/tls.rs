@@ -102,7 +102,7 @@ pub(crate) fn peer_identity(
     leaf_identity(chain.first().ok_or(RefusedReason::NoCertificate)?, cluster)
 }
 
-/// The identity that a verified certificate gives within a cluster.
+/// The identity that a certificate gives within a cluster, once it is verified.
 pub(crate) fn leaf_identity(leaf: &CertificateDer<'_>, cluster: &str) -> Result<PeerIdentity, RefusedReason> {
     let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| RefusedReason::BadCertificate)?;
     let mut uris = leaf.valid_uri_names();

@@ -15,8 +15,9 @@ use common::*;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, ConnectionError};
 use rcgen::ExtendedKeyUsagePurpose;
-use tidings_proto::frame::{FRAME_BYTES_MAX, FrameType, Refusal, header};
+use tidings_proto::frame::{Control, FRAME_BYTES_MAX, FrameType, Refusal, header};
 use tidings_proto::id::{Incarnation, LogId};
+use tidings_transport::limits::HANDSHAKES_PER_IP_MAX;
 use tidings_transport::{Authority, CloseCode, RefusedReason};
 use time::OffsetDateTime;
 use tracing::Level;
@@ -29,6 +30,16 @@ const ALPN: &str = "tidings/1/shop";
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
+    fn of_this_thread() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(Level::WARN)
+            .with_ansi(false)
+            .with_writer(lines.clone())
+            .finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
     fn with(&self, text: &str) -> usize {
         let bytes = self.0.lock().unwrap();
         String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).count()
@@ -63,13 +74,7 @@ async fn refused(authority: &Authority, config: ClientConfig, reason: RefusedRea
 }
 
 async fn refused_at(node: &Node, config: ClientConfig, name: &str, reason: RefusedReason) -> Got {
-    let lines = Lines::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(Level::WARN)
-        .with_ansi(false)
-        .with_writer(lines.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = Lines::of_this_thread();
     let (before, total) = (node.refused(reason), node.transport.stats().refused_total());
     let got = intrude(config, node.address(), &hello(name, 1, 999, "127.0.0.1:9".parse().unwrap())).await;
     until(reason.as_str(), || node.refused(reason) > before).await;
@@ -77,6 +82,7 @@ async fn refused_at(node: &Node, config: ClientConfig, name: &str, reason: Refus
     assert_eq!(got.bytes, b"", "nothing but the close is sent");
     assert!(node.host.admitted.lock().unwrap().iter().all(|admitted| admitted.node != id(name)));
     assert!(node.transport.link(&id(name)).is_none());
+    assert!(node.host.gossip.lock().unwrap().is_empty(), "what came beside the hello is nobody's");
     assert_eq!(lines.with(&format!("reason=\"{}\"", reason.as_str())), 1, "one log line");
     got
 }
@@ -303,7 +309,7 @@ async fn what_is_no_hello_is_refused() {
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), RefusedReason::Protocol),
         (header(FrameType::Hello, FRAME_BYTES_MAX + 1).to_vec(), RefusedReason::Malformed),
         (undecodable, RefusedReason::Malformed),
-        (tidings_proto::frame::Control::Probe(1).encode(), RefusedReason::Malformed),
+        (Control::Probe(1).encode(), RefusedReason::Malformed),
         (vec![1, 127, 0, 0, 0, 0], RefusedReason::Malformed),
     ];
     for (first, reason) in cases {
@@ -366,21 +372,6 @@ async fn random_bytes_at_the_port_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_dialled_peer_is_judged_as_well() {
-    let authority = Authority::generate(CLUSTER).unwrap();
-    let stranger = start(&Authority::generate(CLUSTER).unwrap(), "n2", 1, loopback());
-    let denied = start(&authority, "n3", 1, loopback());
-    let node = start_denying(&authority, "n1", 1, loopback(), &["n3".to_owned()]);
-    node.transport.want(stranger.address());
-    until("stranger refused", || node.refused(RefusedReason::UnknownCa) > 0).await;
-    node.transport.unwant(stranger.address());
-    node.transport.want(denied.address());
-    until("denied refused", || node.refused(RefusedReason::Denied) > 0).await;
-    until("denied told", || denied.told().contains(&Refusal::Denied)).await;
-    assert!(node.host.admitted.lock().unwrap().is_empty());
-}
-
-#[tokio::test]
 async fn another_nodes_address_cannot_be_claimed() {
     let authority = Authority::generate(CLUSTER).unwrap();
     let (node, holder) = (start(&authority, "n1", 1, loopback()), start(&authority, "n2", 1, loopback()));
@@ -395,22 +386,69 @@ async fn another_nodes_address_cannot_be_claimed() {
 }
 
 #[tokio::test]
-async fn too_many_handshakes_at_once_leave_room_for_those_who_receive_at_their_address() {
+async fn one_host_that_never_finishes_a_handshake_keeps_nobody_else_out() {
     let authority = Authority::generate(CLUSTER).unwrap();
     let node = start(&authority, "n1", 1, loopback());
-    let mut open = Vec::new();
-    for _ in 0..40 {
+    let (lines, guard) = Lines::of_this_thread();
+    let endpoint = quinn::Endpoint::client("127.0.0.2:0".parse().unwrap()).unwrap();
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..80 {
         let shown = signed(&authority, &sound(CLUSTER, "n9"));
-        let endpoint = quinn::Endpoint::client(loopback()).unwrap();
         let config = quic(tls(&authority, Some(shown), ALPN));
-        let connection = endpoint.connect_with(config, node.address(), "shop.tidings.internal").unwrap();
-        open.push((endpoint, connection.await.unwrap()));
+        let connecting = endpoint.connect_with(config, node.address(), "shop.tidings.internal").unwrap();
+        match connecting.await {
+            Ok(connection) => open.push(connection),
+            Err(_) => refused += 1,
+        }
     }
+    assert_eq!((open.len(), refused), (HANDSHAKES_PER_IP_MAX, 80 - HANDSHAKES_PER_IP_MAX));
+    assert_eq!(node.refused(RefusedReason::Busy), refused as u64);
+    assert_eq!(lines.with("reason=\"busy\""), 1, "one log line");
+    drop(guard);
     let peer = start(&authority, "n2", 1, loopback());
     peer.transport.want(node.address());
-    until("linked", || peer.linked_to(&node)).await;
-    assert_eq!(node.refused(RefusedReason::Busy), 0);
-    drop(open);
+    let took = until("linked", || peer.linked_to(&node)).await;
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test]
+async fn who_does_not_show_a_certificate_has_less_time_than_who_does() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let node = start(&authority, "n1", 1, loopback());
+    // Between the two stands one who lets nothing through but the first packet.
+    let between = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = quinn::Endpoint::client(loopback()).unwrap();
+    let config = quic(tls(&authority, Some(signed(&authority, &sound(CLUSTER, "n2"))), ALPN));
+    let target = between.local_addr().unwrap();
+    let _connecting = endpoint.connect_with(config, target, "shop.tidings.internal").unwrap();
+    let mut first = [0; 2_000];
+    let (length, _) = between.recv_from(&mut first).await.unwrap();
+    let begin = tokio::time::Instant::now();
+    between.send_to(&first[..length], node.address()).await.unwrap();
+    until("refused", || node.refused(RefusedReason::Timeout) == 1).await;
+    assert!(begin.elapsed() < Duration::from_millis(2_200), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn a_handshake_that_the_peer_gives_up_is_not_called_malformed() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let node = start(&authority, "n1", 1, loopback());
+    let sound_hello = Control::Hello(hello("n2", 1, 999, "127.0.0.1:9".parse().unwrap())).encode();
+    for (count, finish) in [(1, true), (2, false)] {
+        let endpoint = quinn::Endpoint::client(loopback()).unwrap();
+        let config = quic(tls(&authority, Some(signed(&authority, &sound(CLUSTER, "n2"))), ALPN));
+        let connecting = endpoint.connect_with(config, node.address(), "shop.tidings.internal").unwrap();
+        let connection = connecting.await.unwrap();
+        let (mut send, _receive) = connection.open_bi().await.unwrap();
+        send.write_all(&sound_hello[..sound_hello.len() / 2]).await.unwrap();
+        if finish {
+            send.finish().unwrap()
+        } else {
+            send.reset(0_u32.into()).unwrap()
+        }
+        until("counted", || node.refused(RefusedReason::Timeout) == count).await;
+    }
+    assert_eq!((node.transport.stats().refused_total(), node.host.admitted.lock().unwrap().len()), (2, 0));
 }
 
 #[tokio::test]
@@ -435,8 +473,8 @@ fn closed_with(got: &Got, code: CloseCode) -> bool {
 fn refusal_in(got: &Got) -> Option<Refusal> {
     let ConnectionError::ApplicationClosed(close) = &got.end else { return None };
     let frame = tidings_proto::frame::take(&mut close.reason[..].into()).unwrap().unwrap();
-    match tidings_proto::frame::Control::decode(&frame).unwrap() {
-        tidings_proto::frame::Control::Refused(refusal) => Some(refusal),
+    match Control::decode(&frame).unwrap() {
+        Control::Refused(refusal) => Some(refusal),
         other => panic!("{other:?}"),
     }
 }

@@ -141,6 +141,37 @@ async fn a_lost_link_is_dialled_again() {
 }
 
 #[tokio::test]
+async fn links_that_end_at_once_are_dialled_with_growing_pauses() {
+    let authority = authority();
+    let (one, two) = (start(&authority, "n1", 1, loopback()), start(&authority, "n2", 1, loopback()));
+    two.host.brief.store(true, Ordering::SeqCst);
+    one.transport.want(two.address());
+    two.transport.want(one.address());
+    let begin = Instant::now();
+    until("three seconds have passed", || begin.elapsed() > Duration::from_secs(3)).await;
+    let dials = one.transport.stats().dials.get() + two.transport.stats().dials.get();
+    assert!((6..40).contains(&dials), "{dials} dials");
+    two.host.brief.store(false, Ordering::SeqCst);
+    until("linked", || one.linked_to(&two) && two.linked_to(&one)).await;
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_is_not_dialled_again_and_again() {
+    let authority = authority();
+    let (one, two) = (start(&authority, "n1", 1, loopback()), start(&authority, "n2", 1, loopback()));
+    one.transport.want(two.address());
+    until("linked", || one.linked_to(&two)).await;
+    *two.host.refuse.lock().unwrap() = Some(Refusal::Leaving);
+    let before = one.transport.stats().dials.get();
+    let begin = Instant::now();
+    two.transport.link(&id("n1")).unwrap().close(tidings_transport::CloseCode::Ended, "test");
+    until("most of a second has passed", || begin.elapsed() > Duration::from_millis(800)).await;
+    assert_eq!(one.transport.stats().dials.get() - before, 1, "told once that it leaves");
+    *two.host.refuse.lock().unwrap() = None;
+    until("linked again, for it has stayed", || one.linked_to(&two)).await;
+}
+
+#[tokio::test]
 async fn a_later_incarnation_replaces_the_link_at_once() {
     let authority = authority();
     let (one, two) = (start(&authority, "n1", 1, loopback()), start(&authority, "n2", 1, loopback()));
@@ -263,7 +294,8 @@ async fn denied_node_is_disconnected() {
     assert_eq!(serial, two.transport.identity().info().unwrap().serial);
     one.transport.set_denied([serial]);
     until("disconnected", || two.transport.links().is_empty() && one.transport.links().is_empty()).await;
-    until("told", || two.told().contains(&Refusal::Denied)).await;
+    // By the close of the link itself, before any further attempt.
+    until("told", || two.told() == [Refusal::Denied]).await;
     until("refused from then on", || one.refused(RefusedReason::Denied) >= 3).await;
     assert!(one.transport.links().is_empty());
     one.transport.set_denied([""; 0]);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
@@ -18,7 +19,7 @@ use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
-use tidings_transport::{Host, Link, SessionFuture, Transport};
+use tidings_transport::{CloseCode, Host, Identity, Link, SessionFuture, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::coherence::Coherence;
@@ -52,7 +53,10 @@ pub(crate) struct Bus {
     pub(crate) coherence: Coherence,
     pub(crate) herald: Herald,
     pub(crate) observers: Arc<Observers>,
-    pub(crate) transport: OnceLock<Transport>,
+    /// From the start of the node to its end. It holds the bus in turn, and must be let go of.
+    pub(crate) transport: ArcSwapOption<Transport>,
+    /// The transport's counters and identity, which outlive it.
+    pub(crate) credentials: OnceLock<(Arc<TransportStats>, Identity)>,
     pub(crate) membership: Mutex<Option<Membership>>,
     pub(crate) conflict: watch::Sender<Option<Conflict>>,
     pub(crate) goodbye: watch::Sender<Option<Vec<Sequence>>>,
@@ -64,6 +68,8 @@ pub(crate) struct Bus {
     pub(crate) wanted_incarnation: watch::Sender<Incarnation>,
     /// Somebody was newly named, and should be dialled.
     pub(crate) named: Notify,
+    /// Where, by what a peer says, another process has this node's id.
+    pub(crate) holder: Mutex<Option<SocketAddr>>,
     /// Sessions that run, to each life. Locked before membership is told of a life's first or last one.
     sessions: Mutex<Sessions>,
     /// The newest life of each node that has been met, with its log.
@@ -95,7 +101,8 @@ impl Bus {
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
-            transport: OnceLock::new(),
+            transport: ArcSwapOption::empty(),
+            credentials: OnceLock::new(),
             membership: Mutex::new(None),
             conflict: watch::Sender::new(None),
             goodbye: watch::Sender::new(None),
@@ -105,6 +112,7 @@ impl Bus {
             gossip: Mutex::new(None),
             wanted_incarnation: watch::Sender::new(parts.origin.incarnation),
             named: Notify::new(),
+            holder: Mutex::default(),
             sessions: Mutex::default(),
             met: Mutex::default(),
             probe_interval: probe_interval.max(Duration::from_millis(1)),
@@ -132,8 +140,8 @@ impl Bus {
         self.address.set(address).expect("the address is set once");
     }
 
-    pub(crate) fn transport(&self) -> Option<&Transport> {
-        self.transport.get()
+    pub(crate) fn transport(&self) -> Option<Arc<Transport>> {
+        self.transport.load_full()
     }
 
     pub(crate) fn membership(&self) -> Option<Membership> {
@@ -279,6 +287,9 @@ impl Host for Face {
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         match refusal {
+            Refusal::Incarnation(known) if !self.coherence.is_credible(*known) => {
+                tracing::warn!(%address, %known, "a peer claims to know a life of this node of the far future");
+            }
             Refusal::Incarnation(known) => {
                 self.wanted_incarnation.send_if_modified(|wanted| {
                     let later = known.next() > *wanted;
@@ -288,18 +299,27 @@ impl Host for Face {
                     later
                 });
             }
-            Refusal::DuplicateNode { node, address } => {
-                let conflict = Conflict::DuplicateNode { node: node.clone(), address: *address };
-                self.conflict.send_replace(Some(conflict));
+            // Whether that is so, its holder's certificate decides.
+            Refusal::DuplicateNode { node, address: holder } if *node == self.node => {
+                *self.holder.lock() = Some(*holder);
+                self.named.notify_one();
             }
             _ => {}
         }
         self.observers.tell(Observation::Refused { address, refusal: refusal.clone() });
     }
 
+    fn displaced(&self, holder: SocketAddr) {
+        let conflict = Conflict::DuplicateNode { node: self.node.clone(), address: holder };
+        self.conflict.send_replace(Some(conflict));
+    }
+
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         let bus = self.clone();
         Box::pin(async move {
+            if link.presented() != bus.origin().incarnation {
+                return link.close(CloseCode::Ended, "renumbered");
+            }
             let _session = bus.0.session_begins(link.peer());
             session::run(link, Arc::new(bus.clone())).await;
         })
@@ -367,8 +387,8 @@ impl Peering for Face {
         }
     }
 
-    fn members_of(&self, _origin: &Origin, members: &MemberSet) {
-        self.coherence.named(members);
+    fn members_of(&self, origin: &Origin, members: &MemberSet) {
+        self.coherence.named(&origin.node, members);
         self.named.notify_one();
     }
 
@@ -394,22 +414,5 @@ impl Peering for Face {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_last_of_several_sessions_takes_the_link_from_a_life() {
-        let mut sessions = Sessions::default();
-        let life = |incarnation| Origin {
-            node: NodeId::new("b").expect("a good name"),
-            incarnation: Incarnation(incarnation),
-        };
-        sessions.begin(&life(1));
-        sessions.begin(&life(1));
-        sessions.begin(&life(2));
-        assert!(!sessions.end(&life(1)), "another one is left");
-        assert!(sessions.end(&life(1)));
-        assert!(sessions.end(&life(2)), "lives are counted apart");
-        assert!(sessions.0.is_empty());
-    }
-}
+#[path = "bus_tests.rs"]
+mod tests;

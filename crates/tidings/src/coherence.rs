@@ -1,16 +1,17 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
-use tidings_proto::frame::{Hello, MemberSet, NamedMember};
-use tidings_proto::freshness::{Bounds, Doubt, Freshness};
-use tidings_proto::id::{Lanes, NodeId, Origin};
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
+use tidings_proto::freshness::{Bounds, Doubt, Freshness, Named};
+use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{FollowCounts, Followed, Served};
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::observe::{Observation, Observers};
 
 /// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
 const ENDED_KEPT_MAX: usize = 256;
+
+/// How far ahead of every known clock the start of a life may be said to lie. A day is more than clocks differ.
+const LIFE_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What this node knows of one other life.
 #[derive(Debug)]
@@ -55,6 +59,18 @@ pub struct Following {
 }
 
 impl Following {
+    fn none(origin: Origin) -> Self {
+        Self { origin, applied: 0, duplicates: 0, gaps: 0, resets: 0, rejected: 0 }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.applied += other.applied;
+        self.duplicates += other.duplicates;
+        self.gaps += other.gaps;
+        self.resets += other.resets;
+        self.rejected += other.rejected;
+    }
+
     fn of(followed: &Followed) -> Self {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let FollowCounts { applied, duplicates, gaps, resets, rejected } = followed.counts();
@@ -76,6 +92,10 @@ struct Inner {
     doubts: Vec<Doubt>,
     /// The member set of this many changes has been published.
     published: Option<u64>,
+    /// How far the wall clock of any peer that was met is ahead of this node's, in milliseconds.
+    ahead_ms: u64,
+    /// What happened while following lives that are remembered no more.
+    dropped: Following,
 }
 
 /// Everything that freshness depends on.
@@ -87,6 +107,7 @@ pub(crate) struct Coherence {
     observers: Arc<Observers>,
     inner: Mutex<Inner>,
     members: watch::Sender<Arc<MemberSet>>,
+    hearsay_refused: AtomicU64,
 }
 
 impl Coherence {
@@ -101,8 +122,19 @@ impl Coherence {
         let lanes = domain.log().lanes();
         // Every node starts in doubt; that is worth no warning.
         let doubts = freshness.doubts(domain.clock().now());
-        let inner = Mutex::new(Inner { freshness, peers: BTreeMap::new(), doubts, published: None });
-        let coherence = Self { me, lanes, domain, observers, inner, members: watch::Sender::default() };
+        let dropped = Following::none(Origin { node: me.clone(), incarnation: Incarnation(0) });
+        let inner =
+            Inner { freshness, peers: BTreeMap::new(), doubts, published: None, ahead_ms: 0, dropped };
+        let inner = Mutex::new(inner);
+        let coherence = Self {
+            me,
+            lanes,
+            domain,
+            observers,
+            inner,
+            members: watch::Sender::default(),
+            hearsay_refused: AtomicU64::new(0),
+        };
         coherence.publish();
         coherence
     }
@@ -120,50 +152,79 @@ impl Coherence {
         let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        inner.freshness.contacted(now);
+        inner.freshness.contacted();
         inner.freshness.met(&origin, now);
-        let peer = inner.peer(&origin, hello.address);
-        if peer.address != hello.address {
-            peer.address = hello.address;
-            inner.published = None;
-        }
-        self.name_all(&mut inner, &hello.members, now);
+        inner.locate(&origin, hello.address);
+        let ahead_ms = hello.wall_ms.saturating_sub(self.domain.clock().wall_ms());
+        inner.ahead_ms = inner.ahead_ms.max(ahead_ms);
+        self.name_all(&mut inner, &hello.node, &hello.members);
         self.publish_locked(&mut inner, now);
     }
 
     /// A peer's member set: whoever it names is relevant.
-    pub(crate) fn named(&self, members: &MemberSet) {
+    pub(crate) fn named(&self, by: &NodeId, members: &MemberSet) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        self.name_all(&mut inner, members, now);
+        self.name_all(&mut inner, by, members);
         self.publish_locked(&mut inner, now);
     }
 
-    fn name_all(&self, inner: &mut Inner, members: &MemberSet, now: Tick) {
-        for NamedMember { origin, address, ended } in &members.members {
-            if origin.node != self.me && !ended && inner.freshness.named(origin, now) {
+    fn name_all(&self, inner: &mut Inner, by: &NodeId, members: &MemberSet) {
+        let latest = self.latest_life(inner);
+        let (credible, absurd): (Vec<_>, Vec<_>) = members
+            .members
+            .iter()
+            .filter(|member| member.origin.node != self.me && !member.ended)
+            .partition(|member| member.origin.incarnation <= latest);
+        let Named { new, refused } = inner.freshness.named(by, credible.iter().map(|member| &member.origin));
+        let new: BTreeSet<Origin> = new.into_iter().collect();
+        for NamedMember { origin, address, .. } in credible {
+            if new.contains(origin) {
                 inner.peer(origin, *address);
             }
         }
+        let refused = refused + absurd.len();
+        if refused > 0 {
+            self.hearsay_refused.fetch_add(refused as u64, Ordering::Relaxed);
+            tracing::warn!(%by, refused, "a member names more others than can be, or lives of the far future");
+        }
+    }
+
+    /// The newest life that a node can have by any clock that is known: a life is numbered by the time of its start.
+    fn latest_life(&self, inner: &Inner) -> Incarnation {
+        let wall_ms = self.domain.clock().wall_ms().saturating_add(inner.ahead_ms);
+        Incarnation(wall_ms.saturating_add(LIFE_AHEAD_MAX.as_millis() as u64))
+    }
+
+    /// Whether a node can have a life of this number by now.
+    pub(crate) fn is_credible(&self, incarnation: Incarnation) -> bool {
+        incarnation <= self.latest_life(&self.inner.lock())
+    }
+
+    /// How often a peer named a life that was not taken note of.
+    pub(crate) fn hearsay_refused(&self) -> u64 {
+        self.hearsay_refused.load(Ordering::Relaxed)
     }
 
     /// What membership sees: who is heard by anybody.
     pub(crate) fn seen(&self, view: &View) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        for member in view.members.values() {
-            if matches!(member.state, State::Live | State::Suspect)
-                && inner.freshness.named(&member.record.origin, now)
-            {
-                inner.peer(&member.record.origin, member.record.address);
+        for Member { record, .. } in view.members.values().filter(|member| heard(member.state)) {
+            inner.freshness.found(&record.origin, now);
+            // The record is signed by the member itself; whoever named it before need not have known.
+            if inner.freshness.is_relevant(&record.origin) {
+                inner.locate(&record.origin, record.address);
             }
         }
         let relevant: Vec<Origin> = inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
         for origin in relevant {
             match view.life(&origin).map(|member| member.state) {
-                Some(State::Live | State::Suspect) => inner.freshness.found(&origin),
+                Some(state) if heard(state) => {
+                    inner.freshness.found(&origin, now);
+                }
                 // A goodbye counts once everything before it is applied; without a link that cannot be known.
-                Some(State::Lost | State::Left) | None => inner.freshness.lost(&origin, now),
+                _ => inner.freshness.lost(&origin, now),
             }
         }
         self.publish_locked(&mut inner, now);
@@ -177,6 +238,10 @@ impl Coherence {
         if ended {
             inner.freshness.left(followed.origin());
         } else if let Some(tick) = confirmed {
+            if !inner.freshness.is_relevant(followed.origin()) {
+                // It said hello once, and was given up since: here it is.
+                inner.freshness.met(followed.origin(), now);
+            }
             inner.freshness.confirmed(followed.origin(), tick);
         }
         self.publish_locked(&mut inner, now);
@@ -228,14 +293,17 @@ impl Coherence {
 
     fn publish_members(&self, inner: &mut Inner) {
         inner.published = Some(inner.freshness.changes());
-        let named: Vec<NamedMember> = inner
+        let (mut named, hearsay): (Vec<NamedMember>, Vec<NamedMember>) = inner
             .freshness
             .relevant()
             .filter_map(|(origin, _)| {
                 let address = inner.peers.get(origin)?.address;
                 Some(NamedMember { origin: origin.clone(), address, ended: false })
             })
-            .collect();
+            .partition(|member| inner.freshness.is_proven(&member.origin));
+        // A frame holds no more; who is known for certain comes first.
+        named.extend(hearsay);
+        named.truncate(MEMBERS_MAX);
         self.members.send_if_modified(|set| {
             let changed = set.members != named;
             if changed {
@@ -243,9 +311,15 @@ impl Coherence {
             }
             changed
         });
-        let Inner { freshness, peers, .. } = inner;
+        let Inner { freshness, peers, dropped, .. } = inner;
         if peers.len() > ENDED_KEPT_MAX {
-            peers.retain(|origin, _| freshness.is_relevant(origin));
+            peers.retain(|origin, peer| {
+                let kept = freshness.is_relevant(origin);
+                if let Some(followed) = peer.followed.as_deref().filter(|_| !kept) {
+                    dropped.add(&Following::of(followed));
+                }
+                kept
+            });
         }
     }
 
@@ -274,11 +348,11 @@ impl Coherence {
         Some(PeerState { followed: followed.clone(), served: served.clone(), caches: caches.clone() })
     }
 
-    /// What happened while following each life that is remembered.
+    /// What happened while following each life that is remembered, and all others together.
     pub(crate) fn following(&self) -> Vec<Following> {
         let inner = self.inner.lock();
         let followed = inner.peers.values().filter_map(|peer| peer.followed.as_deref());
-        followed.map(Following::of).collect()
+        followed.map(Following::of).chain([inner.dropped.clone()]).collect()
     }
 
     /// Addresses of all relevant origins, to be dialled.
@@ -310,14 +384,28 @@ impl Coherence {
     }
 
     /// How long ago everything that everybody did was applied; `None` for never.
-    pub(crate) fn age(&self) -> Option<std::time::Duration> {
+    pub(crate) fn age(&self) -> Option<Duration> {
         let now = self.domain.clock().now();
         let oldest = self.inner.lock().freshness.oldest_confirmation()?;
         Some(now.since(oldest))
     }
 }
 
+/// Whether some live member hears whom membership sees in this state.
+fn heard(state: State) -> bool {
+    matches!(state, State::Live | State::Suspect)
+}
+
 impl Inner {
+    /// Takes note of where a life says itself that it is.
+    fn locate(&mut self, origin: &Origin, address: SocketAddr) {
+        let peer = self.peer(origin, address);
+        if peer.address != address {
+            peer.address = address;
+            self.published = None;
+        }
+    }
+
     fn peer(&mut self, origin: &Origin, address: SocketAddr) -> &mut Peer {
         self.peers.entry(origin.clone()).or_insert_with(|| Peer {
             address,
@@ -327,3 +415,7 @@ impl Inner {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "coherence_tests.rs"]
+mod tests;

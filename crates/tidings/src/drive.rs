@@ -1,14 +1,19 @@
 //! The task that runs a node: it starts transport and membership, lets time pass, and ends everything in order.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidings_membership::{
     AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, State, View,
 };
-use tidings_proto::id::{Incarnation, NodeId, Origin};
+use tidings_proto::frame::CACHES_MAX;
+use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
+use tidings_transport::session::Served;
 use tidings_transport::{CloseCode, Identity, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -29,6 +34,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// How often caches are tidied.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Between two renumberings, each of which ends every link: a peer that lies about lives does not cause a storm.
+const RENUMBER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long peers have to take note of a goodbye before the connections close.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
@@ -59,43 +67,68 @@ impl Attestor for Signer {
     }
 }
 
-pub(crate) struct Driver {
-    pub(crate) bus: Arc<Bus>,
-    pub(crate) config: Config,
+/// What the driver is told by those who hold the node.
+pub(crate) struct Orders {
     pub(crate) shutdown: mpsc::Receiver<Shutdown>,
     pub(crate) cancel: CancellationToken,
 }
 
+pub(crate) struct Driver {
+    bus: Arc<Bus>,
+    config: Config,
+    /// The addresses to which links are kept.
+    wanted: Mutex<BTreeSet<SocketAddr>>,
+}
+
 impl Driver {
-    /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
-    pub(crate) async fn run(mut self, started: oneshot::Sender<Result<(), StartError>>) {
-        let view = match self.start().await {
-            Ok(view) => view,
-            Err(error) => {
-                let _ = started.send(Err(error));
-                return;
-            }
-        };
-        let _ = started.send(Ok(()));
-        let face = Face(self.bus.clone());
-        let linger = self.config.simulated.is_none();
-        let mut herald = JoinSet::new();
-        herald.spawn(async move { face.herald.run(&face, linger).await });
-        // It tells to the very end: what is said last has to reach the peers too.
-        self.work(view).await;
-        herald.shutdown().await;
+    pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
+        Self { bus, config, wanted: Mutex::default() }
     }
 
-    async fn work(&mut self, view: watch::Receiver<Arc<View>>) {
-        let mut wanted = BTreeSet::new();
-        let shutdown = self.drive(view, &mut wanted).await;
+    /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
+    pub(crate) async fn run(self, orders: Orders, started: oneshot::Sender<Result<(), StartError>>) {
+        match self.start().await {
+            Ok(view) => {
+                let _ = started.send(Ok(()));
+                let face = Face(self.bus.clone());
+                let linger = self.config.simulated.is_none();
+                let mut herald = JoinSet::new();
+                herald.spawn(async move { face.herald.run(&face, linger).await });
+                // It tells to the very end: what is said last has to reach the peers too.
+                self.work(orders, view).await;
+                herald.shutdown().await;
+                self.bus.transport.store(None);
+                self.bus.observers.close();
+            }
+            Err(error) => {
+                self.bus.transport.store(None);
+                let _ = started.send(Err(error));
+            }
+        }
+    }
+
+    async fn work(&self, mut orders: Orders, view: watch::Receiver<Arc<View>>) {
+        let mut steering = pin!(self.steer(view));
+        let shutdown = tokio::select! {
+            () = orders.cancel.cancelled() => None,
+            shutdown = orders.shutdown.recv() => shutdown,
+            never = &mut steering => match never {},
+        };
         let Some(Shutdown { deadline, done }) = shutdown else {
             if let Some(transport) = self.bus.transport() {
                 transport.close(Duration::ZERO).await;
             }
             return;
         };
-        let clean = self.leave(deadline, &wanted).await;
+        self.bus.domain.leave();
+        let drained = tokio::select! {
+            drained = tokio::time::timeout(deadline, self.drained()) => drained,
+            never = &mut steering => match never {},
+        };
+        let clean = drained.is_ok();
+        self.leave(drained.ok()).await;
+        // Let go of before the caller is told: the port is free then.
+        self.bus.transport.store(None);
         let _ = done.send(clean);
     }
 
@@ -125,9 +158,11 @@ impl Driver {
             }
             self.bus.set_address(address);
         }
-        if self.bus.transport.set(transport).is_err() {
+        let credentials = (transport.stats().clone(), transport.identity().clone());
+        if self.bus.credentials.set(credentials).is_err() {
             unreachable!("a driver starts once");
         }
+        self.bus.transport.store(Some(Arc::new(transport)));
         self.start_membership().await
     }
 
@@ -151,11 +186,8 @@ impl Driver {
         Ok(view)
     }
 
-    async fn drive(
-        &mut self,
-        mut view: watch::Receiver<Arc<View>>,
-        wanted: &mut BTreeSet<SocketAddr>,
-    ) -> Option<Shutdown> {
+    /// Lets time pass, and does what it asks for, until it is dropped.
+    async fn steer(&self, mut view: watch::Receiver<Arc<View>>) -> Infallible {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -164,22 +196,22 @@ impl Driver {
         let mut states = Vec::new();
         let mut incarnation = self.bus.wanted_incarnation.subscribe();
         incarnation.mark_changed();
+        let mut renumber_from = Instant::now();
         view.mark_changed();
         loop {
             tokio::select! {
-                () = self.cancel.cancelled() => return None,
-                Some(shutdown) = self.shutdown.recv() => return Some(shutdown),
                 Ok(()) = view.changed() => {
                     let now = view.borrow_and_update().clone();
                     self.seen(&now, &mut states);
-                    self.dial(&now, wanted);
+                    self.dial(&now);
                 }
                 () = self.bus.named.notified() => {
                     let now = view.borrow().clone();
-                    self.dial(&now, wanted);
+                    self.dial(&now);
                 }
-                Ok(()) = incarnation.changed() => {
+                Ok(()) = incarnation.changed(), if Instant::now() >= renumber_from => {
                     let incarnation = *incarnation.borrow_and_update();
+                    renumber_from = Instant::now() + RENUMBER_PAUSE;
                     if let Some(renumbered) = self.renumber(incarnation).await {
                         view = renumbered;
                         view.mark_changed();
@@ -197,7 +229,9 @@ impl Driver {
                         tidying = Some(tokio::task::spawn_blocking(move || domain.housekeep()));
                     }
                     let caches = self.bus.domain.caches();
-                    let names: Vec<String> = caches.iter().map(|cache| cache.name().to_string()).collect();
+                    // A frame holds no more.
+                    let caches = caches.iter().take(CACHES_MAX);
+                    let names: Vec<String> = caches.map(|cache| cache.name().to_string()).collect();
                     let now = view.borrow().clone();
                     if let Some(membership) = self.bus.membership() {
                         for origin in self.bus.coherence.forgettable(&now) {
@@ -228,13 +262,15 @@ impl Driver {
     }
 
     /// Keeps a link to every seed and every relevant origin.
-    fn dial(&self, view: &View, wanted: &mut BTreeSet<SocketAddr>) {
+    fn dial(&self, view: &View) {
         let Some(transport) = self.bus.transport() else { return };
+        let mut wanted = self.wanted.lock();
         let mut addresses: BTreeSet<SocketAddr> = self.bus.coherence.addresses().into_iter().collect();
         addresses.extend(&view.seeds);
+        addresses.extend(*self.bus.holder.lock());
         addresses.remove(&self.bus.address());
         wanted.difference(&addresses).for_each(|address| transport.unwant(*address));
-        addresses.difference(wanted).for_each(|address| transport.want(*address));
+        addresses.difference(&wanted).for_each(|address| transport.want(*address));
         *wanted = addresses;
     }
 
@@ -256,7 +292,7 @@ impl Driver {
         let origin = self.bus.renumber(incarnation);
         tracing::warn!(%origin, "a later incarnation of this node is known: taking the next");
         if let Some(transport) = self.bus.transport() {
-            transport.links().iter().for_each(|link| link.close(CloseCode::Ended, "renumbered"));
+            transport.close_links(CloseCode::Ended, "renumbered");
         }
         let old = self.bus.membership.lock().take();
         if let Some(membership) = old {
@@ -272,28 +308,44 @@ impl Driver {
         }
     }
 
-    /// Refuse mutations, wait for open writes, seal, drain to acknowledgements, say goodbye, close. Cut short, no
-    /// goodbye is said: peers then treat it as an unclean end. Returns whether it was clean.
-    async fn leave(&self, time: Duration, wanted: &BTreeSet<SocketAddr>) -> bool {
-        let deadline = Instant::now() + time;
+    /// Waits for open writes, seals the log, and waits until everybody relevant has acknowledged it; also those who
+    /// were named and never reached: they may be cut off with an older value. Returns the heads.
+    async fn drained(&self) -> Vec<Sequence> {
         let bus = &self.bus;
-        bus.domain.leave();
-        let drained = tokio::time::timeout_at(deadline, async {
-            bus.domain.writes_settled().await;
-            let heads = bus.domain.log().seal();
-            for origin in bus.coherence.relevant() {
-                if let Some(PeerState { served: Some(served), .. }) = bus.coherence.peer(&origin) {
-                    served.reached(&heads).await;
+        bus.domain.writes_settled().await;
+        let heads = bus.domain.log().seal();
+        if heads.iter().all(|head| *head == 0) {
+            return heads;
+        }
+        let mut members = bus.coherence.members();
+        loop {
+            // Whoever leaves meanwhile needs nothing more, and whoever comes is waited for as well.
+            members.borrow_and_update();
+            let served = |origin| bus.coherence.peer(origin).and_then(|PeerState { served, .. }| served);
+            let relevant = bus.coherence.relevant();
+            let lags = |served: &Option<Arc<Served>>| served.as_ref().is_none_or(|it| it.lag(&heads) > 0);
+            let Some(behind) = relevant.iter().map(served).find(lags) else { return heads };
+            let acknowledged = async {
+                match behind {
+                    Some(served) => served.reached(&heads).await,
+                    // Never reached so far.
+                    None => tokio::time::sleep(TICK).await,
                 }
+            };
+            tokio::select! {
+                () = acknowledged => {}
+                changed = members.changed() => debug_assert!(changed.is_ok(), "the bus keeps the sender"),
             }
-            heads
-        })
-        .await;
-        let clean = drained.is_ok();
-        if let Ok(heads) = drained {
+        }
+    }
+
+    /// Says goodbye if everybody has acknowledged these heads, and closes; else peers treat it as an unclean end.
+    async fn leave(&self, drained: Option<Vec<Sequence>>) {
+        let bus = &self.bus;
+        if let Some(heads) = drained {
             // Peers end their links once they have taken note: none is to be dialled anew.
             if let Some(transport) = bus.transport() {
-                wanted.iter().for_each(|address| transport.unwant(*address));
+                self.wanted.lock().iter().for_each(|address| transport.unwant(*address));
             }
             bus.goodbye.send_replace(Some(heads));
             if let Some(membership) = bus.membership() {
@@ -315,6 +367,5 @@ impl Driver {
             transport.close(CLOSE_TIME).await;
         }
         bus.domain.close().await;
-        clean
     }
 }

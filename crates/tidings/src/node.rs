@@ -23,7 +23,7 @@ use crate::builder::NodeBuilder;
 use crate::bus::{Bus, Conflict, Parts};
 use crate::coherence::{Coherence, Following, PeerState};
 use crate::config::Config;
-use crate::drive::{Driver, Shutdown};
+use crate::drive::{Driver, Orders, Shutdown};
 use crate::observe::{Observer, Observers};
 
 /// A member counts as synced if everything it did up to so long ago is applied here.
@@ -160,21 +160,26 @@ impl Node {
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let simulated = config.simulated.is_some();
-        let driver = Driver { bus: bus.clone(), config, shutdown: inbox, cancel: cancel.clone() };
+        let driver = Driver::new(bus.clone(), config);
+        let orders = Orders { shutdown: inbox, cancel: cancel.clone() };
         let (started, starting) = oneshot::channel();
         let thread = if simulated {
-            tokio_util::task::TaskTracker::new().spawn(driver.run(started));
+            tokio_util::task::TaskTracker::new().spawn(driver.run(orders, started));
             None
         } else {
-            Some(spawn_bus(driver, started)?)
+            Some(spawn_bus(driver, orders, started)?)
         };
         let inner =
             Inner { bus, shutdown, thread: Mutex::new(thread), has_seeds, _cancel: cancel.drop_guard() };
         let node = Self { inner: Arc::new(inner) };
-        match starting.await {
-            Ok(Ok(())) => Ok(node),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(StartError::Thread(std::io::Error::other("the bus thread ended at once"))),
+        let ended = || StartError::Thread(std::io::Error::other("the bus thread ended at once"));
+        match starting.await.unwrap_or_else(|_| Err(ended())) {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                // Its port is free once it has ended.
+                node.joined().await;
+                Err(error)
+            }
         }
     }
 
@@ -274,10 +279,17 @@ impl Node {
         }
     }
 
-    /// Every life of another node that is followed, or was and is still remembered.
+    /// Every life of another node that is followed, or was and is still remembered; under this node's own id and
+    /// incarnation 0 all others together, so that sums never fall.
     #[must_use]
     pub fn following(&self) -> Vec<Following> {
         self.inner.bus.coherence.following()
+    }
+
+    /// How many lives members named that were not taken note of, for they were more than can be, or of the far future.
+    #[must_use]
+    pub fn hearsay_refused(&self) -> u64 {
+        self.inner.bus.coherence.hearsay_refused()
     }
 
     /// Whether the node still runs: `false` once it was shut down or its thread has died.
@@ -328,19 +340,19 @@ impl Node {
     /// What the transport has counted.
     ///
     /// # Panics
-    /// Never: a node that was started has a transport.
+    /// Never: a node that was started has one.
     #[must_use]
     pub fn transport_stats(&self) -> &TransportStats {
-        self.inner.bus.transport().expect("a started node has a transport").stats()
+        &self.inner.bus.credentials.get().expect("a started node has them").0
     }
 
     /// The node's identity, to be reloaded.
     ///
     /// # Panics
-    /// Never: a node that was started has a transport.
+    /// Never: a node that was started has one.
     #[must_use]
     pub fn identity(&self) -> &Identity {
-        self.inner.bus.transport().expect("a started node has a transport").identity()
+        &self.inner.bus.credentials.get().expect("a started node has them").1
     }
 
     /// Replaces the deny list; connections of those on it are closed.
@@ -351,21 +363,20 @@ impl Node {
     }
 
     /// Says that no known life of a node will come back: it no longer holds this node in doubt after the write
-    /// horizon. Returns whether any was known.
-    #[must_use = "false means that there is no such node"]
+    /// horizon. Returns whether any was known. A node that somebody hears is not forgotten.
+    #[must_use = "false means that there is no such node, or that it is heard"]
     pub fn forget(&self, node: &NodeId) -> bool {
         let bus = &self.inner.bus;
+        let Some(membership) = bus.membership() else { return bus.coherence.forget(node) };
+        let view = membership.view();
+        let lives: Vec<&Member> = view.lives().filter(|member| member.record.origin.node == *node).collect();
+        if lives.iter().any(|member| matches!(member.state, State::Live | State::Suspect)) {
+            return false;
+        }
         let known = bus.coherence.forget(node);
-        if let Some(membership) = bus.membership() {
-            let lives: Vec<Origin> = membership
-                .view()
-                .lives()
-                .filter(|member| member.record.origin.node == *node)
-                .map(|member| member.record.origin.clone())
-                .collect();
-            lives.iter().for_each(|origin| {
-                let _ = membership.forget(origin);
-            });
+        for member in lives {
+            // One that is heard again by now stays, which is as it should be.
+            let _ = membership.forget(&member.record.origin);
         }
         known
     }
@@ -386,6 +397,9 @@ impl Node {
         let members = self.members();
         if self.inner.has_seeds && members.len() == 1 {
             reasons.push("no seed has been reached".to_owned());
+            let unreachable = bus.transport().map(|transport| transport.unreachable()).unwrap_or_default();
+            let said = |(address, why): (_, Option<String>)| Some(format!("{address}: {}", why?));
+            reasons.extend(unreachable.into_iter().filter_map(said));
         }
         for member in &members {
             if member.state == State::Live && !member.synced() {
@@ -446,6 +460,12 @@ impl Node {
         let (done, finished) = oneshot::channel();
         let asked = self.inner.shutdown.send(Shutdown { deadline, done }).await;
         let clean = asked.is_ok() && finished.await.unwrap_or(false);
+        self.joined().await;
+        clean
+    }
+
+    /// Waits until the bus thread has ended.
+    async fn joined(&self) {
         let thread = self.inner.thread.lock().take();
         if let Some(thread) = thread {
             let joined = tokio::task::spawn_blocking(move || thread.join()).await;
@@ -453,13 +473,17 @@ impl Node {
                 tracing::error!("the bus thread panicked");
             }
         }
-        clean
     }
 }
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;
 
 /// Runs the bus on a thread of its own: a starved application runtime delays no heartbeat.
 fn spawn_bus(
     driver: Driver,
+    orders: Orders,
     started: oneshot::Sender<Result<(), StartError>>,
 ) -> Result<std::thread::JoinHandle<()>, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -469,7 +493,7 @@ fn spawn_bus(
         .build()
         .map_err(StartError::Thread)?;
     let run = move || {
-        runtime.block_on(driver.run(started));
+        runtime.block_on(driver.run(orders, started));
         runtime.shutdown_timeout(Duration::from_secs(1));
     };
     std::thread::Builder::new().name("tidings-bus".to_owned()).spawn(run).map_err(StartError::Thread)

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use parking_lot::RwLock;
 use tidings_membership::State;
 use tidings_proto::frame::Refusal;
 use tidings_proto::freshness::Doubt;
@@ -80,22 +81,62 @@ impl Observer {
     }
 }
 
+/// `None` once the node was shut down.
 #[derive(Debug)]
-pub(crate) struct Observers(broadcast::Sender<Observation>);
+pub(crate) struct Observers(RwLock<Option<broadcast::Sender<Observation>>>);
 
 impl Default for Observers {
     fn default() -> Self {
-        Self(broadcast::Sender::new(OBSERVATIONS_MAX))
+        Self(RwLock::new(Some(broadcast::Sender::new(OBSERVATIONS_MAX))))
     }
 }
 
 impl Observers {
     pub(crate) fn tell(&self, observation: Observation) {
-        // Nobody watches: that is no error.
-        let _ = self.0.send(observation);
+        if let Some(sender) = &*self.0.read() {
+            // Nobody watches: that is no error.
+            let _ = sender.send(observation);
+        }
     }
 
     pub(crate) fn observe(&self) -> Observer {
-        Observer(self.0.subscribe())
+        let sender = self.0.read();
+        Observer(
+            sender
+                .as_ref()
+                .map_or_else(|| broadcast::Sender::new(1).subscribe(), |sender| sender.subscribe()),
+        )
+    }
+
+    /// Nothing more is told.
+    pub(crate) fn close(&self) {
+        self.0.write().take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_proto::id::Incarnation;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slow_observer_is_told_how_many_it_missed_and_hears_the_rest() {
+        let (observers, all) = (Observers::default(), 3 * OBSERVATIONS_MAX as u64);
+        let mut observer = observers.observe();
+        for number in 0..all {
+            let origin = Origin { node: NodeId::new("n").unwrap(), incarnation: Incarnation(number) };
+            observers.tell(Observation::Renumbered { origin });
+        }
+        observers.close();
+        let Some(Observed::Missed(missed)) = observer.next().await else { panic!("something was missed") };
+        let mut heard = missed;
+        while let Some(told) = observer.next().await {
+            let Observed::Observation(Observation::Renumbered { origin }) = told else { panic!("{told:?}") };
+            assert_eq!(origin.incarnation.0, heard);
+            heard += 1;
+        }
+        assert_eq!((missed, heard), (all - OBSERVATIONS_MAX as u64, all));
+        assert!(observers.observe().next().await.is_none(), "who comes after the end is told so");
     }
 }

@@ -8,33 +8,10 @@ use tidings::{
 };
 use tokio::time::Instant;
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-}
+#[path = "facade/common.rs"]
+mod common;
 
-fn open(cluster: &Cluster) -> Vec<Cache<String, u64>> {
-    let open = |node: &Node| node.cache("numbers").open().expect("the name is free");
-    cluster.nodes().iter().map(open).collect()
-}
-
-async fn quick(count: usize) -> Cluster {
-    let built =
-        Cluster::start_with(count, |_, builder| builder.max_staleness(Duration::from_millis(600))).await;
-    built.expect("the cluster forms")
-}
-
-async fn fill(caches: &[Cache<String, u64>], key: &str, value: u64) {
-    for cache in caches {
-        cache
-            .get_or_load(&key.to_owned(), || async { Ok::<_, ()>(value) })
-            .await
-            .expect("the loader does not fail");
-    }
-}
+use common::{fill, open, quick, until};
 
 #[tokio::test]
 async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
@@ -212,9 +189,10 @@ async fn a_node_whose_clock_went_back_takes_the_next_incarnation() {
     first.ready(Duration::from_secs(10)).await.unwrap();
     let before = first.origin().incarnation;
     assert!(first.shutdown(Duration::from_secs(5)).await);
-    // The second life reads a wall clock that is far behind.
-    let started = Instant::now();
-    let behind = tidings::Clock::from_fn(move || tidings::Tick(1 << 50).after(started.elapsed()));
+    // The second life reads a wall clock that is an hour behind.
+    let (started, hour) = (Instant::now(), Duration::from_secs(3_600));
+    let now = Duration::from_millis(tidings::Clock::system().wall_ms()) - hour;
+    let behind = tidings::Clock::from_fn(move || tidings::Tick(0).after(now + started.elapsed()));
     let second = start("x").clock(behind).start().await.unwrap();
     until("it is renumbered", || second.origin().incarnation > before).await;
     second.ready(Duration::from_secs(10)).await.unwrap();

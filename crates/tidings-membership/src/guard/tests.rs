@@ -4,6 +4,7 @@ use super::*;
 use crate::attest::tests::{Keyed, record};
 use crate::attest::{AttestError, Attestation};
 use crate::config::Record;
+use crate::wire::Unpacker;
 use tidings_proto::id::NodeId;
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -52,7 +53,9 @@ fn introduce(guard: &mut Guard, record: &Record) {
 /// The heartbeats that chitchat is shown of a digest.
 fn shown(guard: &mut Guard, from: &Record, digest: Vec<Seen>, now: Tick) -> Vec<u64> {
     let admitted = guard.admit(from.address, &syn(digest), now).unwrap();
-    let Message::Syn { digest, .. } = Message::parse(&admitted.message).unwrap().message else {
+    let Message::Syn { digest, .. } =
+        Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
+    else {
         panic!("a Syn")
     };
     digest.iter().map(|seen| seen.heartbeat).collect()
@@ -75,7 +78,9 @@ fn one_message_introduces_a_node_and_tells_of_it() {
     let message = Message::SynAck { digest: vec![seen(&b, 4)], delta: vec![published(&b, "secret")] };
     let admitted = guard.admit(a.address, &message.encode(), now()).unwrap();
     assert_eq!(admitted.statements[0].record, b);
-    let Message::SynAck { digest, delta } = Message::parse(&admitted.message).unwrap().message else {
+    let Message::SynAck { digest, delta } =
+        Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
+    else {
         panic!()
     };
     assert_eq!((digest.len(), delta.len()), (1, 1));
@@ -89,7 +94,9 @@ fn a_forged_record_of_a_third_member_is_left_out() {
     let message = Message::SynAck { digest: vec![seen(&b, 4), seen(&a, 4)], delta };
     for round in 1..=2 {
         let admitted = guard.admit(a.address, &message.encode(), now()).unwrap();
-        let Message::SynAck { digest, delta } = Message::parse(&admitted.message).unwrap().message else {
+        let Message::SynAck { digest, delta } =
+            Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
+        else {
             panic!()
         };
         let left: Vec<_> =
@@ -105,7 +112,10 @@ fn a_record_of_this_node_is_never_taken_from_others() {
     let (me, a) = (record("me", 1), record("a", 1));
     let frame = Message::Ack { delta: vec![published(&me, "secret")] }.encode();
     let admitted = guard.admit(a.address, &frame, now()).unwrap();
-    assert_eq!(Message::parse(&admitted.message).unwrap().message, Message::Ack { delta: Vec::new() });
+    assert_eq!(
+        Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message,
+        Message::Ack { delta: Vec::new() }
+    );
     assert_eq!(stats.rejected(Reason::Forged), 1);
 }
 
@@ -203,14 +213,15 @@ fn the_digest_of_everybody_fits_into_a_message() {
         for number in 0..2_000 {
             let node = format!("{number:0>width$}");
             let frame = Message::Ack { delta: vec![published(&record(&node, 1), "secret")] }.encode();
-            guard.admit(record("a", 1).address, &frame, now()).unwrap();
+            // One each second, or the peer would use up its share of checks.
+            guard.admit(record("a", 1).address, &frame, later(number)).unwrap();
         }
         assert!(stats.rejected(Reason::Capacity) > 0);
         let digest: Vec<_> = guard.known.keys().chain([&guard.me]).cloned().collect();
         let digest = digest.into_iter().map(|node| Seen { node, heartbeat: 1, version: 1 }).collect();
         let syn = syn(digest);
         assert!(syn.len() <= DIGEST_BYTES_MAX + 20, "{}", syn.len());
-        assert!(Message::parse(&syn).is_ok());
+        assert!(Message::parse(&syn, &mut Unpacker::default()).is_ok());
     }
 }
 
@@ -254,6 +265,25 @@ fn a_member_whose_record_does_not_verify_any_more_is_not_heard() {
     guard.cluster = "demo".into();
     assert!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).is_empty());
     guard.recheck();
+    assert_eq!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).len(), 1);
+}
+
+#[test]
+fn a_newer_record_of_a_member_that_does_not_verify_any_more_counts() {
+    let (mut guard, _) = guard();
+    let a = record("a", 1);
+    introduce(&mut guard, &a);
+    guard.cluster = "other".into();
+    guard.recheck();
+    guard.cluster = "demo".into();
+    let old = Message::Ack { delta: vec![published(&a, "secret")] }.encode();
+    guard.admit(a.address, &old, now()).unwrap();
+    assert!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).is_empty());
+    let renewed = Statement { record: a.clone(), serial: 2, left: false };
+    let text = renewed.publish("demo", &Keyed { node: "a", secret: "secret" }).unwrap();
+    let change = Change { node: identity(&a), from: 1, record: Some((2, text)) };
+    let new = Message::Ack { delta: vec![change] }.encode();
+    assert_eq!(guard.admit(a.address, &new, now()).unwrap().statements, [renewed]);
     assert_eq!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).len(), 1);
 }
 
@@ -310,7 +340,7 @@ proptest! {
             _ => Message::Ack { delta },
         };
         let admitted = guard.admit(record("m", 1).address, &message.encode(), now()).unwrap();
-        let (digest, delta) = match Message::parse(&admitted.message).unwrap().message {
+        let (digest, delta) = match Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message {
             Message::Syn { digest, .. } => (digest, Vec::new()),
             Message::SynAck { digest, delta } => (digest, delta),
             Message::Ack { delta } => (Vec::new(), delta),
@@ -325,4 +355,74 @@ proptest! {
             prop_assert!(seen.heartbeat <= guard.last_news);
         }
     }
+}
+
+/// Counts the signatures that are checked.
+#[derive(Default)]
+struct Counting(std::sync::atomic::AtomicU32);
+
+impl Attestor for Counting {
+    fn sign(&self, _: &[u8]) -> Result<Attestation, AttestError> {
+        Err(AttestError("it only checks".into()))
+    }
+
+    fn verify(&self, node: &NodeId, message: &[u8], attestation: &Attestation) -> Result<(), AttestError> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Keyed { node: "me", secret: "secret" }.verify(node, message, attestation)
+    }
+}
+
+fn counting() -> (Guard, Arc<Stats>, Arc<Counting>) {
+    let (stats, attestor) = (Arc::new(Stats::default()), Arc::new(Counting::default()));
+    let trust: (Arc<dyn Attestor>, _) = (attestor.clone(), Arc::clone(&stats));
+    (Guard::new("demo".into(), identity(&record("me", 1)), trust, INTERVAL), stats, attestor)
+}
+
+fn checked(attestor: &Counting) -> u32 {
+    attestor.0.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+fn invented(names: std::ops::Range<u32>, secret: &'static str) -> Vec<u8> {
+    let delta = names.map(|n| {
+        let mut invented = record("a", 1);
+        invented.origin.node = NodeId::new(&format!("x{n}")).unwrap();
+        published(&invented, secret)
+    });
+    Message::Ack { delta: delta.collect() }.encode()
+}
+
+#[test]
+fn invented_records_cost_a_bounded_number_of_checks_per_frame_and_second() {
+    let (mut guard, stats, attestor) = counting();
+    let liar = record("m", 1).address;
+    guard.admit(liar, &invented(0..200, "guess"), now()).unwrap();
+    assert_eq!((checked(&attestor), stats.rejected(Reason::Budget)), (PER_FRAME, 200 - u64::from(PER_FRAME)));
+    for frame in 1..100 {
+        guard.admit(liar, &invented(200 * frame..200 * (frame + 1), "guess"), now()).unwrap();
+    }
+    let spent = checked(&attestor);
+    assert!(spent <= 256, "{spent} checks");
+    introduce(&mut guard, &record("honest", 1));
+    assert_eq!(checked(&attestor), spent + 1, "another peer has a share of its own");
+}
+
+#[test]
+fn records_beyond_the_budget_count_when_they_come_again() {
+    let (mut guard, _, _) = counting();
+    let frame = invented(0..150, "secret");
+    let admitted =
+        |guard: &mut Guard| guard.admit(record("m", 1).address, &frame, now()).unwrap().statements.len();
+    assert_eq!([64, 64, 22, 0].map(|_| admitted(&mut guard)), [64, 64, 22, 0]);
+}
+
+#[test]
+fn a_life_beyond_the_limits_is_refused_before_its_signature_is_checked() {
+    let (mut guard, stats, attestor) = counting();
+    for life in 1..=LIVES_MAX as u64 {
+        introduce(&mut guard, &record("a", life));
+    }
+    let before = checked(&attestor);
+    let frame = Message::Ack { delta: vec![published(&record("a", 99), "secret")] }.encode();
+    assert!(guard.admit(record("a", 1).address, &frame, now()).unwrap().statements.is_empty());
+    assert_eq!((checked(&attestor), stats.rejected(Reason::Capacity)), (before, 1));
 }

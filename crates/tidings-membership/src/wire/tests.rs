@@ -77,7 +77,7 @@ fn what_is_written_is_read_back_here_and_by_chitchat() {
         let mut rest = &bytes[..];
         ChitchatMessage::deserialize(&mut rest).unwrap();
         assert!(rest.is_empty());
-        assert_eq!(Message::parse(&bytes), Ok(Parsed { message, omitted: 0 }));
+        assert_eq!(Message::parse(&bytes, &mut Unpacker::default()), Ok(Parsed { message, omitted: 0 }));
     }
 }
 
@@ -89,14 +89,14 @@ fn what_chitchat_writes_is_read() {
     {
         let bytes = message.encode();
         let theirs = ChitchatMessage::deserialize(&mut &bytes[..]).unwrap().serialize_to_vec();
-        assert_eq!(Message::parse(&theirs).unwrap().message, message);
+        assert_eq!(Message::parse(&theirs, &mut Unpacker::default()).unwrap().message, message);
     }
 }
 
 #[test]
 fn compressed_blocks_are_read() {
     let plain = operations(&[&node("a", 0), &set(RECORD_KEY, 1, 0)]);
-    let parsed = Message::parse(&ack(&plain, true)).unwrap();
+    let parsed = Message::parse(&ack(&plain, true), &mut Unpacker::default()).unwrap();
     let delta = vec![change("a", Some((1, "value".into())))];
     assert_eq!(parsed, Parsed { message: Message::Ack { delta }, omitted: 0 });
 }
@@ -116,7 +116,7 @@ fn changes_that_no_member_makes_are_left_out() {
         (operations(&[&node("b", 0), &node("a", 9), &set(RECORD_KEY, 1, 0)]), 1, 2),
     ];
     for (plain, changes, omitted) in cases {
-        let parsed = Message::parse(&ack(&plain, false)).unwrap();
+        let parsed = Message::parse(&ack(&plain, false), &mut Unpacker::default()).unwrap();
         let Message::Ack { delta } = parsed.message else { panic!("an Ack") };
         assert_eq!((delta.len(), parsed.omitted), (changes, omitted));
         assert!(delta.iter().all(|change| change.record.as_ref().is_none_or(|record| record.0 == 1)));
@@ -129,26 +129,29 @@ fn a_change_before_any_node_or_two_of_one_node_are_malformed() {
     let orphan = operations(&[&set(RECORD_KEY, 1, 0)]);
     let twice = operations(&[&node("a", 0), &node("a", 0)]);
     for plain in [orphan, twice] {
-        assert_eq!(Message::parse(&ack(&plain, false)), Err(Reason::Malformed));
+        assert_eq!(Message::parse(&ack(&plain, false), &mut Unpacker::default()), Err(Reason::Malformed));
     }
 }
 
 #[test]
 fn a_frame_that_inflates_is_refused() {
     let zeros = vec![0; DELTA_BYTES_MAX + 1];
-    assert_eq!(Message::parse(&ack(&zeros, true)), Err(Reason::Inflation));
+    assert_eq!(Message::parse(&ack(&zeros, true), &mut Unpacker::default()), Err(Reason::Inflation));
 }
 
 #[test]
 fn a_frame_that_is_too_long_is_refused_unread() {
-    assert_eq!(Message::parse(&vec![0; FRAME_BYTES_MAX + 1]), Err(Reason::FrameSize));
+    assert_eq!(
+        Message::parse(&vec![0; FRAME_BYTES_MAX + 1], &mut Unpacker::default()),
+        Err(Reason::FrameSize)
+    );
 }
 
 #[test]
 fn too_many_nodes_are_refused_before_they_are_read() {
     let mut bytes = Message::Syn { cluster: "demo".into(), digest: Vec::new() }.encode();
     bytes[4..6].copy_from_slice(&(DIGEST_NODES_MAX as u16 + 1).to_le_bytes());
-    assert_eq!(Message::parse(&bytes), Err(Reason::Capacity));
+    assert_eq!(Message::parse(&bytes, &mut Unpacker::default()), Err(Reason::Capacity));
 }
 
 #[test]
@@ -156,9 +159,16 @@ fn truncated_and_padded_frames_are_malformed() {
     for message in messages() {
         let bytes = message.encode();
         for length in 0..bytes.len() {
-            assert_eq!(Message::parse(&bytes[..length]), Err(Reason::Malformed), "{length} of {message:?}");
+            assert_eq!(
+                Message::parse(&bytes[..length], &mut Unpacker::default()),
+                Err(Reason::Malformed),
+                "{length} of {message:?}"
+            );
         }
-        assert_eq!(Message::parse(&[&bytes[..], &[0]].concat()), Err(Reason::Malformed));
+        assert_eq!(
+            Message::parse(&[&bytes[..], &[0]].concat(), &mut Unpacker::default()),
+            Err(Reason::Malformed)
+        );
     }
 }
 
@@ -172,7 +182,7 @@ fn heartbeats_are_replaced_in_place() {
         if let Message::Syn { digest, .. } | Message::SynAck { digest, .. } = &mut expected {
             digest[1].heartbeat = 99;
         }
-        assert_eq!(Message::parse(&bytes).unwrap().message, expected);
+        assert_eq!(Message::parse(&bytes, &mut Unpacker::default()).unwrap().message, expected);
     }
 }
 
@@ -191,7 +201,7 @@ proptest! {
     #[test]
     fn any_bytes_are_parsed_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..2_000), kind in 0..4_u8) {
         let frame = [&MAGIC.to_le_bytes()[..], &[VERSION, kind], &bytes].concat();
-        if let Ok(parsed) = Message::parse(&frame) {
+        if let Ok(parsed) = Message::parse(&frame, &mut Unpacker::default()) {
             // What is accepted is written as something that chitchat accepts too.
             prop_assert!(ChitchatMessage::deserialize(&mut &parsed.message.encode()[..]).is_ok());
         }
@@ -202,7 +212,7 @@ proptest! {
         let mut frame = messages()[which].encode();
         let at = at % frame.len();
         frame[at] = byte;
-        if let Ok(parsed) = Message::parse(&frame) {
+        if let Ok(parsed) = Message::parse(&frame, &mut Unpacker::default()) {
             prop_assert!(ChitchatMessage::deserialize(&mut &parsed.message.encode()[..]).is_ok());
         }
     }

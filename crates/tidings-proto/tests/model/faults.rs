@@ -3,10 +3,16 @@
 use super::net::Net;
 use super::truth::Writer;
 use super::world::{Event, Task, World};
-use super::{ACTIVE, LOST_GRACE, Ms, WRITE_HORIZON};
+use super::{ACTIVE, LOST_GRACE, MAX_STALENESS, Ms, WRITE_HORIZON};
 
 /// Longest cut or pause: with the time to be heard again well below the grace.
 const CUT_MAX: Ms = 2_500;
+
+/// Longer than the grace, so that the end of who is apart is decided; some end before its floor is behind.
+const EXPULSION: (Ms, Ms) = (LOST_GRACE, LOST_GRACE + WRITE_HORIZON + MAX_STALENESS + 400);
+
+/// How long it takes at most to be heard again after an expulsion.
+const REJOIN: Ms = 1_200;
 
 /// How long a departing node waits for acknowledgements.
 const LEAVE_DEADLINE: Ms = 1_200;
@@ -53,7 +59,11 @@ impl World {
     /// Begins a fault; returns how long the next must wait beside a pause.
     fn next_fault(&mut self) -> Ms {
         let node = self.rng.index(self.nodes.len());
-        let lasts = self.rng.range(50, CUT_MAX);
+        let lasts = if self.rng.percent(12) && self.now + EXPULSION.1 < ACTIVE {
+            self.rng.range(EXPULSION.0, EXPULSION.1)
+        } else {
+            self.rng.range(50, CUT_MAX)
+        };
         // Somebody who knows the cluster stays reachable for those who join it.
         let anchored = (0..self.nodes.len()).any(|other| other != node && self.is_settled(other));
         if !anchored || !self.is_settled(node) {
@@ -72,6 +82,7 @@ impl World {
             }
             3 => {
                 let until = self.now + lasts;
+                self.expel(node, lasts);
                 self.nodes[node].paused_until = until;
                 self.stats.pauses += 1;
                 self.note(|| format!("n{node} stands still until {until}"));
@@ -80,6 +91,7 @@ impl World {
                 lasts
             }
             4 => {
+                let lasts = lasts.min(CUT_MAX);
                 self.net.slow(self.now + lasts);
                 lasts
             }
@@ -93,6 +105,7 @@ impl World {
         let chosen = if self.rng.percent(50) { vec![self.rng.pick(&others)] } else { others };
         let (out, back) = self.rng.pick(&[(true, false), (false, true), (true, true)]);
         self.stats.cuts += 1;
+        self.expel(node, lasts);
         self.note(|| format!("cut n{node} {chosen:?} out {out} back {back} until {until}"));
         let cut = |net: &mut Net, from, to| net.cut(from, to, until);
         for other in chosen {
@@ -109,6 +122,18 @@ impl World {
             self.push(at, Event::Fault(Fault::Crash((node, life))));
         }
         lasts
+    }
+
+    fn expel(&mut self, node: usize, lasts: Ms) {
+        if lasts > CUT_MAX {
+            self.stats.expulsions += 1;
+            self.expelled = Some((node, self.now + lasts + REJOIN));
+        }
+    }
+
+    /// Whether what a reader does not know of a writer is more than is promised.
+    pub(crate) fn is_excused(&self, reader: usize, writer: usize) -> bool {
+        self.expelled.is_some_and(|(node, until)| self.now < until && (reader == node || writer == node))
     }
 
     /// Ends a life in the middle of what it does.

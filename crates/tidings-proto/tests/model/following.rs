@@ -2,7 +2,7 @@
 
 use tidings_proto::follower::{Attempt, MustFence, Rejected};
 use tidings_proto::frame::{Control, Heartbeat, Hello, MemberSet};
-use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
+use tidings_proto::id::{FIRST, LaneId, NodeId, Origin, Sequence};
 use tidings_proto::record::{BatchRef, Target};
 
 use super::cache::decoded;
@@ -30,12 +30,12 @@ impl World {
         let peers: Vec<Origin> = self.process(node).peers.keys().cloned().collect();
         for origin in peers {
             let heard = self.anyone_hears(node, &origin);
-            let tick = self.tick(node);
+            let (tick, bug) = (self.tick(node), self.bug);
             let process = self.process(node);
             if heard {
-                process.freshness.found(&origin)
+                process.found(&origin, tick, bug);
             } else {
-                process.freshness.lost(&origin, tick)
+                process.freshness.lost(&origin, tick);
             }
             if process.peers[&origin].connected && process.newest(&origin.node) == Some(&origin) {
                 let probe = process.peers.get_mut(&origin).expect("known").follower.probe(tick);
@@ -119,8 +119,8 @@ impl World {
         if hello.node != origin.node || hello.incarnation != origin.incarnation {
             return;
         }
-        self.name(node, &origin, true);
-        self.name_all(node, &hello.members);
+        self.name(node, &origin, &origin.node);
+        self.name_all(node, &origin.node, &hello.members);
         let process = self.process(node);
         if process.newest(&origin.node) != Some(&origin) {
             return;
@@ -132,9 +132,8 @@ impl World {
         }
         process.answered.insert(origin.clone());
         if envelope.settled {
-            let tick = self.tick(node);
             let process = self.process(node);
-            process.freshness.contacted(tick);
+            process.freshness.contacted();
             process.settled = true;
         }
         let now = self.now;
@@ -147,19 +146,19 @@ impl World {
     }
 
     pub(crate) fn on_members(&mut self, envelope: &Envelope, members: &MemberSet) {
-        self.name_all(envelope.to, members);
+        self.name_all(envelope.to, &node_id(envelope.from.0), members);
     }
 
-    fn name_all(&mut self, node: usize, members: &MemberSet) {
-        for member in &members.members {
-            self.name(node, &member.origin, false);
+    fn name_all(&mut self, node: usize, by: &NodeId, members: &MemberSet) {
+        for member in members.members.iter().filter(|member| member.origin.node != *by) {
+            self.name(node, &member.origin, by);
         }
     }
 
     /// Takes note of an origin, and tells everyone of news.
-    fn name(&mut self, node: usize, origin: &Origin, itself: bool) {
-        let (tick, now) = (self.tick(node), self.now);
-        if !self.process(node).name(origin, itself, tick, now) {
+    fn name(&mut self, node: usize, origin: &Origin, by: &NodeId) {
+        let (tick, now, bug) = (self.tick(node), self.now, self.bug);
+        if !self.process(node).name(origin, by, tick, now, bug) {
             return;
         }
         self.note(|| format!("n{node} hears of {origin}"));

@@ -24,7 +24,7 @@ pub(crate) type Ms = u64;
 
 /// Bound of unmarked hits.
 pub(crate) const MAX_STALENESS: Ms = 400;
-/// Cuts and pauses are shorter.
+/// Cuts and pauses are shorter, or else the guarantees do not hold until they are over.
 const LOST_GRACE: Ms = 4_000;
 /// No write takes longer to commit.
 const WRITE_HORIZON: Ms = 400;
@@ -54,6 +54,8 @@ pub(crate) enum Bug {
     NoFloor,
     /// The heads of a heartbeat are older than the probe that it answers.
     HeadsBeforeProbe,
+    /// Who was given up, and is heard again before its floor is behind, is let go of nevertheless.
+    EndedForGood,
     /// An invalidation does not end loads that are under way.
     LoadSurvives,
 }

@@ -6,7 +6,7 @@ use std::task::{Wake, Waker};
 
 use tidings_proto::follower::{Attempt, Follower};
 use tidings_proto::frame::{Hello, MemberSet, NamedMember};
-use tidings_proto::freshness::{Bounds, Freshness, Published};
+use tidings_proto::freshness::{Bounds, Doubt, Freshness, Published};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::{ChangeLog, Cursor, Retention};
@@ -14,7 +14,7 @@ use tidings_proto::time::Tick;
 
 use super::cache::Cache;
 use super::net::StreamKey;
-use super::{Bug, LOST_GRACE, MAX_STALENESS, Ms, WRITE_HORIZON, ms};
+use super::{Bug, LOST_GRACE, MAX_STALENESS, Ms, SILENT_AFTER, WRITE_HORIZON, ms};
 
 /// A lane as it is followed.
 #[derive(Debug, Default)]
@@ -134,13 +134,26 @@ impl Process {
     }
 
     /// Somebody names an origin, maybe itself. Returns whether it is news.
-    pub(crate) fn name(&mut self, origin: &Origin, itself: bool, now: Tick, now_ms: Ms) -> bool {
-        if origin.node == self.me.node {
+    pub(crate) fn name(
+        &mut self,
+        origin: &Origin,
+        by: &NodeId,
+        now: Tick,
+        now_ms: Ms,
+        bug: Option<Bug>,
+    ) -> bool {
+        let itself = origin.node == *by;
+        if origin.node == self.me.node || (bug == Some(Bug::EndedForGood) && self.is_closing(origin, now)) {
             return false;
         }
-        let new = if itself { self.freshness.met(origin, now) } else { self.freshness.named(origin, now) };
-        if !new {
-            return false;
+        let new = if itself {
+            self.freshness.met(origin, now)
+        } else {
+            !self.freshness.named(by, [origin]).new.is_empty()
+        };
+        if !new || self.peers.contains_key(origin) {
+            self.members_version += u64::from(new);
+            return new;
         }
         let lanes = self.log.lanes();
         let unknown = || Peer {
@@ -163,10 +176,26 @@ impl Process {
         self.peers.keys().rev().find(|origin| origin.node == *node)
     }
 
+    /// Somebody live hears an origin.
+    pub(crate) fn found(&mut self, origin: &Origin, now: Tick, bug: Option<Bug>) {
+        if bug != Some(Bug::EndedForGood) || !self.is_closing(origin, now) {
+            self.freshness.found(origin, now);
+        }
+    }
+
+    fn is_closing(&self, origin: &Origin, now: Tick) -> bool {
+        self.freshness.doubts(now).contains(&Doubt::UncleanEnd(origin.clone()))
+    }
+
     /// Passes on what a follower knows by now.
     pub(crate) fn confirm(&mut self, origin: &Origin, now: Tick, bug: Option<Bug>) {
-        let Some(peer) = self.peers.get_mut(origin) else { return };
+        let ended_for_good = bug == Some(Bug::EndedForGood)
+            && (self.is_closing(origin, now) || !self.freshness.is_relevant(origin));
+        let Some(peer) = self.peers.get_mut(origin).filter(|_| !ended_for_good) else { return };
         if peer.follower.confirmed() > peer.told {
+            if !self.freshness.is_relevant(origin) && !peer.follower.ended() {
+                self.freshness.met(origin, now);
+            }
             peer.told = peer.follower.confirmed();
             let confirmed = if bug == Some(Bug::ConfirmedAtReceipt) { Some(now) } else { peer.told };
             self.freshness.confirmed(origin, confirmed.expect("later than nothing"));
@@ -177,7 +206,7 @@ impl Process {
     }
 
     /// Publishes, and lets go of who is not relevant any more. Returns them, and whether they had said goodbye.
-    pub(crate) fn publish(&mut self, now: Tick, bug: Option<Bug>) -> Vec<(Origin, bool)> {
+    pub(crate) fn publish(&mut self, now: Tick, now_ms: Ms, bug: Option<Bug>) -> Vec<(Origin, bool)> {
         self.published = self.freshness.publish(now);
         if bug == Some(Bug::NoFloor) {
             self.published.floor = Tick::NEVER;
@@ -185,9 +214,14 @@ impl Process {
         if self.freshness.relevant().count() == self.peers.len() {
             return Vec::new();
         }
-        let relevant: BTreeSet<_> = self.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
-        let gone: Vec<_> = self.peers.keys().filter(|origin| !relevant.contains(origin)).cloned().collect();
-        self.members_version += 1;
+        // A link outlives the relevance of who is at its other end.
+        let linked =
+            |peer: &Peer| peer.connected && now_ms <= peer.heard + SILENT_AFTER && !peer.follower.ended();
+        let gone = |(origin, peer): (&Origin, &Peer)| {
+            (!self.freshness.is_relevant(origin) && !linked(peer)).then(|| origin.clone())
+        };
+        let gone: Vec<_> = self.peers.iter().filter_map(gone).collect();
+        self.members_version += u64::from(!gone.is_empty());
         let let_go = |origin: Origin| {
             let peer = self.peers.remove(&origin).expect("just seen");
             self.streams.retain(|key, _| key.peer != origin);
@@ -205,7 +239,8 @@ impl Process {
     pub(crate) fn members(&self) -> MemberSet {
         let address = ([127, 0, 0, 1], 7400).into();
         let member = |origin: &Origin| NamedMember { origin: origin.clone(), address, ended: false };
-        MemberSet { version: self.members_version, members: self.peers.keys().map(member).collect() }
+        let relevant = self.freshness.relevant().map(|(origin, _)| origin);
+        MemberSet { version: self.members_version, members: relevant.map(member).collect() }
     }
 
     pub(crate) fn hello(&self) -> Hello {

@@ -74,12 +74,22 @@ impl Truth {
     }
 
     /// Judges an unmarked hit; returns how old it is.
-    pub(crate) fn judge(&self, reader: Writer, key: usize, version: usize, now: Ms) -> Result<Ms, String> {
+    pub(crate) fn judge(
+        &self,
+        reader: Writer,
+        key: usize,
+        version: usize,
+        now: Ms,
+        excused: impl Fn(usize) -> bool,
+    ) -> Result<Ms, String> {
         let mut oldest = 0;
         for (index, newer) in self.keys[key].iter().enumerate().skip(version) {
             let Some(told) = newer.told else { continue };
             let own = newer.writer == reader && newer.appended;
             let bound = if own { 0 } else { MAX_STALENESS };
+            if now > told + bound && excused(newer.writer.0) {
+                continue;
+            }
             if now > told + bound {
                 let (node, life) = newer.writer;
                 return Err(format!(

@@ -52,7 +52,8 @@ impl World {
         let process = self.process(node);
         let Some(version) = process.cache.hit(key, process.published, tick) else { return false };
         self.stats.hits += 1;
-        match self.truth.judge(reader, key, version, self.now) {
+        let excused = |writer| self.is_excused(node, writer);
+        match self.truth.judge(reader, key, version, self.now, excused) {
             Ok(age) => self.stats.oldest_hit = self.stats.oldest_hit.max(age),
             Err(what) => self.fail(what),
         }
@@ -97,6 +98,7 @@ impl World {
     /// The write has been committed: removes, tells everyone, returns.
     pub(crate) fn append(&mut self, node: usize, id: usize) {
         let key = self.truth.write(id).key;
+        let encoded = encoded(key);
         let draft = Draft::new(Parts {
             kind: EventKind::Deleted,
             operation: Operation::Remove,
@@ -106,7 +108,7 @@ impl World {
             version: None,
             metadata: &[],
             value: None,
-            target: DraftTarget::Key(&encoded(key)),
+            target: DraftTarget::Key(&encoded),
         });
         let now = self.now;
         let process = self.process(node);

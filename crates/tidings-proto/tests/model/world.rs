@@ -104,6 +104,8 @@ pub(crate) struct Stats {
     pub(crate) crashes: u64,
     pub(crate) pauses: u64,
     pub(crate) cuts: u64,
+    /// Cuts and pauses longer than the grace.
+    pub(crate) expulsions: u64,
     pub(crate) late_heartbeats: u64,
     /// How far the stalest hit was behind.
     pub(crate) oldest_hit: Ms,
@@ -135,6 +137,9 @@ pub(crate) struct World {
     pub(crate) log_events: u64,
     /// Nodes do not write before then: bursts and lulls.
     pub(crate) lull_until: Ms,
+    /// A node that was apart from others for longer than the guarantees allow, and until when it is no wonder that
+    /// these do not hold between it and them.
+    pub(crate) expelled: Option<(usize, Ms)>,
     pub(crate) bug: Option<Bug>,
     pub(crate) stats: Stats,
     pub(crate) broken: Option<String>,
@@ -165,6 +170,7 @@ impl World {
             lanes,
             log_events,
             lull_until: 0,
+            expelled: None,
             bug,
             stats: Stats::default(),
             broken: None,
@@ -306,9 +312,9 @@ impl World {
     }
 
     pub(crate) fn publish(&mut self, node: usize) {
-        let (tick, bug) = (self.tick(node), self.bug);
+        let (tick, now, bug) = (self.tick(node), self.now, self.bug);
         let process = self.process(node);
-        let gone = process.publish(tick, bug);
+        let gone = process.publish(tick, now, bug);
         for (origin, cleanly) in gone {
             self.stats.unclean_ends += u64::from(!cleanly);
             self.note(|| format!("n{node} lets go of {origin}, which left cleanly: {cleanly}"));

@@ -1,9 +1,12 @@
 //! Probes, heartbeats, member sets and goodbyes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidings_proto::follower::Rejected;
 use tidings_proto::frame::{Control, Heartbeat};
+use tidings_proto::time::Tick;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -11,13 +14,41 @@ use super::{Followed, Peering, SessionError};
 use crate::control::{ControlReceiver, ControlSender};
 use crate::link::Link;
 
-/// Sends what this node has to say. `probes` holds the newest probe of the peer's.
+/// Probes of a link that are remembered while unanswered; as many as a follower remembers.
+const PROBES_MAX: usize = 64;
+
+/// Frames that are handled at most before others have a turn: a peer may send a window full of small ones.
+const TURN_FRAMES: u32 = 64;
+
+/// The probes sent on one link that are not answered yet, with their send times. The follower knows probes too, but
+/// those of all links together, of which the first answer counts.
+#[derive(Debug, Default)]
+pub(super) struct Probes(Mutex<VecDeque<(u64, Tick)>>);
+
+impl Probes {
+    fn sent(&self, number: u64, now: Tick) {
+        let mut sent = self.0.lock();
+        if sent.len() == PROBES_MAX {
+            sent.pop_front();
+        }
+        sent.push_back((number, now));
+    }
+
+    /// When the probe was sent that is answered now. Older ones will not be.
+    fn answered(&self, number: u64) -> Option<Tick> {
+        let mut sent = self.0.lock();
+        let at = sent.iter().position(|(known, _)| *known == number)?;
+        sent.drain(..=at).next_back().map(|(_, sent)| sent)
+    }
+}
+
+/// Sends what this node has to say. `own` remembers its probes, `probes` holds the newest of the peer's.
 pub(super) async fn send(
     link: &Link,
     node: &dyn Peering,
     followed: &Followed,
     mut control: ControlSender,
-    mut probes: watch::Receiver<u64>,
+    (own, mut probes): (&Probes, watch::Receiver<u64>),
 ) -> Result<(), SessionError> {
     let mut interval = tokio::time::interval(node.probe_interval());
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -38,8 +69,8 @@ pub(super) async fn send(
                 let version = members.borrow().version;
                 Control::Heartbeat(Heartbeat { echo, members: version, heads: node.log().heads() })
             }
-            _ = interval.tick() => probe(node, followed),
-            () = link.probe_wanted() => probe(node, followed),
+            _ = interval.tick() => probe(node, followed, own),
+            () = link.probe_wanted() => probe(node, followed, own),
             Ok(()) = members.changed() => Control::Members(members.borrow_and_update().as_ref().clone()),
             Ok(()) = goodbye.changed() => match goodbye.borrow_and_update().clone() {
                 Some(heads) => Control::Goodbye(heads),
@@ -51,10 +82,12 @@ pub(super) async fn send(
     }
 }
 
-fn probe(node: &dyn Peering, followed: &Followed) -> Control {
+fn probe(node: &dyn Peering, followed: &Followed, own: &Probes) -> Control {
     // The clock is read before the probe is sent: what it confirms can only be older than it says.
     let now = node.now();
-    Control::Probe(followed.state.lock().probe(now))
+    let number = followed.state.lock().probe(now);
+    own.sent(number, now);
+    Control::Probe(number)
 }
 
 /// Takes what the peer has to say.
@@ -63,22 +96,27 @@ pub(super) async fn receive(
     node: &dyn Peering,
     followed: &Arc<Followed>,
     mut control: ControlReceiver,
-    probed: watch::Sender<u64>,
+    (own, probed): (&Probes, watch::Sender<u64>),
 ) -> Result<(), SessionError> {
+    let mut turn = 0;
     loop {
-        let frame = control.recv().await?;
-        link.heard(node.now());
-        match frame {
+        turn += 1;
+        if turn % TURN_FRAMES == 0 {
+            tokio::task::yield_now().await;
+        }
+        match control.recv().await? {
             Control::Probe(number) => {
                 let _ = probed.send(number);
             }
             Control::Heartbeat(heartbeat) => {
                 let answered = followed.state.lock().on_heartbeat(&heartbeat);
                 match answered {
-                    Ok(probed) => link.echoed(probed),
-                    // Two links to one node share its probes: the other one's answer came first.
-                    Err(Rejected::Stale) => {}
+                    // Two links to one node share the follower: the other one's answer may have come first.
+                    Ok(_) | Err(Rejected::Stale) => {}
                     Err(error) => return Err(error.into()),
+                }
+                if let Some(sent) = own.answered(heartbeat.echo) {
+                    link.echoed(sent);
                 }
                 followed.progressed(node);
             }

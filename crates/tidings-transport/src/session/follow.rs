@@ -1,23 +1,24 @@
 //! Following a peer's log: ask, fence if told to, apply in order, acknowledge.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use quinn::{RecvStream, SendStream};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tidings_proto::follower::{Attempt, Rejected};
 use tidings_proto::frame::{Control, Follow, FrameType, RawFrame, take};
 use tidings_proto::id::{LaneId, Sequence};
 use tidings_proto::record::BatchRef;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use super::{FenceReason, Followed, Peering, SessionError, Unreadable, count};
+use super::{FenceReason, Followed, Peering, SessionError, count};
 use crate::link::Link;
 
-/// Acknowledgements are gathered for this long: receipts and lag are exact to it, and under load an acknowledgement
-/// costs nothing.
+/// Acknowledgements of all lanes are sent at multiples of this time: receipts and lag are exact to it, they share a
+/// packet, and under load an acknowledgement costs nothing.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// Chunks taken from a stream in one read.
@@ -26,6 +27,9 @@ const CHUNKS: usize = 32;
 /// How often a position may turn out to be unreadable before it is given up, with a fence.
 const UNREADABLE_MAX: u32 = 2;
 
+/// How often in a row a link may fail to deliver one position, by a gap or the end of a stream.
+const AGAIN_MAX: u32 = 3;
+
 /// Follows every lane while the link is the current one to its node.
 pub(super) async fn all(
     link: &Link,
@@ -33,12 +37,13 @@ pub(super) async fn all(
     followed: &Arc<Followed>,
 ) -> Result<(), SessionError> {
     let mut current = link.currency();
+    let start = Instant::now();
     loop {
         if current.wait_for(|current| *current).await.is_err() {
             return Ok(());
         }
         let mut lanes: FuturesUnordered<_> =
-            followed.lanes.ids().map(|lane| one(link, node, followed, lane)).collect();
+            followed.lanes.ids().map(|lane| one(link, node, followed, lane, start)).collect();
         let work = async {
             while let Some(end) = lanes.next().await {
                 end?;
@@ -57,28 +62,49 @@ pub(super) async fn all(
     }
 }
 
-/// Follows a lane until it is followed elsewhere.
+/// Follows a lane until it is followed elsewhere. What a link cannot deliver ends it: the next one asks again.
 async fn one(
     link: &Link,
     node: &dyn Peering,
     followed: &Arc<Followed>,
     lane: LaneId,
+    start: Instant,
 ) -> Result<(), SessionError> {
+    let (mut stuck_at, mut times) = (0, 0);
     loop {
         let (send, receive) = link.open_lane().await?;
         let (attempt, follow) = request(followed, lane);
-        let mut lane = Lane { node, followed, lane, attempt, send, acked: 0, ack_at: None };
-        match lane.run(receive, follow).await {
-            Ok(()) | Err(SessionError::Rejected(Rejected::Stale)) => return Ok(()),
+        let from_head = follow.from == Sequence::MAX;
+        let mut following = Lane { node, followed, lane, attempt, from_head, send, acked: 0, start };
+        let end = match following.run(receive, follow).await {
+            Err(SessionError::Rejected(Rejected::Stale)) => return Ok(()),
+            Ok(())
+            | Err(SessionError::Read(ReadError::Reset(_)) | SessionError::Write(WriteError::Stopped(_))) => {
+                if !is_newest(followed, lane, attempt) {
+                    return Ok(());
+                }
+                tracing::info!(origin = %followed.origin, lane = lane.number(),
+                    "the origin has ended a lane's stream: following again");
+                SessionError::Unexpected("end of a lane")
+            }
             Err(SessionError::Rejected(Rejected::Gap { expected, got })) => {
                 count(&followed.counts.gaps, 1);
                 tracing::info!(origin = %followed.origin, expected, got, "gap: following again");
+                SessionError::Rejected(Rejected::Gap { expected, got })
             }
-            Err(SessionError::Batch(unsound)) => {
-                note_unreadable(followed, lane.lane);
-                return Err(unsound.into());
+            Err(error) => {
+                if error.is_violation() {
+                    note_unreadable(followed, lane);
+                }
+                return Err(error);
             }
-            Err(error) => return Err(error),
+        };
+        let at = followed.with(|follower| follower.applied_in(lane));
+        times = if at == stuck_at { times + 1 } else { 1 };
+        stuck_at = at;
+        if times == AGAIN_MAX {
+            note_unreadable(followed, lane);
+            return Err(end);
         }
     }
 }
@@ -86,20 +112,27 @@ async fn one(
 /// Asks from where the lane stands; from the head if that position could not be read twice.
 fn request(followed: &Followed, lane: LaneId) -> (Attempt, Follow) {
     let mut state = followed.state.lock();
-    let unreadable = &mut followed.unreadable.lock()[lane.index()];
-    if *unreadable == (Unreadable { at: state.applied_in(lane) + 1, times: UNREADABLE_MAX }) {
-        *unreadable = Unreadable::default();
-        return state.follow_from_head(lane);
-    }
-    state.follow(lane)
+    let requests = &mut followed.requests.lock()[lane.index()];
+    let asked = if requests.unreadable == (state.applied_in(lane) + 1, UNREADABLE_MAX) {
+        requests.unreadable = Default::default();
+        state.follow_from_head(lane)
+    } else {
+        state.follow(lane)
+    };
+    requests.newest = Some(asked.0);
+    asked
+}
+
+fn is_newest(followed: &Followed, lane: LaneId, attempt: Attempt) -> bool {
+    followed.requests.lock()[lane.index()].newest == Some(attempt)
 }
 
 /// Notes that what stands at the lane's next position could not be read.
 fn note_unreadable(followed: &Followed, lane: LaneId) {
-    let at = followed.with(|follower| follower.applied_in(lane)) + 1;
-    let unreadable = &mut followed.unreadable.lock()[lane.index()];
-    let times = if unreadable.at == at { unreadable.times + 1 } else { 1 };
-    *unreadable = Unreadable { at, times };
+    let next = followed.with(|follower| follower.applied_in(lane)) + 1;
+    let (at, times) = &mut followed.requests.lock()[lane.index()].unreadable;
+    *times = if *at == next { *times + 1 } else { 1 };
+    *at = next;
 }
 
 struct Lane<'a> {
@@ -107,9 +140,12 @@ struct Lane<'a> {
     followed: &'a Arc<Followed>,
     lane: LaneId,
     attempt: Attempt,
+    /// The position was given up, and the answer to that has not come yet.
+    from_head: bool,
     send: SendStream,
     acked: Sequence,
-    ack_at: Option<Instant>,
+    /// Acknowledgements are due at multiples of [`ACK_DELAY`] from then on.
+    start: Instant,
 }
 
 impl Lane<'_> {
@@ -117,11 +153,14 @@ impl Lane<'_> {
         self.send.write_chunk(Control::Follow(follow).encode().into()).await?;
         let mut buffer = BytesMut::new();
         let mut chunks: [Bytes; CHUNKS] = std::array::from_fn(|_| Bytes::new());
+        let mut ack = pin!(sleep_until(self.start));
+        let mut owed = false;
         loop {
             let read = tokio::select! {
                 biased;
                 read = receive.read_chunks(&mut chunks) => read?,
-                () = sleep_until(self.ack_at) => {
+                () = &mut ack, if owed => {
+                    owed = false;
                     self.acknowledge().await?;
                     continue;
                 }
@@ -135,19 +174,19 @@ impl Lane<'_> {
                 self.take(&frame)?;
             }
             let applied = self.followed.with(|follower| follower.applied_in(self.lane));
-            if applied > self.acked {
-                match self.ack_at {
-                    None => self.ack_at = Some(Instant::now() + ACK_DELAY),
-                    Some(at) if at <= Instant::now() => self.acknowledge().await?,
-                    Some(_) => {}
-                }
+            if owed && ack.deadline() <= Instant::now() {
+                // A stream that always has more to read would never let the timer have its turn.
+                owed = false;
+                self.acknowledge().await?;
+            } else if !owed && applied > self.acked {
+                owed = true;
+                ack.as_mut().reset(ack_time(self.start, Instant::now()));
             }
         }
     }
 
     async fn acknowledge(&mut self) -> Result<(), SessionError> {
         self.acked = self.followed.with(|follower| follower.applied_in(self.lane));
-        self.ack_at = None;
         self.send.write_chunk(Control::Ack(self.acked).encode().into()).await?;
         Ok(())
     }
@@ -169,10 +208,12 @@ impl Lane<'_> {
     fn reset(&mut self, from: Sequence) -> Result<(), SessionError> {
         let fence = self.followed.state.lock().on_reset(self.lane, self.attempt, from)?;
         count(&self.followed.counts.resets, 1);
-        tracing::warn!(
-            origin = %self.followed.origin, lane = self.lane.number(), from,
-            "the origin's log no longer holds what is missing here: its slots are fenced"
-        );
+        let why = match std::mem::take(&mut self.from_head) {
+            true => "what comes next could not be read twice",
+            false => "the origin's log no longer holds what is missing here",
+        };
+        let lane = self.lane.number();
+        tracing::warn!(origin = %self.followed.origin, lane, from, why, "the lane's slots are fenced");
         self.node.fence(&self.followed.origin, self.followed.lanes, self.lane, FenceReason::Reset);
         self.followed.state.lock().fenced(fence);
         self.followed.progressed(self.node);
@@ -205,9 +246,23 @@ impl Lane<'_> {
     }
 }
 
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
+/// The next time at which acknowledgements are due.
+fn ack_time(start: Instant, now: Instant) -> Instant {
+    let period = ACK_DELAY.as_nanos();
+    let rest = period - now.duration_since(start).as_nanos() % period;
+    now + Duration::from_nanos(rest as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_of_all_lanes_are_due_together() {
+        let start = Instant::now();
+        for nanos in [0, 1, 4_999_999] {
+            assert_eq!(ack_time(start, start + Duration::from_nanos(nanos)), start + ACK_DELAY);
+        }
+        assert_eq!(ack_time(start, start + ACK_DELAY), start + 2 * ACK_DELAY);
     }
 }

@@ -7,12 +7,14 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
-use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header, take};
+use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
 use tidings_proto::id::LaneId;
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
 use super::{Peering, Served, SessionError};
+use crate::frames::take_within;
+use crate::limits::FOLLOWER_FRAME_BYTES_MAX;
 use crate::link::Link;
 
 /// How long a peer that opened a lane's stream may take to ask for something.
@@ -130,7 +132,7 @@ async fn next_frame(
     buffer: &mut BytesMut,
 ) -> Result<Option<RawFrame>, SessionError> {
     loop {
-        if let Some(frame) = take(buffer)? {
+        if let Some(frame) = take_within(buffer, FOLLOWER_FRAME_BYTES_MAX)? {
             return Ok(Some(frame));
         }
         match receive.read_chunk(SMALL_READ_BYTES, true).await? {

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quinn::crypto::rustls::QuicClientConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::crypto::{self, ExportKeyingMaterialError, HeaderKey, KeyPair, Keys, PacketKey, Session};
-use quinn::{ClientConfig, ConnectionError, Endpoint};
+use quinn::{ClientConfig, ConnectionError, Endpoint, ServerConfig};
 use quinn_proto::transport_parameters::TransportParameters;
 use quinn_proto::{ConnectError, ConnectionId, Side, TransportError};
 use rcgen::{
@@ -84,6 +84,42 @@ pub(crate) fn quic(tls: rustls::ClientConfig) -> ClientConfig {
     ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
 
+/// A server that shows a certificate, speaks an application protocol, and asks for no certificate itself.
+pub(crate) fn server(shown: Shown, alpn: &str) -> QuicServerConfig {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(shown.chain, shown.key)
+        .unwrap();
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    QuicServerConfig::try_from(config).unwrap()
+}
+
+/// Waits at an address to be dialled, grants whatever could be sent to it, and says how much that was: the streams that
+/// were opened and the datagrams, until the connection ended or failed to come up.
+pub(crate) async fn lure(endpoint: &Endpoint) -> usize {
+    let lured = async {
+        let Ok(connection) = endpoint.accept().await.unwrap().await else { return 0 };
+        let mut got = 0;
+        loop {
+            tokio::select! {
+                biased;
+                Ok(_) = connection.accept_bi() => got += 1,
+                Ok(_) = connection.accept_uni() => got += 1,
+                Ok(_) = connection.read_datagram() => got += 1,
+                else => return got,
+            }
+        }
+    };
+    timeout(PATIENCE, lured).await.expect("nobody came, or it stayed")
+}
+
+pub(crate) fn lurer(crypto: Arc<dyn crypto::ServerConfig>) -> Endpoint {
+    Endpoint::server(ServerConfig::with_crypto(crypto), super::loopback()).unwrap()
+}
+
 /// What an intruder got.
 #[derive(Debug)]
 pub(crate) struct Got {
@@ -111,12 +147,23 @@ pub(crate) async fn intrude_with(config: ClientConfig, target: SocketAddr, first
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let talk = async {
             let Ok((mut send, mut receive)) = connection.open_bi().await else { return };
+            // Gossip beside it, which nobody may take note of.
+            let _ = connection.send_datagram(bytes::Bytes::from_static(b"\x01early"));
             let _ = send.write_all(first).await;
             while let Ok(Some(chunk)) = receive.read_chunk(usize::MAX, true).await {
                 bytes.lock().unwrap().extend_from_slice(&chunk.bytes);
             }
         };
-        let (end, ()) = tokio::join!(connection.closed(), talk);
+        // What the node would send of its own accord.
+        let extra = async {
+            tokio::select! {
+                Ok(_) = connection.accept_bi() => panic!("a stream of the node's"),
+                Ok(_) = connection.accept_uni() => panic!("a gossip stream of the node's"),
+                Ok(_) = connection.read_datagram() => panic!("a datagram of the node's"),
+                else => {}
+            }
+        };
+        let (end, (), ()) = tokio::join!(connection.closed(), talk, extra);
         let bytes = bytes.lock().unwrap().clone();
         Got { bytes, end }
     };
@@ -138,7 +185,39 @@ impl crypto::ClientConfig for WithoutTls13 {
     }
 }
 
+/// The same of a server, whose `ServerHello` has the extension cut out.
+pub(crate) struct ServerWithoutTls13(pub(crate) Arc<QuicServerConfig>);
+
+impl crypto::ServerConfig for ServerWithoutTls13 {
+    fn initial_keys(&self, version: u32, dst_cid: &ConnectionId) -> Result<Keys, crypto::UnsupportedVersion> {
+        self.0.initial_keys(version, dst_cid)
+    }
+
+    fn retry_tag(&self, version: u32, orig_dst_cid: &ConnectionId, packet: &[u8]) -> [u8; 16] {
+        self.0.retry_tag(version, orig_dst_cid, packet)
+    }
+
+    fn start_session(self: Arc<Self>, version: u32, params: &TransportParameters) -> Box<dyn Session> {
+        Box::new(Downgraded(self.0.clone().start_session(version, params)))
+    }
+}
+
 struct Downgraded(Box<dyn Session>);
+
+/// The extension `supported_versions` of a `ServerHello`.
+const SELECTED_VERSION: [u8; 6] = [0x00, 0x2b, 0x00, 0x02, 0x03, 0x04];
+
+/// Cuts the version out of a `ServerHello`, and mends the lengths of the message and of its extensions.
+fn cut_version(message: &mut Vec<u8>, begin: usize) {
+    let at = begin + message[begin..].windows(6).position(|bytes| bytes == SELECTED_VERSION).unwrap();
+    message.drain(at..at + 6);
+    // Type, length, version, random; then the session id, the suite and the compression.
+    let extensions = begin + 4 + 2 + 32 + 1 + usize::from(message[begin + 38]) + 3;
+    for low in [begin + 3, extensions + 1] {
+        let length = u16::from_be_bytes([message[low - 1], message[low]]) - 6;
+        message[low - 1..=low].copy_from_slice(&length.to_be_bytes());
+    }
+}
 
 /// The extension `supported_versions` with TLS 1.3 alone.
 const SUPPORTED_VERSIONS: [u8; 7] = [0x00, 0x2b, 0x00, 0x03, 0x02, 0x03, 0x04];
@@ -152,6 +231,10 @@ impl Session for Downgraded {
             let written = &mut buf[begin..];
             let at = written.windows(7).position(|bytes| bytes == SUPPORTED_VERSIONS).unwrap();
             written[at..at + 2].copy_from_slice(&[0x7a, 0x7a]);
+        }
+        // A `ServerHello` is message 2.
+        if buf.get(begin) == Some(&2) {
+            cut_version(buf, begin);
         }
         keys
     }

@@ -65,6 +65,8 @@ pub(crate) struct TestHost {
     pub(crate) sessions: AtomicUsize,
     /// A node that hears nothing on its links, and says nothing.
     pub(crate) mute: Arc<AtomicBool>,
+    /// A node that ends every session at once.
+    pub(crate) brief: AtomicBool,
     pub(crate) refuse: Mutex<Option<Refusal>>,
     begin: Instant,
 }
@@ -78,6 +80,7 @@ impl TestHost {
             gossip: Mutex::default(),
             sessions: AtomicUsize::new(0),
             mute: Arc::default(),
+            brief: AtomicBool::new(false),
             refuse: Mutex::default(),
             begin: Instant::now(),
         })
@@ -107,6 +110,9 @@ impl Host for TestHost {
 
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         self.sessions.fetch_add(1, Ordering::SeqCst);
+        if self.brief.load(Ordering::SeqCst) {
+            return Box::pin(async {});
+        }
         let (begin, mute) = (self.begin, self.mute.clone());
         Box::pin(async move {
             let probing = probe(&link, begin, &mute);
@@ -135,18 +141,14 @@ async fn probe(link: &Link, begin: Instant, mute: &AtomicBool) {
             _ = regular.tick() => Control::Probe(TestHost::tick(begin).0),
             () = link.probe_wanted() => Control::Probe(TestHost::tick(begin).0),
             frame = receive.recv() => match frame {
+                Err(_) => return,
                 _ if mute.load(Ordering::SeqCst) => continue,
-                Ok(Control::Probe(echo)) => {
-                    link.heard(TestHost::tick(begin));
-                    Control::Heartbeat(Heartbeat { echo, members: 0, heads: vec![] })
-                }
+                Ok(Control::Probe(echo)) => Control::Heartbeat(Heartbeat { echo, members: 0, heads: vec![] }),
                 Ok(Control::Heartbeat(heartbeat)) => {
-                    link.heard(TestHost::tick(begin));
                     link.echoed(Tick(heartbeat.echo));
                     continue;
                 }
                 Ok(_) => continue,
-                Err(_) => return,
             },
         };
         if !mute.load(Ordering::SeqCst) && send.send(&frame).await.is_err() {

@@ -1,0 +1,70 @@
+use tidings_cache::Clock;
+use tidings_proto::freshness::Bounds;
+use tidings_proto::log::Retention;
+use tokio::sync::watch::Ref;
+
+use super::*;
+
+const ELSEWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 7401);
+
+fn life(node: &str, incarnation: u64) -> Origin {
+    Origin { node: NodeId::new(node).unwrap(), incarnation: Incarnation(incarnation) }
+}
+
+/// A node that was started long ago by its clock, and has reached nobody.
+fn bus() -> Face {
+    let clock = Clock::system();
+    let origin = life("a", 1_000);
+    let log = Arc::new(ChangeLog::new(Lanes::default(), Retention::default()));
+    let bounds = Bounds::default();
+    let domain = Domain::new(clock, log, origin.clone(), bounds.max_staleness);
+    let observers = Arc::<Observers>::default();
+    let coherence = Coherence::new(origin.node.clone(), domain.clone(), observers.clone(), bounds, true);
+    let (cluster, zone) = ("shop".to_owned(), String::new());
+    Face(Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers }))
+}
+
+fn refuse(bus: &Face, refusal: Refusal) -> Ref<'_, Incarnation> {
+    bus.refused(ELSEWHERE.into(), &refusal);
+    bus.wanted_incarnation.borrow()
+}
+
+#[test]
+fn only_the_last_of_several_sessions_takes_the_link_from_a_life() {
+    let mut sessions = Sessions::default();
+    sessions.begin(&life("b", 1));
+    sessions.begin(&life("b", 1));
+    sessions.begin(&life("b", 2));
+    assert!(!sessions.end(&life("b", 1)), "another one is left");
+    assert!(sessions.end(&life("b", 1)));
+    assert!(sessions.end(&life("b", 2)), "lives are counted apart");
+    assert!(sessions.0.is_empty());
+}
+
+#[test]
+fn a_refusal_renumbers_only_to_lives_that_can_be() {
+    let bus = bus();
+    let now = bus.domain.clock().wall_ms();
+    assert_eq!(refuse(&bus, Refusal::Incarnation(Incarnation(999))).0, 1_000, "an earlier one");
+    assert_eq!(refuse(&bus, Refusal::Incarnation(Incarnation(u64::MAX))).0, 1_000);
+    let in_two_days = Incarnation(now + 2 * 24 * 60 * 60 * 1_000);
+    assert_eq!(refuse(&bus, Refusal::Incarnation(in_two_days)).0, 1_000);
+    assert_eq!(refuse(&bus, Refusal::Incarnation(Incarnation(now + 1_000))).0, now + 1_001);
+}
+
+#[test]
+fn what_a_peer_says_of_another_holder_is_looked_into_and_not_believed() {
+    let bus = bus();
+    let held = |node: &str| Refusal::DuplicateNode {
+        node: NodeId::new(node).unwrap(),
+        address: ([127, 0, 0, 1], 7402).into(),
+    };
+    refuse(&bus, held("b"));
+    assert_eq!(*bus.holder.lock(), None, "somebody else's id is no concern of this node");
+    refuse(&bus, held("a"));
+    assert_eq!(*bus.conflict.borrow(), None);
+    assert_eq!(*bus.holder.lock(), Some(([127, 0, 0, 1], 7402).into()), "it is dialled");
+    bus.displaced(ELSEWHERE.into());
+    let node = NodeId::new("a").unwrap();
+    assert_eq!(*bus.conflict.borrow(), Some(Conflict::DuplicateNode { node, address: ELSEWHERE.into() }));
+}

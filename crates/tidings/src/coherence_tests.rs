@@ -1,0 +1,127 @@
+use tidings_cache::{Clock, ManualClock};
+use tidings_proto::frame::PROTOCOL_VERSION;
+use tidings_proto::freshness::NAMED_BY_ONE_MAX;
+use tidings_proto::hash::HASH_VERSION;
+use tidings_proto::id::LogId;
+use tidings_proto::log::{ChangeLog, Retention};
+
+use super::*;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+fn life(node: &str, incarnation: u64) -> Origin {
+    Origin { node: NodeId::new(node).unwrap(), incarnation: Incarnation(incarnation) }
+}
+
+fn at(port: u16) -> SocketAddr {
+    ([127, 0, 0, 1], port).into()
+}
+
+fn named(origin: Origin) -> NamedMember {
+    NamedMember { origin, address: at(1), ended: false }
+}
+
+fn set(members: impl IntoIterator<Item = NamedMember>) -> MemberSet {
+    MemberSet { version: 1, members: members.into_iter().collect() }
+}
+
+fn hello(origin: &Origin, wall_ms: u64, members: MemberSet) -> Hello {
+    Hello {
+        protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+        cluster: "shop".to_owned(),
+        node: origin.node.clone(),
+        incarnation: origin.incarnation,
+        log: LogId(1),
+        hash_version: HASH_VERSION,
+        lanes: Lanes::default(),
+        address: at(2),
+        zone: String::new(),
+        release: String::new(),
+        wall_ms,
+        members,
+    }
+}
+
+/// The coherence of node `me`, whose clock stands still.
+fn coherence() -> (Coherence, ManualClock) {
+    let (clock, manual) = Clock::manual();
+    let origin = life("me", clock.wall_ms());
+    let log = Arc::new(ChangeLog::new(Lanes::default(), Retention::default()));
+    let bounds = Bounds::default();
+    let domain = Domain::new(clock, log, origin.clone(), bounds.max_staleness);
+    (Coherence::new(origin.node, domain, Arc::default(), bounds, true), manual)
+}
+
+fn wall(coherence: &Coherence) -> u64 {
+    coherence.domain.clock().wall_ms()
+}
+
+#[test]
+fn a_life_of_the_far_future_is_not_believed_and_ends_nobody() {
+    let (coherence, _clock) = coherence();
+    let (liar, victim) = (life("liar", wall(&coherence)), life("victim", wall(&coherence)));
+    coherence.met(&hello(&victim, wall(&coherence), MemberSet::default()));
+    coherence.met(&hello(&liar, wall(&coherence), set([named(life("victim", u64::MAX))])));
+    coherence.named(&liar.node, &set([named(life("victim", wall(&coherence) + DAY_MS + 1))]));
+    assert_eq!(coherence.relevant(), [liar.clone(), victim.clone()]);
+    assert_eq!(coherence.hearsay_refused(), 2);
+    let soon = life("victim", wall(&coherence) + DAY_MS);
+    coherence.named(&liar.node, &set([named(soon.clone())]));
+    assert_eq!(coherence.relevant(), [liar, victim.clone(), soon]);
+    assert!(!coherence.doubts().contains(&Doubt::UncleanEnd(victim)), "a claim ends nobody");
+}
+
+#[test]
+fn a_node_whose_clock_is_far_behind_believes_what_its_peers_clocks_allow() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence) + 1_000 * DAY_MS;
+    coherence.met(&hello(&life("a", now - 5 * DAY_MS), now, set([named(life("b", now - DAY_MS))])));
+    assert_eq!(coherence.relevant(), [life("a", now - 5 * DAY_MS), life("b", now - DAY_MS)]);
+    assert!(coherence.is_credible(Incarnation(now)));
+    assert!(!coherence.is_credible(Incarnation(now + 2 * DAY_MS)));
+}
+
+#[test]
+fn what_is_sent_on_fits_a_frame_and_begins_with_those_who_were_met() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    let per_peer = u64::try_from(NAMED_BY_ONE_MAX).unwrap();
+    for peer in 0..5 {
+        let lives = (0..per_peer).map(|number| named(life(&format!("a{peer}-{number}"), now)));
+        coherence.met(&hello(&life(&format!("z{peer}"), now), now, set(lives)));
+    }
+    let sent = coherence.members().borrow().clone();
+    assert_eq!(sent.members.len(), MEMBERS_MAX);
+    let first: Vec<_> = sent.members[..5].iter().map(|member| member.origin.clone()).collect();
+    assert_eq!(first, [0, 1, 2, 3, 4].map(|peer| life(&format!("z{peer}"), now)));
+    assert!(coherence.hearsay_refused() > 0);
+    assert!(coherence.inner.lock().peers.len() <= MEMBERS_MAX + 5, "what was refused costs nothing");
+}
+
+#[test]
+fn a_lie_about_an_address_is_mended_by_its_owner() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    coherence.named(&life("liar", now).node, &set([named(life("b", now))]));
+    assert_eq!(coherence.addresses(), [at(1)]);
+    coherence.met(&hello(&life("b", now), now, MemberSet::default()));
+    assert_eq!(coherence.addresses(), [at(2)]);
+}
+
+#[test]
+fn the_sums_of_what_was_followed_outlive_the_lives() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    let count = ENDED_KEPT_MAX as u64 + 10;
+    for number in 0..count {
+        let origin = life(&format!("n{number}"), now);
+        coherence.met(&hello(&origin, now, MemberSet::default()));
+        coherence.followed(&origin, at(2), Lanes::default()).counts().resets.fetch_add(1, Ordering::Relaxed);
+        coherence.inner.lock().freshness.left(&origin);
+        coherence.publish();
+    }
+    let following = coherence.following();
+    assert!(following.len() <= ENDED_KEPT_MAX + 1);
+    assert_eq!(following.iter().map(|it| it.resets).sum::<u64>(), count);
+    assert_eq!(following.last().unwrap().origin, life("me", 0));
+}

@@ -1,0 +1,12 @@
+//! What a service that embeds a node relies on, on real QUIC, by topic.
+
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
+mod addresses;
+mod common;
+mod credentials;
+mod lanes;
+mod leaving;
+mod observing;
+mod starting;
+mod subscribers;
