@@ -1,6 +1,7 @@
 //! The rig's own network does what it is told: otherwise a passed test of a cut says nothing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -23,10 +24,21 @@ async fn socket(host: &Host) -> Result<UdpSocket> {
 
 /// How long a datagram takes; nothing if it is lost.
 async fn travel(from: &UdpSocket, to: &UdpSocket, wait: Duration) -> Result<Option<Duration>> {
+    /// Tells datagrams apart: one that was given up may still come.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let sent = Instant::now();
-    from.send_to(b"?", to.local_addr()?).await?;
-    let arrived = timeout(wait, to.recv_from(&mut [0; 8])).await;
-    Ok(arrived.is_ok().then(|| sent.elapsed()))
+    from.send_to(&number, to.local_addr()?).await?;
+    let arrives = async {
+        let mut read = [0; 8];
+        while read != number {
+            to.recv_from(&mut read).await?;
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    let Ok(arrived) = timeout(wait, arrives).await else { return Ok(None) };
+    arrived?;
+    Ok(Some(sent.elapsed()))
 }
 
 async fn arrives(from: &UdpSocket, to: &UdpSocket) -> Result<bool> {

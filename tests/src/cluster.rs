@@ -16,6 +16,9 @@ use crate::wait::until;
 /// The cache that every node opens.
 pub const CACHE: &str = "records";
 
+/// A cache that every node opens, and of which it tells nobody.
+pub const APART: &str = "apart";
+
 /// Longest time until nodes that are ready see each other live and in step.
 pub const FORMED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -226,6 +229,10 @@ max_staleness = "{max_staleness}ms"
 [[cache]]
 name = "{CACHE}"
 max_capacity = "64MiB"
+
+[[cache]]
+name = "{APART}"
+mode = "local"
 "#
     )
 }

@@ -29,7 +29,8 @@ pub struct Alone(#[expect(dead_code, reason = "closing the file ends the lock")]
 impl Alone {
     /// Waits for its turn.
     pub fn wait() -> Result<Self> {
-        let path = std::env::temp_dir().join("tidings-tests.lock");
+        let path =
+            std::env::temp_dir().join(format!("tidings-tests-{}.lock", rustix::process::getuid().as_raw()));
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         file.lock().context("cannot lock")?;
         Ok(Self(file))

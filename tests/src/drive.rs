@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, Fill, Lookup};
-use crate::cluster::{CACHE, Cluster};
+use crate::cluster::{APART, CACHE, Cluster};
+use crate::pace::Pair;
 use crate::record::{Hit, Record, Version};
 
 /// Pause of a reader between two reads: leaves two cores time for the nodes.
@@ -23,6 +24,9 @@ const LOAD_TAKES: Duration = Duration::from_millis(10);
 
 /// Pause of a writer between two writes.
 const WRITE_EVERY: Duration = Duration::from_millis(20);
+
+/// Pause between two pairs of writes that are timed.
+const TIME_EVERY: Duration = Duration::from_millis(5);
 
 /// How long a write that no node accepts is tried again before its driver gives up.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
@@ -84,6 +88,8 @@ pub struct Counts {
     pub failed: u64,
     /// How long each accepted write took, in order of acceptance.
     pub writes: Vec<Duration>,
+    /// How long a write took that peers were told of, beside one that they were not.
+    pub pairs: Vec<Pair>,
 }
 
 impl Counts {
@@ -134,7 +140,7 @@ impl fmt::Display for Phase {
 }
 
 impl Drive {
-    /// Starts readers and one writer at every node of a cluster.
+    /// Starts readers, one writer and one whose writes are timed at every node of a cluster.
     #[must_use]
     pub fn start(cluster: &Cluster, load: Load) -> Self {
         let record = Record::new(cluster.max_staleness());
@@ -151,6 +157,10 @@ impl Drive {
             let (shared, stop) = (Arc::clone(&drive.shared), drive.stop.clone());
             // A writer finishes what it began: a write without its invalidation would be no defect of the cluster.
             drive.tasks.spawn(async move { shared.write_until_stopped(node, &stop).await });
+            let (shared, stop) = (Arc::clone(&drive.shared), drive.stop.clone());
+            drive.tasks.spawn(async move {
+                stop.run_until_cancelled(shared.time_writes(node)).await.unwrap_or(());
+            });
         }
         drive
     }
@@ -287,6 +297,26 @@ impl Shared {
             let key = name_of(random.random_range(0..self.load.keys));
             self.write(node, &key).await;
             sleep(WRITE_EVERY).await;
+        }
+    }
+
+    /// Times removals of a key that nobody reads, each beside one that nobody is told of.
+    async fn time_writes(&self, node: usize) {
+        let timed = async |cache: &str| {
+            let begun = Instant::now();
+            self.apis[node].delete(cache, "timed").await.map(|()| begun.elapsed())
+        };
+        for turn in 0_u64.. {
+            let caches = if turn.is_multiple_of(2) { [CACHE, APART] } else { [APART, CACHE] };
+            match (timed(caches[0]).await, timed(caches[1]).await) {
+                (Ok(first), Ok(second)) => {
+                    let (told, apart) = if caches[0] == CACHE { (first, second) } else { (second, first) };
+                    self.count(node, |counts| counts.pairs.push(Pair { told, apart }));
+                }
+                // The node is not there now.
+                _ => sleep(WRITE_EVERY).await,
+            }
+            sleep(TIME_EVERY).await;
         }
     }
 

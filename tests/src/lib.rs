@@ -16,6 +16,7 @@ pub mod drive;
 pub mod host;
 pub mod network;
 pub mod node;
+pub mod pace;
 pub mod record;
 pub mod scale;
 pub mod switch;

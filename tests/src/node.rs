@@ -3,10 +3,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::api::Api;
@@ -19,18 +19,43 @@ pub const READY_WITHIN: Duration = Duration::from_secs(20);
 /// Lines of its log that a node shows at its end.
 const LOG_LINES_SHOWN: usize = 60;
 
-/// The program under test: `TIDINGS_BIN`, or what an optimised build leaves beside the tests.
+/// The program under test: `TIDINGS_BIN`, or what an optimised build leaves beside the tests, if it is that of the
+/// present sources.
 pub fn program() -> Result<PathBuf> {
-    let path = match std::env::var_os("TIDINGS_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => {
-            let test = std::env::current_exe().context("cannot tell where this test is")?;
-            let target = test.ancestors().nth(3).context("this test is not in a target directory")?;
-            target.join("release/tidings")
-        }
-    };
-    ensure!(path.is_file(), "{} is not there: `cargo build --release` builds it", path.display());
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| find_program().map_err(|error| format!("{error:#}")));
+    found.clone().map_err(anyhow::Error::msg)
+}
+
+fn find_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("TIDINGS_BIN").map(PathBuf::from) {
+        ensure!(path.is_file(), "TIDINGS_BIN: {} is not there", path.display());
+        return Ok(path);
+    }
+    let test = std::env::current_exe().context("cannot tell where this test is")?;
+    let target = test.ancestors().nth(3).context("this test is not in a target directory")?;
+    let path = target.join("release/tidings");
+    let built = modified(&path).context("`cargo build --release` builds it")?;
+    // Cargo writes down beside it what it was built from.
+    let sources =
+        fs::read_to_string(path.with_extension("d")).context("what it was built from is not known")?;
+    if let Some(newer) = newer_source(&sources, built) {
+        bail!("{} is older than {newer}: `cargo build --release` builds it again", path.display());
+    }
     Ok(path)
+}
+
+/// The first file of a list such as `program: source source` that was changed after a moment, or is not there any more.
+fn newer_source(sources: &str, built: SystemTime) -> Option<String> {
+    let (_, sources) = sources.split_once(": ")?;
+    // A space in a name is escaped.
+    let sources = sources.trim().replace("\\ ", "\0");
+    let mut names = sources.split_whitespace().map(|name| name.replace('\0', " "));
+    names.find(|name| modified(Path::new(name)).map_or(true, |changed| changed > built))
+}
+
+fn modified(path: &Path) -> Result<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).with_context(|| path.display().to_string())
 }
 
 /// Runs the program to its end; what it printed, if it succeeds.
@@ -162,5 +187,25 @@ impl Drop for Node {
         let lines: Vec<&str> = log.lines().collect();
         let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
         eprintln!("---- {}, the end of its log\n{}", self.id, shown.join("\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Directory;
+
+    #[test]
+    fn a_program_that_is_older_than_its_sources_is_noticed() {
+        let directory = Directory::create().expect("a directory");
+        let source = directory.path().join("a source.rs");
+        fs::write(&source, "").expect("a file");
+        let changed = modified(&source).expect("its time");
+        let list = format!("program: {}\n", source.display().to_string().replace(' ', "\\ "));
+        assert_eq!(newer_source(&list, changed), None);
+        let before = changed - Duration::from_secs(1);
+        assert_eq!(newer_source(&list, before), Some(source.display().to_string()));
+        fs::remove_file(&source).expect("removed");
+        assert_eq!(newer_source(&list, changed), Some(source.display().to_string()));
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidings_http::LogLevel;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt, registry, reload};
@@ -46,5 +47,28 @@ pub(crate) fn quiet_directives(verbose: u8) -> &'static str {
 /// # Errors
 /// What is wrong with them.
 pub(crate) fn parse(directives: &str) -> Result<EnvFilter, String> {
+    // A lone word that is no level would be taken for the name of a module, and silence everything else.
+    let is_sound =
+        |word: &str| word.contains(['=', '[']) || (!word.is_empty() && word.parse::<LevelFilter>().is_ok());
+    if let Some(word) = directives.split(',').find(|word| !is_sound(word)) {
+        return Err(format!(
+            "{word:?} is no level: write off, error, warn, info, debug or trace, or TARGET=LEVEL"
+        ));
+    }
     EnvFilter::builder().parse(directives).map_err(|error| format!("{directives:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_that_are_no_level_are_refused() {
+        for sound in ["info", "WARN", "off", "warn,tidings=debug", "warn,[span{a}]=info"] {
+            assert!(parse(sound).is_ok(), "{sound}");
+        }
+        for strange in ["", "loud", "inf0", "info,", "bogus,tidings=debug", "tidings=loud"] {
+            assert!(parse(strange).is_err(), "{strange}");
+        }
+    }
 }

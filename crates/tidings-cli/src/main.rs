@@ -23,9 +23,20 @@ use clap::Parser;
 use crate::args::{Cli, Verb};
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
+use crate::signals::Signals;
+use crate::verbs::check::Health;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be there to read it.
+            let _ = error.print();
+            let wrong =
+                if args::is_probe(std::env::args_os()) { Health::Unknown as u8 } else { Exit::Usage as u8 };
+            return if error.use_stderr() { wrong.into() } else { ExitCode::SUCCESS };
+        }
+    };
     let output = Output::new(&cli.global);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let result = match runtime {
@@ -43,15 +54,16 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs a verb; Ctrl-C ends it, unless it has a clean way to shut down.
+/// Runs a verb; a signal ends it, and whatever it has started, unless it has a clean way to shut down.
 async fn interruptible(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
     let shuts_down_itself = matches!(cli.verb, Verb::Demo(_) | Verb::Node(_));
     let run = verbs::run(cli, output);
     if shuts_down_itself {
         return run.await;
     }
+    let mut signals = Signals::listen()?;
     tokio::select! {
         result = run => result,
-        _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
+        _ = signals.next() => Err(Failure::silent(Exit::Interrupted)),
     }
 }

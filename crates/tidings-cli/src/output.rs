@@ -1,6 +1,6 @@
 //! What is printed, and where: data on stdout, everything else on stderr.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
@@ -85,8 +85,10 @@ impl Output {
         })
     }
 
-    /// Prints rows under headings, columns aligned.
+    /// Prints rows under headings, columns aligned. What the cells say is printed [`plain`].
     pub(crate) fn table(&self, headings: &[&str], rows: &[Vec<String>]) -> Result<(), Failure> {
+        let rows: Vec<Vec<String>> =
+            rows.iter().map(|row| row.iter().map(|cell| plain(cell)).collect()).collect();
         let width = |column: usize| {
             let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([headings[column].len()]).max().unwrap_or(0)
@@ -109,21 +111,38 @@ impl Output {
     /// Says something in passing on stderr, unless `--quiet`.
     pub(crate) fn note(&self, text: impl Display) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(format_args!("{text}"));
         }
     }
 
     /// Warns on stderr; `--quiet` does not silence it.
     pub(crate) fn warn(&self, text: impl Display) {
-        eprintln!("{} {text}", painted(self.colour_err, Style::Caution, "warning:"));
+        say(format_args!("{} {text}", painted(self.colour_err, Style::Caution, "warning:")));
     }
 
     /// Says on stderr why the program ends.
     pub(crate) fn error(&self, failure: &Failure) {
         if !failure.is_silent() {
-            eprintln!("{} {failure}", painted(self.colour_err, Style::Bad, "error:"));
+            say(format_args!("{} {failure}", painted(self.colour_err, Style::Bad, "error:")));
         }
     }
+}
+
+/// A text of somebody else's on one line of a terminal that it cannot control: control characters are escaped.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut plain, character| {
+        if character.is_control() {
+            plain.extend(character.escape_default())
+        } else {
+            plain.push(character)
+        }
+        plain
+    })
+}
+
+/// A line on stderr, if anybody still reads it.
+fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn painted(on: bool, style: Style, text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Invalidator, Node, NodeBuilder, StartError};
+use tidings::{Domain, Invalidator, Node, NodeBuilder, StartError};
 use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
@@ -50,8 +50,15 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
 ///
 /// # Errors
 /// Its name collides with another one's, or a bound is out of range.
-pub(crate) fn open(node: &Node, config: &CacheConfig) -> Result<(), Failure> {
-    let settings = CacheSettings {
+pub(crate) fn open(domain: &Domain, config: &CacheConfig) -> Result<(), Failure> {
+    tidings_http::open(domain, &config.name, &settings(config)).map(drop).map_err(|error| {
+        Failure::new(Exit::Configuration, format!("cache {:?}: {}", config.name, chain(&error)))
+    })
+}
+
+/// The settings of a cache that the configuration describes.
+pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
+    CacheSettings {
         mode: if config.mode == "local" { CacheMode::Local } else { CacheMode::Invalidate },
         invalidator: match config.invalidator.as_str() {
             "local" => Invalidator::Local,
@@ -66,11 +73,9 @@ pub(crate) fn open(node: &Node, config: &CacheConfig) -> Result<(), Failure> {
         time_to_live: config.time_to_live,
         time_to_idle: config.time_to_idle,
         partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
+        eviction_events: config.eviction_events,
         ..CacheSettings::default()
-    };
-    tidings_http::open(node, &config.name, &settings).map(drop).map_err(|error| {
-        Failure::new(Exit::Configuration, format!("cache {:?}: {}", config.name, chain(&error)))
-    })
+    }
 }
 
 /// Why a node did not start, and what to do about it.

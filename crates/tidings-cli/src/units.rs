@@ -2,48 +2,22 @@
 
 use std::time::Duration;
 
-/// Bytes of each unit, largest first. Decimal and binary units mean what they say.
-const BYTE_UNITS: [(&str, u64); 8] = [
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("GB", 1_000_000_000),
-    ("MB", 1_000_000),
-    ("kB", 1_000),
-    ("KB", 1_000),
-    ("B", 1),
-];
+use tidings_http::quantity;
+pub(crate) use tidings_http::quantity::{show_bytes, show_duration};
 
 /// Parses a duration such as `3s`, `250ms` or `1h 30m`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| {
+    quantity::duration(text).ok_or_else(|| {
         format!("{text:?} is not a duration: write a number and its unit, such as 250ms, 3s or 5m")
     })
 }
 
-/// A duration as [`duration`] reads it.
-pub(crate) fn show_duration(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
-}
-
 /// Parses a number of bytes such as `64MiB`, `500kB` or `1024`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let text = text.trim();
-    let wrong = || {
+    let plain = text.trim().replace('_', "").parse().ok();
+    plain.or_else(|| quantity::bytes(text)).ok_or_else(|| {
         format!("{text:?} is not a size: write a whole number and its unit, such as 64MiB, 500kB or 4096B")
-    };
-    let (digits, factor) = BYTE_UNITS
-        .iter()
-        .find_map(|(unit, factor)| text.strip_suffix(unit).map(|digits| (digits.trim_end(), *factor)))
-        .unwrap_or((text, 1));
-    let number: u64 = digits.replace('_', "").parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).ok_or_else(wrong)
-}
-
-/// A number of bytes as [`bytes`] reads it, in the largest binary unit that loses nothing.
-pub(crate) fn show_bytes(bytes: u64) -> String {
-    let exact = BYTE_UNITS.iter().take(3).find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
-    exact.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
+    })
 }
 
 /// Parses a share from 0 to 1.

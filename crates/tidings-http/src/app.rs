@@ -1,12 +1,11 @@
 //! What every route works with.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::StatusCode;
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
-use tidings::{AnyCache, Cache, Node, NotReady, State};
+use tidings::{AnyCache, Cache, Node};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +14,7 @@ use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::metrics;
 use crate::options::Options;
 use crate::problem::Problem;
+use crate::readiness::Readiness;
 
 /// Shared by all requests. Clones share it.
 #[derive(Clone, Debug)]
@@ -28,20 +28,22 @@ struct Shared {
     metrics: Registry,
     subscriptions: Arc<Semaphore>,
     closing: CancellationToken,
-    started: AtomicBool,
-    draining: AtomicBool,
+    readiness: Arc<Readiness>,
+    /// Held while a cache is opened over HTTP.
+    opening: Mutex<()>,
 }
 
 impl App {
     /// `options.listen` is where the server really listens.
     pub(crate) fn new(node: Node, options: Options) -> Self {
+        let readiness = Arc::new(Readiness::new(node.clone(), options.unready_when_isolated));
         Self(Arc::new(Shared {
             hosts: Hosts::new(options.listen.ip(), &options.allowed_hosts),
-            metrics: metrics::registry(node.clone()),
+            metrics: metrics::registry(node.clone(), readiness.clone()),
             subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
             closing: CancellationToken::new(),
-            started: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            readiness,
+            opening: Mutex::new(()),
             node,
             options,
         }))
@@ -73,41 +75,14 @@ impl App {
         &self.0.closing
     }
 
-    /// Not ready from now on.
-    pub(crate) fn drain(&self) {
-        self.0.draining.store(true, Ordering::Relaxed);
+    /// Whether the node should get requests.
+    pub(crate) fn readiness(&self) -> &Readiness {
+        &self.0.readiness
     }
 
-    /// Why the node should get no requests now; nothing if it should.
-    pub(crate) fn unready(&self) -> Vec<String> {
-        let mut reasons = match self.0.node.readiness() {
-            Ok(()) => Vec::new(),
-            Err(NotReady::Waiting { reasons }) => reasons,
-            Err(error) => vec![error.to_string()],
-        };
-        if self.0.draining.load(Ordering::Relaxed) {
-            reasons.push("the node is draining".to_owned());
-        }
-        if self.0.options.unready_when_isolated && self.is_isolated() {
-            reasons.push("no other member is heard".to_owned());
-        }
-        if reasons.is_empty() {
-            self.0.started.store(true, Ordering::Relaxed);
-        }
-        reasons
-    }
-
-    /// Why the node has never been ready since its start; nothing if it once was.
-    pub(crate) fn unstarted(&self) -> Vec<String> {
-        let reasons = self.unready();
-        if self.0.started.load(Ordering::Relaxed) { Vec::new() } else { reasons }
-    }
-
-    fn is_isolated(&self) -> bool {
-        let members = self.0.node.members();
-        let mut others =
-            members.iter().filter(|member| !member.this_node && member.state != State::Left).peekable();
-        others.peek().is_some() && others.all(|member| !member.synced())
+    /// The right to open a cache: whoever has it decides and opens without another one between.
+    pub(crate) fn opening(&self) -> MutexGuard<'_, ()> {
+        self.0.opening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An open cache of any types.

@@ -29,6 +29,12 @@ pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long requests under way may go on after the server was told to end.
 pub const GRACE_TIME: Duration = Duration::from_secs(5);
 
+/// How long draining waits for peers: one that is there acknowledges within milliseconds.
+pub const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Pause between two looks at who has acknowledged what.
+pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(20);
+
 /// Pause after a connection could not be accepted, which is usually for want of file descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

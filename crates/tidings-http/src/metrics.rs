@@ -6,6 +6,7 @@ mod caches;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -14,20 +15,22 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use tidings::{Following, MemberInfo, Node, NodeId, RefusedReason, State};
 
+use crate::readiness::Readiness;
+
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
 
 type Labels = Vec<(&'static str, String)>;
 
 /// A registry with everything that one node counts.
-pub(crate) fn registry(node: Node) -> Registry {
+pub(crate) fn registry(node: Node, readiness: Arc<Readiness>) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(NodeMetrics(node)));
+    registry.register_collector(Box::new(NodeMetrics(node, readiness)));
     registry
 }
 
 #[derive(Debug)]
-struct NodeMetrics(Node);
+struct NodeMetrics(Node, Arc<Readiness>);
 
 impl Collector for NodeMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -105,8 +108,8 @@ impl NodeMetrics {
             "Everything that every relevant member did up to so long ago is applied here; infinite for never.",
             one(node.freshness_age().map_or(never, seconds)),
         )?;
-        let ready = f64::from(u8::from(node.readiness().is_ok()));
-        out.gauge("tidings_ready", None, "1 if the node follows every live member.", one(ready))?;
+        let ready = f64::from(u8::from(self.1.unready().is_empty()));
+        out.gauge("tidings_ready", None, "1 if the node should get requests, as /readyz says.", one(ready))?;
         let doubts = node.doubts().len() as f64;
         out.gauge("tidings_doubts", None, "Reasons for which not every hit counts.", one(doubts))?;
         let expiry = node.identity().info().ok().map(|info| info.not_after.unix_timestamp() as f64);
@@ -209,6 +212,11 @@ impl NodeMetrics {
             labelled("reason", RefusedReason::ALL.map(|reason| (reason.as_str(), stats.refused(reason)))),
         )?;
         let failed = stats.dials_failed.get();
+        out.counter(
+            "tidings_broadcast_errors",
+            "Failures to get changes to a peer; what it misses meanwhile it follows later.",
+            labelled("reason", [("dial", failed)]),
+        )?;
         out.counter("tidings_dials", "Connections that this node began.", one(stats.dials.get()))?;
         out.counter("tidings_dials_failed", "Of those, the ones that came to nothing.", one(failed))?;
         out.counter("tidings_links_opened", "Links that came up.", one(stats.links_opened.get()))?;

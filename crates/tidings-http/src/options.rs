@@ -39,8 +39,9 @@ pub struct Options {
     /// Host names, with or without a port, that requests may use besides `localhost` and the listen address.
     /// Default: none.
     pub allowed_hosts: Vec<String>,
-    /// Called by `POST /v1/drain`, maybe more than once; must not block. Default: none, and the route is not there.
-    pub drain: Option<Arc<dyn Fn() + Send + Sync>>,
+    /// Whether operators may take the node out of service with `POST /v1/drain`. Default: no, and the route is not
+    /// there.
+    pub drains: bool,
     /// The log level behind `/v1/log-level`. Default: none, and the route is not there.
     pub log_level: Option<Arc<LogLevel>>,
     /// What `GET /v1/configuration` answers; must hold no secrets. Default: none, and the route is not there.
@@ -56,7 +57,7 @@ impl Options {
         Self {
             listen,
             allowed_hosts: Vec::new(),
-            drain: None,
+            drains: false,
             log_level: None,
             configuration: None,
             unready_when_isolated: false,

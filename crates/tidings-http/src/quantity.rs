@@ -1,4 +1,4 @@
-//! Sizes and durations as people write them, and points in time.
+//! Sizes and durations as people write them, here and in the configuration file, and points in time.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,8 +14,12 @@ const UNITS: [(&str, u64); 8] = [
     ("B", 1),
 ];
 
+/// The last millisecond of the year 9999.
+const TIME_MAX_MS: u64 = 253_402_300_799_999;
+
 /// Reads a number of bytes with its unit, such as `64MiB`.
-pub(crate) fn bytes(text: &str) -> Option<u64> {
+#[must_use]
+pub fn bytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, factor) =
         UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?.trim_end(), *factor)))?;
@@ -23,24 +27,29 @@ pub(crate) fn bytes(text: &str) -> Option<u64> {
 }
 
 /// A number of bytes as [`bytes`] reads it.
-pub(crate) fn show_bytes(bytes: u64) -> String {
+#[must_use]
+pub fn show_bytes(bytes: u64) -> String {
     let exact = UNITS[..3].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     exact.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 /// Reads a duration with its unit, such as `250ms` or `1m30s`.
-pub(crate) fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text).ok()
 }
 
 /// A duration as [`duration`] reads it.
-pub(crate) fn show_duration(duration: Duration) -> String {
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
     humantime::format_duration(duration).to_string().replace(' ', "")
 }
 
-/// Milliseconds since 1970 as RFC 3339 in UTC.
+/// Milliseconds since 1970 as RFC 3339 in UTC. A peer's clock may say anything: what is beyond the year 9999, which
+/// this form cannot say, is shown as its end.
 pub(crate) fn show_time(wall_ms: u64) -> String {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(wall_ms)).to_string()
+    let time = UNIX_EPOCH + Duration::from_millis(wall_ms.min(TIME_MAX_MS));
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// Milliseconds with three decimals.
@@ -80,5 +89,7 @@ mod tests {
     #[test]
     fn times_are_in_utc() {
         assert_eq!(show_time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(show_time(TIME_MAX_MS), "9999-12-31T23:59:59.999Z");
+        assert_eq!(show_time(u64::MAX), "9999-12-31T23:59:59.999Z");
     }
 }

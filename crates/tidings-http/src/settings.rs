@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tidings::{Cache, Invalidator, Mode, Node, OpenError, Settings};
+use tidings::{Cache, CacheBuilder, Domain, Invalidator, Mode, OpenError, Settings};
 
 use crate::limits::LIFETIME_MAX;
 use crate::quantity;
@@ -59,6 +59,8 @@ pub struct CacheSettings {
     pub time_to_idle: Option<Duration>,
     /// Among how many partitions events are divided for subscribers on this node. Default: 4.
     pub partitions: usize,
+    /// Whether expiries and evictions are reported to subscribers and counted. Default: `true`.
+    pub eviction_events: bool,
     /// How far the replica that loads read may be behind. Default: `0s`; more is not available yet.
     #[serde(with = "duration")]
     pub replica_lag: Duration,
@@ -73,6 +75,7 @@ impl Default for CacheSettings {
             time_to_live: None,
             time_to_idle: None,
             partitions: PARTITIONS,
+            eviction_events: true,
             replica_lag: Duration::ZERO,
         }
     }
@@ -93,6 +96,7 @@ impl CacheSettings {
             time_to_live: settings.time_to_live,
             time_to_idle: settings.time_to_idle,
             partitions: settings.partitions,
+            eviction_events: settings.eviction_events,
             replica_lag: settings.replica_lag,
         }
     }
@@ -113,12 +117,12 @@ pub enum InvalidSettings {
     Open(#[from] OpenError),
 }
 
-/// Opens a cache of bytes under text keys.
+/// Opens a cache of bytes under text keys: on a node, or by [`Domain::standalone`] on none.
 ///
 /// # Errors
 /// [`InvalidSettings`]; nothing was opened.
 pub fn open(
-    node: &Node,
+    domain: &Domain,
     name: &str,
     settings: &CacheSettings,
 ) -> Result<Cache<String, Bytes>, InvalidSettings> {
@@ -130,11 +134,11 @@ pub fn open(
     if !settings.replica_lag.is_zero() {
         return Err(InvalidSettings::NotAvailable("replica_lag"));
     }
-    let mut builder = node
-        .cache::<String, Bytes>(name)
+    let mut builder = CacheBuilder::<String, Bytes>::new(domain, name)
         .mode(mode)
         .invalidator(settings.invalidator)
-        .partitions(settings.partitions);
+        .partitions(settings.partitions)
+        .eviction_events(settings.eviction_events);
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),
         Capacity::Bytes(bytes) => builder.max_capacity(bytes).weigher(weight),
@@ -288,7 +292,7 @@ mod tests {
     #[test]
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
-            "time_to_idle": "1m30s", "partitions": 2, "replica_lag": "0s" });
+            "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -296,6 +300,7 @@ mod tests {
             time_to_live: Some(Duration::from_secs(300)),
             time_to_idle: Some(Duration::from_secs(90)),
             partitions: 2,
+            eviction_events: false,
             replica_lag: Duration::ZERO,
         };
         assert_eq!(from_value::<CacheSettings>(document.clone()).unwrap(), expected);

@@ -363,14 +363,14 @@ impl Node {
     }
 
     /// Says that no known life of a node will come back: it no longer holds this node in doubt after the write
-    /// horizon. Returns whether any was known. A node that somebody hears is not forgotten.
-    #[must_use = "false means that there is no such node, or that it is heard"]
+    /// horizon. Returns whether any was known. A live node is not forgotten.
+    #[must_use = "false means that there is no such node, or that it is live"]
     pub fn forget(&self, node: &NodeId) -> bool {
         let bus = &self.inner.bus;
         let Some(membership) = bus.membership() else { return bus.coherence.forget(node) };
         let view = membership.view();
         let lives: Vec<&Member> = view.lives().filter(|member| member.record.origin.node == *node).collect();
-        if lives.iter().any(|member| matches!(member.state, State::Live | State::Suspect)) {
+        if lives.iter().any(|member| member.state == State::Live) {
             return false;
         }
         let known = bus.coherence.forget(node);

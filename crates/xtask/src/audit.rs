@@ -27,7 +27,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
         env::var("CARGO_HOME").or_else(|_| env::var("HOME").map(|home| format!("{home}/.cargo")));
     let copies = Path::new(&cargo_home.context("neither CARGO_HOME nor HOME is set")?).join("advisory-dbs");
     let mut found = false;
-    for copy in copies.read_dir().into_iter().flatten().filter_map(Result::ok) {
+    let entries = copies.read_dir().into_iter().flatten().filter_map(Result::ok);
+    // cargo-deny keeps a lock file there too.
+    for copy in entries.filter(|entry| entry.path().is_dir()) {
         let show = ["log", "-1", "--format=advisories: %H of %cI"];
         found |= Command::new("git").arg("-C").arg(copy.path()).args(show).status()?.success();
     }

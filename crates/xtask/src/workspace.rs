@@ -59,7 +59,12 @@ impl Workspace {
     pub(crate) fn files(&self) -> Result<Vec<String>> {
         let listing = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
         let output = self.command("git").args(listing).output().context("cannot start git")?;
-        ensure!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "conventions are checked on what git tracks, which needs a clone of one's own: git ls-files: {}",
+            said.trim()
+        );
         let names = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
         let mut names: Vec<String> = names.split_terminator('\0').map(str::to_owned).collect();
         names.retain(|name| self.root.join(name).is_file());

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use tidings_proto::freshness::Bounds;
+use tidings_proto::id::{InvalidName, check_name};
 
 use crate::units;
 
@@ -39,10 +41,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Capacity of the cache on each node
-    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = units::bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = capacity)]
     pub(crate) capacity: u64,
     /// Oldest value that a node may serve while it cannot know better
-    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = units::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = staleness)]
     pub(crate) max_staleness: Duration,
     /// Different keys of generated traffic
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
@@ -94,13 +96,16 @@ pub(crate) struct ReplayArgs {
     /// Drive these running nodes over HTTP instead of nodes in this process, comma separated
     #[arg(long, value_name = "URL,URL,…", value_delimiter = ',', conflicts_with = "nodes")]
     pub(crate) urls: Vec<String>,
-    /// Cache to use on nodes driven over HTTP; opened there if it is not, and emptied first
-    #[arg(long, value_name = "NAME", default_value = "replay")]
+    /// Cache to use on nodes driven over HTTP; emptied first. Where it is not open it is opened, and closed at the end
+    #[arg(long, value_name = "NAME", default_value = "replay", value_parser = cache)]
     pub(crate) cache: String,
     /// Requests under way at a time; by default 4 in process and 32 over HTTP
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) workers: Option<u16>,
 }
+
+/// Slowest pace: an hour of a trace takes six weeks.
+const SPEED_MIN: f64 = 0.001;
 
 /// How fast a trace is replayed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,12 +122,31 @@ impl Speed {
             return Ok(Self::Max);
         }
         let factor: f64 = text.parse().unwrap_or(f64::NAN);
-        if factor.is_finite() && factor > 0.0 {
+        if factor.is_finite() && factor >= SPEED_MIN {
             Ok(Self::Factor(factor))
         } else {
-            Err(format!("{text:?} is no speed: write max, or a number above 0 such as 1.0"))
+            Err(format!("{text:?} is no speed: write max, or a number from {SPEED_MIN} such as 1.0"))
         }
     }
+}
+
+fn capacity(text: &str) -> Result<u64, String> {
+    let bytes = units::bytes(text)?;
+    if bytes > 0 { Ok(bytes) } else { Err("a cache of this size holds nothing".to_owned()) }
+}
+
+/// A bound that nodes accept whose other limits are the defaults.
+fn staleness(text: &str) -> Result<Duration, String> {
+    let (bound, most) = (units::duration(text)?, Bounds::default().lost_grace);
+    if !bound.is_zero() && bound <= most {
+        Ok(bound)
+    } else {
+        Err(format!("write a time above 0s, up to {}", units::show_duration(most)))
+    }
+}
+
+fn cache(name: &str) -> Result<String, InvalidName> {
+    check_name(name).map(|()| name.to_owned())
 }
 
 #[cfg(test)]
@@ -133,7 +157,7 @@ mod tests {
     fn speeds_are_read() {
         assert_eq!(Speed::parse("max"), Ok(Speed::Max));
         assert_eq!(Speed::parse("0.5"), Ok(Speed::Factor(0.5)));
-        for text in ["", "0", "-1", "inf", "NaN", "fast"] {
+        for text in ["", "0", "-1", "1e-300", "inf", "NaN", "fast"] {
             assert!(Speed::parse(text).is_err(), "{text}");
         }
     }

@@ -3,12 +3,14 @@
 mod cache;
 mod load;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tidings_proto::id::{InvalidName, NodeId, check_name};
+use tidings_transport::AUTHORITY_VALIDITY;
 
 pub(crate) use self::cache::{CacheVerb, InvalidateArgs, PutArgs, WatchArgs};
 pub(crate) use self::load::{DemoArgs, ReplayArgs, Speed};
@@ -56,10 +58,17 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
     /// HTTP API of the node to speak to
     #[arg(long, global = true, env = "TIDINGS_URL", hide_env_values = true, default_value = URL_DEFAULT)]
-    pub(crate) url: String,
+    url: String,
     /// File whose first line is the bearer token for the HTTP API
     #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Global {
+    /// HTTP API of the node to speak to. A variable that is empty is as good as none.
+    pub(crate) fn url(&self) -> &str {
+        if self.url.is_empty() { URL_DEFAULT } else { &self.url }
+    }
 }
 
 /// When to use colours.
@@ -82,12 +91,13 @@ pub(crate) enum Verb {
     /// Run a node as a process of its own
     #[command(
         after_help = "Example:\n  tidings node --config n1.toml\n\nSIGTERM or the first Ctrl-C shuts down cleanly \
-        (exit 0); a second one ends at once (exit 130)."
+        (exit 0); a second one ends at once (exit 130). SIGHUP reads the certificates and tls.denied again."
     )]
     Node(NodeArgs),
-    /// Write configuration and certificates for a first node
+    /// Write configuration and certificates for a first node, or for another one of the same cluster
     #[command(after_help = "Example:\n  tidings init --cluster shop --node replica-1 --out shop\n  \
-        tidings node --config shop/replica-1.toml")]
+        tidings node --config shop/replica-1.toml\n  tidings init --node replica-2 --out shop\n\nAn authority that \
+        is there issues the certificate, and stays as it is.")]
     Init(InitArgs),
     /// Make and inspect the certificates of a cluster
     #[command(subcommand)]
@@ -108,7 +118,7 @@ pub(crate) enum Verb {
         /// The node's id
         node: NodeId,
     },
-    /// Tell the node to hand over: not ready any more, all it has to say said
+    /// Tell the node to hand over: not ready any more; waits until its peers have applied what it did so far
     Drain,
     /// Look into and change the node's caches
     #[command(subcommand)]
@@ -136,21 +146,24 @@ pub(crate) struct NodeArgs {
     /// Configuration file (TOML); TIDINGS_SECTION__KEY variables override it
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+    /// Process that started this one: the node ends with it, however that happens
+    #[arg(long, hide = true, value_name = "PID")]
+    pub(crate) parent: Option<i32>,
 }
 
 /// Options of `init`.
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
-    /// Name of the cluster
-    #[arg(long, default_value = "demo", value_parser = cluster)]
-    pub(crate) cluster: String,
-    /// Id of the first node
+    /// Name of the cluster. Default: that of the authority that is there, else demo
+    #[arg(long, value_parser = cluster)]
+    pub(crate) cluster: Option<String>,
+    /// Id of the node
     #[arg(long, value_name = "ID", default_value = "n1")]
     pub(crate) node: NodeId,
     /// Directory to write into; made if it is not there
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) out: PathBuf,
-    /// Replace files that are there
+    /// Replace the node's files that are there; never the authority's
     #[arg(long)]
     pub(crate) force: bool,
 }
@@ -167,7 +180,7 @@ pub(crate) enum CertsVerb {
         /// Directory to write into; made if it is not there
         #[arg(long, value_name = "DIR", default_value = "certs")]
         out: PathBuf,
-        /// Replace an authority that is there; certificates it issued are then worthless
+        /// Replace an authority that is there, keeping its files beside it; certificates it issued are then worthless
         #[arg(long)]
         force: bool,
     },
@@ -184,7 +197,7 @@ pub(crate) enum CertsVerb {
         #[arg(long, value_name = "IP-OR-DNS")]
         san: Vec<String>,
         /// How long the certificate is valid
-        #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = units::duration)]
+        #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = validity)]
         validity: Duration,
         /// Replace a certificate and key that are there
         #[arg(long)]
@@ -237,8 +250,33 @@ pub(crate) enum CheckVerb {
     },
 }
 
+/// Whether a command line is that of a probe, even if the rest of it makes no sense: its exit codes mean other things.
+pub(crate) fn is_probe(arguments: impl Iterator<Item = OsString>) -> bool {
+    const WITH_VALUES: [&str; 3] = ["--color", "--url", "--token-file"];
+    let mut arguments = arguments.skip(1);
+    while let Some(argument) = arguments.next() {
+        if WITH_VALUES.iter().any(|option| argument == *option) {
+            arguments.next();
+        } else if !argument.as_encoded_bytes().starts_with(b"-") {
+            return argument == "check";
+        }
+    }
+    false
+}
+
 fn cluster(name: &str) -> Result<String, InvalidName> {
     check_name(name).map(|()| name.to_owned())
+}
+
+/// How long a certificate is valid: at least a minute, and no longer than the authority.
+fn validity(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(60);
+    let validity = units::duration(text)?;
+    if (LEAST..=AUTHORITY_VALIDITY).contains(&validity) {
+        Ok(validity)
+    } else {
+        Err("write a time from 1m to the 10 years that an authority is valid".to_owned())
+    }
 }
 
 #[cfg(test)]

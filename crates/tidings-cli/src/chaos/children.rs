@@ -1,12 +1,16 @@
 //! Nodes as child processes.
 
+use std::fs::{File, Permissions};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tempfile::TempDir;
 use tidings_proto::id::NodeId;
 use tidings_transport::Authority;
 use tokio::process::{Child, Command};
@@ -16,11 +20,11 @@ use tokio::time::{Instant, sleep};
 use super::relay::{Cuts, Relay};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
-use crate::files;
+use crate::files::{self, Draft, Present};
 use crate::units;
 use crate::verbs::certs;
 
-/// How long a node may take until it is ready: a certain doubt after a crash takes seconds.
+/// How long a node may take until it is ready, beyond the doubt after a crash, which takes as long as the bound.
 const READY_MAX: Duration = Duration::from_secs(30);
 
 /// Pause between two looks.
@@ -29,8 +33,11 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long the certificates of nodes that live for one run are valid.
 const VALIDITY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Where a run keeps its files, below the directory for temporary files.
-const DIRECTORY: &str = "tidings-replay";
+/// What the directory of a run is called, below the one for temporary files.
+const DIRECTORY: &str = "tidings-replay-";
+
+/// Name of the cluster.
+const CLUSTER: &str = "replay";
 
 /// What the processes are started with.
 #[derive(Clone, Debug)]
@@ -47,15 +54,16 @@ pub(crate) struct ChildSettings {
     pub(crate) verbose: bool,
 }
 
-/// Running nodes. Dropped, they are killed.
+/// Running nodes. Dropped, they are killed, and their files removed; if this process is killed, so are they.
 #[derive(Debug)]
 pub(crate) struct Children {
     nodes: Vec<ChildNode>,
     clients: Vec<Client>,
     cuts: Cuts,
-    directory: Directory,
+    ready_max: Duration,
     verbose: bool,
     _relays: JoinSet<()>,
+    directory: Directory,
 }
 
 #[derive(Debug)]
@@ -72,7 +80,7 @@ impl Children {
     pub(crate) async fn start(settings: &ChildSettings) -> Result<Self, Failure> {
         let directory = Directory::make()?;
         let authority =
-            Authority::generate("replay").map_err(|error| certs::cannot("make the authority", &error))?;
+            Authority::generate(CLUSTER).map_err(|error| certs::cannot("make the authority", &error))?;
         let mut relays = Vec::new();
         let mut ports = Vec::new();
         for _ in 0..settings.nodes {
@@ -90,10 +98,14 @@ impl Children {
             nodes: Vec::new(),
             clients: Vec::new(),
             cuts,
-            directory,
+            ready_max: READY_MAX + settings.max_staleness,
             verbose: settings.verbose,
             _relays: tasks,
+            directory,
         };
+        // Nobody issues anything later: the authority's key stays in this process.
+        let [certificate, _key] = certs::authority_files(&authority, all.directory.path());
+        files::write(&[certificate], Present::Replaced)?;
         for (node, ports) in ports.iter().enumerate() {
             let configuration = all.directory.write(settings, &authority, node, ports, &fronts)?;
             let process = spawn(&configuration, all.verbose)?;
@@ -143,19 +155,25 @@ impl Children {
     /// Waits until every node is ready.
     ///
     /// # Errors
-    /// One is not in time.
-    pub(crate) async fn ready(&self) -> Result<(), Failure> {
+    /// One is not in time, or has ended instead.
+    pub(crate) async fn ready(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
         for (node, client) in self.clients.iter().enumerate() {
             loop {
+                let child = &mut self.nodes[node];
+                if let Some(status) = child.process.try_wait().map_err(failed)? {
+                    let log = std::fs::read_to_string(child.log()).unwrap_or_default();
+                    let message = format!("n{} ended: {status}: {}", node + 1, log.trim());
+                    return Err(Failure::new(Exit::Failed, message));
+                }
                 let why = match client.readiness().await {
                     Ok((true, _)) => break,
                     Ok((false, why)) => why,
                     Err(failure) => failure.to_string(),
                 };
-                if began.elapsed() > READY_MAX {
+                if began.elapsed() > self.ready_max {
                     let message =
-                        format!("n{} is not ready within {}s: {why}", node + 1, READY_MAX.as_secs());
+                        format!("n{} is not ready within {}s: {why}", node + 1, self.ready_max.as_secs());
                     return Err(Failure::new(Exit::Unreachable, message));
                 }
                 sleep(POLL).await;
@@ -186,17 +204,21 @@ impl Ports {
     }
 }
 
-/// A directory for certificates and configurations, removed when dropped.
+/// A directory for certificates and configurations, for its owner only, removed when dropped.
 #[derive(Debug)]
-struct Directory(PathBuf);
+struct Directory(TempDir);
 
 impl Directory {
     fn make() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("{DIRECTORY}-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|error| {
-            Failure::new(Exit::Failed, format!("cannot make the directory {}: {error}", path.display()))
-        })?;
-        Ok(Self(path))
+        let made =
+            tempfile::Builder::new().prefix(DIRECTORY).permissions(Permissions::from_mode(0o700)).tempdir();
+        made.map(Self).map_err(|error| {
+            Failure::new(Exit::Failed, format!("cannot make a directory for temporary files: {error}"))
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 
     fn write(
@@ -209,50 +231,47 @@ impl Directory {
     ) -> Result<PathBuf, Failure> {
         let name = format!("n{}", node + 1);
         let id = NodeId::new(&name).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        files::write(&certs::node_files(authority, &self.0, &id, &[], VALIDITY)?, false)?;
-        files::write(&certs::authority_files(authority, &self.0), true)?;
-        let seeds: Vec<String> = (0..fronts.len())
-            .filter(|other| *other != node)
-            .map(|other| format!("\"{}\"", fronts[other]))
-            .collect();
-        let text = format!(
-            "[cluster]\nname = \"replay\"\nnode_id = \"{name}\"\nlisten = \"{}\"\nadvertise = \"{}\"\nseeds = [{}]\n\
-             gossip_interval = \"200ms\"\n\
-             [tls]\nca = \"ca.pem\"\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n\
-             [http]\nlisten = \"{}\"\n\
-             [coherence]\nmax_staleness = \"{}\"\n\
-             [[cache]]\nname = \"{}\"\nmax_capacity = \"{}\"\n\
-             [telemetry]\nlog = \"{}\"\n",
-            ports.udp,
-            fronts[node],
-            seeds.join(", "),
-            ports.http,
-            units::show_duration(settings.max_staleness),
-            settings.cache,
-            units::show_bytes(settings.capacity),
-            if settings.verbose { "info" } else { "error" },
-        );
-        let path = self.0.join(format!("{name}.toml"));
-        files::write(&[files::Draft::public(path.clone(), text)], false)?;
+        files::write(&certs::node_files(authority, self.path(), &id, &[], VALIDITY)?, Present::Replaced)?;
+        let others = fronts.iter().enumerate().filter(|(other, _)| *other != node);
+        let seeds: Vec<String> = others.map(|(_, front)| front.to_string()).collect();
+        let document = json!({
+            "cluster": { "name": CLUSTER, "node_id": name, "listen": ports.udp, "advertise": fronts[node], "seeds": seeds,
+                "gossip_interval": "200ms" },
+            "tls": { "ca": "ca.pem", "cert": format!("{name}.pem"), "key": format!("{name}.key") },
+            "http": { "listen": ports.http },
+            "coherence": { "max_staleness": units::show_duration(settings.max_staleness) },
+            "cache": [{ "name": settings.cache, "max_capacity": units::show_bytes(settings.capacity) }],
+            "telemetry": { "log": if settings.verbose { "info" } else { "error" } },
+        });
+        let text = toml::to_string(&document)
+            .map_err(|error| Failure::new(Exit::Failed, format!("cannot write a configuration: {error}")))?;
+        let path = self.path().join(format!("{name}.toml"));
+        files::write(&[Draft::public(path.clone(), text)], Present::Replaced)?;
         Ok(path)
     }
 }
 
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // What cannot be removed stays where temporary files do.
-        let _ = std::fs::remove_dir_all(&self.0);
+impl ChildNode {
+    /// What it printed on stderr, unless that is shown.
+    fn log(&self) -> PathBuf {
+        log_of(&self.configuration)
     }
+}
+
+fn log_of(configuration: &Path) -> PathBuf {
+    configuration.with_extension("log")
 }
 
 fn spawn(configuration: &Path, verbose: bool) -> Result<Child, Failure> {
     let program = std::env::current_exe().map_err(failed)?;
+    let stderr =
+        if verbose { Stdio::inherit() } else { File::create(log_of(configuration)).map_err(failed)?.into() };
     Command::new(program)
-        .args(["--quiet", "node", "--config"])
+        .args(["--quiet", "node", "--parent", &std::process::id().to_string(), "--config"])
         .arg(configuration)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(if verbose { Stdio::inherit() } else { Stdio::null() })
+        .stderr(stderr)
         .kill_on_drop(true)
         .spawn()
         .map_err(failed)

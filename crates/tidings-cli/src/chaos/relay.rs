@@ -4,13 +4,18 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 /// Largest datagram: UDP's own limit.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Pause after an error of a socket: one that lasts must not take a processor.
+const ERROR_PAUSE: Duration = Duration::from_millis(1);
 
 /// Who does not reach whom: (from, to), nodes by number from 0. Shared by all relays.
 #[derive(Clone, Debug, Default)]
@@ -59,7 +64,10 @@ impl Relay {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
         loop {
             // An error here is one datagram's, such as a port that nobody listens on: loss, as networks have it.
-            let Ok((length, source)) = self.socket.recv_from(&mut buffer).await else { continue };
+            let Ok((length, source)) = self.socket.recv_from(&mut buffer).await else {
+                sleep(ERROR_PAUSE).await;
+                continue;
+            };
             let Some(from) = nodes.iter().position(|address| *address == source) else { continue };
             let known = upstream.get(&source).cloned();
             let socket = match known {
@@ -98,8 +106,9 @@ async fn back(
             Ok(length) if !cuts.holds(from, to) => {
                 let _ = downstream.send_to(&buffer[..length], source).await;
             }
+            Ok(_) => {}
             // Refused while the node is down: it will be back on the same port.
-            Ok(_) | Err(_) => tokio::task::yield_now().await,
+            Err(_) => sleep(ERROR_PAUSE).await,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Where a node's HTTP API is.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use reqwest::Url;
 
@@ -24,6 +25,15 @@ impl Address {
             "http" if url.has_host() => Ok(Self(url)),
             "https" => Err(wrong("HTTPS is not available in this release").hint("write http://HOST:PORT")),
             _ => Err(wrong("it does not start with http://").hint("write http://HOST:PORT")),
+        }
+    }
+
+    /// Whether it is this machine's own.
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.0.host_str() {
+            Some("localhost") => true,
+            Some(host) => host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback()),
+            None => false,
         }
     }
 
@@ -65,6 +75,19 @@ mod tests {
         let address = Address::parse("http://127.0.0.1:7480").unwrap();
         for key in ["", ".", ".."] {
             assert_eq!(address.join(&["entries", key]).unwrap_err().exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        for (text, expected) in [
+            ("http://localhost:1", true),
+            ("http://127.0.0.2", true),
+            ("http://[::1]:1", true),
+            ("http://192.0.2.1", false),
+            ("http://localhost.example:1", false),
+        ] {
+            assert_eq!(Address::parse(text).unwrap().is_loopback(), expected, "{text}");
         }
     }
 

@@ -96,7 +96,14 @@ impl Client {
             .no_proxy()
             .build()
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up the HTTP client: {error}")))?;
-        Ok(Self { http, address: Address::parse(url)?, token: token_file.map(token_in).transpose()? })
+        let address = Address::parse(url)?;
+        let token = token_file.map(token_in).transpose()?;
+        Ok(Self { http, address, token })
+    }
+
+    /// Whether it sends a token over a network in clear text.
+    pub(crate) fn exposes_token(&self) -> bool {
+        self.token.is_some() && !self.address.is_loopback()
     }
 
     /// The address it speaks to.
@@ -192,7 +199,7 @@ impl Client {
         put: &Put,
     ) -> Result<Change, Failure> {
         let mut query: Vec<(&str, String)> = Vec::new();
-        query.extend(put.ttl.map(|ttl| ("ttl", crate::units::show_duration(ttl).replace(' ', ""))));
+        query.extend(put.ttl.map(|ttl| ("ttl", crate::units::show_duration(ttl))));
         if !put.tags.is_empty() {
             query.push(("tags", put.tags.join(",")));
         }
@@ -242,6 +249,14 @@ impl Client {
         self.change(self.request(Method::PUT, &["v1", "caches", cache], &[])?.json(settings), None).await
     }
 
+    /// Closes a cache on this node.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(crate) async fn close(&self, cache: &str) -> Result<Change, Failure> {
+        self.change(self.request(Method::DELETE, &["v1", "caches", cache], &[])?, None).await
+    }
+
     /// The change events of a cache as they happen.
     ///
     /// # Errors
@@ -258,8 +273,12 @@ impl Client {
     async fn change(&self, request: RequestBuilder, wait: Option<Duration>) -> Result<Change, Failure> {
         let response = self.send(request, TIMEOUT + wait.unwrap_or_default()).await?;
         let partial = response.status() == StatusCode::MULTI_STATUS;
-        let body = response.bytes().await.map_err(|error| unreachable(&self.address, &error))?;
-        Ok(Change { receipt: serde_json::from_slice(&body).ok(), partial })
+        let receipt = if response.status() == StatusCode::NO_CONTENT {
+            None
+        } else {
+            Some(self.decoded(response).await?)
+        };
+        Ok(Change { receipt, partial })
     }
 
     /// Sends a request and takes any status below 400 for success.
@@ -318,7 +337,7 @@ impl Client {
 }
 
 fn acked(wait: Option<Duration>) -> Option<(&'static str, String)> {
-    wait.map(|wait| ("acked", crate::units::show_duration(wait).replace(' ', "")))
+    wait.map(|wait| ("acked", crate::units::show_duration(wait)))
 }
 
 fn token_in(file: &Path) -> Result<String, Failure> {

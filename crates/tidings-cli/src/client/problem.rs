@@ -5,6 +5,7 @@ use serde::Deserialize;
 
 use super::Address;
 use crate::exit::{Exit, Failure};
+use crate::output::plain;
 
 /// An error answer (RFC 9457).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -55,7 +56,7 @@ pub(super) fn failure_of(problem: &Problem) -> Failure {
     };
     let what = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
     let name = if problem.code.is_empty() { problem.status.to_string() } else { problem.code.clone() };
-    let failure = Failure::new(exit, format!("{what} ({name})"));
+    let failure = Failure::new(exit, plain(&format!("{what} ({name})")));
     match (problem.code.as_str(), problem.status) {
         ("unknown_cache", _) => failure.hint("`tidings cache ls` lists the node's caches"),
         (_, 401 | 403) => failure.hint("pass a token with --token-file"),

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use tidings::Domain;
 use tidings_proto::id::{Lanes, NodeId};
 use tidings_transport::{Identity, IdentityError};
 
@@ -13,7 +14,7 @@ use super::settings::State;
 use super::source::{Origin, Values};
 use super::value::{Value, is_loopback, is_unspecified};
 use crate::exit::chain;
-use crate::logging;
+use crate::{logging, setup};
 
 /// Least size of a lane's log: one sealed segment, so that a follower can be served from it at all.
 const LOG_BYTES_MIN: u64 = 64 << 10;
@@ -30,6 +31,7 @@ pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Findin
     }
     judge.log();
     judge.availability();
+    judge.openings();
 }
 
 struct Judge<'a> {
@@ -213,6 +215,20 @@ impl<'a> Judge<'a> {
         if self.text(&at("mode")) == Some("replicate") {
             let help = "use invalidate: peers drop their copy and load it again";
             self.error(&at("mode"), "replicate is not available in this release", help);
+        }
+    }
+
+    /// Opens every cache as a start does, apart from any node: what single values cannot show.
+    fn openings(&mut self) {
+        let domain = Domain::standalone();
+        for index in 0..self.values.count("cache") {
+            let judged =
+                self.findings.iter().any(|finding| finding.key.starts_with(&format!("cache[{index}].")));
+            let Some(cache) = super::typed::cache(self.values, index).filter(|_| !judged) else { continue };
+            if let Err(error) = tidings_http::open(&domain, &cache.name, &setup::settings(&cache)) {
+                let help = "`tidings config default` explains every setting there is";
+                self.error(&format!("cache[{index}]"), &chain(&error), help);
+            }
         }
     }
 

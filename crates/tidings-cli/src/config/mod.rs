@@ -8,7 +8,6 @@ mod source;
 mod typed;
 mod value;
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 pub(crate) use self::finding::{Finding, Severity, any_error};
@@ -16,6 +15,10 @@ pub(crate) use self::render::{default_file, document, effective, schema};
 pub(crate) use self::source::Values;
 pub(crate) use self::typed::{Cache, Capacity, Config, Identity};
 use crate::exit::{Exit, Failure};
+use crate::files;
+
+/// Longest configuration, in bytes: a thousand times the default one with its comments is no configuration.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// A configuration and everything that was found about it.
 #[derive(Debug)]
@@ -32,8 +35,8 @@ pub(crate) struct Judged {
 ///
 /// # Errors
 /// The file cannot be read. What it says is judged, and never an error here.
-pub(crate) fn load(file: &Path) -> Result<Judged, Failure> {
-    let text = read(file)?;
+pub(crate) async fn load(file: &Path) -> Result<Judged, Failure> {
+    let text = read(file).await?;
     let variables: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
         .collect();
@@ -53,14 +56,10 @@ pub(crate) fn judge(text: &str, variables: &[(String, String)], directory: &Path
     Judged { values, config, findings }
 }
 
-fn read(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let result = if file == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map(|_| text)
-    } else {
-        std::fs::read_to_string(file)
-    };
-    result.map_err(|error| {
+async fn read(file: &Path) -> Result<String, Failure> {
+    let bytes = files::read_whole(file.to_owned(), FILE_BYTES_MAX).await;
+    let text = bytes.and_then(|bytes| String::from_utf8(bytes).map_err(std::io::Error::other));
+    text.map_err(|error| {
         Failure::new(Exit::Configuration, format!("cannot read {}: {error}", file.display()))
             .hint("`tidings config default` prints one to start from, `tidings init` writes one")
     })

@@ -257,6 +257,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "4",
         "Shares of the cache's events for subscribers on this node.",
     ),
+    works(
+        "cache[].eviction_events",
+        Kind::Flag,
+        "true",
+        "Report and count expiries and evictions; without, writes are faster.",
+    ),
     refused(works(
         "cache[].replica_lag",
         Kind::Duration,

@@ -91,6 +91,7 @@ pub(crate) struct Cache {
     pub(crate) time_to_live: Option<Duration>,
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) partitions: u64,
+    pub(crate) eviction_events: bool,
 }
 
 /// How much a cache holds.
@@ -130,7 +131,7 @@ impl Config {
             denied: get.list("tls.denied")?,
             http,
             coherence: coherence(&get)?,
-            caches: (0..values.count("cache")).map(|index| cache(&get, index)).collect::<Option<_>>()?,
+            caches: (0..values.count("cache")).map(|index| cache(values, index)).collect::<Option<_>>()?,
             log: get.text("telemetry.log")?,
         })
     }
@@ -149,7 +150,9 @@ fn coherence(get: &Getter<'_>) -> Option<Coherence> {
     })
 }
 
-fn cache(get: &Getter<'_>, index: usize) -> Option<Cache> {
+/// One of the caches, if every value that it needs is there.
+pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
+    let get = Getter(values);
     let at = |key: &str| format!("cache[{index}].{key}");
     let max_capacity = match get.0.get(&at("max_capacity"))? {
         Value::Bytes(bytes) => Capacity::Bytes(*bytes),
@@ -164,6 +167,7 @@ fn cache(get: &Getter<'_>, index: usize) -> Option<Cache> {
         time_to_live: get.duration(&at("time_to_live")),
         time_to_idle: get.duration(&at("time_to_idle")),
         partitions: get.count(&at("partitions"))?,
+        eviction_events: get.flag(&at("eviction_events"))?,
     })
 }
 

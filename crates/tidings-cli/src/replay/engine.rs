@@ -72,8 +72,27 @@ pub(crate) struct Run<T> {
 struct End {
     settled: bool,
     unfinished: u64,
-    compared: u64,
+    compared: Compared,
+}
+
+/// What came of comparing entries with the record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Compared {
+    /// Entries that were looked at.
+    entries: u64,
+    /// Of those, the ones that differ.
     differing: u64,
+    /// Looks that got no answer.
+    failed: u64,
+}
+
+/// A run that came to its end.
+#[derive(Debug)]
+pub(crate) struct Completed {
+    /// The summary.
+    pub(crate) report: Report,
+    /// Why the trace could not be read to its own end.
+    pub(crate) broken: Option<TraceError>,
 }
 
 impl<T: Target> Run<T> {
@@ -102,24 +121,25 @@ impl<T: Target> Run<T> {
     /// Runs a workload to its end, or until `stop`, waits for `before_end`, and sums up.
     ///
     /// # Errors
-    /// The trace cannot be read on, or the nodes do not tell their counts.
+    /// The nodes do not tell their counts, or `before_end` failed.
     pub(crate) async fn complete(
         self: &Arc<Self>,
         workload: Workload,
         stop: &CancellationToken,
         before_end: impl Future<Output = Result<(), Failure>>,
-    ) -> Result<Report, RunError> {
-        let elapsed = self.drive(workload, stop).await?;
-        before_end.await.map_err(RunError::Target)?;
+    ) -> Result<Completed, Failure> {
+        let (elapsed, broken) = self.drive(workload, stop).await;
+        before_end.await?;
         let end = self.finish().await;
-        self.report(elapsed, end).await.map_err(RunError::Target)
+        let report = self.report(elapsed, end).await?;
+        Ok(Completed { report, broken })
     }
 
     async fn drive(
         self: &Arc<Self>,
         workload: Workload,
         stop: &CancellationToken,
-    ) -> Result<Duration, TraceError> {
+    ) -> (Duration, Option<TraceError>) {
         let Settings { seed, write_ratio, workers, nodes_fail, .. } = self.settings;
         let plan = Plan::new(seed, self.target.names().len(), write_ratio, self.target.can_write_through());
         let batches = Batches::new(workload, plan);
@@ -145,7 +165,7 @@ impl<T: Target> Run<T> {
         while tasks.join_next().await.is_some() {}
         sampling.cancel();
         while sampler.join_next().await.is_some() {}
-        fed.map(|()| started.elapsed())
+        (started.elapsed(), fed.err())
     }
 
     /// Hands batches to the workers, each when it is due.
@@ -263,32 +283,39 @@ impl<T: Target> Run<T> {
                 sleep(SETTLE_POLL).await;
             }
         }
-        (end.compared, end.differing) = self.compare().await;
+        end.compared = self.compare().await;
         end
     }
 
-    /// Compares what every node would serve with the record: entries looked at, and those that differ.
-    async fn compare(self: &Arc<Self>) -> (u64, u64) {
+    /// Compares what every node would serve with the record.
+    async fn compare(self: &Arc<Self>) -> Compared {
         let keys: Arc<[String]> = self.record.written().into();
         let mut tasks = JoinSet::new();
         for first in 0..COMPARERS {
             let (run, keys) = (Arc::clone(self), Arc::clone(&keys));
             tasks.spawn(async move {
-                let (mut compared, mut differing) = (0, 0);
+                let mut part = Compared::default();
                 for key in keys.iter().skip(first).step_by(COMPARERS) {
                     for node in 0..run.target.names().len() {
-                        if let Ok(Some(value)) = run.target.peek(node, key).await {
-                            compared += 1;
-                            differing += u64::from(run.record.differs(key, &value));
+                        match run.target.peek(node, key).await {
+                            Ok(Some(value)) => {
+                                part.entries += 1;
+                                part.differing += u64::from(run.record.differs(key, &value));
+                            }
+                            Ok(None) => {}
+                            Err(_) => part.failed += 1,
                         }
                     }
                     tokio::task::yield_now().await;
                 }
-                (compared, differing)
+                part
             });
         }
-        let parts = tasks.join_all().await;
-        parts.into_iter().fold((0, 0), |(compared, differing), part| (compared + part.0, differing + part.1))
+        tasks.join_all().await.into_iter().fold(Compared::default(), |all, part| Compared {
+            entries: all.entries + part.entries,
+            differing: all.differing + part.differing,
+            failed: all.failed + part.failed,
+        })
     }
 
     async fn sample(self: Arc<Self>, started: Instant, end: CancellationToken) {
@@ -339,7 +366,7 @@ impl<T: Target> Run<T> {
             stale_reads: staleness.reads,
             stale_reads_after_bound: staleness.after_bound,
             max_staleness_ms: milliseconds(staleness.max),
-            differing_at_end: end.differing,
+            differing_at_end: end.compared.differing,
             seed: self.settings.seed,
             per_node: per_node.collect(),
             invalidation_latency_us: self.target.invalidation_latency(),
@@ -352,21 +379,11 @@ impl<T: Target> Run<T> {
             errors: counts.errors,
             unfinished_writes: end.unfinished,
             settled: end.settled,
-            compared_at_end: end.compared,
+            compared_at_end: end.compared.entries,
+            uncompared_at_end: end.compared.failed,
             violations: self.tally.violations(),
             chaos: Vec::new(),
             series: std::mem::take(&mut *self.series.lock()),
         })
     }
-}
-
-/// A run could not be completed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RunError {
-    /// The trace cannot be read on.
-    #[error(transparent)]
-    Trace(#[from] TraceError),
-    /// The nodes do not tell their counts.
-    #[error(transparent)]
-    Target(Failure),
 }

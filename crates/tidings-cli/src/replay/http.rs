@@ -25,6 +25,8 @@ pub(crate) struct HttpNodes {
     clients: Vec<Client>,
     names: Vec<String>,
     cache: String,
+    /// Nodes on which the cache was not open before.
+    opened: Vec<usize>,
     lives: Mutex<Vec<Life>>,
 }
 
@@ -41,12 +43,14 @@ impl HttpNodes {
     /// # Errors
     /// A node cannot be reached, or has no such cache and cannot open it.
     pub(crate) async fn prepare(clients: Vec<Client>, cache: &str, capacity: u64) -> Result<Self, Failure> {
-        let mut names = Vec::new();
-        for client in &clients {
-            open(client, cache, capacity).await?;
+        let (mut names, mut opened) = (Vec::new(), Vec::new());
+        for (node, client) in clients.iter().enumerate() {
+            if open(client, cache, capacity).await? {
+                opened.push(node);
+            }
             names.push(document(client).await?.node);
         }
-        let nodes = Self { clients, names, cache: cache.to_owned(), lives: Mutex::default() };
+        let nodes = Self { clients, names, cache: cache.to_owned(), opened, lives: Mutex::default() };
         for client in &nodes.clients {
             client.clear(cache).await?;
         }
@@ -65,6 +69,14 @@ impl HttpNodes {
             nodes.lives.lock().push(Life { before, ended: Counters::default() });
         }
         Ok(nodes)
+    }
+
+    /// Closes the cache where it was opened for this run.
+    pub(crate) async fn put_back(&self) {
+        for node in &self.opened {
+            // A node that is gone has no cache to close.
+            let _ = self.clients[*node].close(&self.cache).await;
+        }
     }
 
     /// Notes what a node has counted, for it is about to end and will count from 0 when it is back.
@@ -128,10 +140,8 @@ impl Target for HttpNodes {
     async fn has_applied(&self, before: Instant) -> Result<bool, Failure> {
         for client in &self.clients {
             let asked = Instant::now();
-            let Ok(cluster) = document(client).await else {
-                // A node that is gone serves nothing.
-                continue;
-            };
+            // What a node that does not answer has applied is not known.
+            let Ok(cluster) = document(client).await else { return Ok(false) };
             let since = asked.saturating_duration_since(before).as_secs_f64() * 1e3;
             let peers = cluster.members.iter().filter(|member| member.is_live_peer());
             if !peers.clone().all(|member| member.confirmed_ms.is_some_and(|confirmed| confirmed < since)) {
@@ -159,12 +169,13 @@ impl Target for HttpNodes {
     }
 }
 
-async fn open(client: &Client, cache: &str, capacity: u64) -> Result<(), Failure> {
+/// Opens a cache unless it is open; whether it had to.
+async fn open(client: &Client, cache: &str, capacity: u64) -> Result<bool, Failure> {
     match client.document::<serde_json::Value>(&["v1", "caches", cache]).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(false),
         Err(failure) if failure.exit() == Exit::NotFound => {
             let settings = json!({ "max_capacity": units::show_bytes(capacity) });
-            client.open(cache, &settings).await.map(|_| ()).map_err(|failure| {
+            client.open(cache, &settings).await.map(|_| true).map_err(|failure| {
                 failure.hint(format!(
                     "{} has no cache {cache:?}: add it to its configuration, or name another with --cache",
                     client.address()

@@ -15,7 +15,7 @@ use super::latency::{Sampler, is_sampled};
 use super::target::{Answer, Counters, Latency, Source, Target};
 use crate::exit::{Exit, Failure, chain};
 
-/// How long the cluster may take to form.
+/// How long the cluster may take to form, beyond the doubt at its start, which takes as long as the bound.
 const FORM_MAX: Duration = Duration::from_secs(20);
 
 /// How long each node may take to shut down.
@@ -79,7 +79,7 @@ impl LocalNodes {
         let listeners: Result<Vec<_>, Failure> =
             caches.iter().map(|cache| listen(cache, names.clone(), Arc::clone(&sampler))).collect();
         let all = Self { nodes, caches, names, sampler, _listeners: listeners? };
-        all.formed().await?;
+        all.formed(FORM_MAX + settings.max_staleness).await?;
         Ok(all)
     }
 
@@ -95,17 +95,17 @@ impl LocalNodes {
         }
     }
 
-    async fn formed(&self) -> Result<(), Failure> {
+    async fn formed(&self, within: Duration) -> Result<(), Failure> {
         let count = self.nodes.len();
         let waiting = async {
             while !self.nodes.iter().all(|node| node.members().len() == count && node.readiness().is_ok()) {
                 sleep(POLL).await;
             }
             for node in &self.nodes {
-                node.fresh(FORM_MAX).await;
+                node.fresh(within).await;
             }
         };
-        let timely = timeout(FORM_MAX, waiting).await.is_ok();
+        let timely = timeout(within, waiting).await.is_ok();
         let doubts: Vec<String> = self
             .nodes
             .iter()
@@ -115,8 +115,7 @@ impl LocalNodes {
         if doubts.is_empty() {
             return Ok(());
         }
-        let message =
-            format!("the cluster did not form within {}s: {}", FORM_MAX.as_secs(), doubts.join("; "));
+        let message = format!("the cluster did not form within {}s: {}", within.as_secs(), doubts.join("; "));
         Err(Failure::new(Exit::Unreachable, message))
     }
 

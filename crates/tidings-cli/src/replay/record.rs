@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
+use tidings_http::limits::VALUE_BYTES_MAX;
 use tokio::time::Instant;
 
 /// Locks over the keys: two orders of magnitude more than threads, so that these seldom meet.
@@ -30,9 +31,6 @@ const MAGIC: [u8; 4] = *b"tdv1";
 
 /// Bytes of a value before its padding: magic, run, hash of the key, version.
 const HEADER_BYTES: usize = 4 + 3 * 8;
-
-/// Largest value: what a node accepts by default.
-const VALUE_BYTES_MAX: usize = 1 << 20;
 
 /// A version of a key's value, from 0.
 pub(crate) type Version = u64;

@@ -63,6 +63,8 @@ pub(crate) struct Report {
     pub(crate) settled: bool,
     /// Entries looked at in that comparison.
     pub(crate) compared_at_end: u64,
+    /// Entries that could not be looked at, because their node did not answer.
+    pub(crate) uncompared_at_end: u64,
     /// The first answers that broke the promise.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) violations: Vec<Violation>,
@@ -140,12 +142,13 @@ impl Report {
             "differing at the end",
             format!("{} of {} entries", self.differing_at_end, self.compared_at_end),
         );
-        if self.errors + self.unfinished_writes + self.wrong_values > 0 {
-            let Self { errors, unfinished_writes, wrong_values, .. } = self;
+        let Self { errors, unfinished_writes, wrong_values, uncompared_at_end, .. } = self;
+        if errors + unfinished_writes + wrong_values + uncompared_at_end > 0 {
             line(
                 "failures",
                 format!(
-                    "{errors} requests, {unfinished_writes} unfinished writes, {wrong_values} wrong values"
+                    "{errors} requests, {unfinished_writes} unfinished writes, {wrong_values} wrong values, \
+                     {uncompared_at_end} entries without an answer"
                 ),
             );
         }

@@ -156,7 +156,10 @@ async fn run(fault: Fault, write_ratio: f64, bound: Duration) -> Report {
         Settings { seed: 1, write_ratio, speed: Speed::Factor(1.0), workers: 1, bound, nodes_fail: true };
     let run = Run::new(Maps::new(fault), settings);
     let workload = workload::generated(500, 1000.0, 1);
-    run.complete(Box::new(workload.take(20_000)), &CancellationToken::new(), ready(Ok(()))).await.unwrap()
+    run.complete(Box::new(workload.take(20_000)), &CancellationToken::new(), ready(Ok(())))
+        .await
+        .unwrap()
+        .report
 }
 
 const BOUND: Duration = Duration::from_secs(3);
@@ -254,7 +257,7 @@ async fn without_writes_real_nodes_hit_as_often_as_each_share_alone() {
     };
     let run = Run::new(nodes.await.unwrap(), settings);
     let workload = Box::new(workload::generated(500, 1000.0, 1).take(20_000));
-    let report = run.complete(workload, &CancellationToken::new(), ready(Ok(()))).await.unwrap();
+    let report = run.complete(workload, &CancellationToken::new(), ready(Ok(()))).await.unwrap().report;
     assert_eq!((report.events_published, report.events_applied), (0, 0));
     hit_ratios_are_those_of_each_share_alone(&report);
     run.target().shutdown().await;
@@ -277,7 +280,7 @@ async fn a_stopped_run_is_summed_up() {
         tokio::time::sleep(Duration::from_secs(5)).await;
         stop.cancel();
     });
-    let requests = report.unwrap().requests;
+    let requests = report.unwrap().report.requests;
     assert!((4_000..6_000).contains(&requests), "{requests}");
     assert_eq!(Arc::strong_count(&run), 1, "every task has ended");
 }

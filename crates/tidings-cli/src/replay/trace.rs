@@ -12,6 +12,9 @@ const LINE_BYTES_MAX: u64 = 8 << 10;
 /// Longest key, in bytes, as everywhere in tidings.
 const KEY_BYTES_MAX: usize = 4 << 10;
 
+/// Latest time of a request, in seconds: a year. Whatever is later is a date, and would be waited for.
+const TIME_MAX_S: f64 = 366.0 * 24.0 * 60.0 * 60.0;
+
 /// First bytes of a zstd frame (RFC 8878, 3.1.1).
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
@@ -126,6 +129,9 @@ fn parse(text: &str) -> Result<Request, String> {
     if !at.is_finite() || at < 0.0 {
         return Err(format!("{time:?} is no time in seconds"));
     }
+    if at > TIME_MAX_S {
+        return Err(format!("time {time} is beyond a year: times count from the start of the trace"));
+    }
     let size: u32 = size.trim().parse().map_err(|_| format!("{size:?} is no size in bytes"))?;
     if key.is_empty() {
         return Err("the key is empty".to_owned());
@@ -170,6 +176,7 @@ mod tests {
             ("1,k,big", "line 3: \"big\" is no size"),
             ("1,k,-1", "line 3: \"-1\" is no size"),
             ("1,,1", "line 3: the key is empty"),
+            ("1e30,k,1", "line 3: time 1e30 is beyond a year"),
             ("1,k", "line 3: expected time_s,key,size_bytes"),
             ("one", "line 3: expected time_s,key,size_bytes"),
             ("0.1,k,1", "line 3: time 0.1 is before 0.5"),

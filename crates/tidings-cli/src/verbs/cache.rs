@@ -1,14 +1,16 @@
 //! `cache`: looking into and changing the caches of a node.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
+use tidings_http::limits::VALUE_BYTES_MAX;
 
 use crate::args::{CacheVerb, InvalidateArgs, PutArgs};
 use crate::client::{Change, Client, Lookup, Put};
 use crate::exit::{Exit, Failure};
-use crate::output::Output;
+use crate::files;
+use crate::output::{Output, plain};
 
 /// Runs a verb about caches.
 pub(crate) async fn run(verb: CacheVerb, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -100,11 +102,8 @@ async fn get(client: &Client, cache: &str, key: &str, output: &Output) -> Result
 
 async fn put(client: &Client, args: PutArgs, output: &Output) -> Result<(), Failure> {
     let value = if args.value == "-" {
-        let mut value = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut value)
-            .map_err(|error| Failure::new(Exit::Failed, format!("cannot read stdin: {error}")))?;
-        Bytes::from(value)
+        let value = files::read_whole(args.value.into(), VALUE_BYTES_MAX as u64).await;
+        Bytes::from(value.map_err(|error| Failure::new(Exit::Failed, format!("cannot read stdin: {error}")))?)
     } else {
         Bytes::from(args.value)
     };
@@ -135,7 +134,7 @@ fn fields(path: &str, document: &Json, output: &Output) -> Result<(), Failure> {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
             fields(&path, value, output)
         }),
-        Json::String(text) => output.line(format!("{path:<32} {text}")),
-        value => output.line(format!("{path:<32} {value}")),
+        Json::String(text) => output.line(format!("{:<32} {}", plain(path), plain(text))),
+        value => output.line(format!("{:<32} {value}", plain(path))),
     }
 }

@@ -40,8 +40,8 @@ struct Verdict {
 /// Runs a probe.
 pub(crate) async fn run(verb: &CheckVerb, global: &Global, output: &Output) -> Result<ExitCode, Failure> {
     let verdict = match verb {
-        CheckVerb::Node => node(global).await,
-        CheckVerb::Cluster => whole_cluster(global).await,
+        CheckVerb::Node => node(global, output).await,
+        CheckVerb::Cluster => whole_cluster(global, output).await,
         CheckVerb::Certs { paths, warning, critical } => {
             certificates(paths, *warning, *critical, clock::wall_clock())
         }
@@ -66,8 +66,8 @@ impl Verdict {
     }
 }
 
-async fn node(global: &Global) -> Verdict {
-    let client = match client(global) {
+async fn node(global: &Global, output: &Output) -> Verdict {
+    let client = match client(global, output) {
         Ok(client) => client,
         Err(failure) => return Verdict::new(Health::Unknown, one_line(&failure)),
     };
@@ -84,8 +84,8 @@ async fn node(global: &Global) -> Verdict {
     }
 }
 
-async fn whole_cluster(global: &Global) -> Verdict {
-    let asked = match client(global) {
+async fn whole_cluster(global: &Global, output: &Output) -> Verdict {
+    let asked = match client(global, output) {
         Ok(client) => cluster::cluster(&client).await.and_then(cluster::read),
         Err(failure) => Err(failure),
     };

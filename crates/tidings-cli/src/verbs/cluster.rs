@@ -6,7 +6,7 @@ use tidings_proto::id::NodeId;
 
 use crate::client::Client;
 use crate::exit::Failure;
-use crate::output::{Output, Style};
+use crate::output::{Output, Style, plain};
 
 /// `GET /v1/cluster`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -52,7 +52,7 @@ pub(crate) async fn members(client: &Client, output: &Output) -> Result<(), Fail
         return output.json(&document);
     }
     let cluster = read(document)?;
-    let rows: Vec<Vec<String>> = cluster.members.iter().map(|member| row(member, output)).collect();
+    let rows: Vec<Vec<String>> = cluster.members.iter().map(row).collect();
     output.table(
         &["NODE", "STATE", "ADDRESS", "INCARNATION", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"],
         &rows,
@@ -72,11 +72,12 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     let readiness = if ready {
         output.paint(Style::Good, "ready")
     } else {
-        format!("{}: {reasons}", output.paint(Style::Bad, "not ready"))
+        format!("{}: {}", output.paint(Style::Bad, "not ready"), plain(&reasons))
     };
     let count = |state: &str| cluster.members.iter().filter(|member| member.state == state).count();
     let behind = cluster.members.iter().filter(|member| member.is_live_peer() && !member.synced).count();
-    output.line(format!("node     {} of cluster {}, {readiness}", cluster.node, cluster.cluster))?;
+    let (node, name) = (plain(&cluster.node), plain(&cluster.cluster));
+    output.line(format!("node     {node} of cluster {name}, {readiness}"))?;
     output.line(format!(
         "members  {} live, {} suspect, {} lost, {} left; {behind} not in step",
         count("live"),
@@ -84,7 +85,7 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
-    let names = super::cache::names(&caches);
+    let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
     output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
 }
 
@@ -121,11 +122,10 @@ pub(crate) fn read(document: Json) -> Result<Cluster, Failure> {
     })
 }
 
-fn row(member: &Member, output: &Output) -> Vec<String> {
+fn row(member: &Member) -> Vec<String> {
     let milliseconds = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms"));
     let name = if member.is_self { format!("{} (self)", member.node) } else { member.node.clone() };
     let state = match member.state.as_str() {
-        // A table aligns by characters, so colours are for the last column only.
         "" => "-".to_owned(),
         state => state.to_owned(),
     };
@@ -145,6 +145,6 @@ fn row(member: &Member, output: &Output) -> Vec<String> {
         synced.to_owned(),
         member.lag_events.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
         milliseconds(member.confirmed_ms),
-        output.paint(Style::Bold, member.version.as_deref().unwrap_or("-")),
+        member.version.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }

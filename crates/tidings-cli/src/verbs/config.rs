@@ -10,10 +10,11 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style};
 
 /// Runs a verb about configuration.
-pub(crate) fn run(verb: &ConfigVerb, output: &Output) -> Result<(), Failure> {
+pub(crate) async fn run(verb: &ConfigVerb, output: &Output) -> Result<(), Failure> {
     match verb {
-        ConfigVerb::Check { file } => check(file, output),
-        ConfigVerb::Show { file } => show(file, output),
+        ConfigVerb::Check { file } => check(file, output).await,
+        ConfigVerb::Show { file } => show(file, output).await,
+        ConfigVerb::Default if output.is_json() => output.json(&config::default_file()),
         ConfigVerb::Default => output.bytes(config::default_file().as_bytes()),
         ConfigVerb::Schema => {
             let text = serde_json::to_string_pretty(&config::schema()).unwrap_or_default();
@@ -43,8 +44,8 @@ pub(crate) fn remarks(judged: &Judged, output: &Output) {
     judged.findings.iter().for_each(|finding| tell(finding, output));
 }
 
-fn check(file: &Path, output: &Output) -> Result<(), Failure> {
-    let judged = config::load(file)?;
+async fn check(file: &Path, output: &Output) -> Result<(), Failure> {
+    let judged = config::load(file).await?;
     report(file, &judged, output)?;
     if !output.is_json() {
         let warnings = judged.findings.len();
@@ -54,8 +55,8 @@ fn check(file: &Path, output: &Output) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(file: &Path, output: &Output) -> Result<(), Failure> {
-    let judged = config::load(file)?;
+async fn show(file: &Path, output: &Output) -> Result<(), Failure> {
+    let judged = config::load(file).await?;
     if any_error(&judged.findings) {
         return report(file, &judged, output);
     }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::replay::{broken, conclude};
 use crate::api::{self, Servers};
 use crate::args::{DemoArgs, Speed};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::logging;
 use crate::output::Output;
-use crate::replay::engine::{Run, RunError, Settings};
+use crate::replay::engine::{Run, Settings};
 use crate::replay::local::{LocalNodes, LocalSettings};
 use crate::replay::tally::{Counts, milliseconds};
 use crate::replay::target::Target;
@@ -38,6 +38,15 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the demonstration.
 pub(crate) async fn run(args: &DemoArgs, verbose: u8, output: &Output) -> Result<(), Failure> {
+    if args.http_port > u16::MAX - u16::from(args.load.nodes - 1) {
+        let message = format!(
+            "--http-port {}: the ports of {} nodes go beyond {}",
+            args.http_port,
+            args.load.nodes,
+            u16::MAX
+        );
+        return Err(Failure::new(Exit::Usage, message));
+    }
     let log_level = logging::start(logging::quiet_directives(verbose), output)?;
     let mut signals = Signals::listen()?;
     let workload = workload(args)?;
@@ -50,7 +59,7 @@ pub(crate) async fn run(args: &DemoArgs, verbose: u8, output: &Output) -> Result
     };
     let nodes = tokio::select! {
         nodes = LocalNodes::start(&cluster) => nodes?,
-        () = signals.next() => return Ok(()),
+        _ = signals.next() => return Ok(()),
     };
     let mut servers = Servers::default();
     let served = serve(&nodes, args.http_port, &log_level, &mut servers, output).await;
@@ -71,9 +80,9 @@ pub(crate) async fn run(args: &DemoArgs, verbose: u8, output: &Output) -> Result
     tasks.spawn(watch(Arc::clone(&run), output.clone()));
     let completing = run.complete(workload, &stop, ready(Ok(())));
     tokio::pin!(completing);
-    let report = tokio::select! {
-        report = &mut completing => report,
-        () = signals.next() => {
+    let completed = tokio::select! {
+        completed = &mut completing => completed,
+        _ = signals.next() => {
             stop.cancel();
             signals.patiently(completing).await?
         }
@@ -81,11 +90,7 @@ pub(crate) async fn run(args: &DemoArgs, verbose: u8, output: &Output) -> Result
     tasks.shutdown().await;
     signals.patiently(servers.stop()).await?;
     signals.patiently(run.target().shutdown()).await?;
-    let report = report.map_err(|error| match error {
-        RunError::Trace(error) => broken(args.trace.as_deref(), &error),
-        RunError::Target(failure) => failure,
-    })?;
-    conclude(&report, output)
+    conclude(completed?, args.trace.as_deref(), output)
 }
 
 async fn serve(
@@ -97,7 +102,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let mut urls = Vec::new();
     for (node, index) in nodes.nodes().iter().zip(0_u16..) {
-        let port = if first_port == 0 { 0 } else { first_port.saturating_add(index) };
+        let port = if first_port == 0 { 0 } else { first_port + index };
         let options = api::options(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), log_level);
         let url = format!("http://{}", servers.add(node, options).await?);
         output.note(format!("{}  {url}  {} (QUIC, mutual TLS)", node.origin().node, node.address()));

@@ -31,19 +31,23 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Verb::Node(args) => node::run(&args, output).await,
         Verb::Init(args) => init::run(&args, output),
         Verb::Certs(verb) => certs::run(&verb, output),
-        Verb::Config(verb) => config::run(&verb, output),
-        Verb::Members => cluster::members(&client(global)?, output).await,
-        Verb::Status => cluster::status(&client(global)?, output).await,
-        Verb::Forget { node } => cluster::forget(&client(global)?, &node, output).await,
-        Verb::Drain => cluster::drain(&client(global)?, output).await,
-        Verb::Cache(verb) => cache::run(verb, &client(global)?, output).await,
-        Verb::Watch(args) => watch::run(&args, &client(global)?, output).await,
+        Verb::Config(verb) => config::run(&verb, output).await,
+        Verb::Members => cluster::members(&client(global, output)?, output).await,
+        Verb::Status => cluster::status(&client(global, output)?, output).await,
+        Verb::Forget { node } => cluster::forget(&client(global, output)?, &node, output).await,
+        Verb::Drain => cluster::drain(&client(global, output)?, output).await,
+        Verb::Cache(verb) => cache::run(verb, &client(global, output)?, output).await,
+        Verb::Watch(args) => watch::run(&args, &client(global, output)?, output).await,
         Verb::Replay(args) => replay::run(&args, global, output).await,
         Verb::Completions { shell } => completions::run(shell, output),
     };
     done.map(|()| Exit::Ok.into())
 }
 
-fn client(global: &Global) -> Result<Client, Failure> {
-    Client::new(&global.url, global.token_file.as_deref())
+fn client(global: &Global, output: &Output) -> Result<Client, Failure> {
+    let client = Client::new(global.url(), global.token_file.as_deref())?;
+    if client.exposes_token() {
+        output.warn(format!("the token goes to {} in clear text", client.address()));
+    }
+    Ok(client)
 }

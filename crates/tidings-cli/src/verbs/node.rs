@@ -1,39 +1,53 @@
 //! `node`: a node as a process of its own.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tidings::{Node, NotReady};
+use tidings::{IdentityError, Node, NotReady};
 use tidings_http::{LogLevel, Options};
+use tokio::time::interval;
 
 use crate::api::{self, Servers};
 use crate::args::NodeArgs;
 use crate::config::{self, Config, Values};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain};
 use crate::output::Output;
-use crate::signals::Signals;
+use crate::signals::{Signals, Told};
 use crate::{logging, setup};
 
 /// How long a clean shutdown may take: peers have to acknowledge what they have not applied yet.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 
+/// Pause between two looks at whether the node can still take part.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
 /// Runs a node until it is told to stop.
 pub(crate) async fn run(args: &NodeArgs, output: &Output) -> Result<(), Failure> {
-    let judged = config::load(&args.config)?;
+    if let Some(parent) = args.parent {
+        end_with(parent)?;
+    }
+    let judged = config::load(&args.config).await?;
     let Some(config) = &judged.config else {
         return super::config::report(&args.config, &judged, output);
     };
     super::config::remarks(&judged, output);
     let log_level = logging::start(&config.log, output)?;
     let mut signals = Signals::listen()?;
-    let node = start(config).await?;
-    let mut servers = Servers::default();
-    let result = match serve_http(&node, config, &judged.values, &log_level, &mut servers).await {
-        Ok(http) => serve(&node, config, http, &mut signals, output).await,
-        Err(failure) => Err(failure),
+    let node = tokio::select! {
+        node = start(config) => node?,
+        () = signals.stop() => return Ok(()),
     };
+    let mut servers = Servers::default();
+    let result = async {
+        open_caches(&node, config)?;
+        let http = serve_http(&node, config, &judged.values, &log_level, &mut servers).await?;
+        greet(&node, http, output)?;
+        serve(&node, args, config, &mut signals, output).await
+    }
+    .await;
     signals.patiently(servers.stop()).await?;
     let clean = signals.patiently(node.shutdown(SHUTDOWN_MAX)).await?;
     if !clean {
@@ -45,11 +59,11 @@ pub(crate) async fn run(args: &NodeArgs, output: &Output) -> Result<(), Failure>
 }
 
 async fn start(config: &Config) -> Result<Node, Failure> {
-    let node = setup::builder(config).await?.start().await.map_err(|error| setup::cannot_start(&error))?;
-    for cache in &config.caches {
-        setup::open(&node, cache)?;
-    }
-    Ok(node)
+    setup::builder(config).await?.start().await.map_err(|error| setup::cannot_start(&error))
+}
+
+fn open_caches(node: &Node, config: &Config) -> Result<(), Failure> {
+    config.caches.iter().try_for_each(|cache| setup::open(node.domain(), cache))
 }
 
 async fn serve_http(
@@ -61,9 +75,13 @@ async fn serve_http(
 ) -> Result<Option<SocketAddr>, Failure> {
     let Some(http) = &config.http else { return Ok(None) };
     let listen = api::resolve("http.listen", &http.listen).await?;
+    if !listen.ip().is_loopback() {
+        let message = format!("http.listen: {} is {listen}, which is not a loopback address", http.listen);
+        return Err(Failure::new(Exit::Configuration, message));
+    }
     let options = Options {
         allowed_hosts: http.allowed_hosts.clone(),
-        drain: Some(Arc::new(|| ())),
+        drains: true,
         configuration: Some(config::document(values)),
         unready_when_isolated: config.coherence.unready_when_isolated,
         ..api::options(listen, log_level)
@@ -71,27 +89,32 @@ async fn serve_http(
     servers.add(node, options).await.map(Some)
 }
 
-/// Says when the node is ready, and waits until it is told to stop or can no longer take part.
-async fn serve(
-    node: &Node,
-    config: &Config,
-    http: Option<SocketAddr>,
-    signals: &mut Signals,
-    output: &Output,
-) -> Result<(), Failure> {
+/// Says where the node listens.
+fn greet(node: &Node, http: Option<SocketAddr>, output: &Output) -> Result<(), Failure> {
     let origin = node.origin();
     let (name, address) = (origin.node.as_str(), node.address());
     let http = http.map(|address| format!("http://{address}"));
     if output.is_json() {
-        output.json(&json!({ "cluster": node.cluster(), "node": name, "address": address, "http": http }))?;
-    } else {
-        let http = http.map(|url| format!(", {url}")).unwrap_or_default();
-        output.line(format!("{name} of cluster {} listens on {address} (UDP){http}", node.cluster()))?;
+        return output
+            .json(&json!({ "cluster": node.cluster(), "node": name, "address": address, "http": http }));
     }
+    let http = http.map(|url| format!(", {url}")).unwrap_or_default();
+    output.line(format!("{name} of cluster {} listens on {address} (UDP){http}", node.cluster()))
+}
+
+/// Says when the node is ready, and waits until it is told to stop or can no longer take part.
+async fn serve(
+    node: &Node,
+    args: &NodeArgs,
+    config: &Config,
+    signals: &mut Signals,
+    output: &Output,
+) -> Result<(), Failure> {
     let readiness = tokio::select! {
         readiness = node.ready(config.cluster.ready_timeout) => readiness,
-        () = signals.next() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
+    let name = node.origin().node;
     match readiness {
         Ok(()) => output.note(format!("{name} is ready")),
         Err(NotReady::Waiting { reasons }) => {
@@ -99,20 +122,61 @@ async fn serve(
         }
         Err(conflict) => return Err(Failure::new(Exit::Conflict, conflict.to_string())),
     }
-    tokio::select! {
-        () = signals.next() => Ok(()),
-        conflict = conflict(node) => Err(Failure::new(Exit::Conflict, conflict)),
+    let mut look = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop => return Ok(()),
+                Told::Hangup => reload(node, &args.config).await,
+            },
+            _ = look.tick() => {}
+        }
+        if let Some(conflict) = node.conflict() {
+            return Err(Failure::new(Exit::Conflict, conflict.to_string()));
+        }
+        if !node.is_running() {
+            return Err(Failure::new(Exit::Failed, "the node has ended: its log says why"));
+        }
     }
 }
 
-async fn conflict(node: &Node) -> String {
-    let mut observer = node.observe();
-    loop {
-        if let Some(conflict) = node.conflict() {
-            return conflict.to_string();
-        }
-        if observer.next().await.is_none() {
-            std::future::pending::<()>().await;
-        }
+/// Reads the certificates and the deny list again. What cannot be used changes nothing.
+async fn reload(node: &Node, file: &Path) {
+    let judged = match config::load(file).await {
+        Ok(judged) => judged,
+        Err(failure) => return tracing::error!("nothing was reloaded: {failure}"),
+    };
+    let Some(config) = &judged.config else {
+        let errors = judged.findings.iter().filter(|finding| finding.severity == config::Severity::Error);
+        let errors: Vec<String> = errors.map(ToString::to_string).collect();
+        return tracing::error!("nothing was reloaded: {}", errors.join("; "));
+    };
+    node.set_denied(&config.denied);
+    tracing::info!(denied = config.denied.len(), "the deny list was reloaded");
+    match node.identity().reload() {
+        Ok(()) => tracing::info!("the certificates were reloaded"),
+        // An identity for development has no files.
+        Err(IdentityError::NoFiles) => {}
+        Err(error) => tracing::error!("the certificates were not reloaded: {}", chain(&error)),
     }
+}
+
+/// Ends this process when its parent ends, however that happens, and even if this process is stopped then.
+#[cfg(target_os = "linux")]
+fn end_with(parent: i32) -> Result<(), Failure> {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot end with process {parent}: {error}")))?;
+    // It may have ended before that.
+    if getppid().is_some_and(|now| now.as_raw_nonzero().get() == parent) {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Failed, format!("process {parent} is not the parent")))
+    }
+}
+
+/// Elsewhere a parent that is killed leaves its nodes behind.
+#[cfg(not(target_os = "linux"))]
+fn end_with(_parent: i32) -> Result<(), Failure> {
+    Ok(())
 }

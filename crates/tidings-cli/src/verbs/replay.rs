@@ -15,7 +15,7 @@ use crate::chaos::{Chaos, ChildSettings, Children};
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::Output;
-use crate::replay::engine::{Run, RunError, Settings};
+use crate::replay::engine::{Completed, Run, Settings};
 use crate::replay::http::HttpNodes;
 use crate::replay::local::{LocalNodes, LocalSettings};
 use crate::replay::report::Report;
@@ -43,17 +43,23 @@ const PROGRESS_POLL: Duration = Duration::from_millis(100);
 pub(crate) async fn run(args: &ReplayArgs, global: &Global, output: &Output) -> Result<(), Failure> {
     crate::logging::start(crate::logging::quiet_directives(global.verbose), output)?;
     let workload = workload(args)?;
-    let report = if args.chaos {
+    let completed = if args.chaos {
         under_chaos(args, workload, global, output).await?
     } else if args.urls.is_empty() {
         in_process(args, workload, output).await?
     } else {
         over_http(args, workload, global, output).await?
     };
-    conclude(&report, output)
+    let is_empty = completed.report.requests == 0;
+    conclude(completed, args.trace.as_deref(), output)?;
+    if is_empty {
+        Err(Failure::new(Exit::Failed, "no request was answered: nothing is proved"))
+    } else {
+        Ok(())
+    }
 }
 
-async fn in_process(args: &ReplayArgs, workload: Workload, output: &Output) -> Result<Report, Failure> {
+async fn in_process(args: &ReplayArgs, workload: Workload, output: &Output) -> Result<Completed, Failure> {
     let cluster = LocalSettings {
         nodes: usize::from(args.load.nodes),
         capacity: args.load.capacity,
@@ -73,12 +79,14 @@ async fn over_http(
     workload: Workload,
     global: &Global,
     output: &Output,
-) -> Result<Report, Failure> {
+) -> Result<Completed, Failure> {
     let clients: Result<Vec<Client>, Failure> =
         args.urls.iter().map(|url| Client::new(url, global.token_file.as_deref())).collect();
     let nodes = HttpNodes::prepare(clients?, &args.cache, args.load.capacity).await?;
     let run = Run::new(nodes, settings(args, WORKERS_HTTP));
-    complete(&run, workload, args, output, ready(Ok(()))).await
+    let completed = complete(&run, workload, args, output, ready(Ok(()))).await;
+    run.target().put_back().await;
+    completed
 }
 
 /// Nodes as processes of their own, and a schedule of what happens to them.
@@ -87,7 +95,7 @@ async fn under_chaos(
     workload: Workload,
     global: &Global,
     output: &Output,
-) -> Result<Report, Failure> {
+) -> Result<Completed, Failure> {
     let children = Children::start(&ChildSettings {
         nodes: usize::from(args.load.nodes),
         cache: args.cache.clone(),
@@ -106,21 +114,21 @@ async fn under_chaos(
         undone.await.unwrap_or(Ok(()))
     };
     let completing = async {
-        let report = complete(&run, workload, args, output, before_end).await;
+        let completed = complete(&run, workload, args, output, before_end).await;
         // Also if it did not come that far.
         end.cancel();
-        report
+        completed
     };
-    let (report, children) = tokio::join!(completing, async {
+    let (completed, children) = tokio::join!(completing, async {
         let children = chaos.run(&run, &end).await;
         // Whoever waits for this may have given up.
         let _ = over.send(children.as_ref().map(|_| ()).map_err(Clone::clone));
         children
     });
-    let mut report = report?;
+    let mut completed = completed?;
     drop(children?);
-    report.chaos = std::mem::take(&mut *done.lock());
-    Ok(report)
+    completed.report.chaos = std::mem::take(&mut *done.lock());
+    Ok(completed)
 }
 
 fn settings(args: &ReplayArgs, workers: usize) -> Settings {
@@ -166,7 +174,7 @@ async fn complete<T: Target>(
     args: &ReplayArgs,
     output: &Output,
     before_end: impl Future<Output = Result<(), Failure>>,
-) -> Result<Report, Failure> {
+) -> Result<Completed, Failure> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     if let Some(duration) = args.duration {
@@ -179,12 +187,9 @@ async fn complete<T: Target>(
     if output.shows_progress() {
         tasks.spawn(show_progress(run.tally(), args.limit.or(args.generate)));
     }
-    let report = run.complete(workload, &stop, before_end).await;
+    let completed = run.complete(workload, &stop, before_end).await;
     tasks.shutdown().await;
-    report.map_err(|error| match error {
-        RunError::Trace(error) => broken(args.trace.as_deref(), &error),
-        RunError::Target(failure) => failure,
-    })
+    completed
 }
 
 async fn show_progress(tally: Arc<Tally>, total: Option<u64>) {
@@ -206,13 +211,16 @@ async fn show_progress(tally: Arc<Tally>, total: Option<u64>) {
     }
 }
 
-/// Prints the summary: as JSON on stdout, and for people on stderr.
-pub(crate) fn conclude(report: &Report, output: &Output) -> Result<(), Failure> {
-    if !output.is_json() {
-        output.note(report.text());
+/// Prints the summary: as JSON on stdout, and for people on stderr. A trace that broke off costs the verdict only.
+pub(crate) fn conclude(completed: Completed, trace: Option<&Path>, output: &Output) -> Result<(), Failure> {
+    let Completed { report, broken: error } = completed;
+    if report.requests > 0 || error.is_none() {
+        output.json(&report)?;
+        if !output.is_json() {
+            output.note(report.text());
+        }
     }
-    output.json(report)?;
-    verdict(report)
+    error.map_or_else(|| verdict(&report), |error| Err(broken(trace, &error)))
 }
 
 fn verdict(report: &Report) -> Result<(), Failure> {
@@ -224,13 +232,14 @@ fn verdict(report: &Report) -> Result<(), Failure> {
         );
         return Err(Failure::new(Exit::Failed, message).hint("violations in the summary name the first ones"));
     }
+    let Report { errors, unfinished_writes, uncompared_at_end, .. } = report;
     // Nodes that are killed leave requests unanswered.
-    let unanswered = report.errors > 0 && report.chaos.is_empty();
-    if unanswered || report.unfinished_writes > 0 || !report.settled {
-        let Report { errors, unfinished_writes, settled, .. } = report;
+    let unanswered = *errors > 0 && report.chaos.is_empty();
+    if unanswered || unfinished_writes + uncompared_at_end > 0 || !report.settled {
         let message = format!(
-            "{errors} requests were not answered, {unfinished_writes} writes reached no node{}",
-            if *settled { "" } else { ", and the nodes were not in step in time" }
+            "{errors} requests were not answered, {unfinished_writes} writes reached no node, {uncompared_at_end} entries \
+             could not be compared{}",
+            if report.settled { "" } else { ", and the nodes were not in step in time" }
         );
         return Err(Failure::new(Exit::Partial, message));
     }

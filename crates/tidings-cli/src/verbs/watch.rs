@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use crate::args::WatchArgs;
 use crate::client::{Client, Event};
 use crate::exit::{Exit, Failure};
-use crate::output::Output;
+use crate::output::{Output, plain};
 
 /// Follows the change events of a cache.
 pub(crate) async fn run(args: &WatchArgs, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -58,7 +58,7 @@ fn lagged(event: &Event, output: &Output) -> Result<(), Failure> {
 fn line(event: &Event, data: &Json) -> String {
     let text = |name: &str| match data.get(name) {
         None | Some(Json::Null) => "-".to_owned(),
-        Some(Json::String(text)) => text.clone(),
+        Some(Json::String(text)) => plain(text),
         Some(other) => other.to_string(),
     };
     let target = match data.get("target") {
@@ -73,8 +73,9 @@ fn line(event: &Event, data: &Json) -> String {
         }
         _ => "-".to_owned(),
     };
-    let origin = data.pointer("/origin/node").and_then(Json::as_str).unwrap_or("-").to_owned();
-    format!("{}  {:<11} {target}  from {origin}  {}", text("time"), event.name, text("operation"))
+    let origin = plain(data.pointer("/origin/node").and_then(Json::as_str).unwrap_or("-"));
+    let (name, target) = (plain(&event.name), plain(&target));
+    format!("{}  {name:<11} {target}  from {origin}  {}", text("time"), text("operation"))
 }
 
 #[cfg(test)]
@@ -87,5 +88,7 @@ mod tests {
             "origin": { "node": "n2", "incarnation": 7 }, "time": "12:00:00" });
         let event = Event { name: "deleted".to_owned(), ..Event::default() };
         assert_eq!(line(&event, &data), "12:00:00  deleted     42  from n2  remove");
+        let data = json!({ "target": { "key": "\u{1b}[2J\nFAKE" } });
+        assert_eq!(line(&event, &data), "-  deleted     \\u{1b}[2J\\nFAKE  from -  -");
     }
 }

@@ -9,6 +9,14 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
+fn names_in(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 #[test]
 fn keys_are_for_their_owner_only() {
     let directory = tempfile::tempdir().unwrap();
@@ -41,7 +49,71 @@ fn nothing_is_overwritten_unless_forced() {
     run_in(directory.path(), &["certs", "init", "--cluster", "shop", "--force"]).exits(0);
     assert_ne!(std::fs::read(certs.join("ca.key")).unwrap(), before);
     assert_eq!(mode(&certs.join("ca.key")), 0o600);
-    assert_eq!(std::fs::read_dir(&certs).unwrap().count(), 2, "nothing is left behind");
+    let names: Vec<String> = names_in(&certs);
+    assert_eq!(names.len(), 4, "the old authority is kept beside the new one: {names:?}");
+    let old = names.iter().find(|name| name.starts_with("ca.key.old")).unwrap();
+    assert_eq!(std::fs::read(certs.join(old)).unwrap(), before);
+    assert_eq!(mode(&certs.join(old)), 0o600);
+}
+
+#[test]
+fn a_second_node_is_made_with_the_authority_that_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let init =
+        |arguments: &[&str]| run_in(directory.path(), &[&["init", "--out", "first"], arguments].concat());
+    let certs = directory.path().join("first/certs");
+    init(&["--cluster", "shop", "--node", "n1"]).exits(0);
+    let authority = || ["ca.pem", "ca.key"].map(|name| std::fs::read(certs.join(name)).unwrap());
+    let before = authority();
+    init(&["--cluster", "shop", "--node", "n2"]).exits(0);
+    init(&["--node", "n3"]).exits(0);
+    init(&["--cluster", "shop", "--node", "n2", "--force"]).exits(0);
+    assert_eq!(authority(), before, "nodes in service trust this one");
+    for node in ["n1", "n2", "n3"] {
+        run_in(directory.path(), &["config", "check", &format!("first/{node}.toml")]).exits(0);
+    }
+    let ran = init(&["--cluster", "other", "--node", "n4", "--force"]).exits(6);
+    assert!(ran.stderr.contains("shop") && ran.stderr.contains("other"), "{ran:?}");
+    std::fs::remove_file(certs.join("ca.key")).unwrap();
+    init(&["--cluster", "shop", "--node", "n5", "--force"]).exits(3);
+    assert_eq!(std::fs::read(certs.join("ca.pem")).unwrap(), before[0], "half an authority is not replaced");
+}
+
+#[test]
+fn no_node_takes_the_authoritys_files() {
+    let directory = tempfile::tempdir().unwrap();
+    run_in(directory.path(), &["certs", "init", "--cluster", "shop"]).exits(0);
+    let key = std::fs::read(directory.path().join("certs/ca.key")).unwrap();
+    for force in [&[][..], &["--force"]] {
+        for node in ["ca", "CA"] {
+            let issue = [&["certs", "issue", "--node", node][..], force].concat();
+            let ran = run_in(directory.path(), &issue).exits(2);
+            assert!(ran.stderr.contains("authority"), "{ran:?}");
+            run_in(directory.path(), &[&["init", "--node", node, "--out", "x"][..], force].concat()).exits(2);
+        }
+    }
+    assert_eq!(std::fs::read(directory.path().join("certs/ca.key")).unwrap(), key);
+}
+
+#[test]
+fn validities_without_sense_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    run_in(directory.path(), &["certs", "init", "--cluster", "shop"]).exits(0);
+    for validity in ["0s", "59s", "100000years"] {
+        run_in(directory.path(), &["certs", "issue", "--node", "n1", "--validity", validity]).exits(2);
+    }
+    assert_eq!(names_in(&directory.path().join("certs")), ["ca.key", "ca.pem"]);
+}
+
+#[test]
+fn a_set_of_files_is_written_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let certs = directory.path().join("certs");
+    // A directory cannot be replaced by a file: the second of the two cannot be put in place.
+    std::fs::create_dir_all(certs.join("n1.key")).unwrap();
+    run_in(directory.path(), &["certs", "init", "--cluster", "shop"]).exits(0);
+    run_in(directory.path(), &["certs", "issue", "--node", "n1"]).exits(6);
+    assert_eq!(names_in(&certs), ["ca.key", "ca.pem", "n1.key"]);
 }
 
 #[test]
@@ -78,7 +150,9 @@ fn init_writes_a_node_that_config_check_accepts() {
     assert_eq!(ran.stdout.lines().count(), 5, "{ran:?}");
     let ran = run_in(directory.path(), &["config", "check", "first/n1.toml", "--json"]).exits(0);
     assert_eq!(ran.json()["findings"], serde_json::json!([]));
-    run_in(directory.path(), &["init", "--cluster", "shop", "--node", "n1", "--out", "first"]).exits(6);
+    let again = ["init", "--cluster", "shop", "--node", "n1", "--out", "first"];
+    let ran = run_in(directory.path(), &again).exits(6);
+    assert!(ran.stderr.contains("n1.pem") && ran.stderr.contains("--force"), "{ran:?}");
 }
 
 #[test]

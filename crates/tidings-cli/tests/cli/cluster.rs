@@ -1,6 +1,7 @@
 //! Nodes as processes, and whole clusters in one.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -9,10 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{Ran, run, run_in, tidings};
-
-/// How long anything may take that should take a second or two.
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::support::{DEADLINE, Ran, run, run_in, tidings, until};
 
 const SAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/data/twitter_cluster52_20k.csv");
 
@@ -78,18 +76,22 @@ impl Node {
     /// Asks again and again until the exit code is this one.
     #[track_caller]
     fn comes_to(&self, arguments: &[&str], code: i32) -> Ran {
-        let began = Instant::now();
-        loop {
-            let ran = self.ask(arguments);
-            if ran.code == code {
-                return ran;
-            }
-            assert!(began.elapsed() < DEADLINE, "{ran:#?}");
-        }
+        let what = format!("{arguments:?} exits {code}");
+        until(&what, DEADLINE, || Some(self.ask(arguments)).filter(|ran| ran.code == code))
     }
 
     fn signal(&self, signal: Signal) {
         signal_to(&self.child, signal);
+    }
+
+    /// Waits until its log says something. Its log goes nowhere else.
+    fn says(&mut self, text: &str) {
+        let stderr = self.child.stderr.as_mut().unwrap();
+        let (mut said, mut byte) = (String::new(), [0]);
+        while !said.contains(text) {
+            assert_ne!(stderr.read(&mut byte).unwrap(), 0, "it ended and said: {said}");
+            said.push(char::from(byte[0]));
+        }
     }
 
     fn ends(mut self) -> (i32, String) {
@@ -120,10 +122,7 @@ fn a_change_on_one_node_evicts_the_copy_on_the_others() {
     let nodes = [&first, &second, &third];
     for node in nodes {
         let three = |ran: &Ran| ran.json()["members"].as_array().unwrap().len() == 3;
-        let began = Instant::now();
-        while !three(&node.ask(&["members", "--json"]).exits(0)) {
-            assert!(began.elapsed() < DEADLINE);
-        }
+        until("three members", DEADLINE, || three(&node.ask(&["members", "--json"]).exits(0)).then_some(()));
         node.comes_to(&["check", "node"], 0);
     }
     first.comes_to(&["check", "cluster"], 0);
@@ -146,8 +145,11 @@ fn a_change_on_one_node_evicts_the_copy_on_the_others() {
     assert_eq!((&report["stale_reads_after_bound"], &report["differing_at_end"]), (&0.into(), &0.into()));
     assert_eq!(report["events_published"], report["writes"]);
 
+    first.ask(&["cache", "info", "replay"]).exits(3);
+
     first.ask(&["drain"]).exits(0);
-    first.comes_to(&["check", "node"], 2);
+    first.ask(&["check", "node"]).exits(2);
+    assert_eq!(metric(&first, "tidings_ready"), 0.0);
 }
 
 #[test]
@@ -158,16 +160,145 @@ fn a_node_told_to_stop_says_goodbye() {
     second.comes_to(&["check", "node"], 0);
     second.signal(Signal::TERM);
     assert_eq!(second.ends().0, 0);
-    let began = Instant::now();
-    loop {
+    until("n2 has left", DEADLINE, || {
         let members = first.ask(&["members", "--json"]).exits(0).json();
-        let state =
-            members["members"].as_array().unwrap().iter().find(|member| member["node"] == "n2").cloned();
-        if state.is_none_or(|member| member["state"] == "left") {
-            break;
-        }
-        assert!(began.elapsed() < DEADLINE, "{members:#}");
+        let mut members = members["members"].as_array().unwrap().iter();
+        members
+            .find(|member| member["node"] == "n2")
+            .is_none_or(|member| member["state"] == "left")
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_second_signal_ends_a_shutdown_that_waits() {
+    let cluster = Cluster::new();
+    let first = cluster.start("n1", &[]);
+    let second = cluster.start("n2", &[&first.address]);
+    first.comes_to(&["check", "cluster"], 0);
+    second.comes_to(&["check", "node"], 0);
+    second.signal(Signal::STOP);
+    first.ask(&["cache", "put", "users", "1", "Ann"]).exits(0);
+    let began = Instant::now();
+    first.signal(Signal::TERM);
+    // The HTTP API ends before the node waits for its peers.
+    first.comes_to(&["members"], 4);
+    first.signal(Signal::TERM);
+    assert_eq!(first.ends().0, 130);
+    assert!(began.elapsed() < Duration::from_secs(8), "it waited to the end: {:?}", began.elapsed());
+    second.signal(Signal::CONT);
+}
+
+#[test]
+fn a_node_on_ipv6_is_served_and_asked() {
+    let cluster = Cluster::new();
+    let start = |id: &str, seeds: &[&str]| {
+        let file = cluster.configure(id, "[::1]:0", seeds);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("listen = \"127.0.0.1:0\"", "listen = \"[::1]:0\"")).unwrap();
+        Node::start(&file)
+    };
+    let first = start("n1", &[]);
+    let second = start("n2", &[&first.address]);
+    assert!(first.address.starts_with("[::1]:") && first.url.starts_with("http://[::1]:"), "{}", first.url);
+    second.comes_to(&["check", "node"], 0);
+    first.comes_to(&["check", "cluster"], 0);
+    first.ask(&["cache", "put", "users", "42", "Ann"]).exits(0);
+    assert_eq!(first.ask(&["cache", "get", "users", "42"]).exits(0).stdout, "Ann");
+    second.ask(&["cache", "del", "users", "42"]).exits(0);
+    first.comes_to(&["cache", "get", "users", "42"], 3);
+    assert!(first.ask(&["members"]).exits(0).stdout.contains(&second.address));
+}
+
+#[test]
+fn addresses_that_cannot_be_used_are_named() {
+    let cluster = Cluster::new();
+    let run_with = |listen: &str, more: &str| {
+        let file = cluster.configure("n1", listen, &[]);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, text.replace("gossip_interval", &format!("{more}gossip_interval"))).unwrap();
+        run(&["node", "--config", file.to_str().unwrap()])
+    };
+    // An address of a documentation network is nobody's.
+    let ran = run_with("192.0.2.1:7401", "").exits(1);
+    assert!(ran.stderr.contains("cluster.listen") && ran.stderr.contains("192.0.2.1"), "{ran:?}");
+    let ran = run_with("nowhere.invalid:7401", "advertise = \"127.0.0.1:1\"\n").exits(78);
+    assert!(ran.stderr.contains("cluster.listen") && ran.stderr.contains("nowhere.invalid"), "{ran:?}");
+    let ran = run_with("127.0.0.1:0", "advertise = \"nowhere.invalid:1\"\n").exits(1);
+    assert!(ran.stderr.contains("cluster.advertise") && ran.stderr.contains("nowhere.invalid"), "{ran:?}");
+}
+
+#[test]
+fn a_hangup_reloads_certificates_and_the_deny_list() {
+    let cluster = Cluster::new();
+    let file = cluster.configure("n1", "127.0.0.1:0", &[]);
+    let text = std::fs::read_to_string(&file).unwrap().replace("log = \"error\"", "log = \"info\"");
+    std::fs::write(&file, &text).unwrap();
+    let mut first = Node::start(&file);
+    let second = cluster.start("n2", &[&first.address]);
+    second.comes_to(&["check", "node"], 0);
+    first.comes_to(&["check", "cluster"], 0);
+    let expiry = |node: &Node| metric(node, "tidings_tls_certificate_expiry_seconds");
+    let before = expiry(&first);
+    run_in(
+        cluster.directory.path(),
+        &["certs", "issue", "--dir", ".", "--node", "n1", "--validity", "10d", "--force"],
+    )
+    .exits(0);
+    std::fs::write(&file, text.replace("[http]", "denied = [\"n2\"]\n[http]")).unwrap();
+    first.signal(Signal::HUP);
+    first.says("the certificates were reloaded");
+    assert!(expiry(&first) < before, "a shorter life than before: {before}");
+    // The link is closed, and a new one refused.
+    second.comes_to(&["check", "cluster"], 2);
+    std::fs::write(&file, text.replace("[http]", "denid = [\"n2\"]\n[http]")).unwrap();
+    first.signal(Signal::HUP);
+    first.says("nothing was reloaded");
+    std::fs::write(&file, text).unwrap();
+    first.signal(Signal::HUP);
+    first.says("the certificates were reloaded");
+    second.comes_to(&["check", "cluster"], 0);
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    let cluster = Cluster::new();
+    let first = cluster.start("n1", &[]);
+    let put = |level: &str| {
+        let body = format!("{{\"level\":\"{level}\"}}");
+        request(&first, "PUT", "/v1/log-level", &body)
+    };
+    for level in ["bogus", "", "inf0"] {
+        let answer = put(level);
+        assert!(answer.starts_with("HTTP/1.1 422") && answer.contains("invalid_level"), "{answer}");
     }
+    assert!(put("debug").starts_with("HTTP/1.1 200"));
+    let file = cluster.configure("n2", "127.0.0.1:0", &[]);
+    let text = std::fs::read_to_string(&file).unwrap().replace("log = \"error\"", "log = \"loud\"");
+    std::fs::write(&file, text).unwrap();
+    let ran = run(&["config", "check", file.to_str().unwrap()]).exits(78);
+    assert!(ran.stderr.contains("telemetry.log"), "{ran:?}");
+}
+
+/// Sends a request of the test's own, and reads the whole answer.
+fn request(node: &Node, method: &str, path: &str, body: &str) -> String {
+    let address = node.url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {length}"
+    );
+    stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The one sample of a metric.
+fn metric(node: &Node, name: &str) -> f64 {
+    let text = request(node, "GET", "/metrics", "");
+    let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    sample.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 #[test]
@@ -212,7 +343,15 @@ fn a_node_with_a_bad_configuration_exits_78() {
 
 #[track_caller]
 fn is_sound(report: &Value) {
-    for name in ["stale_reads_after_bound", "differing_at_end", "wrong_values", "errors", "gaps", "resets"] {
+    for name in [
+        "stale_reads_after_bound",
+        "differing_at_end",
+        "uncompared_at_end",
+        "wrong_values",
+        "errors",
+        "gaps",
+        "resets",
+    ] {
         assert_eq!(report[name], 0, "{name} in {report:#}");
     }
     assert_eq!(report["settled"], true, "{report:#}");
@@ -273,7 +412,7 @@ fn a_malformed_trace_ends_with_its_line() {
     std::fs::write(file.path(), "# c\n0,a,1\n0,b\n").unwrap();
     let ran = run(&["replay", "--trace", file.path().to_str().unwrap()]).exits(1);
     assert!(ran.stderr.contains("line 3: expected time_s,key,size_bytes"), "{ran:?}");
-    assert_eq!(ran.stdout, "");
+    assert_eq!(ran.json()["requests"], 1, "what was done until then");
 }
 
 #[test]
@@ -295,5 +434,9 @@ fn nodes_are_killed_and_cut_off_without_a_read_beyond_the_bound() {
     let report = ran.json();
     assert_eq!((&report["stale_reads_after_bound"], &report["differing_at_end"]), (&0.into(), &0.into()));
     assert!(report["chaos"].as_array().unwrap().len() >= 2, "{report:#}");
+    assert!(
+        report["compared_at_end"].as_u64().unwrap() > 0 && report["uncompared_at_end"] == 0,
+        "{report:#}"
+    );
     assert!(report["series"].as_array().unwrap().len() >= 7, "{report:#}");
 }

@@ -26,6 +26,10 @@ fn the_default_file_is_accepted() {
     let file = run(&["config", "default"]).exits(0).stdout;
     let ran = check(&file, &["--json"], &[]).exits(0);
     assert_eq!(ran.json()["findings"], serde_json::json!([]));
+    let help = run(&["members", "--help"]).exits(0).stdout;
+    let (_, url) = help.split_once("[default: http://").unwrap();
+    let address = url.split(']').next().unwrap();
+    assert!(file.contains(&format!("listen = \"{address}\"")), "the verbs ask {address}");
 }
 
 #[test]
@@ -117,4 +121,19 @@ fn the_schema_is_json_and_refuses_unknown_keys() {
     let schema = run(&["config", "schema"]).exits(0).json();
     assert_eq!(schema["additionalProperties"], false);
     assert_eq!(schema["properties"]["coherence"]["properties"]["lanes"]["maximum"], 64);
+}
+
+#[test]
+fn what_a_start_would_refuse_is_found_before() {
+    let cache = |more: &str| format!("{SOUND}[[cache]]\nname = \"users\"\n{more}");
+    check(&cache(""), &[], &[]).exits(0);
+    for (more, part) in [
+        ("time_to_live = \"200years\"\n", "time_to_live"),
+        ("time_to_idle = \"101years\"\n", "time_to_idle"),
+        ("[[cache]]\nmax_capacity = 1\n", "cache[1].name"),
+        ("[[cache]]\nname = \"no spaces\"\n", "cache[1]"),
+    ] {
+        let ran = check(&cache(more), &[], &[]).exits(78);
+        assert!(ran.stderr.contains(part), "{ran:?}");
+    }
 }

@@ -23,7 +23,10 @@ fn members_are_listed_for_people_and_programs() {
 fn status_says_why_a_node_is_not_ready() {
     let api = Api::new(&[
         ("GET /v1/cluster", Answer::new(200, CLUSTER)),
-        ("GET /readyz", Answer::new(503, "no member has been heard")),
+        (
+            "GET /readyz",
+            Answer::new(503, r#"{"code":"not_ready","detail":"no member has been heard","reasons":[]}"#),
+        ),
         ("GET /v1/caches", Answer::new(200, r#"[{"name":"users"}]"#)),
     ]);
     let ran = api.run(&["status"]).exits(0);
@@ -173,4 +176,76 @@ fn probes_exit_as_monitoring_systems_expect() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     run(&["check", "node", "--url", &format!("http://{free}")]).exits(2);
     run(&["check", "cluster", "--url", &format!("http://{free}")]).exits(3);
+}
+
+#[test]
+fn watch_says_why_there_are_no_events() {
+    for (status, code, exit) in
+        [(404, "unknown_cache", 3), (429, "overloaded", 1), (503, "not_ready", 4), (400, "invalid_query", 1)]
+    {
+        let api = Api::new(&[("GET /v1/caches/users/events", Answer::problem(status, code))]);
+        let ran = api.run(&["watch", "users"]).exits(exit);
+        assert!(ran.stderr.contains(code) && ran.stderr.contains("made up"), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+}
+
+#[test]
+fn nothing_that_a_node_says_controls_the_terminal() {
+    let event = "event: deleted\ndata: {\"kind\":\"deleted\",\"target\":{\"key\":\"\\u001b[2J\\nFAKE\"}}\n\n";
+    let cluster = CLUSTER.replace("\"rtt_ms\"", "\"version\":\"\\u001b[31m0\",\"rtt_ms\"");
+    let cache = "{\"name\":\"users\",\"mode\":\"\\u001b]0;x\\u0007\"}";
+    let api = Api::new(&[
+        ("GET /v1/caches/users/events", Answer::new(200, event)),
+        ("GET /v1/cluster", Answer::new(200, &cluster)),
+        ("GET /v1/caches/users", Answer::new(200, cache)),
+        ("GET /v1/caches", Answer::new(200, &format!("[{cache}]"))),
+        ("GET /v1/caches/x", Answer::new(404, "{\"code\":\"unknown_cache\",\"detail\":\"\\u001b[2J\"}")),
+    ]);
+    let ran = api.run(&["watch", "users", "--limit", "1"]).exits(0);
+    assert_eq!(ran.stdout.lines().count(), 1, "{ran:?}");
+    assert!(ran.stdout.contains("\\u{1b}[2J\\nFAKE"), "{ran:?}");
+    for arguments in
+        [&["members"][..], &["cache", "info", "users"], &["cache", "ls"], &["cache", "info", "x"]]
+    {
+        let ran = api.run(arguments);
+        assert!(!ran.stdout.contains('\u{1b}') && !ran.stderr.contains('\u{1b}'), "{ran:?}");
+        assert!(ran.stdout.contains("\\u{1b}") || ran.stderr.contains("\\u{1b}"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_success_of_something_else_is_not_taken_for_a_nodes() {
+    let api = Api::new(&[("POST /v1/drain", Answer::new(200, "<html>"))]);
+    let ran = api.run(&["drain"]).exits(1);
+    assert!(ran.stderr.contains("makes no sense"), "{ran:?}");
+}
+
+#[test]
+fn a_probe_that_is_called_wrongly_is_unknown_and_not_critical() {
+    run(&["check", "nothing"]).exits(3);
+    run(&["check", "certs", "--warning", "soon", "x"]).exits(3);
+    run(&["--json", "check"]).exits(3);
+    run(&["check", "--help"]).exits(0);
+    run(&["members", "check", "nothing"]).exits(2);
+}
+
+#[test]
+fn an_empty_url_variable_is_none() {
+    let ran = crate::support::ran(
+        crate::support::tidings().arg("members").env("TIDINGS_URL", "").output().unwrap(),
+    );
+    assert!(ran.code == 4 || ran.code == 0, "{ran:?}");
+}
+
+#[test]
+fn a_token_in_clear_text_to_another_machine_is_warned_of() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "secret\n").unwrap();
+    let file = file.to_str().unwrap();
+    let api = Api::new(&[("GET /v1/cluster", Answer::new(200, CLUSTER))]);
+    assert_eq!(api.run(&["members", "--token-file", file]).exits(0).stderr, "");
+    let ran = run(&["members", "--token-file", file, "--url", "http://nowhere.invalid:1"]).exits(4);
+    assert!(ran.stderr.contains("in clear text"), "{ran:?}");
 }

@@ -7,8 +7,10 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::time::Instant;
 
 /// What a run of the program left behind.
 #[derive(Debug)]
@@ -42,6 +44,28 @@ pub(crate) fn tidings() -> Command {
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// How long anything may take that should take a second or two.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Looks again and again until there is something, and fails if that takes too long.
+#[track_caller]
+pub(crate) fn until<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        pause(Duration::from_millis(30));
+    }
+}
+
+/// Lets time pass.
+#[allow(clippy::disallowed_methods, reason = "other processes change the state that is waited for")]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Runs the program.

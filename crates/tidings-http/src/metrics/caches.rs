@@ -56,15 +56,30 @@ const GAUGES: [(&str, &str, Gauge); 4] = [
 pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
     let caches: Vec<One> =
         node.caches().into_iter().map(|cache| One { counts: cache.counts(), cache }).collect();
-    let split = |label: &'static str, counters: &[(&'static str, Count)]| -> Vec<(Labels, u64)> {
+    let split = |label: &'static str, counters: &[(&'static str, Count)], kept: fn(&One) -> bool| -> Vec<_> {
         let of = |one: &One| {
             counters.iter().map(|(text, count)| one.count(&[(label, text)], *count)).collect::<Vec<_>>()
         };
-        caches.iter().flat_map(of).collect()
+        caches.iter().filter(|one| kept(one)).flat_map(of).collect()
     };
-    out.counter("tidings_cache_requests", "Reads, by what became of them.", split("outcome", &REQUESTS))?;
-    out.counter("tidings_cache_loads", "Loaders that ran, by how they ended.", split("outcome", &LOADS))?;
-    out.counter("tidings_cache_evictions", "Entries that went by themselves.", split("cause", &EVICTIONS))?;
+    let all = |_: &One| true;
+    // A 0 of a cache that does not count them would be a lie.
+    let counts_evictions = |one: &One| one.cache.settings().eviction_events;
+    out.counter(
+        "tidings_cache_requests",
+        "Reads, by what became of them.",
+        split("outcome", &REQUESTS, all),
+    )?;
+    out.counter(
+        "tidings_cache_loads",
+        "Loaders that ran, by how they ended.",
+        split("outcome", &LOADS, all),
+    )?;
+    out.counter(
+        "tidings_cache_evictions",
+        "Entries that went by themselves.",
+        split("cause", &EVICTIONS, counts_evictions),
+    )?;
     let evicted = [("target", "key"), ("outcome", "evicted")];
     out.counter(
         "tidings_invalidations",

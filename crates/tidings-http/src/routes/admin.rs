@@ -6,20 +6,42 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use tidings::{MemberInfo, Node, State as Life};
+use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::extract::document;
+use crate::limits::{DRAIN_POLL, DRAIN_TIME};
 use crate::options::LogLevel;
 use crate::problem::{Answer, Problem};
 
-/// `POST /v1/drain`: not ready from now on; what else happens is up to the process.
+/// `POST /v1/drain`: not ready from now on. Answers when every peer has applied what this node did, or after
+/// [`DRAIN_TIME`].
 pub(crate) async fn drain(State(app): State<App>) -> Answer {
-    let drain = app.options().drain.as_ref().ok_or_else(Problem::not_configured)?;
+    if !app.options().drains {
+        return Err(Problem::not_configured());
+    }
     tracing::info!("an operator drains the node");
-    app.drain();
-    drain();
-    Ok((StatusCode::ACCEPTED, Json(json!({ "draining": true }))).into_response())
+    app.readiness().drain();
+    let deadline = Instant::now() + DRAIN_TIME;
+    let mut missing = behind(app.node());
+    while !missing.is_empty() && Instant::now() < deadline {
+        sleep(DRAIN_POLL).await;
+        missing = behind(app.node());
+    }
+    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::MULTI_STATUS };
+    Ok((status, Json(json!({ "draining": true, "missing": missing }))).into_response())
+}
+
+/// The peers that have not acknowledged everything and have not left.
+fn behind(node: &Node) -> Vec<Value> {
+    let members = node.members();
+    let behind = members
+        .iter()
+        .filter(|member| !member.this_node && member.state != Life::Left && member.lag_events > 0);
+    let told = |member: &MemberInfo| json!({ "node": member.node.as_str(), "reason": format!("{} events behind", member.lag_events) });
+    behind.map(told).collect()
 }
 
 fn handle(app: &App) -> Result<&LogLevel, Problem> {

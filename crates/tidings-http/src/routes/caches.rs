@@ -31,6 +31,8 @@ pub(crate) async fn show(State(app): State<App>, named: Named) -> Answer {
 pub(crate) async fn open(State(app): State<App>, named: Named, headers: HeaderMap, body: Body) -> Answer {
     let settings: CacheSettings = document(&headers, body).await?;
     let name = named.cache;
+    // Of two that open one new cache at once, the second finds it open.
+    let _opening = app.opening();
     if app.cache(&name).is_ok() {
         let cache = app.bytes_cache(&name)?.erased();
         if CacheSettings::of(cache.settings()) != settings {
@@ -43,7 +45,7 @@ pub(crate) async fn open(State(app): State<App>, named: Named, headers: HeaderMa
         let detail = format!("{CACHES_MAX} caches are open: close some first");
         return Err(Problem::new(StatusCode::CONFLICT, "too_many_caches", detail));
     }
-    let cache = crate::settings::open(app.node(), &name, &settings).map_err(unopened)?;
+    let cache = crate::settings::open(app.node().domain(), &name, &settings).map_err(unopened)?;
     tracing::info!(cache = %cache.name(), "cache opened over HTTP");
     Ok((StatusCode::CREATED, Json(describe(&app, &*cache.erased()))).into_response())
 }
@@ -84,6 +86,7 @@ fn describe(app: &App, cache: &dyn AnyCache) -> Value {
 
 fn statistics(cache: &dyn AnyCache) -> Value {
     let counts: CacheCounts = cache.counts();
+    let told = cache.settings().eviction_events;
     let answered = counts.hits + counts.coalesced;
     let asked = answered + counts.misses + counts.limited;
     json!({
@@ -102,8 +105,8 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "mutations": counts.mutations,
         "applied": counts.applied,
         "invalidated": counts.invalidated,
-        "evicted": counts.evicted,
-        "expired": counts.expired,
+        "evicted": told.then_some(counts.evicted),
+        "expired": told.then_some(counts.expired),
         "delivered": counts.delivered,
         "lagged": counts.lagged,
         "local_events_dropped": counts.local_events_dropped,

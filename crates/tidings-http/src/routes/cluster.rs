@@ -23,7 +23,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "cluster": node.cluster(),
         "node": id.as_str(),
         "incarnation": incarnation.0,
-        "ready": app.unready().is_empty(),
+        "ready": app.readiness().unready().is_empty(),
         "members": members,
     });
     Ok(Json(document).into_response())

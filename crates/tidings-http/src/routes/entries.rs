@@ -70,7 +70,7 @@ impl ChangeQuery {
     /// The time to live, and nothing that is not there yet.
     fn judge(self) -> Result<Option<Duration>, Problem> {
         if self.acked.is_some_and(|acked| !acked.is_empty()) {
-            return Err(Problem::not_available(StatusCode::BAD_REQUEST, "acked"));
+            return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "acked"));
         }
         if self.tags.is_some_and(|tags| !tags.is_empty()) {
             return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"));

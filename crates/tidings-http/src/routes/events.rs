@@ -63,7 +63,7 @@ fn scope(names: &str) -> Result<Scope, Problem> {
             "local" => Scope::Local,
             "remote" => Scope::Remote,
             "all" => Scope::All,
-            _ => return Err(Problem::query(format!("scope={name}: expected local, remote or both"))),
+            _ => return Err(Problem::query(format!("scope={name}: expected local, remote or all"))),
         };
         scope = Some(if scope.is_some_and(|scope| scope != named) { Scope::All } else { named });
     }
@@ -99,6 +99,9 @@ fn told(cache: &dyn AnyCache, item: &Item<Arc<RawEvent>>) -> Event {
     match item {
         Item::Lagged { missed } => {
             Event::default().event("lagged").data(json!({ "missed": missed }).to_string())
+        }
+        Item::Fenced { slots } => {
+            Event::default().event("fenced").data(json!({ "slots": slots.iter().count() }).to_string())
         }
         Item::Event(event) => {
             Event::default().event(event.kind.name()).id(id(event)).data(document(cache, event).to_string())

@@ -16,12 +16,12 @@ pub(crate) async fn live(State(app): State<App>) -> Answer {
 
 /// Whether it should get requests.
 pub(crate) async fn ready(State(app): State<App>) -> Answer {
-    judge("ready", "not_ready", app.unready())
+    judge("ready", "not_ready", app.readiness().unready())
 }
 
 /// Whether it has been ready since it was started.
 pub(crate) async fn started(State(app): State<App>) -> Answer {
-    judge("started", "not_started", app.unstarted())
+    judge("started", "not_started", app.readiness().unstarted())
 }
 
 fn judge(good: &'static str, bad: &'static str, reasons: Vec<String>) -> Answer {

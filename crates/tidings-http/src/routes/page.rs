@@ -65,7 +65,7 @@ fn write(app: &App, html: &mut String) -> fmt::Result {
         Text(&title),
         Text(&title)
     )?;
-    let reasons = app.unready();
+    let reasons = app.readiness().unready();
     let (class, readiness) =
         if reasons.is_empty() { ("good", "ready".to_owned()) } else { ("bad", reasons.join("; ")) };
     write!(html, "<p class=\"{class}\">{}</p>\n<p>", Text(readiness))?;

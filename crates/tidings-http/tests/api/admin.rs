@@ -1,4 +1,3 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use reqwest::Method;
@@ -44,21 +43,33 @@ async fn what_is_not_configured_says_so() {
 
 #[tokio::test]
 async fn a_drained_node_is_not_ready_at_once() {
-    let drained = Arc::new(AtomicUsize::new(0));
-    let count = drained.clone();
-    let drain = Arc::new(move || {
-        count.fetch_add(1, Ordering::SeqCst);
-    });
-    let with_hook = |options| Options { drain: Some(drain.clone()), ..options };
-    let rig = Rig::start_with(1, |_, builder| builder, with_hook).await;
+    let rig = Rig::start_with(1, |_, builder| builder, |options| Options { drains: true, ..options }).await;
     let api = &rig.apis[0];
-    api.get("/readyz").await.is(200);
-    assert_eq!(api.send(Method::POST, "/v1/drain").await.is(202).document(), json!({ "draining": true }));
-    assert_eq!(drained.load(Ordering::SeqCst), 1);
+    until("it is ready", async || api.metric("tidings_ready").await == Some(1.0)).await;
+    let drained = api.send(Method::POST, "/v1/drain").await.is(200).document();
+    assert_eq!(drained, json!({ "draining": true, "missing": [] }));
+    assert_eq!(api.metric("tidings_ready").await, Some(0.0));
     let unready = api.get("/readyz").await.problem(503, "not_ready").document();
     assert_eq!(unready["reasons"], json!(["the node is draining"]));
     api.get("/startupz").await.is(200);
     api.get("/livez").await.is(200);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn draining_waits_for_what_peers_have_not_applied() {
+    let rig = Rig::start_with(2, |_, builder| builder, |options| Options { drains: true, ..options }).await;
+    let api = &rig.apis[0];
+    api.open("c", &json!({})).await;
+    api.put("c", "k", "v").await;
+    api.send(Method::POST, "/v1/drain").await.is(200);
+    assert_eq!(api.metric("tidings_peer_lag").await, Some(0.0));
+    let others = rig.node(0).members();
+    rig.node(0).set_denied(&[others[1].node.to_string()]);
+    until("the link is closed", async || api.metric("tidings_links_closed_total").await >= Some(1.0)).await;
+    api.put("c", "k", "w").await;
+    let told = api.send(Method::POST, "/v1/drain").await.is(207).document();
+    assert_eq!(told["missing"][0]["node"], "n2");
     rig.end().await;
 }
 

@@ -9,7 +9,7 @@ async fn caches_are_opened_listed_and_closed() {
     let api = &rig.apis[0];
     assert_eq!(api.get("/v1/caches").await.is(200).document(), json!({ "caches": [] }));
     let settings = json!({ "mode": "local", "invalidator": "off", "max_capacity": "1MiB", "time_to_live": "5m",
-        "time_to_idle": "1m", "partitions": 2, "replica_lag": "0s" });
+        "time_to_idle": "1m", "partitions": 2, "eviction_events": false, "replica_lag": "0s" });
     let opened = api.json(Method::PUT, "/v1/caches/users", &settings).await.is(201).document();
     for (name, value) in settings.as_object().unwrap() {
         assert_eq!(&opened[name], value, "{name}");

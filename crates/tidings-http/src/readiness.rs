@@ -1,0 +1,64 @@
+//! Whether a node should get requests, and whether it ever should have.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tidings::{Node, NotReady, State};
+
+/// The readiness of a node as its server tells it: to probes, and in metrics.
+#[derive(Debug)]
+pub(crate) struct Readiness {
+    node: Node,
+    unready_when_isolated: bool,
+    started: AtomicBool,
+    draining: AtomicBool,
+}
+
+impl Readiness {
+    pub(crate) fn new(node: Node, unready_when_isolated: bool) -> Self {
+        Self {
+            node,
+            unready_when_isolated,
+            started: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Not ready from now on.
+    pub(crate) fn drain(&self) {
+        // A node that is ready now has started, even if nobody has asked yet.
+        self.unready();
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Why the node should get no requests now; nothing if it should.
+    pub(crate) fn unready(&self) -> Vec<String> {
+        let mut reasons = match self.node.readiness() {
+            Ok(()) => Vec::new(),
+            Err(NotReady::Waiting { reasons }) => reasons,
+            Err(error) => vec![error.to_string()],
+        };
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("the node is draining".to_owned());
+        }
+        if self.unready_when_isolated && self.is_isolated() {
+            reasons.push("no other member is heard".to_owned());
+        }
+        if reasons.is_empty() {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        reasons
+    }
+
+    /// Why the node has never been ready since its start; nothing if it once was.
+    pub(crate) fn unstarted(&self) -> Vec<String> {
+        let reasons = self.unready();
+        if self.started.load(Ordering::Relaxed) { Vec::new() } else { reasons }
+    }
+
+    fn is_isolated(&self) -> bool {
+        let members = self.node.members();
+        let mut others =
+            members.iter().filter(|member| !member.this_node && member.state != State::Left).peekable();
+        others.peek().is_some() && others.all(|member| !member.synced())
+    }
+}
