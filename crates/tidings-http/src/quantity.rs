@@ -26,7 +26,7 @@ pub fn bytes(text: &str) -> Option<u64> {
     number.replace('_', "").parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// A number of bytes as [`bytes`] reads it.
+/// A number of bytes as [`bytes()`] reads it.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
     let exact = UNITS[..3].iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
