@@ -114,7 +114,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     pub fn peek(&self, key: &K) -> Option<(V, Duration)> {
         let encoded = Encoded::new(self.core.id, key).ok()?;
         match self.core.peek(encoded.borrowed()) {
-            Lookup::Hit(entry) => Some((entry.value, self.core.domain.clock().coarse().since(entry.began))),
+            Lookup::Hit(entry) => {
+                let age = self.core.domain.clock().coarse().since(entry.began);
+                Some((entry.into_value()?, age))
+            }
             _ => None,
         }
     }
@@ -227,7 +230,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.core.entries.iter().filter_map(|(key, _)| {
             let key = key.borrowed();
             match self.core.peek(key) {
-                Lookup::Hit(entry) => Some((tidings_proto::codec::decode(key.bytes).ok()?, entry.value)),
+                Lookup::Hit(entry) => {
+                    Some((tidings_proto::codec::decode(key.bytes).ok()?, entry.into_value()?))
+                }
                 _ => None,
             }
         })

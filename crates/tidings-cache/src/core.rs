@@ -24,18 +24,21 @@ use tidings_proto::time::Tick;
 use crate::builder::{Mode, Partitioner, Settings, Weigher};
 use crate::clears::Clears;
 use crate::domain::Domain;
-use crate::flight::FlightTable;
 use crate::key::{Key, KeyRef, SHARDS};
-use crate::load::Waiting;
+use crate::shard::Shard;
 use crate::stats::CacheStats;
-use crate::table::{self, Entry, LocalEvent, LocalEvents, Peeking, Table};
+use crate::table::{self, Bare, Entry, LocalEvent, LocalEvents, Peeking, Table};
 use crate::topic::{Audience, Told, Topic};
+
+/// How often memory of entries is reclaimed whose own time to live is over, where nothing else notices: a walk over
+/// all entries, about 0.1 us each.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps neighbouring shards' locks out of each other's cache line.
 #[repr(align(128))]
-struct Shard<V>(Mutex<FlightTable<Arc<Waiting<V>>>>);
+struct Padded<V>(Mutex<Shard<V>>);
 
-pub(crate) type ShardGuard<'a, V> = MutexGuard<'a, FlightTable<Arc<Waiting<V>>>>;
+pub(crate) type ShardGuard<'a, V> = MutexGuard<'a, Shard<V>>;
 
 pub(crate) struct Core<K, V> {
     pub(crate) name: Arc<str>,
@@ -45,13 +48,17 @@ pub(crate) struct Core<K, V> {
     pub(crate) stats: CacheStats,
     pub(crate) topic: Arc<Topic>,
     pub(crate) entries: Table<V>,
-    shards: Box<[Shard<V>]>,
+    shards: Box<[Padded<V>]>,
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     local_events: Arc<LocalEvents>,
     pub(crate) clears: Clears,
     /// Some entry has a time to live.
     timed: AtomicBool,
+    /// Some entry has one of its own, shorter than the cache's.
+    own_times: AtomicBool,
+    /// When entries whose own time is over were last looked for.
+    swept: AtomicU64,
     /// Counts what may have made entries unreadable, but for the floor: fences, and entries stored too late.
     fences: AtomicU64,
     /// That count when memory was last reclaimed.
@@ -69,6 +76,25 @@ impl<K, V> fmt::Debug for Core<K, V> {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
+}
+
+/// When and how an entry came to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Birth {
+    /// When the load that brought it began.
+    pub(crate) began: Tick,
+    /// Its slot's epoch then.
+    pub(crate) epoch: u32,
+    /// Its own time to live.
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// What becomes of a read that finds an entry.
+enum Verdict {
+    Hit,
+    /// While in doubt it is too old to be served.
+    Limited,
+    Miss,
 }
 
 /// What a read found.
@@ -93,10 +119,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             id: CacheId::of_name(&name),
             entries: table::table(&settings, domain.clock(), weigher, &local_events),
             topic: Arc::new(Topic::new(name.clone(), settings.partitions, settings.ring, audience)),
-            shards: (0..SHARDS).map(|_| Shard(Mutex::default())).collect(),
+            shards: (0..SHARDS).map(|_| Padded(Mutex::default())).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
+            own_times: AtomicBool::new(false),
+            swept: AtomicU64::new(0),
             fences: AtomicU64::new(0),
             reclaimed_fences: AtomicU64::new(0),
             reclaimed_floor: AtomicU64::new(0),
@@ -153,16 +181,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// What a read is answered with. Counts it.
     #[inline]
     pub(crate) fn hit(&self, key: KeyRef<'_>) -> Option<V> {
-        match self.lookup(key) {
-            Lookup::Hit(entry) => {
+        let fresh_until = self.domain.gate().fresh_until();
+        // Judged where it lies: on the way of every hit, moving it once more would cost as much as judging it.
+        let entry = self.entries.get(&key);
+        match entry.as_ref().map_or(Verdict::Miss, |entry| self.judge(key.slot(), entry, fresh_until)) {
+            Verdict::Hit => {
                 self.stats.hits.count();
-                Some(entry.value)
+                entry?.into_value()
             }
-            Lookup::Limited => {
+            Verdict::Limited => {
                 self.stats.limited.count();
                 None
             }
-            Lookup::Miss => {
+            Verdict::Miss => {
                 self.stats.misses.count();
                 None
             }
@@ -171,25 +202,33 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// The read path. The order of reads is part of the protocol: `fresh_until`, the entry, its slot's epoch and the
     /// floor, then the clock.
-    #[inline]
     pub(crate) fn lookup(&self, key: KeyRef<'_>) -> Lookup<V> {
-        let gate = &self.domain.gate();
-        let fresh_until = gate.fresh_until();
+        let fresh_until = self.domain.gate().fresh_until();
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        if !self.is_coherent(key.slot(), entry.began, entry.epoch) {
-            return Lookup::Miss;
+        match self.judge(key.slot(), &entry, fresh_until) {
+            Verdict::Hit => Lookup::Hit(entry),
+            Verdict::Limited => Lookup::Limited,
+            Verdict::Miss => Lookup::Miss,
+        }
+    }
+
+    /// Whether an entry counts, `fresh_until` having been read before it.
+    #[inline]
+    fn judge(&self, slot: Slot, entry: &Entry<V>, fresh_until: Tick) -> Verdict {
+        if !self.is_coherent(slot, entry.began, entry.epoch) {
+            return Verdict::Miss;
         }
         let always_fresh = fresh_until == Tick::FOREVER || !self.travels();
         if always_fresh && entry.expires == Tick::FOREVER {
-            return Lookup::Hit(entry);
+            return Verdict::Hit;
         }
         let now = self.domain.clock().coarse();
         if now >= entry.expires {
-            Lookup::Miss
-        } else if always_fresh || gate.counts(fresh_until, entry.began, now) {
-            Lookup::Hit(entry)
+            Verdict::Miss
+        } else if always_fresh || self.domain.gate().counts(fresh_until, entry.began, now) {
+            Verdict::Hit
         } else {
-            Lookup::Limited
+            Verdict::Limited
         }
     }
 
@@ -216,40 +255,46 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         !self.travels() || gate.is_fresh(gate.fresh_until(), now) && floored()
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether it displaced one that was a hit at `now`.
-    pub(crate) fn put(
-        &self,
-        key: KeyRef<'_>,
-        value: V,
-        began: Tick,
-        epoch: u32,
-        ttl: Option<Duration>,
-        now: Tick,
-    ) -> bool {
-        // The table itself says whether it had an entry. Only where there may be unreadable ones is one looked at.
-        let seen = (!self.serves_all(now)).then(|| matches!(self.peek(key), Lookup::Hit(_)));
-        let updated = self.store(key, value, began, epoch, ttl);
-        seen.unwrap_or(updated)
+    /// Whether a key that is about to be stored has an entry that is a hit at `now`, as far as that has to be known
+    /// before; `lately`: what ending its flights said.
+    fn displaces(&self, key: KeyRef<'_>, lately: bool, now: Tick) -> Option<bool> {
+        if !self.serves_all(now) {
+            let _bare = Bare::begin();
+            Some(matches!(self.peek(key), Lookup::Hit(_)))
+        } else if self.settings.watches_entries() {
+            None
+        } else {
+            Some(lately || self.entries.contains_key(&key))
+        }
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether the table had one, readable or not.
-    pub(crate) fn store(
+    /// Stores an entry. Call under the key's shard lock, with what ending its flights said. Returns whether it
+    /// displaced one that was a hit at `now`.
+    pub(crate) fn put(
         &self,
-        key: KeyRef<'_>,
+        shard: &mut ShardGuard<'_, V>,
+        (key, lately): (KeyRef<'_>, bool),
         value: V,
-        began: Tick,
-        epoch: u32,
-        ttl: Option<Duration>,
+        birth: Birth,
+        now: Tick,
     ) -> bool {
-        let ttl = match (ttl, self.settings.time_to_live) {
-            (Some(own), Some(all)) => Some(own.min(all)),
-            (own, all) => own.or(all),
-        };
-        let expires = ttl.map_or(Tick::FOREVER, |ttl| {
+        let displaces = self.displaces(key, lately, now);
+        let updated = self.store(key, value, birth);
+        shard.stored(key);
+        displaces.unwrap_or(updated)
+    }
+
+    /// Stores an entry. Call under the key's shard lock. Returns whether a watched table had one, readable or not.
+    pub(crate) fn store(&self, key: KeyRef<'_>, value: V, Birth { began, epoch, ttl }: Birth) -> bool {
+        let all = self.settings.time_to_live;
+        if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
+            self.own_times.store(true, Ordering::Relaxed);
+        }
+        let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
             self.timed.store(true, Ordering::Relaxed);
             self.domain.clock().coarse().after(ttl)
         });
-        let updated = table::replace(&self.entries, key.stored(), Entry { value, began, expires, epoch });
+        let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
         if !self.is_coherent(key.slot(), began, epoch) {
             // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
             self.fences.fetch_add(1, Ordering::AcqRel);
@@ -257,12 +302,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         updated
     }
 
-    /// Removes a key from the table. Call under its shard lock. Returns what was readable, now or after a doubt had
-    /// ended.
+    /// Removes a key from the table. Call under its shard lock, after ending its flights. Returns what was readable, now
+    /// or after a doubt had ended.
     pub(crate) fn take(&self, key: KeyRef<'_>) -> Option<V> {
-        let Entry { value, began, expires, epoch } = self.entries.remove(&key)?;
-        let coherent = self.is_coherent(key.slot(), began, epoch);
-        (coherent && !self.is_over(expires)).then_some(value)
+        let entry = self.entries.remove(&key)?;
+        let excluded = self.is_excluded(key, &entry);
+        if excluded { None } else { entry.into_value() }
+    }
+
+    /// As [`Core::take`], and only says whether there was something readable.
+    pub(crate) fn evict(&self, key: KeyRef<'_>) -> bool {
+        let _bare = Bare::begin();
+        self.entries.remove(&key).is_some_and(|entry| !self.is_excluded(key, &entry))
+    }
+
+    /// Whether an entry will never be readable again.
+    fn is_excluded(&self, key: KeyRef<'_>, entry: &Entry<V>) -> bool {
+        !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
     }
 
     /// Whether a time to live is over.
@@ -339,47 +395,68 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (counts.evicted.get(), counts.expired.get(), counts.dropped.get())
     }
 
-    /// Frees the memory of entries that a fence or the floor has made unreadable, one shard lock at a time.
+    /// Frees the memory of entries that a fence, the floor or the end of their own time has made unreadable, one shard
+    /// lock at a time.
     pub(crate) fn reclaim(&self) {
         let floor = if self.travels() { self.domain.gate().floor() } else { Tick::NEVER };
         let fences = self.fences.load(Ordering::Acquire);
         let raised = self.reclaimed_floor.load(Ordering::Acquire) < floor.0;
-        if self.reclaimed_fences.load(Ordering::Acquire) == fences && !raised {
+        let fenced = raised || self.reclaimed_fences.load(Ordering::Acquire) != fences;
+        if !fenced && !self.is_sweep_due() {
             return;
         }
-        let excluded =
-            |key: KeyRef<'_>, entry: &Entry<V>| !self.is_coherent(key.slot(), entry.began, entry.epoch);
-        for (key, entry) in &self.entries {
-            let key = key.borrowed();
-            if excluded(key, &entry) {
-                let _shard = self.shard(key);
-                // What stands there now may be newer than what was seen.
-                let _peeking = Peeking::begin();
-                if self.entries.get(&key).is_some_and(|now| excluded(key, &now)) {
-                    self.entries.invalidate(&key);
+        {
+            let _bare = Bare::begin();
+            for (key, entry) in &self.entries {
+                let key = key.borrowed();
+                if self.is_excluded(key, &entry) {
+                    let mut shard = self.shard(key);
+                    // What stands there now may be newer than what was seen.
+                    let _peeking = Peeking::begin();
+                    if self.entries.get(&key).is_some_and(|now| self.is_excluded(key, &now)) {
+                        self.entries.invalidate(&key);
+                        shard.forget_stored();
+                    }
                 }
             }
+        }
+        if fenced {
+            // Of a key that moka displaced meanwhile nothing was seen.
+            (0..SHARDS).for_each(|index| self.shard_at(index).forget_stored());
         }
         // What came meanwhile is for the next time.
         self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
         self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
     }
 
+    /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.
+    fn is_sweep_due(&self) -> bool {
+        if self.settings.watches_entries() || !self.own_times.load(Ordering::Relaxed) {
+            return false;
+        }
+        let now = self.domain.clock().coarse();
+        let due = now.since(Tick(self.swept.load(Ordering::Relaxed))) >= SWEEP_INTERVAL;
+        if due {
+            self.swept.store(now.0, Ordering::Relaxed);
+        }
+        due
+    }
+
     /// Ends the fill tokens whose deadline has passed.
     pub(crate) fn expire_tokens(&self) {
         let now = self.domain.clock().coarse();
         for index in 0..SHARDS {
-            self.shard_at(index).expire(now);
+            self.shard_at(index).flights.expire(now);
         }
     }
 
     pub(crate) fn flights(&self) -> usize {
-        (0..SHARDS).map(|index| self.shard_at(index).len()).sum()
+        (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
     }
 
     pub(crate) fn end_all_flights(&self) {
         for index in 0..SHARDS {
-            self.shard_at(index).end_all();
+            self.shard_at(index).flights.end_all();
         }
     }
 

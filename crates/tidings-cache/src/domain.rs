@@ -16,6 +16,7 @@ use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::builder::Mode;
 use crate::clock::Clock;
 use crate::erased::AnyCache;
 use crate::remote::RemoteChange;
@@ -40,7 +41,8 @@ struct Inner {
     origin: RwLock<Arc<Origin>>,
     /// Replaced as a whole, so that no lock is held while a cache works.
     caches: RwLock<Arc<Caches>>,
-    published: Striped,
+    /// Changes of caches that are closed.
+    published_before: AtomicU64,
     counts: RemoteStats,
     leaving: AtomicBool,
     /// Write-throughs whose user code is under way.
@@ -111,6 +113,11 @@ impl Gate {
     }
 }
 
+/// Changes of a cache that peers are told of.
+fn published(cache: &dyn AnyCache) -> u64 {
+    if cache.settings().mode == Mode::Local { 0 } else { cache.counts().mutations }
+}
+
 impl Domain {
     /// The shared part of a node whose changes go to `log`.
     #[must_use]
@@ -124,7 +131,7 @@ impl Domain {
             subscriptions: AtomicU64::new(1),
             origin: RwLock::new(Arc::new(origin)),
             caches: RwLock::default(),
-            published: Striped::default(),
+            published_before: AtomicU64::new(0),
             counts: RemoteStats::default(),
             leaving: AtomicBool::new(false),
             open_writes: AtomicUsize::new(0),
@@ -187,14 +194,12 @@ impl Domain {
         self.0.gate.fresh_until.store(published.fresh_until.0, Ordering::Release);
     }
 
-    /// Changes made on this node, one per call whatever the number of lanes or peers.
+    /// Changes made on this node that peers are told of, one per call whatever the number of lanes or peers.
     #[must_use]
     pub fn events_published(&self) -> u64 {
-        self.0.published.get()
-    }
-
-    pub(crate) fn count_published(&self) {
-        self.0.published.count();
+        let caches = self.0.caches.read();
+        let of_open: u64 = caches.values().map(|cache| published(&**cache)).sum();
+        of_open + self.0.published_before.load(Ordering::Relaxed)
     }
 
     /// What came of other nodes' records.
@@ -233,7 +238,10 @@ impl Domain {
     }
 
     pub(crate) fn unregister(&self, id: CacheId) {
-        Arc::make_mut(&mut self.0.caches.write()).remove(&id);
+        let mut caches = self.0.caches.write();
+        if let Some(cache) = Arc::make_mut(&mut caches).remove(&id) {
+            self.0.published_before.fetch_add(published(&*cache), Ordering::Relaxed);
+        }
     }
 
     /// Applies records of a peer in order, from the sequence `from` on: evicts, then tells subscribers. Returns the

@@ -21,6 +21,7 @@ mod many;
 mod reader;
 mod remote;
 mod ring;
+mod shard;
 mod stats;
 mod subscribe;
 mod table;

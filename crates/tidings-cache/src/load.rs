@@ -11,7 +11,7 @@ use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 
 use crate::cache::Cache;
-use crate::core::{Core, Lookup, ShardGuard};
+use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::domain::Domain;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
@@ -80,7 +80,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
         let key = self.key.borrowed();
         let mut shard = self.core.shard(key);
         let now = self.core.domain.clock().coarse();
-        let sound = shard.finish(key, self.start, self.core.epoch(key.slot()), now);
+        let sound = shard.flights.finish(key, self.start, self.core.epoch(key.slot()), now);
         if let Some(value) = value {
             self.core.land(&mut shard, key, value, self.start, sound, None);
         }
@@ -101,8 +101,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn turn(&self, key: &Encoded) -> Turn<V> {
         match self.lookup(key.borrowed()) {
             Lookup::Hit(entry) => {
-                self.stats.hits.count();
-                return Turn::Ready(entry.value);
+                if let Some(value) = entry.into_value() {
+                    self.stats.hits.count();
+                    return Turn::Ready(value);
+                }
             }
             Lookup::Limited => self.stats.limited.count(),
             Lookup::Miss => {}
@@ -111,18 +113,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let now = self.domain.clock().coarse();
         let mut shard = self.shard(key);
         // A load may have landed between the look and the lock: were it not seen, a second loader would run.
-        if let Lookup::Hit(entry) = self.lookup(key) {
+        if let Lookup::Hit(entry) = self.lookup(key)
+            && let Some(value) = entry.into_value()
+        {
             self.stats.hits.count();
-            return Turn::Ready(entry.value);
+            return Turn::Ready(value);
         }
         let epoch = self.epoch(key.slot());
-        if let Some(waiting) = shard.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
+        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
             self.stats.coalesced.count();
             return Turn::Join(waiting);
         }
         self.stats.misses.count();
         let waiting = Waiting::new();
-        let start = shard.begin_load(key, epoch, now, waiting.clone());
+        let start = shard.flights.begin_load(key, epoch, now, waiting.clone());
         Turn::Lead(start, waiting)
     }
 
@@ -135,14 +139,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let now = self.domain.clock().coarse();
-        shard.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
+        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
     }
 
     /// Closes a guard, if it is still open, without a result.
     pub(crate) fn close_guard(&self, key: &Encoded, start: Start) {
         let key = key.borrowed();
         let now = self.domain.clock().coarse();
-        self.shard(key).finish(key, start, self.epoch(key.slot()), now);
+        self.shard(key).flights.finish(key, start, self.epoch(key.slot()), now);
     }
 
     /// Stores what a flight has brought, if it is sound. Call under the key's shard lock. Returns whether it did.
@@ -157,8 +161,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> bool {
         let stored = sound && !self.is_closed();
         if stored {
-            shard.end_decisions(key);
-            self.store(key, value, start.began, start.epoch, ttl);
+            shard.flights.end_decisions(key);
+            self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
         } else {
             self.stats.fence_rejects.count();
         }
@@ -350,7 +354,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let encoded = Encoded::new(core.id, key)?;
         let key = encoded.borrowed();
         let mut shard = core.shard(key);
-        let sound = shard.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
+        let sound =
+            shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
         let stored = core.land(&mut shard, key, value, token.start, sound, ttl);
         drop(shard);
         core.tell_local_events();

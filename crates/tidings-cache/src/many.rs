@@ -7,7 +7,7 @@ use tidings_proto::log::Appended;
 use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MAX, Parts, RECORD_BYTES_MAX};
 use tidings_proto::wake::Waiters;
 
-use crate::core::Core;
+use crate::core::{Birth, Core, ShardGuard};
 use crate::event::RawTarget;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::topic::{Told, Woken};
@@ -57,9 +57,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.change_some(some, operation, options)?;
         }
         self.stats.mutations.count();
-        if self.travels() {
-            self.domain.count_published();
-        }
         self.tell_local_events();
         Ok(())
     }
@@ -77,11 +74,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut by_kind: [Vec<usize>; 3] = Default::default();
         for (index, one) in some.iter_mut().enumerate() {
             let key = one.encoded.borrowed();
-            if let Some(shard) = &mut shards[key.shard()] {
-                shard.end(key);
-            }
+            let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
             let change = one.change.take().expect("each change is made once");
-            by_kind[self.change_table(key, change, options) as usize].push(index);
+            by_kind[self.change_table(shard, key, change, options) as usize].push(index);
         }
         let mut waiting = Waiting::default();
         let mut result = Ok(());
@@ -100,14 +95,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         result
     }
 
-    fn change_table(&self, key: KeyRef<'_>, change: Change<V>, options: &Options) -> Done {
+    fn change_table(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        change: Change<V>,
+        options: &Options,
+    ) -> Done {
+        let lately = shard.end(key);
         match change {
             Change::Remove => {
                 self.entries.invalidate(&key);
                 Done::Deleted
             }
             Change::Put(_) if self.settings.invalidator.acts_on_local() => {
-                if self.take(key).is_some() {
+                if self.evict(key) {
                     Done::Updated
                 } else {
                     Done::Inserted
@@ -115,7 +117,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
             Change::Put(value) => {
                 let now = self.domain.clock().coarse();
-                let displaced = self.put(key, value, now, self.epoch(key.slot()), options.ttl, now);
+                let birth = Birth { began: now, epoch: self.epoch(key.slot()), ttl: options.ttl };
+                let displaced = self.put(shard, (key, lately), value, birth, now);
                 if displaced { Done::Updated } else { Done::Inserted }
             }
         }
@@ -216,7 +219,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 told.position.get_or_insert((lane, sequence));
                 log_waiters.push(waiters);
             }
-            self.domain.count_published();
         } else {
             raise();
         }
@@ -226,10 +228,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         } else {
             Woken::default()
         };
+        self.stats.mutations.count();
         drop(shards);
         log_waiters.into_iter().for_each(Waiters::wake);
         rings.wake();
-        self.stats.mutations.count();
         Ok(())
     }
 }

@@ -65,9 +65,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if evicts {
                 let mut shard = self.shard(key);
                 shard.end(key);
-                let held = self.entries.contains_key(&key);
-                if held {
-                    self.entries.invalidate(&key);
+                if self.evict(key) {
                     self.stats.invalidated.count();
                 }
             }
@@ -77,7 +75,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut shard = self.shard(key);
         if evicts {
             shard.end(key);
-            if self.take(key).is_some() {
+            if self.evict(key) {
                 self.stats.invalidated.count();
                 let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
                 woken.add(self.topic.tell_key(partition, key, told));
@@ -106,7 +104,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 if let Some(shard) = &mut shards[key.shard()] {
                     shard.end(key);
                 }
-                if self.take(key).is_some() {
+                if self.evict(key) {
                     self.stats.invalidated.count();
                     invalidated.extend(partition.map(|partition| (partition, key.to_bytes())));
                 }

@@ -19,19 +19,41 @@ use crate::topic::Audience;
 /// Expiries and evictions that wait to be told. More are dropped and counted: they are informational.
 const LOCAL_EVENTS_MAX: usize = 4_096;
 
-/// Longest time to idle that moka is told of: a hundred years. It panics beyond a thousand.
-const IDLE_TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// Longest time that moka is told of: a hundred years. It panics beyond a thousand.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// A value as moka holds it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Entry<V> {
-    pub(crate) value: V,
+    /// Nothing in a clone that was made while [`Bare`] lived.
+    value: Option<V>,
     /// When the load that brought it began.
     pub(crate) began: Tick,
     /// When its time to live is over.
     pub(crate) expires: Tick,
     /// Its slot's epoch when the load began.
     pub(crate) epoch: u32,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(value: V, began: Tick, expires: Tick, epoch: u32) -> Self {
+        Self { value: Some(value), began, expires, epoch }
+    }
+
+    /// The value, unless the entry was looked at without it.
+    #[inline]
+    pub(crate) fn into_value(self) -> Option<V> {
+        self.value
+    }
+}
+
+/// moka clones what it hands out: a value that nobody wants is left where it is.
+impl<V: Clone> Clone for Entry<V> {
+    #[inline]
+    fn clone(&self) -> Self {
+        let value = if BARE.get() { None } else { self.value.clone() };
+        Self { value, began: self.began, expires: self.expires, epoch: self.epoch }
+    }
 }
 
 pub(crate) type Table<V> = moka::sync::Cache<StoredKey, Entry<V>, CarriedHash>;
@@ -41,6 +63,25 @@ thread_local! {
     static UPDATED: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread looks at an entry without using it.
     static PEEKING: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread wants entries without their values.
+    static BARE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, the entries that this thread is handed have no values: removing what peers have changed, or looking
+/// through all entries, copies none.
+pub(crate) struct Bare;
+
+impl Bare {
+    pub(crate) fn begin() -> Self {
+        BARE.set(true);
+        Self
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        BARE.set(false);
+    }
 }
 
 /// While it lives, this thread's reads are no accesses.
@@ -121,7 +162,7 @@ impl LocalEvents {
     }
 }
 
-/// Tells moka when an entry's time is over, so that its memory is reclaimed; of its time to live hits judge by
+/// Tells moka when an entry's time is over, so that its memory is reclaimed soon; of its time to live hits judge by
 /// themselves.
 struct Times {
     clock: Clock,
@@ -169,9 +210,13 @@ pub(crate) fn table<V: Clone + Send + Sync + 'static>(
     weigher: Option<Weigher<V>>,
     local_events: &Arc<LocalEvents>,
 ) -> Table<V> {
-    let idle = settings.time_to_idle.map(|time| time.min(IDLE_TIME_MAX));
-    let times = Times { clock: clock.clone(), idle };
-    let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity).expire_after(times);
+    let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
+    if settings.watches_entries() {
+        let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
+        builder = builder.expire_after(Times { clock: clock.clone(), idle });
+    } else if let Some(time) = settings.time_to_live {
+        builder = builder.time_to_live(time.min(TIME_MAX));
+    }
     if settings.eviction_events {
         let events = local_events.clone();
         let listener = move |key: Arc<StoredKey>, entry: Entry<V>, cause: RemovalCause| match cause {
@@ -182,12 +227,15 @@ pub(crate) fn table<V: Clone + Send + Sync + 'static>(
         builder = builder.eviction_listener(listener);
     }
     if let Some(weigher) = weigher {
-        builder = builder.weigher(move |key: &StoredKey, entry| weigher(key.borrowed().bytes, &entry.value));
+        builder = builder.weigher(move |key: &StoredKey, entry: &Entry<V>| {
+            // What is stored has its value.
+            entry.value.as_ref().map_or(0, |value| weigher(key.borrowed().bytes, value))
+        });
     }
     builder.build_with_hasher(CarriedHash::default())
 }
 
-/// Stores an entry. Returns whether the table had one of this key.
+/// Stores an entry. Returns whether the table had one of this key, which only one that is watched can tell.
 pub(crate) fn replace<V: Clone + Send + Sync + 'static>(
     table: &Table<V>,
     key: StoredKey,

@@ -9,7 +9,7 @@ use tidings_proto::log::{Appended, Sealed};
 use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
 
-use crate::core::{Core, Lookup, ShardGuard};
+use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
@@ -126,14 +126,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
-        let (now, wall_ms) = self.domain.clock().coarse_and_wall_ms();
+        let (now, wall_ms) = self.domain.clock().at_change();
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
-        shard.end(key);
-        let (kind, taken) = self.change_entry(key, when, change, options, now);
-        let logged =
-            if self.travels() { Some(self.log_one(key, kind, operation, options, wall_ms)?) } else { None };
+        let lately = shard.end(key);
+        let (kind, taken) = self.change_entry(&mut shard, (key, lately), when, change, options, now);
+        let logged = if self.travels() {
+            let logged = self.log_one(key, kind, operation, options, wall_ms);
+            Some(logged.inspect_err(|_| _ = shard.end(key))?)
+        } else {
+            None
+        };
         let waiting = partition.map(|partition| {
             let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
             if let Some(appended) = &logged {
@@ -145,14 +149,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.stats.delivered.count();
             self.topic.tell_key(partition, key, told)
         });
+        self.stats.mutations.count();
         drop(shard);
 
-        self.stats.mutations.count();
         let mut positions = SmallVec::new();
         if let Some(appended) = logged {
             positions.push((appended.lane, appended.sequence));
             appended.waiters.wake();
-            self.domain.count_published();
         }
         if let Some(waiting) = waiting {
             waiting.wake();
@@ -198,7 +201,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 (present == matches!(when, When::Present)).then_some(change)
             }
             When::Unended(start) | When::StoreUnended(start) => {
-                if shard.finish(key, start, self.epoch(key.slot()), now) {
+                if shard.flights.finish(key, start, self.epoch(key.slot()), now) {
                     return Some(change);
                 }
                 self.stats.fence_rejects.count();
@@ -210,7 +213,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Changes the table, under the shard lock. Returns what that was, and the readable value that a removal took.
     fn change_entry(
         &self,
-        key: KeyRef<'_>,
+        shard: &mut ShardGuard<'_, V>,
+        (key, lately): (KeyRef<'_>, bool),
         when: When,
         change: Change<V>,
         options: &Options,
@@ -224,12 +228,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
                     _ => (now, self.epoch(key.slot())),
                 };
-                (kind_of(self.put(key, value, began, epoch, options.ttl, now)), None)
+                let birth = Birth { began, epoch, ttl: options.ttl };
+                (kind_of(self.put(shard, (key, lately), value, birth, now)), None)
             }
-            Change::Put(_) => (kind_of(self.take(key).is_some()), None),
+            Change::Put(_) => (kind_of(self.evict(key)), None),
             // The value was changed, but what it is now is known to nobody here.
             Change::Remove if matches!(when, When::StoreUnended(_)) => {
-                self.take(key);
+                self.evict(key);
                 (EventKind::Updated, None)
             }
             Change::Remove => (EventKind::Deleted, self.take(key)),

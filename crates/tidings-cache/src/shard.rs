@@ -1,0 +1,103 @@
+//! What one of a cache's shard locks guards: the flights of its keys, and which of them were stored lately.
+
+use std::sync::Arc;
+
+use crate::flight::FlightTable;
+use crate::key::KeyRef;
+use crate::load::Waiting;
+
+/// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
+/// 4,096 hot keys for 16 KiB.
+const PLACES: usize = 16;
+const KEYS_PER_PLACE: usize = 4;
+
+/// Marks of keys that were stored and not removed since, so that an insert of a hot key needs no look-up to know that
+/// it displaces something. Of two keys, one in 2⁴¹ has the mark and place of the other: its insert may then be called
+/// an update.
+#[derive(Debug, Default)]
+struct Lately([[u32; KEYS_PER_PLACE]; PLACES]);
+
+/// Where no key is.
+const NOTHING: u32 = 0;
+
+impl Lately {
+    /// Where a key may stand, and its mark there. Of bits that do not make the shard.
+    fn of(&mut self, hash: u64) -> (&mut [u32; KEYS_PER_PLACE], u32) {
+        (&mut self.0[(hash >> 6) as usize % PLACES], (hash >> 32) as u32 | 1)
+    }
+
+    /// Notes a key that is not noted; the oldest in its place has to go.
+    fn note(&mut self, hash: u64) {
+        let (place, mark) = self.of(hash);
+        if place[0] != NOTHING {
+            place.copy_within(..KEYS_PER_PLACE - 1, 1);
+        }
+        place[0] = mark;
+    }
+
+    /// Returns whether it was known.
+    fn forget(&mut self, hash: u64) -> bool {
+        let (place, mark) = self.of(hash);
+        let Some(at) = place.iter().position(|known| *known == mark) else { return false };
+        place.copy_within(..at, 1);
+        place[0] = NOTHING;
+        true
+    }
+}
+
+/// The state behind a shard's lock.
+#[derive(Debug)]
+pub(crate) struct Shard<V> {
+    pub(crate) flights: FlightTable<Arc<Waiting<V>>>,
+    lately: Lately,
+}
+
+impl<V> Default for Shard<V> {
+    fn default() -> Self {
+        Self { flights: FlightTable::default(), lately: Lately::default() }
+    }
+}
+
+impl<V> Shard<V> {
+    /// Ends every flight of a key, before it changes. Returns whether it is known to have been stored and not removed
+    /// since; from now on it is not.
+    #[inline]
+    pub(crate) fn end(&mut self, key: KeyRef<'_>) -> bool {
+        self.flights.end(key);
+        self.lately.forget(key.hash)
+    }
+
+    /// Notes that a key was stored.
+    #[inline]
+    pub(crate) fn stored(&mut self, key: KeyRef<'_>) {
+        self.lately.note(key.hash);
+    }
+
+    /// Forgets what was stored: entries may have become unreadable.
+    pub(crate) fn forget_stored(&mut self) {
+        self.lately = Lately::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_from_its_store_to_its_end() {
+        let mut lately = Lately::default();
+        for hash in [0, u64::MAX, 1 << 6, 1 << 33] {
+            assert!(!lately.forget(hash), "nothing is known at first");
+            lately.note(hash);
+            assert!(lately.forget(hash) && !lately.forget(hash));
+        }
+    }
+
+    #[test]
+    fn the_oldest_key_of_a_full_place_is_forgotten() {
+        let mut lately = Lately::default();
+        let keys: [u64; 5] = std::array::from_fn(|key| (key as u64) << 33);
+        keys.map(|key| lately.note(key));
+        assert_eq!(keys.map(|key| lately.forget(key)), [false, true, true, true, true]);
+    }
+}
