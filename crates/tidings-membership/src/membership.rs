@@ -88,7 +88,7 @@ impl Membership {
         attestor: Arc<dyn Attestor>,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let seeds = Seeds::parse(&config.seeds)?;
+        let seeds = Seeds::parse(&config.seeds, config.resolver.clone())?;
         let statement = Statement { record: config.me.clone(), serial: FIRST_SERIAL, left: false };
         let published = statement.publish(&config.cluster, &*attestor)?;
         let shared = Arc::new(Shared::new(&config, &attestor, seeds.fixed().clone()));

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_membership::{
-    AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, State, View,
+    AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, Resolver, State, View,
 };
 use tidings_proto::frame::CACHES_MAX;
 use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
@@ -78,11 +78,13 @@ pub(crate) struct Driver {
     config: Config,
     /// The addresses to which links are kept.
     wanted: Mutex<BTreeSet<SocketAddr>>,
+    /// One for every start of membership.
+    resolver: Resolver,
 }
 
 impl Driver {
     pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
-        Self { bus, config, wanted: Mutex::default() }
+        Self { bus, config, wanted: Mutex::default(), resolver: Resolver::default() }
     }
 
     /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
@@ -176,6 +178,7 @@ impl Driver {
         };
         let mut config = MembershipConfig::new(bus.cluster.clone(), record);
         config.seeds.clone_from(&self.config.seeds);
+        config.resolver = self.resolver.clone();
         config.gossip_interval = self.config.gossip_interval;
         let clock = bus.domain.clock().clone();
         config.clock = Arc::new(move || clock.coarse());
