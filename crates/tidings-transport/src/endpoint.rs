@@ -24,6 +24,7 @@ use crate::authority::{AuthorityError, dns_name};
 use crate::close::{self, CloseCode};
 use crate::denied::DenyList;
 use crate::dial::{self, Requested};
+use crate::duplicate::Verdicts;
 use crate::gate::Gate;
 use crate::gossip;
 use crate::host::Host;
@@ -151,6 +152,7 @@ impl Transport {
             targets: std::sync::Mutex::default(),
             redials: std::sync::Mutex::new(HashMap::new()),
             replaced: AtomicU64::new(0),
+            verdicts: Verdicts::default(),
             quiet: Quiet::default(),
             changed: watch::Sender::new(()),
             gate: Gate::default(),

@@ -14,6 +14,7 @@ mod control;
 mod denied;
 mod der;
 mod dial;
+mod duplicate;
 mod endpoint;
 mod frames;
 mod gate;

@@ -75,6 +75,7 @@ pub(crate) struct Bus {
     /// The newest life of each node that has been met, with its log.
     met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
     probe_interval: Duration,
+    began: Tick,
 }
 
 /// What a bus is made of.
@@ -98,6 +99,7 @@ impl Bus {
             log_id: parts.log_id,
             zone: parts.zone,
             herald: Herald::new(parts.domain.log().lanes()),
+            began: parts.domain.clock().now(),
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
@@ -130,6 +132,12 @@ impl Bus {
         let origin = self.origin();
         self.domain.set_origin(origin.clone());
         origin
+    }
+
+    /// How long this process has been there, whatever is done to the wall clock.
+    fn age_ms(&self) -> u64 {
+        let age = self.domain.clock().now().since(self.began);
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -251,6 +259,7 @@ impl Host for Face {
             zone: self.zone.clone(),
             release: crate::RELEASE.to_owned(),
             wall_ms: self.domain.clock().wall_ms(),
+            age_ms: self.age_ms(),
             members: self.coherence.members().borrow().as_ref().clone(),
         }
     }
@@ -276,9 +285,14 @@ impl Host for Face {
             Some((incarnation, log)) if *log != hello.log && *incarnation >= hello.incarnation => {
                 return Err(Refusal::Incarnation(*incarnation));
             }
-            _ => met.insert(hello.node.clone(), (hello.incarnation, hello.log)),
-        };
+            _ => {}
+        }
+        let former = met.insert(hello.node.clone(), (hello.incarnation, hello.log));
         drop(met);
+        if let Some((incarnation, _)) = former.filter(|(_, log)| *log != hello.log) {
+            let origin = Origin { node: hello.node.clone(), incarnation };
+            self.coherence.replaced(origin, hello.address);
+        }
         self.coherence.met(hello);
         self.linked(hello);
         self.named.notify_one();

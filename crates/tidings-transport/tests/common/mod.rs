@@ -43,6 +43,7 @@ pub(crate) fn hello(node: &str, incarnation: u64, log: u64, address: SocketAddr)
         zone: String::new(),
         release: "test".to_owned(),
         wall_ms: 0,
+        age_ms: 0,
         members: MemberSet::default(),
     }
 }
@@ -61,6 +62,8 @@ pub(crate) struct TestHost {
     pub(crate) hello: Mutex<Hello>,
     pub(crate) admitted: Mutex<Vec<Hello>>,
     pub(crate) refused: Mutex<Vec<(SocketAddr, Refusal)>>,
+    /// Holders of this node's id that it gave way to.
+    pub(crate) displaced: Mutex<Vec<SocketAddr>>,
     pub(crate) gossip: Mutex<Vec<(SocketAddr, Bytes)>>,
     pub(crate) sessions: AtomicUsize,
     /// A node that hears nothing on its links, and says nothing.
@@ -77,6 +80,7 @@ impl TestHost {
             hello: Mutex::new(hello),
             admitted: Mutex::default(),
             refused: Mutex::default(),
+            displaced: Mutex::default(),
             gossip: Mutex::default(),
             sessions: AtomicUsize::new(0),
             mute: Arc::default(),
@@ -106,6 +110,10 @@ impl Host for TestHost {
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         self.refused.lock().unwrap().push((address, refusal.clone()));
+    }
+
+    fn displaced(&self, holder: SocketAddr) {
+        self.displaced.lock().unwrap().push(holder);
     }
 
     fn session(&self, link: Arc<Link>) -> SessionFuture {

@@ -168,6 +168,7 @@ impl Rogue {
             zone: String::new(),
             release: String::new(),
             wall_ms: 0,
+            age_ms: 0,
             members: MemberSet::default(),
         };
         let host = Arc::new(Script { hello, links, begin: Instant::now() });
