@@ -45,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) identity: Identity,
     pub(crate) prepared: ArcSwap<Prepared>,
-    pub(crate) denied: ArcSwap<DenyList>,
+    pub(crate) denied: Arc<ArcSwap<DenyList>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) host: Arc<dyn Host>,
     pub(crate) stats: Arc<TransportStats>,

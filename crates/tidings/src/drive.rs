@@ -14,7 +14,7 @@ use tidings_membership::{
 use tidings_proto::frame::CACHES_MAX;
 use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
 use tidings_transport::session::Served;
-use tidings_transport::{CloseCode, Identity, Transport};
+use tidings_transport::{CloseCode, Notary, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -50,7 +50,7 @@ pub(crate) struct Shutdown {
     pub(crate) done: oneshot::Sender<bool>,
 }
 
-struct Signer(Identity);
+struct Signer(Notary);
 
 impl Attestor for Signer {
     fn sign(&self, message: &[u8]) -> Result<Attestation, AttestError> {
@@ -89,6 +89,8 @@ impl Driver {
 
     /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
     pub(crate) async fn run(self, orders: Orders, started: oneshot::Sender<Result<(), StartError>>) {
+        // From before the record is signed for the first time.
+        let reloads = self.config.identity.reloads();
         match self.start().await {
             Ok(view) => {
                 let _ = started.send(Ok(()));
@@ -97,7 +99,7 @@ impl Driver {
                 let mut herald = JoinSet::new();
                 herald.spawn(async move { face.herald.run(&face, linger).await });
                 // It tells to the very end: what is said last has to reach the peers too.
-                self.work(orders, view).await;
+                self.work(orders, view, reloads).await;
                 herald.shutdown().await;
                 self.bus.transport.store(None);
                 self.bus.observers.close();
@@ -109,8 +111,8 @@ impl Driver {
         }
     }
 
-    async fn work(&self, mut orders: Orders, view: watch::Receiver<Arc<View>>) {
-        let mut steering = pin!(self.steer(view));
+    async fn work(&self, mut orders: Orders, view: watch::Receiver<Arc<View>>, reloads: watch::Receiver<()>) {
+        let mut steering = pin!(self.steer(view, reloads));
         let shutdown = tokio::select! {
             () = orders.cancel.cancelled() => None,
             shutdown = orders.shutdown.recv() => shutdown,
@@ -182,15 +184,19 @@ impl Driver {
         config.gossip_interval = self.config.gossip_interval;
         let clock = bus.domain.clock().clone();
         config.clock = Arc::new(move || clock.coarse());
-        let identity = bus.transport().expect("the transport is started first").identity().clone();
-        let membership = Membership::start(config, bus.seam(), Arc::new(Signer(identity))).await?;
+        let notary = bus.transport().expect("the transport is started first").notary();
+        let membership = Membership::start(config, bus.seam(), Arc::new(Signer(notary))).await?;
         let view = membership.watch();
         *bus.membership.lock() = Some(membership);
         Ok(view)
     }
 
     /// Lets time pass, and does what it asks for, until it is dropped.
-    async fn steer(&self, mut view: watch::Receiver<Arc<View>>) -> Infallible {
+    async fn steer(
+        &self,
+        mut view: watch::Receiver<Arc<View>>,
+        mut reloads: watch::Receiver<()>,
+    ) -> Infallible {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -203,6 +209,7 @@ impl Driver {
         view.mark_changed();
         loop {
             tokio::select! {
+                Ok(()) = reloads.changed() => self.renew().await,
                 Ok(()) = view.changed() => {
                     let now = view.borrow_and_update().clone();
                     self.seen(&now, &mut states);
@@ -251,6 +258,17 @@ impl Driver {
                     });
                 }
             }
+        }
+    }
+
+    /// Judges and signs records by an identity that was read anew.
+    async fn renew(&self) {
+        let Some(membership) = self.bus.membership() else { return };
+        membership.recheck();
+        match membership.renew().await {
+            Ok(()) => tracing::info!("the own record was signed anew"),
+            // The old one stands, for as long as peers trust its signature.
+            Err(error) => tracing::error!(%error, "the own record was not signed anew"),
         }
     }
 
