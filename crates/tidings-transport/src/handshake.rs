@@ -75,8 +75,10 @@ async fn greet_inbound(
     remote: SocketAddr,
 ) -> Result<Up, HandshakeError> {
     let config = shared.server_config(remote)?;
-    let connection = timeout(HANDSHAKE_TLS_TIME, incoming.accept_with(config)?).await;
-    let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))??;
+    let connecting = incoming.accept_with(config).map_err(HandshakeError::before_proof)?;
+    let connection = timeout(HANDSHAKE_TLS_TIME, connecting).await;
+    let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))?;
+    let connection = connection.map_err(HandshakeError::before_proof)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         let (send, receive) = connection.accept_bi().await?;
@@ -106,7 +108,8 @@ async fn greet_outbound(
 ) -> Result<Up, HandshakeError> {
     let config = shared.client_config(address)?;
     let connecting = shared.endpoint.connect_with(config, address, &shared.server_name);
-    let connection = connecting.map_err(HandshakeError::Connect)?.await?;
+    let connection = connecting.map_err(HandshakeError::Connect)?.await;
+    let connection = connection.map_err(HandshakeError::before_proof)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         // From the next step on the peer may count on this connection, so it is not given up lightly.
