@@ -172,37 +172,55 @@ impl Bus {
     }
 
     /// Tells membership that a link is up.
-    fn linked(&self, hello: &Hello) {
+    fn linked(&self, record: Record) {
         if let Some(membership) = self.membership() {
-            let origin = origin_of(hello);
-            let (zone, release) = (hello.zone.clone(), hello.release.clone());
-            membership.link_up(Record { origin, address: hello.address, zone, release });
+            membership.link_up(record);
+        }
+    }
+
+    /// Tells membership that a life was heard on its session. If membership does not know of the link, for it began
+    /// anew or was told to forget the life meanwhile, it is told.
+    fn heard(&self, origin: &Origin) {
+        let Some(membership) = self.membership() else { return };
+        if !membership.link_heard(origin) {
+            let sessions = self.sessions.lock();
+            if let Some(record) = sessions.record(origin) {
+                membership.link_up(record);
+            }
         }
     }
 
     /// Notes that a session runs, until it is dropped.
     fn session_begins(self: &Arc<Self>, hello: &Hello) -> Session {
         let mut sessions = self.sessions.lock();
-        let origin = origin_of(hello);
-        sessions.begin(&origin);
+        let record = record_of(hello);
+        let origin = record.origin.clone();
+        sessions.begin(record.clone());
         // Said again after the peer was admitted: older sessions with this life may have ended since.
-        self.linked(hello);
+        self.linked(record);
         Session { bus: self.clone(), origin }
     }
 }
 
-/// Counts the sessions with each life: it has a link while it has a session.
+/// Counts the sessions with each life, and keeps what it said of itself: it has a link while it has a session.
 #[derive(Debug, Default)]
-struct Sessions(BTreeMap<Origin, usize>);
+struct Sessions(BTreeMap<Origin, (usize, Record)>);
 
 impl Sessions {
-    fn begin(&mut self, origin: &Origin) {
-        *self.0.entry(origin.clone()).or_default() += 1;
+    fn begin(&mut self, record: Record) {
+        let (count, newest) = self.0.entry(record.origin.clone()).or_insert_with(|| (0, record.clone()));
+        *count += 1;
+        *newest = record;
+    }
+
+    /// What a life with a session said of itself.
+    fn record(&self, origin: &Origin) -> Option<Record> {
+        self.0.get(origin).map(|(_, record)| record.clone())
     }
 
     /// Returns whether it was the last one.
     fn end(&mut self, origin: &Origin) -> bool {
-        let Some(count) = self.0.get_mut(origin) else { return false };
+        let Some((count, _)) = self.0.get_mut(origin) else { return false };
         *count -= 1;
         let last = *count == 0;
         if last {
@@ -231,6 +249,11 @@ impl Drop for Session {
 
 fn origin_of(hello: &Hello) -> Origin {
     Origin { node: hello.node.clone(), incarnation: hello.incarnation }
+}
+
+fn record_of(hello: &Hello) -> Record {
+    let (zone, release) = (hello.zone.clone(), hello.release.clone());
+    Record { origin: origin_of(hello), address: hello.address, zone, release }
 }
 
 /// The bus as the transport holds it.
@@ -294,7 +317,7 @@ impl Host for Face {
             self.coherence.replaced(origin, hello.address);
         }
         self.coherence.met(hello);
-        self.linked(hello);
+        self.linked(record_of(hello));
         self.named.notify_one();
         Ok(())
     }
@@ -390,9 +413,7 @@ impl Peering for Face {
     }
 
     fn progressed(&self, followed: &Followed) {
-        if let Some(membership) = self.membership() {
-            membership.link_heard(followed.origin());
-        }
+        self.heard(followed.origin());
         if self.coherence.progressed(followed) {
             if let Some(membership) = self.membership() {
                 membership.left(followed.origin());

@@ -34,9 +34,9 @@ fn refuse(bus: &Face, refusal: Refusal) -> Ref<'_, Incarnation> {
 #[test]
 fn only_the_last_of_several_sessions_takes_the_link_from_a_life() {
     let mut sessions = Sessions::default();
-    sessions.begin(&life("b", 1));
-    sessions.begin(&life("b", 1));
-    sessions.begin(&life("b", 2));
+    sessions.begin(record_of(&peer(1, 1)));
+    sessions.begin(record_of(&peer(1, 1)));
+    sessions.begin(record_of(&peer(2, 1)));
     assert!(!sessions.end(&life("b", 1)), "another one is left");
     assert!(sessions.end(&life("b", 1)));
     assert!(sessions.end(&life("b", 2)), "lives are counted apart");

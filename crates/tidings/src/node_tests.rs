@@ -79,3 +79,26 @@ async fn after_a_reload_gossip_carries_what_the_new_certificate_has_signed() {
         node.shutdown(PATIENCE).await;
     }
 }
+
+#[tokio::test]
+async fn a_member_whose_link_membership_does_not_know_of_is_live_once_it_is_heard_on_it() {
+    let first = Node::builder("shop").node_id("n1").start().await.unwrap();
+    let seed = first.address().to_string();
+    let second = Node::builder("shop").node_id("n2").seeds([seed]).start().await.unwrap();
+    second.ready(PATIENCE).await.unwrap();
+    let membership = first.inner.bus.membership().unwrap();
+    let origin = second.origin();
+    let state = || membership.view().life(&origin).map(|member| member.state);
+    until("linked and heard by gossip", || {
+        membership.stats().received() > 10 && state() == Some(State::Live)
+    })
+    .await;
+    let links = first.transport_stats().links_opened.get();
+    membership.link_down(&origin);
+    assert_ne!(state(), Some(State::Live));
+    until("heard", || state() == Some(State::Live)).await;
+    assert_eq!(first.transport_stats().links_opened.get(), links, "on the link that it has");
+    for node in [second, first] {
+        node.shutdown(PATIENCE).await;
+    }
+}

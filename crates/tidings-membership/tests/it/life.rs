@@ -168,7 +168,7 @@ async fn what_links_show_outranks_gossip() {
     assert_eq!(state(&a.view(), &records[1]), Some(State::Live));
     let took = within(2 * SECOND, &a, |view| state(view, &records[1]) == Some(State::Suspect)).await;
     assert_eq!(took, Duration::from_millis(1_500), "a silent link is noticed by itself");
-    a.link_heard(&records[1].origin);
+    assert!(a.link_heard(&records[1].origin), "its link is known");
     assert_eq!(state(&a.view(), &records[1]), Some(State::Live));
     a.link_down(&records[1].origin);
     assert_eq!(state(&a.view(), &records[1]), Some(State::Suspect));
