@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Membership, Record};
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, MemberSet, PROTOCOL_VERSION, Refusal};
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
@@ -27,6 +27,10 @@ use crate::observe::{Observation, Observers};
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
+
+/// Nodes whose newest life is remembered: as many as can be members. Of more, the one whose life began first is
+/// forgotten; a process that comes in an earlier life of it is then taken for its successor, if nobody answers for it.
+const MET_MAX: usize = MEMBERS_MAX;
 
 /// Why a node cannot take part in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -311,6 +315,12 @@ impl Host for Face {
             _ => {}
         }
         let former = met.insert(hello.node.clone(), (hello.incarnation, hello.log));
+        if met.len() > MET_MAX
+            && let Some((oldest, _)) = met.iter().min_by_key(|(_, (incarnation, _))| *incarnation)
+        {
+            let oldest = oldest.clone();
+            met.remove(&oldest);
+        }
         drop(met);
         if let Some((incarnation, _)) = former.filter(|(_, log)| *log != hello.log) {
             let origin = Origin { node: hello.node.clone(), incarnation };

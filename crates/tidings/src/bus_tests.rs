@@ -91,3 +91,16 @@ fn a_process_is_told_whose_place_it_has_taken_before_its_hello_is_answered() {
     bus.admit(&peer(7, 2)).unwrap();
     assert_eq!(ended(), [life("b", 6)]);
 }
+
+#[test]
+fn nodes_that_were_met_are_remembered_up_to_a_bound_and_the_oldest_go_first() {
+    let bus = bus();
+    let one = peer(1, 1);
+    for number in 0..MET_MAX as u64 + 10 {
+        let Origin { node, incarnation } = life(&format!("b{number}"), 1_000 + number);
+        bus.admit(&Hello { node, incarnation, ..one.clone() }).unwrap();
+    }
+    let met = bus.met.lock();
+    assert_eq!(met.len(), MET_MAX);
+    assert!(met.values().all(|(incarnation, _)| incarnation.0 >= 1_010));
+}
