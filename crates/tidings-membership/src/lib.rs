@@ -44,6 +44,6 @@ pub use attest::{AttestError, Attestation, Attestor};
 pub use config::{Clock, Config, Record};
 pub use membership::{InvalidSeed, Membership, RenewError, StartError};
 pub use resolve::Resolver;
-pub use seam::{FRAME_BYTES_MAX, GossipSeam};
+pub use seam::{FRAME_BYTES_MAX, GossipSeam, Inbound};
 pub use stats::{Reason, Stats};
 pub use view::{Member, State, View};

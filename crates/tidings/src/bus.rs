@@ -10,7 +10,7 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
-use tidings_membership::{GossipSeam, Membership, Record};
+use tidings_membership::{GossipSeam, Inbound, Membership, Record};
 use tidings_proto::follower::Follower;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
@@ -67,7 +67,7 @@ pub(crate) struct Bus {
     pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
-    gossip: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
+    gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
     /// The incarnation that this node should have at least, because a later life of it is known somewhere.
     pub(crate) wanted_incarnation: watch::Sender<Incarnation>,
     /// Somebody was newly named, and should be dialled.
@@ -372,10 +372,11 @@ impl Host for Face {
         })
     }
 
-    fn gossip(&self, from: SocketAddr, frame: Bytes) {
+    fn gossip(&self, peer: &Hello, frame: Bytes) {
         if let Some(sender) = &*self.gossip.lock() {
+            let inbound = Inbound { node: peer.node.clone(), address: peer.address, frame };
             // Gossip may be lost.
-            let _ = sender.try_send((from, frame));
+            let _ = sender.try_send(inbound);
         }
     }
 

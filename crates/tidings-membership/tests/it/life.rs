@@ -257,8 +257,8 @@ async fn unusable_configurations_are_refused_with_the_reason() {
         let net = Net::default();
         let mut config = Config::new(CLUSTER, me.clone());
         change(&mut config);
-        let attestor = Arc::new(Keyed { node: me.origin.node, secret: "secret" });
-        let error: StartError = Membership::start(config, net.seam(me.address), attestor).await.unwrap_err();
+        let attestor = Arc::new(Keyed { node: me.origin.node.clone(), secret: "secret" });
+        let error: StartError = Membership::start(config, net.seam(&me), attestor).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(|config| config.cluster = "a b".into(), "cluster name").await;

@@ -131,8 +131,8 @@ impl Host for TestHost {
         })
     }
 
-    fn gossip(&self, from: SocketAddr, frame: Bytes) {
-        self.gossip.lock().unwrap().push((from, frame));
+    fn gossip(&self, peer: &Hello, frame: Bytes) {
+        self.gossip.lock().unwrap().push((peer.address, frame));
     }
 
     fn now(&self) -> Tick {

@@ -144,7 +144,7 @@ impl Host for Script {
         })
     }
 
-    fn gossip(&self, _: SocketAddr, _: Bytes) {}
+    fn gossip(&self, _: &Hello, _: Bytes) {}
 
     fn now(&self) -> Tick {
         Tick(1).after(self.begin.elapsed())
