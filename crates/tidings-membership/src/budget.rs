@@ -1,9 +1,9 @@
 //! How many signatures are checked for one peer: checking is what gossip costs most.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
+use tidings_proto::id::NodeId;
 use tidings_proto::time::Tick;
 
 /// Signatures checked of one frame. The rest of its records come again with the next, for what is not accepted is
@@ -23,16 +23,16 @@ const PEERS_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     /// When each peer will have all of its share again.
-    whole_at: BTreeMap<SocketAddr, Tick>,
+    whole_at: BTreeMap<NodeId, Tick>,
 }
 
 impl Budget {
     /// Takes one check from a peer's share, if there is one left.
-    pub(crate) fn take(&mut self, peer: SocketAddr, now: Tick) -> bool {
+    pub(crate) fn take(&mut self, peer: &NodeId, now: Tick) -> bool {
         if self.whole_at.len() >= PEERS_MAX {
             self.whole_at.retain(|_, whole_at| *whole_at > now);
         }
-        let whole_at = self.whole_at.entry(peer).or_insert(now);
+        let whole_at = self.whole_at.entry(peer.clone()).or_insert(now);
         let after = now.max(*whole_at).after(PAUSE);
         let left = after.since(now) <= PAUSE * BURST;
         if left {
@@ -49,8 +49,8 @@ mod tests {
     #[test]
     fn a_peer_has_a_burst_and_then_a_rate_of_its_own() {
         let (mut budget, start) = (Budget::default(), Tick(1));
-        let peer = |port| SocketAddr::from(([10, 0, 0, 1], port));
-        let mut taken = |port, now| (0..10_000).take_while(|_| budget.take(peer(port), now)).count();
+        let peer = |number: u32| NodeId::new(&format!("n{number}")).unwrap();
+        let mut taken = |number, now| (0..10_000).take_while(|_| budget.take(&peer(number), now)).count();
         assert_eq!(taken(1, start), BURST as usize);
         assert_eq!(taken(2, start), BURST as usize, "another peer");
         let second = start.after(Duration::from_secs(1));
@@ -62,8 +62,8 @@ mod tests {
     fn peers_that_use_nothing_are_forgotten() {
         let mut budget = Budget::default();
         for second in 0..10_000_u64 {
-            let peer = SocketAddr::from(([10, 0, 0, 1], second as u16 + 1));
-            assert!(budget.take(peer, Tick(1).after(Duration::from_secs(second))));
+            let peer = NodeId::new(&format!("n{second}")).unwrap();
+            assert!(budget.take(&peer, Tick(1).after(Duration::from_secs(second))));
         }
         assert!(budget.whole_at.len() <= PEERS_MAX);
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tidings_proto::id::Origin;
 use tidings_proto::time::Tick;
 
+use crate::resolve::Resolver;
+
 /// Longest zone or release of a record, in bytes. Keeps a cluster's records within a gossip frame.
 pub(crate) const TEXT_BYTES_MAX: usize = 128;
 
@@ -57,6 +59,9 @@ pub struct Config {
     /// Where to find others: `host:port`. A name is resolved again every 30 s, and every 2 s while it does not
     /// resolve; [`crate::Membership::start`] does not wait for that.
     pub seeds: Vec<String>,
+    /// What resolves their names; default the system. Whoever starts membership again with the same one does not
+    /// begin a look-up that has not ended.
+    pub resolver: Resolver,
     /// Time between rounds of gossip; default 1 s. For 10 s after any change of the view it is at most 200
     /// ms. A node without a link to here is called dead 4 to 5 intervals after its last heartbeat. Shorter
     /// costs traffic in proportion: per round and peer about two digests, each some 45 bytes and a name per
@@ -82,6 +87,7 @@ impl Config {
             cluster: cluster.into(),
             me,
             seeds: Vec::new(),
+            resolver: Resolver::default(),
             gossip_interval: Duration::from_secs(1),
             link_silence: Duration::from_millis(1500),
             gossip_memory: Duration::from_secs(180),

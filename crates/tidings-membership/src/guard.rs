@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidings_proto::id::NodeId;
 use tidings_proto::time::Tick;
 
 use crate::attest::{Attestor, Invalid, Statement};
@@ -115,8 +116,13 @@ impl Guard {
         }
     }
 
-    /// Judges a frame from the peer at this address, of whose identity the transport is sure.
-    pub(crate) fn admit(&mut self, from: SocketAddr, frame: &[u8], now: Tick) -> Result<Admitted, Reason> {
+    /// Judges a frame from a peer, of whose identity the transport is sure, and which says that it is at this address.
+    pub(crate) fn admit(
+        &mut self,
+        from: (&NodeId, SocketAddr),
+        frame: &[u8],
+        now: Tick,
+    ) -> Result<Admitted, Reason> {
         let mut parsed = Message::parse(frame, &mut self.unpacker)?;
         self.checks_left = PER_FRAME;
         (0..parsed.omitted).for_each(|_| self.stats.reject(Reason::Operation));
@@ -127,10 +133,10 @@ impl Guard {
             Message::Syn { digest, .. } => self.see_all(digest, from, now),
             // Records first: a message may introduce a node and say what is known of it.
             Message::SynAck { digest, delta } => {
-                self.attest_all(delta, &mut statements, (from, now));
+                self.attest_all(delta, &mut statements, (from.0, now));
                 self.see_all(digest, from, now);
             }
-            Message::Ack { delta } => self.attest_all(delta, &mut statements, (from, now)),
+            Message::Ack { delta } => self.attest_all(delta, &mut statements, (from.0, now)),
         }
         Ok(Admitted { message: parsed.message.encode(), statements })
     }
@@ -163,12 +169,7 @@ impl Guard {
         self.shown_to.get(&peer).is_some_and(|shown| *shown >= serial)
     }
 
-    fn attest_all(
-        &mut self,
-        delta: &mut Vec<Change>,
-        statements: &mut Vec<Statement>,
-        at: (SocketAddr, Tick),
-    ) {
+    fn attest_all(&mut self, delta: &mut Vec<Change>, statements: &mut Vec<Statement>, at: (&NodeId, Tick)) {
         delta.retain(|change| match self.attest(change, at) {
             Ok(statement) => {
                 statements.extend(statement);
@@ -182,7 +183,7 @@ impl Guard {
     }
 
     /// Whether a change may reach chitchat, and what news it holds. What is cheap is asked first.
-    fn attest(&mut self, change: &Change, at: (SocketAddr, Tick)) -> Result<Option<Statement>, Reason> {
+    fn attest(&mut self, change: &Change, at: (&NodeId, Tick)) -> Result<Option<Statement>, Reason> {
         let node = &change.node;
         // Nobody tells a node what it has said itself.
         if *node == self.me {
@@ -220,7 +221,7 @@ impl Guard {
         node: &Identity,
         serial: u64,
         text: &str,
-        (from, now): (SocketAddr, Tick),
+        (from, now): (&NodeId, Tick),
     ) -> Result<Statement, Reason> {
         if node.address.ip().is_unspecified() || node.address.port() == 0 {
             return Err(Reason::Operation);
@@ -268,7 +269,7 @@ impl Guard {
         self.known.insert(node.clone(), known);
     }
 
-    fn see_all(&mut self, digest: &mut Vec<Seen>, from: SocketAddr, now: Tick) {
+    fn see_all(&mut self, digest: &mut Vec<Seen>, from: (&NodeId, SocketAddr), now: Tick) {
         digest.retain_mut(|seen| match self.see(seen, from, now) {
             Ok(()) => true,
             Err(reason) => {
@@ -279,13 +280,14 @@ impl Guard {
     }
 
     /// Judges what a peer has seen of a node, and puts the number in it that chitchat is to see.
-    fn see(&mut self, seen: &mut Seen, from: SocketAddr, now: Tick) -> Result<(), Reason> {
+    fn see(&mut self, seen: &mut Seen, from: (&NodeId, SocketAddr), now: Tick) -> Result<(), Reason> {
         if seen.node == self.me {
-            self.note_shown(from, seen.version);
+            self.note_shown(from.1, seen.version);
             return Ok(());
         }
         let known = self.known.get_mut(&seen.node).filter(|known| !known.denied).ok_or(Reason::Unattested)?;
-        let claim = if from == seen.node.address {
+        // By its certificate too: anybody may say that it is at the address of one who cannot be asked now.
+        let claim = if from == (&seen.node.origin.node, seen.node.address) {
             known.heartbeat.hear(seen.heartbeat, now)
         } else {
             known.heartbeat.hear_of(seen.heartbeat, now)

@@ -88,7 +88,7 @@ impl Membership {
         attestor: Arc<dyn Attestor>,
     ) -> Result<Self, StartError> {
         check(&config)?;
-        let seeds = Seeds::parse(&config.seeds)?;
+        let seeds = Seeds::parse(&config.seeds, config.resolver.clone())?;
         let statement = Statement { record: config.me.clone(), serial: FIRST_SERIAL, left: false };
         let published = statement.publish(&config.cluster, &*attestor)?;
         let shared = Arc::new(Shared::new(&config, &attestor, seeds.fixed().clone()));
@@ -119,13 +119,16 @@ impl Membership {
         self.shared.evidence(|table, now| table.link_up(record, now));
     }
 
-    /// Something arrived over a member's link. Cheap: one lock, and no more unless the state changes.
-    pub fn link_heard(&self, origin: &Origin) {
+    /// Something arrived over a member's link. Cheap: one lock, and no more unless the state changes. Answers whether
+    /// that member is known to have a link; if not, it was not noted, and [`Membership::link_up`] is to be called.
+    #[must_use = "a link that is not known of does not keep its member live"]
+    pub fn link_heard(&self, origin: &Origin) -> bool {
         let now = self.shared.now();
         let mut table = self.shared.table.lock();
         if table.link_heard(origin, now) {
             self.shared.publish(&table);
         }
+        table.is_linked(origin)
     }
 
     /// The last link to a member is gone.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable as _, Serializable as _};
 use parking_lot::Mutex;
+use tidings_proto::id::NodeId;
 use tokio::sync::mpsc;
 
 use crate::membership::Shared;
@@ -22,10 +23,19 @@ pub struct GossipSeam {
     /// Sends a frame to the member that can be dialled at this address. Must neither block nor wait: what
     /// cannot be sent now is dropped.
     pub outbound: Arc<dyn Fn(SocketAddr, Bytes) + Send + Sync>,
-    /// Frames of peers whose identity the transport has checked, each with the address that this peer
-    /// *advertises*, not the one its packets come from: answers go there, and what a peer says of the node at
-    /// its own address counts as that node's own word.
-    pub inbound: mpsc::Receiver<(SocketAddr, Bytes)>,
+    /// Frames of peers.
+    pub inbound: mpsc::Receiver<Inbound>,
+}
+
+/// A gossip frame of a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// Whose it is, by its certificate: what it says of itself counts as its own word.
+    pub node: NodeId,
+    /// The address that it *advertises*, not the one its packets come from: answers go there.
+    pub address: SocketAddr,
+    /// What it says.
+    pub frame: Bytes,
 }
 
 impl fmt::Debug for GossipSeam {
@@ -57,7 +67,7 @@ struct SeamSocket {
 }
 
 impl SeamSocket {
-    fn admit(&self, from: SocketAddr, frame: &[u8]) -> Result<ChitchatMessage, Reason> {
+    fn admit(&self, from: (&NodeId, SocketAddr), frame: &[u8]) -> Result<ChitchatMessage, Reason> {
         let now = self.shared.now();
         self.shared.stats.count_received();
         let admitted = self.shared.guard.lock().admit(from, frame, now)?;
@@ -83,12 +93,12 @@ impl Socket for SeamSocket {
     /// Cancel safe: nothing is awaited once a frame is taken. Never fails, for that would end gossip for
     /// good; if the transport is gone, it waits until chitchat is stopped.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
-        while let Some((from, frame)) = self.seam.inbound.recv().await {
-            match self.admit(from, &frame) {
-                Ok(message) => return Ok((from, message)),
+        while let Some(Inbound { node, address, frame }) = self.seam.inbound.recv().await {
+            match self.admit((&node, address), &frame) {
+                Ok(message) => return Ok((address, message)),
                 Err(reason) => {
                     self.shared.stats.reject(reason);
-                    tracing::debug!(%from, reason = reason.name(), "gossip frame dropped");
+                    tracing::debug!(%node, %address, reason = reason.name(), "gossip frame dropped");
                 }
             }
         }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
+
+use crate::resolve::{Answer, Resolver};
 
 /// How often a name is resolved again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(30);
@@ -14,21 +15,20 @@ const RESOLVE_EVERY: Duration = Duration::from_secs(30);
 /// How often, while it does not resolve to anything.
 const RESOLVE_RETRY: Duration = Duration::from_secs(2);
 
-/// How long a name may take.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// A seed is not `host:port`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("seed {0:?} is not host:port")]
 pub struct InvalidSeed(pub String);
 
-/// The configured seeds, and what they resolve to. Resolving happens in tasks of its own that end with this.
+/// The configured seeds, and what they resolve to. Resolving happens in tasks of its own that end with this; what they
+/// wait for is the [`Resolver`]'s.
 ///
 /// chitchat could do this too, but waits for names at its start and leaves its task behind at its end.
 pub(crate) struct Seeds {
     fixed: BTreeSet<SocketAddr>,
     names: Vec<Name>,
-    resolving: JoinSet<(usize, Result<BTreeSet<SocketAddr>, String>)>,
+    resolver: Resolver,
+    resolving: JoinSet<(usize, Answer)>,
 }
 
 /// A seed that has to be resolved.
@@ -42,7 +42,7 @@ struct Name {
 }
 
 impl Seeds {
-    pub(crate) fn parse(seeds: &[String]) -> Result<Self, InvalidSeed> {
+    pub(crate) fn parse(seeds: &[String], resolver: Resolver) -> Result<Self, InvalidSeed> {
         let mut fixed = BTreeSet::new();
         let mut names = Vec::new();
         for seed in seeds {
@@ -55,7 +55,7 @@ impl Seeds {
                 return Err(InvalidSeed(seed.clone()));
             }
         }
-        Ok(Self { fixed, names, resolving: JoinSet::new() })
+        Ok(Self { fixed, names, resolver, resolving: JoinSet::new() })
     }
 
     /// What needs no resolving.
@@ -71,8 +71,8 @@ impl Seeds {
             let now = Instant::now();
             for (index, name) in self.names.iter_mut().enumerate() {
                 if name.due.take_if(|due| *due <= now).is_some() {
-                    let name = name.name.clone();
-                    self.resolving.spawn(async move { (index, resolve(&name).await) });
+                    let (name, resolver) = (name.name.clone(), self.resolver.clone());
+                    self.resolving.spawn(async move { (index, resolver.resolve(&name).await) });
                 }
             }
             let due = self.names.iter().filter_map(|name| name.due).min();
@@ -93,7 +93,7 @@ impl Seeds {
 }
 
 impl Name {
-    fn answered(&mut self, answer: Result<BTreeSet<SocketAddr>, String>) {
+    fn answered(&mut self, answer: Answer) {
         let pause = match answer {
             Ok(found) => {
                 self.found = found;
@@ -119,16 +119,6 @@ fn is_host_and_port(seed: &str) -> bool {
     })
 }
 
-async fn resolve(name: &str) -> Result<BTreeSet<SocketAddr>, String> {
-    match timeout(RESOLVE_TIMEOUT, lookup_host(name)).await {
-        Ok(Ok(addresses)) => Some(addresses.collect::<BTreeSet<_>>())
-            .filter(|found| !found.is_empty())
-            .ok_or_else(|| "no address".to_owned()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {RESOLVE_TIMEOUT:?}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,16 +126,18 @@ mod tests {
     #[test]
     fn a_seed_is_an_address_or_a_host_with_a_port() {
         let good = ["127.0.0.1:1", "[::1]:7401", "shop-headless:7400", "a.example.org:1"].map(String::from);
-        let seeds = Seeds::parse(&good).unwrap();
+        let seeds = Seeds::parse(&good, Resolver::default()).unwrap();
         assert_eq!((seeds.fixed.len(), seeds.names.len()), (2, 2));
         for bad in ["", "host", "host:", "host:0", "host:99999", ":7400", "::1:7400", "quic://host:1"] {
-            assert!(Seeds::parse(&[bad.to_owned()]).is_err(), "{bad}");
+            assert!(Seeds::parse(&[bad.to_owned()], Resolver::default()).is_err(), "{bad}");
         }
     }
 
     #[tokio::test]
     async fn names_are_resolved_beside_fixed_addresses() {
-        let mut seeds = Seeds::parse(&["10.0.0.1:1".to_owned(), "localhost:7401".to_owned()]).unwrap();
+        let mut seeds =
+            Seeds::parse(&["10.0.0.1:1".to_owned(), "localhost:7401".to_owned()], Resolver::default())
+                .unwrap();
         let resolved = seeds.resolved().await;
         assert!(resolved.contains(&"10.0.0.1:1".parse().unwrap()));
         assert!(resolved.iter().any(|address| address.ip().is_loopback() && address.port() == 7401));
@@ -153,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_name_that_fails_keeps_its_addresses_and_is_asked_again_soon() {
-        let mut seeds = Seeds::parse(&["a:1".to_owned(), "b:2".to_owned()]).unwrap();
+        let mut seeds = Seeds::parse(&["a:1".to_owned(), "b:2".to_owned()], Resolver::default()).unwrap();
         let address = |port| SocketAddr::from(([10, 0, 0, 1], port));
         for (index, name) in seeds.names.iter_mut().enumerate() {
             name.answered(Ok(BTreeSet::from([address(index as u16 + 1)])));

@@ -112,6 +112,11 @@ impl Table {
         }
     }
 
+    /// Whether the member is known to have a link.
+    pub(crate) fn is_linked(&self, origin: &Origin) -> bool {
+        self.lives.get(origin).is_some_and(|life| life.link == Link::Up)
+    }
+
     /// No link to the member is left.
     pub(crate) fn link_down(&mut self, origin: &Origin, now: Tick) -> bool {
         let Some(life) = self.lives.get_mut(origin).filter(|life| life.link == Link::Up) else {

@@ -42,7 +42,7 @@ async fn a_decompression_bomb_costs_at_most_four_mebibytes() {
     let before = resident_bytes();
     let mut most = before;
     for sent in 1..=BOMBS {
-        net.inject(peer.address, me.address, bomb.clone());
+        net.inject(&peer, me.address, bomb.clone());
         let refused = async {
             while member.stats().rejected(Reason::Inflation) < sent {
                 tokio::task::yield_now().await;

@@ -126,6 +126,9 @@ pub struct Hello {
     pub release: String,
     /// Its wall clock, in milliseconds since 1970, for a report of clock offset. Decides nothing.
     pub wall_ms: u64,
+    /// How long its process has been there, in milliseconds, by a clock that is never set. Decides only between two
+    /// live processes with one node id.
+    pub age_ms: u64,
     /// Everyone it knows to be, or to have been until lately, a member.
     pub members: MemberSet,
 }
@@ -146,7 +149,8 @@ pub struct NamedMember {
     pub origin: Origin,
     /// Where it can be dialled.
     pub address: SocketAddr,
-    /// Whether that life has ended (cleanly or with a floor).
+    /// Whether that life, and every earlier one of its node, has ended: another process took its place. Only the node
+    /// itself heeds it.
     pub ended: bool,
 }
 

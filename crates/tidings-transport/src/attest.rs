@@ -1,10 +1,15 @@
 //! Statements signed with a node's certificate: what third parties relay is believed only with one.
 
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustls::SignatureScheme;
 use rustls_pki_types::CertificateDer;
 use tidings_proto::id::NodeId;
 
+use crate::denied::DenyList;
 use crate::identity::{Identity, IdentityError, verify_chain};
 use crate::stats::RefusedReason;
 use crate::tls::{leaf_identity, provider};
@@ -48,9 +53,56 @@ pub enum AttestationError {
     /// The certificate is another node's.
     #[error("the certificate is for node {0}")]
     OtherNode(NodeId),
+    /// The node, or its certificate, is on the deny list.
+    #[error("denied by the deny list")]
+    Denied,
     /// The signature is not that of the certificate's key over this statement.
     #[error("signature")]
     Signature(#[source] webpki::Error),
+}
+
+/// Signs as a node, and judges what others have signed, by that node's identity and deny list as they are then. Outlives
+/// its transport, and does not keep it.
+#[derive(Clone)]
+pub struct Notary {
+    pub(crate) identity: Identity,
+    pub(crate) denied: Arc<ArcSwap<DenyList>>,
+}
+
+impl fmt::Debug for Notary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Notary").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Notary {
+    /// Signs a statement as this node.
+    ///
+    /// # Errors
+    /// As [`Identity::sign`].
+    pub fn sign(&self, statement: &[u8]) -> Result<Attestation, AttestationError> {
+        self.identity.sign(statement)
+    }
+
+    /// Checks that a statement is the claimed node's, as [`Identity::verify`] does, and that neither that node nor its
+    /// certificate is denied.
+    ///
+    /// # Errors
+    /// [`AttestationError`]; the statement counts for nothing.
+    pub fn verify(
+        &self,
+        claimed: &NodeId,
+        statement: &[u8],
+        proof: &Attestation,
+    ) -> Result<(), AttestationError> {
+        let own = self.identity.credentials().map_err(AttestationError::Own)?;
+        let certificate = CertificateDer::from(&proof.cert[..]);
+        let named = leaf_identity(&certificate, &own.cluster).map_err(AttestationError::Name)?;
+        if self.denied.load().denies(&named) {
+            return Err(AttestationError::Denied);
+        }
+        self.identity.verify(claimed, statement, proof)
+    }
 }
 
 impl Identity {

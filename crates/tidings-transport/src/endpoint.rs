@@ -20,10 +20,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::attest::Notary;
 use crate::authority::{AuthorityError, dns_name};
 use crate::close::{self, CloseCode};
 use crate::denied::DenyList;
 use crate::dial::{self, Requested};
+use crate::duplicate::Verdicts;
 use crate::gate::Gate;
 use crate::gossip;
 use crate::host::Host;
@@ -143,7 +145,7 @@ impl Transport {
             address,
             identity,
             prepared: ArcSwap::from_pointee(prepared),
-            denied: ArcSwap::from_pointee(DenyList::new(config.denied)),
+            denied: Arc::new(ArcSwap::from_pointee(DenyList::new(config.denied))),
             endpoint,
             host,
             stats: Arc::default(),
@@ -151,6 +153,7 @@ impl Transport {
             targets: std::sync::Mutex::default(),
             redials: std::sync::Mutex::new(HashMap::new()),
             replaced: AtomicU64::new(0),
+            verdicts: Verdicts::default(),
             quiet: Quiet::default(),
             changed: watch::Sender::new(()),
             gate: Gate::default(),
@@ -174,6 +177,12 @@ impl Transport {
     #[must_use]
     pub fn identity(&self) -> &Identity {
         &self.shared.identity
+    }
+
+    /// Signs as this node, and judges what others have signed, by the deny list too.
+    #[must_use]
+    pub fn notary(&self) -> Notary {
+        Notary { identity: self.shared.identity.clone(), denied: self.shared.denied.clone() }
     }
 
     /// Keeps a link to an address from now on: dials at once, and again whenever there is none, with growing pauses

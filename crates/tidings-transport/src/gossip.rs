@@ -100,5 +100,5 @@ fn deliver(shared: &Shared, link: &Link, mut tagged: Bytes) {
         return shared.stats.gossip_malformed.one();
     }
     shared.stats.gossip_received.one();
-    shared.host.gossip(link.peer().address, tagged.split_off(1));
+    shared.host.gossip(link.peer(), tagged.split_off(1));
 }

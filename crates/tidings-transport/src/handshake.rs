@@ -1,7 +1,8 @@
 //! From a connection to a link: who is it, what does it say, does anything stand against it.
 //!
 //! Nothing that a peer sends is read before its certificate has been judged, and a peer that is refused gets
-//! nothing from this node but the close of the connection.
+//! nothing from this node but the close of the connection; only a process that shows this node's own certificate may
+//! get its `Hello`, so that one of the two can decide which keeps the id.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::close;
 use crate::control::{ControlReceiver, ControlSender};
+use crate::duplicate;
 use crate::gate::Place;
 use crate::limits::{
     self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, HANDSHAKE_TLS_TIME, LIVENESS_TIME,
@@ -73,14 +75,19 @@ async fn greet_inbound(
     remote: SocketAddr,
 ) -> Result<Up, HandshakeError> {
     let config = shared.server_config(remote)?;
-    let connection = timeout(HANDSHAKE_TLS_TIME, incoming.accept_with(config)?).await;
-    let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))??;
+    let connecting = incoming.accept_with(config).map_err(HandshakeError::before_proof)?;
+    let connection = timeout(HANDSHAKE_TLS_TIME, connecting).await;
+    let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))?;
+    let connection = connection.map_err(HandshakeError::before_proof)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         let (send, receive) = connection.accept_bi().await?;
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
         let hello = expect_hello(&mut receive).await?;
         check(shared, &identity, &hello)?;
+        if hello.node == shared.node {
+            return Err(met_at_home(shared, connection, &hello, &mut send).await);
+        }
         let (parts, unanswered) = judge(shared, connection, identity, hello, false).await?;
         // The member set in it names the peer by now.
         let answer = shared.host.hello();
@@ -101,7 +108,8 @@ async fn greet_outbound(
 ) -> Result<Up, HandshakeError> {
     let config = shared.client_config(address)?;
     let connecting = shared.endpoint.connect_with(config, address, &shared.server_name);
-    let connection = connecting.map_err(HandshakeError::Connect)?.await?;
+    let connection = connecting.map_err(HandshakeError::Connect)?.await;
+    let connection = connection.map_err(HandshakeError::before_proof)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         // From the next step on the peer may count on this connection, so it is not given up lightly.
@@ -110,18 +118,19 @@ async fn greet_outbound(
         }
         let (send, receive) = connection.open_bi().await?;
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
-        let own = shared.host.hello();
-        if identity.node == shared.node && replaced(shared, &own) {
-            return Err(give_way(shared, address));
-        }
+        let namesake = identity.node == shared.node;
+        let own = if namesake { own_claim(shared) } else { shared.host.hello() };
         send.send(&Control::Hello(own.clone())).await?;
         let hello = expect_hello(&mut receive).await.inspect_err(|error| {
             let duplicate = matches!(error, HandshakeError::RefusedByPeer(Refusal::DuplicateNode { .. }));
-            if duplicate && identity.node == shared.node {
+            if duplicate && namesake {
                 shared.host.displaced(address);
             }
         })?;
         check(shared, &identity, &hello)?;
+        if namesake {
+            return Err(met_abroad(shared, &hello));
+        }
         let (parts, unanswered) = judge(shared, connection, identity, hello, true).await?;
         if shared.host.hello().incarnation != own.incarnation {
             // The peer was told of a life that this node has given up since.
@@ -189,23 +198,59 @@ fn check(shared: &Shared, identity: &PeerIdentity, hello: &Hello) -> Result<(), 
         let refusal = Refusal::HashVersion(own.hash_version);
         return Err(HandshakeError::telling(RefusedReason::HashVersion, refusal));
     }
-    if hello.node != shared.node {
-        return Ok(());
-    }
-    if hello.log == own.log {
-        return Err(HandshakeError::Own);
-    }
-    // Both are alive: whoever started first holds the node id, unless it was given up for dead and replaced since.
-    if (own.incarnation, own.log.0) < (hello.incarnation, hello.log.0) && !replaced(shared, &own) {
-        let refusal = Refusal::DuplicateNode { node: own.node, address: own.address };
-        return Err(HandshakeError::telling(RefusedReason::DuplicateNode, refusal));
-    }
-    Err(give_way(shared, hello.address))
+    Ok(())
 }
 
-/// Whether peers have replaced this life of this node by another process.
-fn replaced(shared: &Shared, own: &Hello) -> bool {
-    shared.replaced.load(Ordering::Acquire) > own.incarnation.0
+/// What this node says to another process with its id.
+fn own_claim(shared: &Shared) -> Hello {
+    let mut own = shared.host.hello();
+    if shared.replaced.load(Ordering::Acquire) > own.incarnation.0 {
+        duplicate::concede(&mut own);
+    }
+    own
+}
+
+/// Another process with this node's id has dialled it: decides which of the two goes, or lets the other decide. Returns
+/// what the handshake comes to.
+async fn met_at_home(
+    shared: &Shared,
+    connection: &Connection,
+    hello: &Hello,
+    send: &mut ControlSender,
+) -> HandshakeError {
+    let own = own_claim(shared);
+    if hello.log == own.log || duplicate::decides(&own, hello) {
+        return decided(shared, &own, hello);
+    }
+    if let Err(error) = send.send(&Control::Hello(own)).await {
+        return error.into();
+    }
+    let verdict = HandshakeError::from(connection.closed().await);
+    if matches!(verdict, HandshakeError::RefusedByPeer(Refusal::DuplicateNode { .. })) {
+        shared.host.displaced(hello.address);
+    }
+    verdict
+}
+
+/// This node has dialled another process with its id, which leaves it to this one to decide.
+fn met_abroad(shared: &Shared, hello: &Hello) -> HandshakeError {
+    let own = own_claim(shared);
+    if hello.log == own.log || duplicate::decides(&own, hello) {
+        return decided(shared, &own, hello);
+    }
+    // It should have decided itself. A second verdict could contradict its own.
+    HandshakeError::Refused(RefusedReason::Malformed, None)
+}
+
+fn decided(shared: &Shared, own: &Hello, hello: &Hello) -> HandshakeError {
+    if hello.log == own.log {
+        return HandshakeError::Own;
+    }
+    if shared.verdicts.keeps(own, hello) {
+        let refusal = Refusal::DuplicateNode { node: own.node.clone(), address: own.address };
+        return HandshakeError::telling(RefusedReason::DuplicateNode, refusal);
+    }
+    give_way(shared, hello.address)
 }
 
 /// Tells the host that another process holds this node's id.

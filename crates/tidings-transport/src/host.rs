@@ -37,8 +37,8 @@ pub trait Host: Send + Sync + 'static {
     /// when the connection ends, it has [`crate::limits::SESSION_END_TIME`] to return.
     fn session(&self, link: Arc<Link>) -> SessionFuture;
 
-    /// Takes a gossip frame of a peer. `from` is the address that the peer advertises.
-    fn gossip(&self, from: SocketAddr, frame: Bytes);
+    /// Takes a gossip frame of an admitted peer, which said this of itself.
+    fn gossip(&self, peer: &Hello, frame: Bytes);
 
     /// The node's clock.
     fn now(&self) -> Tick;

@@ -13,6 +13,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tidings_proto::id::NodeId;
+use tokio::sync::watch;
 
 use crate::authority::{Authority, AuthorityError, CertificateInfo, describe};
 use crate::stats::RefusedReason;
@@ -89,6 +90,8 @@ pub struct Identity(Arc<Inner>);
 struct Inner {
     source: Source,
     held: ArcSwapOption<Credentials>,
+    /// Notifies of every replacement.
+    replaced: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -178,6 +181,12 @@ impl Identity {
         self.replace(Credentials::read(ca.as_bytes(), cert.as_bytes(), key.as_bytes())?)
     }
 
+    /// Notifies of every time that it was reloaded, by whichever clone.
+    #[must_use]
+    pub fn reloads(&self) -> watch::Receiver<()> {
+        self.0.replaced.subscribe()
+    }
+
     /// What the node's certificate says.
     ///
     /// # Errors
@@ -191,13 +200,15 @@ impl Identity {
     }
 
     fn new(source: Source, held: Option<Credentials>) -> Self {
-        Self(Arc::new(Inner { source, held: ArcSwapOption::new(held.map(Arc::new)) }))
+        let held = ArcSwapOption::new(held.map(Arc::new));
+        Self(Arc::new(Inner { source, held, replaced: watch::Sender::new(()) }))
     }
 
     fn replace(&self, new: Credentials) -> Result<(), IdentityError> {
         let old = self.credentials()?;
         new.expect_node(&old.cluster, &old.node)?;
         self.0.held.store(Some(Arc::new(new)));
+        self.0.replaced.send_replace(());
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ mod control;
 mod denied;
 mod der;
 mod dial;
+mod duplicate;
 mod endpoint;
 mod frames;
 mod gate;
@@ -34,7 +35,7 @@ mod table;
 mod timer;
 mod tls;
 
-pub use attest::{Attestation, AttestationError};
+pub use attest::{Attestation, AttestationError, Notary};
 pub use authority::{
     AUTHORITY_VALIDITY, Authority, AuthorityError, CertificateInfo, Issued, NODE_VALIDITY, inspect,
 };

@@ -27,6 +27,9 @@ pub(crate) enum HandshakeError {
     /// The connection failed, or its peer gave up.
     #[error("connection")]
     Lost(#[source] ConnectionError),
+    /// Whoever is there gave up before it had shown a certificate. Anybody can say why, so it counts for nothing.
+    #[error("closed before a certificate was shown")]
+    Unproven,
     /// The address cannot be dialled from here.
     #[error("cannot be dialled")]
     Connect(#[source] ConnectError),
@@ -100,6 +103,15 @@ impl From<ControlError> for HandshakeError {
 }
 
 impl HandshakeError {
+    /// Why no connection came about. Until one has, packets are sealed with keys that anybody can make: what this node
+    /// itself has against the peer counts, but not what a close says in a peer's name.
+    pub(crate) fn before_proof(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(_) => Self::Unproven,
+            error => error.into(),
+        }
+    }
+
     /// A refusal that the peer is told.
     pub(crate) fn telling(reason: RefusedReason, refusal: Refusal) -> Self {
         Self::Refused(reason, Some(refusal))

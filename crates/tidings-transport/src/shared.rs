@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::close::CloseCode;
 use crate::denied::DenyList;
 use crate::dial::Targets;
+use crate::duplicate::Verdicts;
 use crate::gate::{Entry, Gate};
 use crate::gossip;
 use crate::handshake;
@@ -44,7 +45,7 @@ pub(crate) struct Shared {
     pub(crate) address: SocketAddr,
     pub(crate) identity: Identity,
     pub(crate) prepared: ArcSwap<Prepared>,
-    pub(crate) denied: ArcSwap<DenyList>,
+    pub(crate) denied: Arc<ArcSwap<DenyList>>,
     pub(crate) endpoint: Endpoint,
     pub(crate) host: Arc<dyn Host>,
     pub(crate) stats: Arc<TransportStats>,
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) redials: Mutex<HashMap<NodeId, Redials>>,
     /// The incarnation after the one in which this node was replaced, as a peer has told; 0 if none has.
     pub(crate) replaced: AtomicU64,
+    /// About other processes with this node's id.
+    pub(crate) verdicts: Verdicts,
     pub(crate) quiet: Quiet,
     /// Notifies of every change of the table and of what is wanted.
     pub(crate) changed: watch::Sender<()>,

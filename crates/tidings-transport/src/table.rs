@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidings_proto::id::{Incarnation, LogId, NodeId};
 use tidings_proto::time::Tick;
 
-use crate::limits::{LINKS_PER_NODE_MAX, SILENCE, SURPLUS_GRACE, SURPLUS_GRACE_SILENT};
+use crate::limits::{DIAL_ADDRESSES_MAX, LINKS_PER_NODE_MAX, SILENCE, SURPLUS_GRACE, SURPLUS_GRACE_SILENT};
 
 /// Names one connection within a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -208,9 +208,14 @@ impl<L: Clone> Table<L> {
         self.addresses.contains_key(&address)
     }
 
-    /// Notes that a node was reached at an address other than its own.
+    /// Notes that a node was reached at an address other than its own. A node can be at any number of addresses, and
+    /// whoever names them has them dialled; so beyond as many as are dialled at a time, those noted before are
+    /// forgotten, which costs one more dial each if they are wanted still.
     pub(crate) fn alias(&mut self, address: SocketAddr, node: &NodeId) {
         if self.nodes.contains_key(node) {
+            if self.aliases.len() >= DIAL_ADDRESSES_MAX {
+                self.aliases.clear();
+            }
             self.aliases.insert(address, node.clone());
         }
     }

@@ -238,3 +238,15 @@ fn addresses_of_connections_that_are_gone_are_forgotten() {
     assert_eq!(bench.table.addresses.len(), 1);
     assert_eq!(bench.table.at(at(2)), Some(&"kept"));
 }
+
+#[test]
+fn addresses_without_end_that_lead_to_one_node_are_bounded() {
+    let mut bench = Bench::of("a");
+    bench.add("link", b(true), ms(0));
+    for number in 0..3 * DIAL_ADDRESSES_MAX as u32 {
+        bench.table.alias(SocketAddr::from((number.to_be_bytes(), 1)), &node("b"));
+    }
+    assert!(bench.table.aliases.len() <= DIAL_ADDRESSES_MAX);
+    let last = 3 * DIAL_ADDRESSES_MAX as u32 - 1;
+    assert_eq!(bench.table.at(SocketAddr::from((last.to_be_bytes(), 1))), Some(&"link"));
+}

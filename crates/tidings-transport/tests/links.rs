@@ -165,8 +165,12 @@ async fn a_node_that_leaves_is_not_dialled_again_and_again() {
     let before = one.transport.stats().dials.get();
     let begin = Instant::now();
     two.transport.link(&id("n1")).unwrap().close(tidings_transport::CloseCode::Ended, "test");
-    until("most of a second has passed", || begin.elapsed() > Duration::from_millis(800)).await;
-    assert_eq!(one.transport.stats().dials.get() - before, 1, "told once that it leaves");
+    let dials = || one.transport.stats().dials.get() - before;
+    until("dialled", || dials() > 0).await;
+    // After a second it is dialled again, and this may look too late.
+    let again = || dials() > 1 && begin.elapsed() < Duration::from_secs(1);
+    until("a while", || again() || begin.elapsed() > Duration::from_millis(800)).await;
+    assert!(!again(), "told once that it leaves");
     *two.host.refuse.lock().unwrap() = None;
     until("linked again, for it has stayed", || one.linked_to(&two)).await;
 }
@@ -225,8 +229,9 @@ async fn a_killed_node_is_noticed_by_quic_alone() {
     one.transport.want(two.node().address());
     until("linked", || one.linked_to(two.node())).await;
     two.kill();
+    let begin = Instant::now();
     let took = until("noticed", || one.transport.links().is_empty()).await;
-    assert!(took > IDLE_TIMEOUT / 2 && took < Duration::from_secs(3), "{took:?}");
+    assert!(begin.elapsed() > IDLE_TIMEOUT / 2 && took < Duration::from_secs(3), "{took:?}");
 }
 
 #[tokio::test]
@@ -433,7 +438,8 @@ async fn lanes_carry_bytes_both_ways_beside_control() {
         lanes.push(send);
     }
     let asked = tidings_transport::Host::now(&*one.host);
-    assert!(there.liveness(asked, Duration::from_secs(2)).await, "control is not held up");
+    let (answered, took) = timed(there.liveness(asked, PATIENCE)).await;
+    assert!(answered && took < Duration::from_secs(2), "control is not held up: {took:?}");
     let (_send, mut receive) = back.accept_lane().await.unwrap();
     let mut first = [0; 4];
     receive.read_exact(&mut first).await.unwrap();
@@ -448,15 +454,14 @@ async fn liveness_asks_for_a_probe_that_is_sent_after_the_question() {
     until("linked", || one.linked_to(&two)).await;
     let link = one.transport.link(&id("n2")).unwrap();
     let now = || tidings_transport::Host::now(&*one.host);
-    assert!(link.liveness(now(), LIVENESS_TIME).await);
+    assert!(link.liveness(now(), PATIENCE).await);
     two.host.mute.store(true, Ordering::SeqCst);
     let begin = Instant::now();
     assert!(!link.liveness(now(), LIVENESS_TIME).await);
     assert!(begin.elapsed() >= LIVENESS_TIME);
     link.close(tidings_transport::CloseCode::Ended, "");
-    let begin = Instant::now();
-    assert!(!link.liveness(now(), LIVENESS_TIME).await);
-    assert!(begin.elapsed() < LIVENESS_TIME / 2, "a closed link is dead at once");
+    let (answered, took) = timed(link.liveness(now(), LIVENESS_TIME)).await;
+    assert!(!answered && took < LIVENESS_TIME / 2, "a closed link is dead at once: {took:?}");
 }
 
 #[tokio::test]
@@ -466,9 +471,8 @@ async fn a_closed_transport_has_said_so_and_is_done() {
     one.transport.want(two.address());
     one.transport.want("127.0.0.1:1".parse().unwrap());
     until("linked", || one.linked_to(&two) && two.linked_to(&one)).await;
-    let begin = Instant::now();
-    one.transport.close(Duration::from_secs(5)).await;
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    let ((), took) = timed(one.transport.close(PATIENCE)).await;
+    assert!(took < Duration::from_secs(3), "{took:?}");
     until("told", || two.transport.links().is_empty()).await;
     assert_eq!(two.transport.stats().links_closed.get(), 1);
     assert!(one.transport.links().is_empty());

@@ -10,9 +10,9 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
-use tidings_membership::{GossipSeam, Membership, Record};
+use tidings_membership::{GossipSeam, Inbound, Membership, Record};
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, MemberSet, PROTOCOL_VERSION, Refusal};
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
@@ -27,6 +27,10 @@ use crate::observe::{Observation, Observers};
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
+
+/// Nodes whose newest life is remembered: as many as can be members. Of more, the one whose life began first is
+/// forgotten; a process that comes in an earlier life of it is then taken for its successor, if nobody answers for it.
+const MET_MAX: usize = MEMBERS_MAX;
 
 /// Why a node cannot take part in its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,7 +67,7 @@ pub(crate) struct Bus {
     pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
-    gossip: Mutex<Option<mpsc::Sender<(SocketAddr, Bytes)>>>,
+    gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
     /// The incarnation that this node should have at least, because a later life of it is known somewhere.
     pub(crate) wanted_incarnation: watch::Sender<Incarnation>,
     /// Somebody was newly named, and should be dialled.
@@ -75,6 +79,7 @@ pub(crate) struct Bus {
     /// The newest life of each node that has been met, with its log.
     met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
     probe_interval: Duration,
+    began: Tick,
 }
 
 /// What a bus is made of.
@@ -98,6 +103,7 @@ impl Bus {
             log_id: parts.log_id,
             zone: parts.zone,
             herald: Herald::new(parts.domain.log().lanes()),
+            began: parts.domain.clock().now(),
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
@@ -132,6 +138,12 @@ impl Bus {
         origin
     }
 
+    /// How long this process has been there, whatever is done to the wall clock.
+    fn age_ms(&self) -> u64 {
+        let age = self.domain.clock().now().since(self.began);
+        u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         *self.address.get().expect("the address is set before the transport accepts anybody")
     }
@@ -164,37 +176,55 @@ impl Bus {
     }
 
     /// Tells membership that a link is up.
-    fn linked(&self, hello: &Hello) {
+    fn linked(&self, record: Record) {
         if let Some(membership) = self.membership() {
-            let origin = origin_of(hello);
-            let (zone, release) = (hello.zone.clone(), hello.release.clone());
-            membership.link_up(Record { origin, address: hello.address, zone, release });
+            membership.link_up(record);
+        }
+    }
+
+    /// Tells membership that a life was heard on its session. If membership does not know of the link, for it began
+    /// anew or was told to forget the life meanwhile, it is told.
+    fn heard(&self, origin: &Origin) {
+        let Some(membership) = self.membership() else { return };
+        if !membership.link_heard(origin) {
+            let sessions = self.sessions.lock();
+            if let Some(record) = sessions.record(origin) {
+                membership.link_up(record);
+            }
         }
     }
 
     /// Notes that a session runs, until it is dropped.
     fn session_begins(self: &Arc<Self>, hello: &Hello) -> Session {
         let mut sessions = self.sessions.lock();
-        let origin = origin_of(hello);
-        sessions.begin(&origin);
+        let record = record_of(hello);
+        let origin = record.origin.clone();
+        sessions.begin(record.clone());
         // Said again after the peer was admitted: older sessions with this life may have ended since.
-        self.linked(hello);
+        self.linked(record);
         Session { bus: self.clone(), origin }
     }
 }
 
-/// Counts the sessions with each life: it has a link while it has a session.
+/// Counts the sessions with each life, and keeps what it said of itself: it has a link while it has a session.
 #[derive(Debug, Default)]
-struct Sessions(BTreeMap<Origin, usize>);
+struct Sessions(BTreeMap<Origin, (usize, Record)>);
 
 impl Sessions {
-    fn begin(&mut self, origin: &Origin) {
-        *self.0.entry(origin.clone()).or_default() += 1;
+    fn begin(&mut self, record: Record) {
+        let (count, newest) = self.0.entry(record.origin.clone()).or_insert_with(|| (0, record.clone()));
+        *count += 1;
+        *newest = record;
+    }
+
+    /// What a life with a session said of itself.
+    fn record(&self, origin: &Origin) -> Option<Record> {
+        self.0.get(origin).map(|(_, record)| record.clone())
     }
 
     /// Returns whether it was the last one.
     fn end(&mut self, origin: &Origin) -> bool {
-        let Some(count) = self.0.get_mut(origin) else { return false };
+        let Some((count, _)) = self.0.get_mut(origin) else { return false };
         *count -= 1;
         let last = *count == 0;
         if last {
@@ -225,6 +255,11 @@ fn origin_of(hello: &Hello) -> Origin {
     Origin { node: hello.node.clone(), incarnation: hello.incarnation }
 }
 
+fn record_of(hello: &Hello) -> Record {
+    let (zone, release) = (hello.zone.clone(), hello.release.clone());
+    Record { origin: origin_of(hello), address: hello.address, zone, release }
+}
+
 /// The bus as the transport holds it.
 #[derive(Clone)]
 pub(crate) struct Face(pub(crate) Arc<Bus>);
@@ -251,6 +286,7 @@ impl Host for Face {
             zone: self.zone.clone(),
             release: crate::RELEASE.to_owned(),
             wall_ms: self.domain.clock().wall_ms(),
+            age_ms: self.age_ms(),
             members: self.coherence.members().borrow().as_ref().clone(),
         }
     }
@@ -276,11 +312,22 @@ impl Host for Face {
             Some((incarnation, log)) if *log != hello.log && *incarnation >= hello.incarnation => {
                 return Err(Refusal::Incarnation(*incarnation));
             }
-            _ => met.insert(hello.node.clone(), (hello.incarnation, hello.log)),
-        };
+            _ => {}
+        }
+        let former = met.insert(hello.node.clone(), (hello.incarnation, hello.log));
+        if met.len() > MET_MAX
+            && let Some((oldest, _)) = met.iter().min_by_key(|(_, (incarnation, _))| *incarnation)
+        {
+            let oldest = oldest.clone();
+            met.remove(&oldest);
+        }
         drop(met);
+        if let Some((incarnation, _)) = former.filter(|(_, log)| *log != hello.log) {
+            let origin = Origin { node: hello.node.clone(), incarnation };
+            self.coherence.replaced(origin, hello.address);
+        }
         self.coherence.met(hello);
-        self.linked(hello);
+        self.linked(record_of(hello));
         self.named.notify_one();
         Ok(())
     }
@@ -325,10 +372,11 @@ impl Host for Face {
         })
     }
 
-    fn gossip(&self, from: SocketAddr, frame: Bytes) {
+    fn gossip(&self, peer: &Hello, frame: Bytes) {
         if let Some(sender) = &*self.gossip.lock() {
+            let inbound = Inbound { node: peer.node.clone(), address: peer.address, frame };
             // Gossip may be lost.
-            let _ = sender.try_send((from, frame));
+            let _ = sender.try_send(inbound);
         }
     }
 
@@ -376,9 +424,7 @@ impl Peering for Face {
     }
 
     fn progressed(&self, followed: &Followed) {
-        if let Some(membership) = self.membership() {
-            membership.link_heard(followed.origin());
-        }
+        self.heard(followed.origin());
         if self.coherence.progressed(followed) {
             if let Some(membership) = self.membership() {
                 membership.left(followed.origin());

@@ -21,7 +21,9 @@ fn bus() -> Face {
     let observers = Arc::<Observers>::default();
     let coherence = Coherence::new(origin.node.clone(), domain.clone(), observers.clone(), bounds, true);
     let (cluster, zone) = ("shop".to_owned(), String::new());
-    Face(Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers }))
+    let bus = Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers });
+    bus.set_address(([127, 0, 0, 1], 7400).into());
+    Face(bus)
 }
 
 fn refuse(bus: &Face, refusal: Refusal) -> Ref<'_, Incarnation> {
@@ -32,9 +34,9 @@ fn refuse(bus: &Face, refusal: Refusal) -> Ref<'_, Incarnation> {
 #[test]
 fn only_the_last_of_several_sessions_takes_the_link_from_a_life() {
     let mut sessions = Sessions::default();
-    sessions.begin(&life("b", 1));
-    sessions.begin(&life("b", 1));
-    sessions.begin(&life("b", 2));
+    sessions.begin(record_of(&peer(1, 1)));
+    sessions.begin(record_of(&peer(1, 1)));
+    sessions.begin(record_of(&peer(2, 1)));
     assert!(!sessions.end(&life("b", 1)), "another one is left");
     assert!(sessions.end(&life("b", 1)));
     assert!(sessions.end(&life("b", 2)), "lives are counted apart");
@@ -67,4 +69,38 @@ fn what_a_peer_says_of_another_holder_is_looked_into_and_not_believed() {
     bus.displaced(ELSEWHERE.into());
     let node = NodeId::new("a").unwrap();
     assert_eq!(*bus.conflict.borrow(), Some(Conflict::DuplicateNode { node, address: ELSEWHERE.into() }));
+}
+
+fn peer(incarnation: u64, log: u64) -> Hello {
+    let of = life("b", incarnation);
+    Hello { node: of.node, incarnation: of.incarnation, log: LogId(log), ..bus().hello() }
+}
+
+#[test]
+fn a_process_is_told_whose_place_it_has_taken_before_its_hello_is_answered() {
+    let bus = bus();
+    let ended = || -> Vec<Origin> {
+        let members = bus.hello().members.members.into_iter();
+        members.filter(|member| member.ended).map(|member| member.origin).collect()
+    };
+    bus.admit(&peer(5, 1)).unwrap();
+    bus.admit(&peer(6, 1)).unwrap();
+    assert_eq!(ended(), [], "the same process under another number");
+    assert_eq!(bus.admit(&peer(6, 2)), Err(Refusal::Incarnation(Incarnation(6))));
+    assert_eq!(ended(), [], "it was not let in");
+    bus.admit(&peer(7, 2)).unwrap();
+    assert_eq!(ended(), [life("b", 6)]);
+}
+
+#[test]
+fn nodes_that_were_met_are_remembered_up_to_a_bound_and_the_oldest_go_first() {
+    let bus = bus();
+    let one = peer(1, 1);
+    for number in 0..MET_MAX as u64 + 10 {
+        let Origin { node, incarnation } = life(&format!("b{number}"), 1_000 + number);
+        bus.admit(&Hello { node, incarnation, ..one.clone() }).unwrap();
+    }
+    let met = bus.met.lock();
+    assert_eq!(met.len(), MET_MAX);
+    assert!(met.values().all(|(incarnation, _)| incarnation.0 >= 1_010));
 }

@@ -21,6 +21,10 @@ use crate::observe::{Observation, Observers};
 /// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
 const ENDED_KEPT_MAX: usize = 256;
 
+/// Replaced lives that are named to others as such. Their successors heed it, which hear it when they are admitted; so
+/// the newest few will do, and of more the life that began first goes.
+const REPLACED_NAMED_MAX: usize = 64;
+
 /// How far ahead of every known clock the start of a life may be said to lie. A day is more than clocks differ.
 const LIFE_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -96,6 +100,10 @@ struct Inner {
     ahead_ms: u64,
     /// What happened while following lives that are remembered no more.
     dropped: Following,
+    /// The newest life of each node that another process replaced.
+    replaced: BTreeMap<NodeId, NamedMember>,
+    /// The newest life of this node that this process has replaced, as peers say.
+    predecessor: Option<NamedMember>,
 }
 
 /// Everything that freshness depends on.
@@ -123,9 +131,16 @@ impl Coherence {
         // Every node starts in doubt; that is worth no warning.
         let doubts = freshness.doubts(domain.clock().now());
         let dropped = Following::none(Origin { node: me.clone(), incarnation: Incarnation(0) });
-        let inner =
-            Inner { freshness, peers: BTreeMap::new(), doubts, published: None, ahead_ms: 0, dropped };
-        let inner = Mutex::new(inner);
+        let inner = Mutex::new(Inner {
+            freshness,
+            peers: BTreeMap::new(),
+            doubts,
+            published: None,
+            ahead_ms: 0,
+            dropped,
+            replaced: BTreeMap::new(),
+            predecessor: None,
+        });
         let coherence = Self {
             me,
             lanes,
@@ -161,6 +176,21 @@ impl Coherence {
         self.publish_locked(&mut inner, now);
     }
 
+    /// Another process, at this address, has taken the place of a life. It is told so.
+    pub(crate) fn replaced(&self, origin: Origin, address: SocketAddr) {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        inner.replaced.insert(origin.node.clone(), NamedMember { origin, address, ended: true });
+        if inner.replaced.len() > REPLACED_NAMED_MAX
+            && let Some(oldest) = inner.replaced.values().min_by_key(|life| life.origin.incarnation)
+        {
+            let node = oldest.origin.node.clone();
+            inner.replaced.remove(&node);
+        }
+        inner.published = None;
+        self.publish_locked(&mut inner, now);
+    }
+
     /// A peer's member set: whoever it names is relevant.
     pub(crate) fn named(&self, by: &NodeId, members: &MemberSet) {
         let now = self.domain.clock().now();
@@ -170,6 +200,14 @@ impl Coherence {
     }
 
     fn name_all(&self, inner: &mut Inner, by: &NodeId, members: &MemberSet) {
+        let own = self.domain.origin().incarnation;
+        for life in members.members.iter().filter(|life| life.origin.node == self.me && life.ended) {
+            let newest = inner.predecessor.as_ref().map(|known| known.origin.incarnation);
+            if life.origin.incarnation < own && Some(life.origin.incarnation) > newest {
+                inner.predecessor = Some(life.clone());
+                inner.published = None;
+            }
+        }
         let latest = self.latest_life(inner);
         let (credible, absurd): (Vec<_>, Vec<_>) = members
             .members
@@ -303,7 +341,9 @@ impl Coherence {
             .partition(|member| inner.freshness.is_proven(&member.origin));
         // A frame holds no more; who is known for certain comes first.
         named.extend(hearsay);
-        named.truncate(MEMBERS_MAX);
+        let ended: Vec<_> = inner.replaced.values().chain(&inner.predecessor).cloned().collect();
+        named.truncate(MEMBERS_MAX - ended.len());
+        named.extend(ended);
         self.members.send_if_modified(|set| {
             let changed = set.members != named;
             if changed {

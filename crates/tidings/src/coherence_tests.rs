@@ -38,6 +38,7 @@ fn hello(origin: &Origin, wall_ms: u64, members: MemberSet) -> Hello {
         zone: String::new(),
         release: String::new(),
         wall_ms,
+        age_ms: 0,
         members,
     }
 }
@@ -124,4 +125,30 @@ fn the_sums_of_what_was_followed_outlive_the_lives() {
     assert!(following.len() <= ENDED_KEPT_MAX + 1);
     assert_eq!(following.iter().map(|it| it.resets).sum::<u64>(), count);
     assert_eq!(following.last().unwrap().origin, life("me", 0));
+}
+
+#[test]
+fn whose_place_a_node_has_taken_is_heeded_by_itself_and_said_when_it_meets_the_former_process() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    let ended = |node: &str, incarnation| NamedMember { ended: true, ..named(life(node, incarnation)) };
+    let said = || coherence.members().borrow().members.clone();
+    coherence.met(&hello(&life("a", now), now, set([ended("me", now - 9), ended("b", now - 9)])));
+    assert_eq!(said()[1..], [ended("me", now - 9)], "what is said of others is theirs to heed");
+    coherence
+        .named(&life("a", now).node, &set([ended("me", now - 5), ended("me", now), ended("me", now - 7)]));
+    assert_eq!(said()[1..], [ended("me", now - 5)], "its own life has not ended because somebody says so");
+    assert_eq!(coherence.relevant(), [life("a", now)]);
+}
+
+#[test]
+fn replaced_lives_are_named_up_to_a_bound_and_the_oldest_go_first() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    for number in 0..1_000 {
+        coherence.replaced(life(&format!("n{number}"), now + number), at(2));
+    }
+    let said = coherence.members().borrow().members.clone();
+    assert_eq!(said.len(), REPLACED_NAMED_MAX);
+    assert!(said.iter().all(|member| member.ended && member.origin.incarnation.0 >= now + 1_000 - 64));
 }

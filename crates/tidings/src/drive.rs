@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_membership::{
-    AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, State, View,
+    AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, Resolver, State, View,
 };
 use tidings_proto::frame::CACHES_MAX;
 use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
 use tidings_transport::session::Served;
-use tidings_transport::{CloseCode, Identity, Transport};
+use tidings_transport::{CloseCode, Notary, Transport};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -50,7 +50,7 @@ pub(crate) struct Shutdown {
     pub(crate) done: oneshot::Sender<bool>,
 }
 
-struct Signer(Identity);
+struct Signer(Notary);
 
 impl Attestor for Signer {
     fn sign(&self, message: &[u8]) -> Result<Attestation, AttestError> {
@@ -78,15 +78,19 @@ pub(crate) struct Driver {
     config: Config,
     /// The addresses to which links are kept.
     wanted: Mutex<BTreeSet<SocketAddr>>,
+    /// One for every start of membership.
+    resolver: Resolver,
 }
 
 impl Driver {
     pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
-        Self { bus, config, wanted: Mutex::default() }
+        Self { bus, config, wanted: Mutex::default(), resolver: Resolver::default() }
     }
 
     /// Binds, starts and runs the node. `started` is told as soon as others can reach it.
     pub(crate) async fn run(self, orders: Orders, started: oneshot::Sender<Result<(), StartError>>) {
+        // From before the record is signed for the first time.
+        let reloads = self.config.identity.reloads();
         match self.start().await {
             Ok(view) => {
                 let _ = started.send(Ok(()));
@@ -95,7 +99,7 @@ impl Driver {
                 let mut herald = JoinSet::new();
                 herald.spawn(async move { face.herald.run(&face, linger).await });
                 // It tells to the very end: what is said last has to reach the peers too.
-                self.work(orders, view).await;
+                self.work(orders, view, reloads).await;
                 herald.shutdown().await;
                 self.bus.transport.store(None);
                 self.bus.observers.close();
@@ -107,8 +111,8 @@ impl Driver {
         }
     }
 
-    async fn work(&self, mut orders: Orders, view: watch::Receiver<Arc<View>>) {
-        let mut steering = pin!(self.steer(view));
+    async fn work(&self, mut orders: Orders, view: watch::Receiver<Arc<View>>, reloads: watch::Receiver<()>) {
+        let mut steering = pin!(self.steer(view, reloads));
         let shutdown = tokio::select! {
             () = orders.cancel.cancelled() => None,
             shutdown = orders.shutdown.recv() => shutdown,
@@ -176,18 +180,23 @@ impl Driver {
         };
         let mut config = MembershipConfig::new(bus.cluster.clone(), record);
         config.seeds.clone_from(&self.config.seeds);
+        config.resolver = self.resolver.clone();
         config.gossip_interval = self.config.gossip_interval;
         let clock = bus.domain.clock().clone();
         config.clock = Arc::new(move || clock.coarse());
-        let identity = bus.transport().expect("the transport is started first").identity().clone();
-        let membership = Membership::start(config, bus.seam(), Arc::new(Signer(identity))).await?;
+        let notary = bus.transport().expect("the transport is started first").notary();
+        let membership = Membership::start(config, bus.seam(), Arc::new(Signer(notary))).await?;
         let view = membership.watch();
         *bus.membership.lock() = Some(membership);
         Ok(view)
     }
 
     /// Lets time pass, and does what it asks for, until it is dropped.
-    async fn steer(&self, mut view: watch::Receiver<Arc<View>>) -> Infallible {
+    async fn steer(
+        &self,
+        mut view: watch::Receiver<Arc<View>>,
+        mut reloads: watch::Receiver<()>,
+    ) -> Infallible {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -200,6 +209,7 @@ impl Driver {
         view.mark_changed();
         loop {
             tokio::select! {
+                Ok(()) = reloads.changed() => self.renew().await,
                 Ok(()) = view.changed() => {
                     let now = view.borrow_and_update().clone();
                     self.seen(&now, &mut states);
@@ -248,6 +258,17 @@ impl Driver {
                     });
                 }
             }
+        }
+    }
+
+    /// Judges and signs records by an identity that was read anew.
+    async fn renew(&self) {
+        let Some(membership) = self.bus.membership() else { return };
+        membership.recheck();
+        match membership.renew().await {
+            Ok(()) => tracing::info!("the own record was signed anew"),
+            // The old one stands, for as long as peers trust its signature.
+            Err(error) => tracing::error!(%error, "the own record was not signed anew"),
         }
     }
 

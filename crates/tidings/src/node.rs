@@ -243,11 +243,8 @@ impl Node {
         let heads = bus.domain.log().heads();
         let now = bus.domain.clock().now();
         let view = bus.membership().map(|membership| membership.view()).unwrap_or_default();
-        let mut members = vec![self.this_member()];
-        for member in view.members.values() {
-            members.push(self.member(member, &heads, now));
-        }
-        members
+        let others = view.members.values().map(|member| self.member(member, &heads, now));
+        std::iter::once(self.this_member()).chain(others).collect()
     }
 
     fn member(&self, member: &Member, heads: &[Sequence], now: Tick) -> MemberInfo {
@@ -346,7 +343,7 @@ impl Node {
         &self.inner.bus.credentials.get().expect("a started node has them").0
     }
 
-    /// The node's identity, to be reloaded.
+    /// The node's identity, to be reloaded. New links and the record that gossip carries use what was read.
     ///
     /// # Panics
     /// Never: a node that was started has one.
@@ -355,10 +352,13 @@ impl Node {
         &self.inner.bus.credentials.get().expect("a started node has them").1
     }
 
-    /// Replaces the deny list; connections of those on it are closed.
+    /// Replaces the deny list; connections of those on it are closed, and gossip about them counts for nothing.
     pub fn set_denied(&self, denied: &[String]) {
         if let Some(transport) = self.inner.bus.transport() {
             transport.set_denied(denied);
+        }
+        if let Some(membership) = self.inner.bus.membership() {
+            membership.recheck();
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[path = "facade/common.rs"]
 mod common;
 
-use common::{fill, open, quick, until};
+use common::{BOUND, PATIENCE, fill, open, quick, until};
 
 #[tokio::test]
 async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
@@ -44,7 +44,7 @@ async fn subscribers_on_other_nodes_hear_what_was_done() {
     let caches = open(&cluster);
     let mut heard = caches[1].subscribe().kinds([EventKind::Inserted]).start().unwrap();
     caches[0].write().metadata("cause", "test").insert("k".to_owned(), 1).unwrap();
-    let item = tokio::time::timeout(Duration::from_secs(5), heard.next()).await.unwrap();
+    let item = tokio::time::timeout(PATIENCE, heard.next()).await.unwrap();
     let Some(Item::Event(event)) = item else { panic!("{item:?}") };
     assert_eq!(event.key().map(String::as_str), Some("k"));
     assert_eq!(event.origin.node.as_str(), "n1");
@@ -81,7 +81,7 @@ async fn a_goodbye_leaves_no_doubt() {
     let caches = open(&cluster);
     fill(&caches, "kept", 1).await;
     caches[0].insert("changed".to_owned(), 1).unwrap();
-    assert!(cluster[0].shutdown(Duration::from_secs(5)).await, "drained in time");
+    assert!(cluster[0].shutdown(PATIENCE).await, "drained in time");
     until("the goodbye is heard", || {
         cluster[1].members().iter().any(|member| member.node.as_str() == "n1" && member.state == State::Left)
     })
@@ -109,8 +109,16 @@ async fn a_member_that_vanishes_costs_the_bound_and_then_a_floor() {
     first.set_denied(&["n2".to_owned()]);
     until("in doubt", || !second.doubts().is_empty()).await;
     until("the entry outlives the bound no more", || !caches[1].contains(&"old".to_owned())).await;
-    caches[1].get_or_load(&"young".to_owned(), || async { Ok::<_, ()>(2) }).await.unwrap();
-    assert_eq!(caches[1].get(&"young".to_owned()), Some(2), "in doubt, entries live as long as the bound");
+    loop {
+        let loaded = Instant::now();
+        caches[1].get_or_load(&"young".to_owned(), || async { Ok::<_, ()>(2) }).await.unwrap();
+        let held = caches[1].get(&"young".to_owned());
+        // On a busy machine the bound may be over before this looks.
+        if held.is_some() || loaded.elapsed() < BOUND {
+            assert_eq!(held, Some(2), "in doubt, entries live as long as the bound");
+            break;
+        }
+    }
     until("the end of the lost member is certain", || second.doubts().is_empty()).await;
     assert!(!caches[1].contains(&"old".to_owned()), "leaving doubt brings nothing back");
     cluster.shutdown().await;

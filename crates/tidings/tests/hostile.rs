@@ -5,7 +5,9 @@ mod rogue;
 
 use std::time::Duration;
 
-use rogue::{Scene, Stream, all_followed, deletion, encoded, events, lane_of, spoiled, thrown_out, until};
+use rogue::{
+    PATIENCE, Scene, Stream, all_followed, deletion, encoded, events, lane_of, spoiled, thrown_out, until,
+};
 use tidings::{Lanes, Retention};
 use tidings_proto::frame::{
     Control, FRAME_BYTES_MAX, Follow, FrameType, Heartbeat, MEMBERS_MAX, MemberSet, NamedMember, header,
@@ -248,11 +250,12 @@ async fn a_peer_opens_no_more_streams_than_it_needs() {
     let mut scene = Scene::start().await;
     let link = scene.rogue.link().await;
     let mut open = Vec::new();
-    while let Ok(stream) = tokio::time::timeout(Duration::from_millis(300), Stream::open(&link)).await {
-        open.push(stream);
-    }
     // Control is one more.
-    assert_eq!(open.len(), 2 * usize::from(Lanes::default().count()));
+    for _ in 0..2 * Lanes::default().count() {
+        open.push(tokio::time::timeout(PATIENCE, Stream::open(&link)).await.expect("it is granted"));
+    }
+    let more = tokio::time::timeout(Duration::from_millis(300), Stream::open(&link)).await;
+    assert!(more.is_err(), "one more than it needs");
     scene.end().await;
 }
 

@@ -5,12 +5,16 @@ use crate::attest::tests::{Keyed, record};
 use crate::attest::{AttestError, Attestation};
 use crate::config::Record;
 use crate::wire::Unpacker;
-use tidings_proto::id::NodeId;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 fn identity(record: &Record) -> Identity {
     Identity { origin: record.origin.clone(), address: record.address }
+}
+
+/// As a member's frames come.
+fn by(record: &Record) -> (&NodeId, SocketAddr) {
+    (&record.origin.node, record.address)
 }
 
 fn guard() -> (Guard, Arc<Stats>) {
@@ -46,13 +50,13 @@ fn syn(digest: Vec<Seen>) -> Vec<u8> {
 
 fn introduce(guard: &mut Guard, record: &Record) {
     let frame = Message::Ack { delta: vec![published(record, "secret")] }.encode();
-    let admitted = guard.admit(record.address, &frame, now()).unwrap();
+    let admitted = guard.admit(by(record), &frame, now()).unwrap();
     assert_eq!(admitted.statements.len(), 1);
 }
 
 /// The heartbeats that chitchat is shown of a digest.
 fn shown(guard: &mut Guard, from: &Record, digest: Vec<Seen>, now: Tick) -> Vec<u64> {
-    let admitted = guard.admit(from.address, &syn(digest), now).unwrap();
+    let admitted = guard.admit(by(from), &syn(digest), now).unwrap();
     let Message::Syn { digest, .. } =
         Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
     else {
@@ -76,7 +80,7 @@ fn one_message_introduces_a_node_and_tells_of_it() {
     let (mut guard, _) = guard();
     let (a, b) = (record("a", 1), record("b", 1));
     let message = Message::SynAck { digest: vec![seen(&b, 4)], delta: vec![published(&b, "secret")] };
-    let admitted = guard.admit(a.address, &message.encode(), now()).unwrap();
+    let admitted = guard.admit(by(&a), &message.encode(), now()).unwrap();
     assert_eq!(admitted.statements[0].record, b);
     let Message::SynAck { digest, delta } =
         Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
@@ -93,7 +97,7 @@ fn a_forged_record_of_a_third_member_is_left_out() {
     let delta = vec![published(&b, "guess"), published(&a, "secret")];
     let message = Message::SynAck { digest: vec![seen(&b, 4), seen(&a, 4)], delta };
     for round in 1..=2 {
-        let admitted = guard.admit(a.address, &message.encode(), now()).unwrap();
+        let admitted = guard.admit(by(&a), &message.encode(), now()).unwrap();
         let Message::SynAck { digest, delta } =
             Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message
         else {
@@ -111,7 +115,7 @@ fn a_record_of_this_node_is_never_taken_from_others() {
     let (mut guard, stats) = guard();
     let (me, a) = (record("me", 1), record("a", 1));
     let frame = Message::Ack { delta: vec![published(&me, "secret")] }.encode();
-    let admitted = guard.admit(a.address, &frame, now()).unwrap();
+    let admitted = guard.admit(by(&a), &frame, now()).unwrap();
     assert_eq!(
         Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message,
         Message::Ack { delta: Vec::new() }
@@ -125,7 +129,7 @@ fn a_record_under_another_serial_is_forged() {
     let mut change = published(&record("a", 1), "secret");
     change.record.as_mut().unwrap().0 = u64::MAX;
     let frame = Message::Ack { delta: vec![change] }.encode();
-    assert!(guard.admit(record("m", 1).address, &frame, now()).unwrap().statements.is_empty());
+    assert!(guard.admit(by(&record("m", 1)), &frame, now()).unwrap().statements.is_empty());
     assert_eq!(stats.rejected(Reason::Forged), 1);
 }
 
@@ -189,7 +193,7 @@ fn other_clusters_and_their_complaints_are_dropped() {
     let a = record("a", 1);
     let other = Message::Syn { cluster: "other".into(), digest: Vec::new() }.encode();
     for frame in [other, Message::BadCluster.encode()] {
-        assert_eq!(guard.admit(a.address, &frame, now()).unwrap_err(), Reason::Cluster);
+        assert_eq!(guard.admit(by(&a), &frame, now()).unwrap_err(), Reason::Cluster);
     }
 }
 
@@ -198,7 +202,7 @@ fn one_node_cannot_fill_the_table_with_lives() {
     let (mut guard, stats) = guard();
     for incarnation in 1..=LIVES_MAX as u64 + 10 {
         let frame = Message::Ack { delta: vec![published(&record("m", incarnation), "secret")] }.encode();
-        guard.admit(record("m", 1).address, &frame, now()).unwrap();
+        guard.admit(by(&record("m", 1)), &frame, now()).unwrap();
     }
     assert_eq!(stats.rejected(Reason::Capacity), 10);
     introduce(&mut guard, &record("a", 1));
@@ -214,7 +218,7 @@ fn the_digest_of_everybody_fits_into_a_message() {
             let node = format!("{number:0>width$}");
             let frame = Message::Ack { delta: vec![published(&record(&node, 1), "secret")] }.encode();
             // One each second, or the peer would use up its share of checks.
-            guard.admit(record("a", 1).address, &frame, later(number)).unwrap();
+            guard.admit(by(&record("a", 1)), &frame, later(number)).unwrap();
         }
         assert!(stats.rejected(Reason::Capacity) > 0);
         let digest: Vec<_> = guard.known.keys().chain([&guard.me]).cloned().collect();
@@ -247,7 +251,7 @@ fn what_was_refused_is_refused_again_without_looking_and_looked_at_again_later()
     let (mut guard, _) = guard();
     guard.attestor = Arc::new(Moody(Keyed { node: "me", secret: "secret" }, 0.into()));
     let frame = Message::Ack { delta: vec![published(&record("a", 1), "secret")] }.encode();
-    let mut statements = |now| guard.admit(record("a", 1).address, &frame, now).unwrap().statements.len();
+    let mut statements = |now| guard.admit(by(&record("a", 1)), &frame, now).unwrap().statements.len();
     assert_eq!(
         [statements(now()), statements(later(1)), statements(later(20)), statements(later(21))],
         [0, 0, 1, 0]
@@ -277,13 +281,13 @@ fn a_newer_record_of_a_member_that_does_not_verify_any_more_counts() {
     guard.recheck();
     guard.cluster = "demo".into();
     let old = Message::Ack { delta: vec![published(&a, "secret")] }.encode();
-    guard.admit(a.address, &old, now()).unwrap();
+    guard.admit(by(&a), &old, now()).unwrap();
     assert!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).is_empty());
     let renewed = Statement { record: a.clone(), serial: 2, left: false };
     let text = renewed.publish("demo", &Keyed { node: "a", secret: "secret" }).unwrap();
     let change = Change { node: identity(&a), from: 1, record: Some((2, text)) };
     let new = Message::Ack { delta: vec![change] }.encode();
-    assert_eq!(guard.admit(a.address, &new, now()).unwrap().statements, [renewed]);
+    assert_eq!(guard.admit(by(&a), &new, now()).unwrap().statements, [renewed]);
     assert_eq!(shown(&mut guard, &a, vec![seen(&a, 5)], now()).len(), 1);
 }
 
@@ -293,7 +297,7 @@ fn an_address_that_nobody_can_dial_is_not_admitted() {
     for address in ["0.0.0.0:7401", "10.0.0.1:0"] {
         let a = Record { address: address.parse().unwrap(), ..record("a", 1) };
         let frame = Message::Ack { delta: vec![published(&a, "secret")] }.encode();
-        assert!(guard.admit(record("b", 1).address, &frame, now()).unwrap().statements.is_empty());
+        assert!(guard.admit(by(&record("b", 1)), &frame, now()).unwrap().statements.is_empty());
     }
     assert_eq!(stats.rejected(Reason::Operation), 2);
 }
@@ -305,7 +309,7 @@ fn a_peer_that_shows_the_own_serial_knows_it() {
     introduce(&mut guard, &a);
     for version in [1, 2] {
         let digest = vec![Seen { node: identity(&me), heartbeat: 1, version }];
-        guard.admit(a.address, &syn(digest), now()).unwrap();
+        guard.admit(by(&a), &syn(digest), now()).unwrap();
         assert_eq!(guard.knows_me(a.address, 2), version == 2);
     }
     assert!(!guard.knows_me(record("b", 1).address, 1));
@@ -339,7 +343,7 @@ proptest! {
             1 => Message::SynAck { digest, delta },
             _ => Message::Ack { delta },
         };
-        let admitted = guard.admit(record("m", 1).address, &message.encode(), now()).unwrap();
+        let admitted = guard.admit(by(&record("m", 1)), &message.encode(), now()).unwrap();
         let (digest, delta) = match Message::parse(&admitted.message, &mut Unpacker::default()).unwrap().message {
             Message::Syn { digest, .. } => (digest, Vec::new()),
             Message::SynAck { digest, delta } => (digest, delta),
@@ -394,11 +398,11 @@ fn invented(names: std::ops::Range<u32>, secret: &'static str) -> Vec<u8> {
 #[test]
 fn invented_records_cost_a_bounded_number_of_checks_per_frame_and_second() {
     let (mut guard, stats, attestor) = counting();
-    let liar = record("m", 1).address;
-    guard.admit(liar, &invented(0..200, "guess"), now()).unwrap();
+    let liar = record("m", 1);
+    guard.admit(by(&liar), &invented(0..200, "guess"), now()).unwrap();
     assert_eq!((checked(&attestor), stats.rejected(Reason::Budget)), (PER_FRAME, 200 - u64::from(PER_FRAME)));
     for frame in 1..100 {
-        guard.admit(liar, &invented(200 * frame..200 * (frame + 1), "guess"), now()).unwrap();
+        guard.admit(by(&liar), &invented(200 * frame..200 * (frame + 1), "guess"), now()).unwrap();
     }
     let spent = checked(&attestor);
     assert!(spent <= 256, "{spent} checks");
@@ -411,7 +415,7 @@ fn records_beyond_the_budget_count_when_they_come_again() {
     let (mut guard, _, _) = counting();
     let frame = invented(0..150, "secret");
     let admitted =
-        |guard: &mut Guard| guard.admit(record("m", 1).address, &frame, now()).unwrap().statements.len();
+        |guard: &mut Guard| guard.admit(by(&record("m", 1)), &frame, now()).unwrap().statements.len();
     assert_eq!([64, 64, 22, 0].map(|_| admitted(&mut guard)), [64, 64, 22, 0]);
 }
 
@@ -423,6 +427,6 @@ fn a_life_beyond_the_limits_is_refused_before_its_signature_is_checked() {
     }
     let before = checked(&attestor);
     let frame = Message::Ack { delta: vec![published(&record("a", 99), "secret")] }.encode();
-    assert!(guard.admit(record("a", 1).address, &frame, now()).unwrap().statements.is_empty());
+    assert!(guard.admit(by(&record("a", 1)), &frame, now()).unwrap().statements.is_empty());
     assert_eq!((checked(&attestor), stats.rejected(Reason::Capacity)), (before, 1));
 }

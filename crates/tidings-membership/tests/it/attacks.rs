@@ -26,7 +26,7 @@ async fn changes_nothing(net: &Net, records: &[Record; 3], members: &[Membership
     let mut watches: Vec<_> = members.iter().map(Membership::watch).collect();
     watches.iter_mut().for_each(|watch| watch.mark_unchanged());
     for _ in 0..30 {
-        net.inject(records[2].address, records[0].address, frame.to_vec());
+        net.inject(&records[2], records[0].address, frame.to_vec());
         sleep(SECOND).await;
     }
     for (watch, member) in watches.iter().zip(members) {
@@ -81,7 +81,7 @@ async fn a_heartbeat_forged_before_a_member_is_there_does_not_silence_it() {
     let next = record("b", 2);
     let b = net.start(&next, &[&records[0]]).await;
     for _ in 0..100 {
-        net.inject(records[2].address, records[0].address, forge::syn("demo", &[Entry(&next, 1 << 39, 1)]));
+        net.inject(&records[2], records[0].address, forge::syn("demo", &[Entry(&next, 1 << 39, 1)]));
         sleep(SECOND / 20).await;
     }
     within(4 * SECOND, &members[0], |view| state(view, &next) == Some(State::Live)).await;
@@ -93,6 +93,22 @@ async fn a_heartbeat_forged_before_a_member_is_there_does_not_silence_it() {
     b.shutdown().await;
 }
 
+/// While a member cannot be reached, nothing stands against another's claim to its address.
+#[tokio::test(start_paused = true)]
+async fn who_claims_to_be_at_a_members_address_cannot_silence_it() {
+    let net = Net::default();
+    let (records, members) = cluster(&net).await;
+    let thief = Record { address: records[1].address, ..records[2].clone() };
+    net.inject(&thief, records[0].address, forge::syn("demo", &[Entry(&records[1], u64::MAX, 1)]));
+    sleep(SECOND).await;
+    assert!(members[0].stats().rejected(Reason::Heartbeat) > 0, "not its own word");
+    let mut views = members[0].watch();
+    views.mark_unchanged();
+    sleep(60 * SECOND).await;
+    assert!(!views.has_changed().unwrap(), "{:#?}", members[0].view());
+    still_notices(&net, &records, &members).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_forged_record_of_a_third_member_changes_nothing() {
     let net = Net::default();
@@ -102,7 +118,7 @@ async fn a_forged_record_of_a_third_member_changes_nothing() {
         for about in [&records[0], &records[1], &moved, &record("b", 2)] {
             for value in ["", "1AAAA", "not a record"] {
                 net.inject(
-                    records[2].address,
+                    &records[2],
                     records[0].address,
                     forge::ack(&forge::set(about, 0, value, version, status)),
                 );
@@ -132,11 +148,11 @@ async fn a_member_that_signs_for_another_is_not_believed() {
         let mut watches: Vec<_> = members.iter().map(Membership::watch).collect();
         watches.iter_mut().for_each(|watch| watch.mark_unchanged());
         // It speaks the whole protocol, from an address of its own.
-        let address = record("liar", 1).address;
+        let liar = record("liar", 1);
         let mut config = Config::new("demo", claimed.clone());
         config.seeds = records.iter().map(|record| record.address.to_string()).collect();
         let attestor = Keyed { node: claimed.origin.node.clone(), secret: "guess" };
-        let liar = Membership::start(config, net.seam(address), Arc::new(attestor)).await.unwrap();
+        let liar = Membership::start(config, net.seam(&liar), Arc::new(attestor)).await.unwrap();
         sleep(60 * SECOND).await;
         for (watch, member) in watches.iter().zip(&members) {
             assert!(!watch.has_changed().unwrap(), "{:#?}", member.view());
@@ -179,10 +195,10 @@ async fn bytes_that_are_no_gossip_are_counted_and_gossip_goes_on() {
     let sound = forge::syn("demo", &[Entry(&records[1], 5, 1)]);
     let mut sent = 0;
     for length in 0..sound.len() {
-        net.inject(records[2].address, records[0].address, sound[..length].to_vec());
+        net.inject(&records[2], records[0].address, sound[..length].to_vec());
         sent += 1;
     }
-    net.inject(records[2].address, records[0].address, vec![0xff; 70_000]);
+    net.inject(&records[2], records[0].address, vec![0xff; 70_000]);
     sleep(60 * SECOND).await;
     assert!(!views.has_changed().unwrap());
     assert_eq!(members[0].stats().rejected(Reason::Malformed), sent);

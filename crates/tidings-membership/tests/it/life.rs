@@ -1,9 +1,10 @@
 //! Joining, crashing, returning, leaving.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_membership::{Config, Membership, Reason, RenewError, StartError, State, View};
+use tidings_membership::{Config, Membership, Reason, RenewError, Resolver, StartError, State, View};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::{CLUSTER, Keyed, Net, record, state, within};
@@ -167,7 +168,7 @@ async fn what_links_show_outranks_gossip() {
     assert_eq!(state(&a.view(), &records[1]), Some(State::Live));
     let took = within(2 * SECOND, &a, |view| state(view, &records[1]) == Some(State::Suspect)).await;
     assert_eq!(took, Duration::from_millis(1_500), "a silent link is noticed by itself");
-    a.link_heard(&records[1].origin);
+    assert!(a.link_heard(&records[1].origin), "its link is known");
     assert_eq!(state(&a.view(), &records[1]), Some(State::Live));
     a.link_down(&records[1].origin);
     assert_eq!(state(&a.view(), &records[1]), Some(State::Suspect));
@@ -256,8 +257,8 @@ async fn unusable_configurations_are_refused_with_the_reason() {
         let net = Net::default();
         let mut config = Config::new(CLUSTER, me.clone());
         change(&mut config);
-        let attestor = Arc::new(Keyed { node: me.origin.node, secret: "secret" });
-        let error: StartError = Membership::start(config, net.seam(me.address), attestor).await.unwrap_err();
+        let attestor = Arc::new(Keyed { node: me.origin.node.clone(), secret: "secret" });
+        let error: StartError = Membership::start(config, net.seam(&me), attestor).await.unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(|config| config.cluster = "a b".into(), "cluster name").await;
@@ -266,4 +267,40 @@ async fn unusable_configurations_are_refused_with_the_reason() {
     check(|config| config.me.address.set_ip([0, 0, 0, 0].into()), "0.0.0.0").await;
     check(|config| config.me.zone = "z".repeat(129), "128 bytes").await;
     check(|config| config.gossip_interval = Duration::ZERO, "interval").await;
+}
+
+/// As on a node's own runtime: what hangs there holds up what else runs there, and its end.
+#[test]
+fn a_name_server_that_does_not_answer_delays_neither_other_work_nor_the_end() {
+    let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
+    let wait = parking_lot::Mutex::new(wait);
+    let resolver = Resolver::with(move |name| {
+        if name.starts_with("hung") {
+            let _ = wait.lock().recv();
+        }
+        Ok(vec![SocketAddr::from(([10, 0, 0, 9], 9))])
+    });
+    let (done, ended) = std::sync::mpsc::sync_channel(1);
+    let node = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let net = Net::default();
+            let mut config = Config::new(CLUSTER, record("a", 1));
+            config.seeds = vec!["hung-1:1".into(), "hung-2:1".into(), "sound:1".into()];
+            config.resolver = resolver;
+            let member = net.start_with(config).await;
+            within(20 * SECOND, &member, |view| view.seeds.len() == 1).await;
+            timeout(20 * SECOND, tokio::task::spawn_blocking(|| ())).await.unwrap().unwrap();
+            timeout(20 * SECOND, member.shutdown()).await.unwrap();
+        });
+        drop(runtime);
+        done.send(()).unwrap();
+    });
+    ended.recv_timeout(60 * SECOND).unwrap();
+    drop(go);
+    node.join().unwrap();
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_membership::{
-    AttestError, Attestation, Attestor, Config, GossipSeam, Membership, Record, State, View,
+    AttestError, Attestation, Attestor, Config, GossipSeam, Inbound, Membership, Record, State, View,
 };
 use tidings_proto::id::{Incarnation, NodeId, Origin};
 use tokio::sync::mpsc;
@@ -56,7 +56,7 @@ pub(crate) fn record(node: &str, incarnation: u64) -> Record {
     }
 }
 
-type Inbox = mpsc::Sender<(SocketAddr, Bytes)>;
+type Inbox = mpsc::Sender<Inbound>;
 
 /// Carries frames between the members of a test, loses some, and can be cut.
 #[derive(Clone, Default)]
@@ -69,32 +69,38 @@ pub(crate) struct Net {
 }
 
 impl Net {
-    pub(crate) fn seam(&self, address: SocketAddr) -> GossipSeam {
+    pub(crate) fn seam(&self, me: &Record) -> GossipSeam {
         let (sender, inbound) = mpsc::channel(INBOX);
-        self.inboxes.lock().insert(address, sender);
-        let net = self.clone();
-        let outbound = Arc::new(move |to, frame| net.carry(address, to, frame));
+        self.inboxes.lock().insert(me.address, sender);
+        let (net, me) = (self.clone(), me.clone());
+        let outbound = Arc::new(move |to, frame| net.carry(&me, to, frame));
         GossipSeam { outbound, inbound }
     }
 
-    fn carry(&self, from: SocketAddr, to: SocketAddr, frame: Bytes) {
+    fn carry(&self, from: &Record, to: SocketAddr, frame: Bytes) {
         self.frames.fetch_add(1, Relaxed);
         let dice = self.dice.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
         let mut hasher = DefaultHasher::new();
         dice.hash(&mut hasher);
         let cut = self.cut.lock();
-        if cut.contains(&from) || cut.contains(&to) || hasher.finish() % 100 < self.loss_percent.load(Relaxed)
+        if cut.contains(&from.address)
+            || cut.contains(&to)
+            || hasher.finish() % 100 < self.loss_percent.load(Relaxed)
         {
             return;
         }
         self.inject(from, to, frame);
     }
 
-    /// Delivers a frame as if it came from the peer at that address.
-    pub(crate) fn inject(&self, from: SocketAddr, to: SocketAddr, frame: impl Into<Bytes>) {
+    /// Delivers a frame as if it came from that peer.
+    pub(crate) fn inject(&self, from: &Record, to: SocketAddr, frame: impl Into<Bytes>) {
         if let Some(inbox) = self.inboxes.lock().get(&to) {
             // A full inbox loses frames, as a network would.
-            let _ = inbox.try_send((from, frame.into()));
+            let _ = inbox.try_send(Inbound {
+                node: from.origin.node.clone(),
+                address: from.address,
+                frame: frame.into(),
+            });
         }
     }
 
@@ -122,7 +128,7 @@ impl Net {
     }
 
     pub(crate) async fn start_with(&self, config: Config) -> Membership {
-        let seam = self.seam(config.me.address);
+        let seam = self.seam(&config.me);
         let attestor = Keyed { node: config.me.origin.node.clone(), secret: "secret" };
         Membership::start(config, seam, Arc::new(attestor)).await.unwrap()
     }

@@ -256,6 +256,7 @@ impl Process {
             zone: String::new(),
             release: String::new(),
             wall_ms: 0,
+            age_ms: 0,
             members: self.members(),
         }
     }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,14 +14,21 @@ use tidings_proto::time::Tick;
 use tidings_transport::{
     Authority, Config, Host, Identity, Link, NODE_VALIDITY, RefusedReason, SessionFuture, Transport,
 };
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 pub(crate) mod intruder;
 
 pub(crate) const CLUSTER: &str = "shop";
 
-/// How long a test waits for what must happen soon.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for what must happen at all. What must happen soon is held against [`timed`].
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often a test looks.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// The most that counts between two looks: when it was longer, this thread, and with it the nodes of the test, did not
+/// run for a while.
+const LOOK_MAX: Duration = Duration::from_millis(20);
 
 pub(crate) fn id(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -43,24 +51,42 @@ pub(crate) fn hello(node: &str, incarnation: u64, log: u64, address: SocketAddr)
         zone: String::new(),
         release: "test".to_owned(),
         wall_ms: 0,
+        age_ms: 0,
         members: MemberSet::default(),
     }
 }
 
-/// Waits until something holds.
+/// Waits until something holds, and says how long that took as [`timed`] does.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
-    while !holds() {
-        assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        sleep(Duration::from_millis(5)).await;
+    let looking = async {
+        while !holds() {
+            assert!(begin.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    timed(looking).await.1
+}
+
+/// Does something, and says how long that took, without the time that a busy machine took from this thread.
+pub(crate) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let (mut work, mut took) = (pin!(work), Duration::ZERO);
+    loop {
+        let begin = Instant::now();
+        let done = timeout(LOOK_EVERY, &mut work).await;
+        took += begin.elapsed().min(LOOK_MAX);
+        if let Ok(done) = done {
+            return (done, took);
+        }
     }
-    begin.elapsed()
 }
 
 pub(crate) struct TestHost {
     pub(crate) hello: Mutex<Hello>,
     pub(crate) admitted: Mutex<Vec<Hello>>,
     pub(crate) refused: Mutex<Vec<(SocketAddr, Refusal)>>,
+    /// Holders of this node's id that it gave way to.
+    pub(crate) displaced: Mutex<Vec<SocketAddr>>,
     pub(crate) gossip: Mutex<Vec<(SocketAddr, Bytes)>>,
     pub(crate) sessions: AtomicUsize,
     /// A node that hears nothing on its links, and says nothing.
@@ -77,6 +103,7 @@ impl TestHost {
             hello: Mutex::new(hello),
             admitted: Mutex::default(),
             refused: Mutex::default(),
+            displaced: Mutex::default(),
             gossip: Mutex::default(),
             sessions: AtomicUsize::new(0),
             mute: Arc::default(),
@@ -108,6 +135,10 @@ impl Host for TestHost {
         self.refused.lock().unwrap().push((address, refusal.clone()));
     }
 
+    fn displaced(&self, holder: SocketAddr) {
+        self.displaced.lock().unwrap().push(holder);
+    }
+
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         self.sessions.fetch_add(1, Ordering::SeqCst);
         if self.brief.load(Ordering::SeqCst) {
@@ -123,8 +154,8 @@ impl Host for TestHost {
         })
     }
 
-    fn gossip(&self, from: SocketAddr, frame: Bytes) {
-        self.gossip.lock().unwrap().push((from, frame));
+    fn gossip(&self, peer: &Hello, frame: Bytes) {
+        self.gossip.lock().unwrap().push((peer.address, frame));
     }
 
     fn now(&self) -> Tick {

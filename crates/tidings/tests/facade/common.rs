@@ -8,8 +8,8 @@ use tidings::{Cache, Identity, Node, NodeBuilder, NodeId};
 use tidings_transport::{Authority, NODE_VALIDITY};
 use tokio::time::Instant;
 
-/// How long a test waits for what must happen soon.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for what must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The bound of clusters that are to notice a cut quickly.
 pub(crate) const BOUND: Duration = Duration::from_millis(600);

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tidings::{Node, NotReady, RefusedReason};
+use tidings::{Node, NotReady, RefusedReason, State};
 use tidings_transport::Authority;
 
-use crate::common::{PATIENCE, fill, for_a_while, identity, joiner, open_on, until};
+use crate::common::{PATIENCE, fill, for_a_while, identity, joiner, member, open_on, until};
 
 fn reasons(node: &Node) -> String {
     match node.readiness() {
@@ -62,5 +62,30 @@ async fn a_node_without_the_clusters_credential_neither_joins_nor_is_heard() {
     namesake.shutdown(Duration::from_secs(1)).await;
     for node in inside {
         node.shutdown(PATIENCE).await;
+    }
+}
+
+#[tokio::test]
+async fn gossip_brings_nobody_back_who_is_denied() {
+    let authority = Authority::generate("shop").unwrap();
+    let start = async |id: &str, seeds: &[&Node]| {
+        joiner("shop", id, seeds).identity(identity(&authority, id)).start().await.unwrap()
+    };
+    let strict = start("n1", &[]).await;
+    let open = start("n2", &[&strict]).await;
+    let met = start("n3", &[&strict, &open]).await;
+    until("all are members", || [&strict, &open, &met].iter().all(|node| node.members().len() == 3)).await;
+    strict.set_denied(&["n3".to_owned(), "n4".to_owned()]);
+    let later = start("n4", &[&open]).await;
+    let state = |of: &Node, id| member(of, id).map(|member| member.state);
+    until("others hear both", || ["n3", "n4"].iter().all(|id| state(&open, id) == Some(State::Live))).await;
+    until("one that was met is lost", || state(&strict, "n3") == Some(State::Lost)).await;
+    // Several rounds of gossip with somebody who is there, and knows both.
+    for_a_while(Duration::from_secs(2)).await;
+    assert_eq!((state(&strict, "n3"), state(&strict, "n4")), (Some(State::Lost), None));
+    let others = || [state(&strict, "n2"), state(&open, "n3"), state(&open, "n4")];
+    until("all others are heard", || others().iter().all(|state| *state == Some(State::Live))).await;
+    for node in [later, met, open, strict] {
+        node.shutdown(Duration::from_secs(1)).await;
     }
 }
