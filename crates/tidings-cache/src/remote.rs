@@ -48,12 +48,14 @@ impl RemoteChange<'_> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn apply_remote(&self, change: &RemoteChange<'_>) {
-        self.stats.applied.count();
+        if change.record.is_counted(change.lane) {
+            self.stats.applied.count();
+        }
         let evicts =
             self.travels() && self.settings.invalidator.acts_on_remote() && change.record.kind.is_mutation();
         match change.record.target {
             Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
-            Target::Keys(keys) => self.apply_keys(change, keys, evicts),
+            Target::Keys(keys) | Target::MoreKeys(keys) => self.apply_keys(change, keys, evicts),
             // Tags are not kept yet, and a prefix needs a scan: what they may have named is fenced, lane by lane.
             Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_all(change, evicts),
         }

@@ -96,7 +96,7 @@ counters! {
         fence_rejects,
         /// Changes made on this node.
         mutations,
-        /// Changes of other nodes that were applied.
+        /// Changes of other nodes that were applied, one per change whatever the number of keys or lanes.
         applied,
         /// Local copies that another node's change removed.
         invalidated,

@@ -137,7 +137,7 @@ impl NodeMetrics {
         }
         out.counter(
             "tidings_events_applied",
-            "Records of other nodes' changes that were applied here.",
+            "Changes made by users on other nodes that were applied here, one per change.",
             applied.into_iter().map(|(node, count)| (vec![("origin", node.to_string())], count)),
         )?;
         let duplicates = sum(|following| following.duplicates);

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Membership, Record};
-use tidings_proto::follower::Follower;
+use tidings_proto::follower::{Applied, Follower};
 use tidings_proto::frame::{Hello, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
@@ -362,7 +362,7 @@ impl Peering for Face {
         self.coherence.served(&origin_of(peer), peer.address)
     }
 
-    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound> {
+    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Applied, Unsound> {
         self.domain.apply(origin, batch, from)
     }
 

@@ -76,6 +76,24 @@ async fn clear_reaches_everybody_and_loads_under_way() {
 }
 
 #[tokio::test]
+async fn a_change_counts_once_per_follower_whatever_its_lanes() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    caches[0].clear().unwrap();
+    caches[0].write().insert_many((0..100).map(|n: u64| (n.to_string(), n))).unwrap();
+    caches[0].insert("one".to_owned(), 1).unwrap();
+    assert_eq!(cluster.nodes()[0].domain().events_published(), 3);
+    assert!(cluster[0].shutdown(Duration::from_secs(5)).await, "everything is acknowledged");
+    for node in &cluster.nodes()[1..] {
+        let following = node.following();
+        let applied: Vec<_> = following.iter().map(|it| (it.origin.node.as_str(), it.applied)).collect();
+        assert!(applied.contains(&("n1", 3)), "{applied:?}");
+        assert_eq!(applied.iter().map(|(_, changes)| changes).sum::<u64>(), 3, "{applied:?}");
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_goodbye_leaves_no_doubt() {
     let cluster = quick(2).await;
     let caches = open(&cluster);
