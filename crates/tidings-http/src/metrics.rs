@@ -14,11 +14,19 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use tidings::{Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings_proto::histogram::Snapshot;
 
 use crate::readiness::Readiness;
 
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
+
+/// The first bucket of a histogram ends at this power of two, in seconds: 8 µs.
+const BUCKETS_LEAST: i32 = -17;
+
+/// So many times two buckets are one in the text, which leaves 4 per factor of two, 13 per factor of ten, up to 128 s:
+/// exact to a fifth, with half as many series.
+const BUCKETS_COARSER: u32 = 1;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -78,6 +86,27 @@ impl Output<'_> {
             } else {
                 family.encode_family(&labels)?.encode_gauge(&value)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Durations in seconds. The buckets are the same in every scrape, so that no series appears or vanishes.
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, Snapshot)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, times) in samples {
+            let buckets: Vec<_> = times
+                .buckets(BUCKETS_LEAST, BUCKETS_COARSER)
+                // The encoder spells this one `+Inf`.
+                .map(|(bound, count)| (if bound.is_finite() { bound } else { f64::MAX }, count))
+                .collect();
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_histogram::<NoLabelSet>(seconds(times.sum()), times.count(), &buckets, None)?;
         }
         Ok(())
     }

@@ -80,6 +80,11 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
         "Entries that went by themselves.",
         split("cause", &EVICTIONS, counts_evictions),
     )?;
+    out.histogram(
+        "tidings_cache_load_duration",
+        "How long loaders took, whether they loaded, failed or were cancelled.",
+        caches.iter().map(|one| (one.labels(&[]), one.cache.load_times())),
+    )?;
     let evicted = [("target", "key"), ("outcome", "evicted")];
     out.counter(
         "tidings_invalidations",
