@@ -18,6 +18,8 @@
 //! ```
 
 mod app;
+#[doc(hidden)]
+pub mod exposition;
 mod extract;
 mod guard;
 pub mod limits;

@@ -13,7 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tidings::{Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings::{BroadcastError, Following, MemberInfo, Node, NodeId, RefusedReason, State};
 use tidings_proto::histogram::Snapshot;
 
 use crate::readiness::Readiness;
@@ -198,6 +198,11 @@ impl NodeMetrics {
             "Times that a lane's slots became unreadable, and why.",
             labelled("reason", [("reset", resets), ("opaque", remote.opaque.get())]),
         )?;
+        out.counter(
+            "tidings_hearsay_refused",
+            "Lives that members named and that were not taken note of: more than can be, or of the far future.",
+            one(self.0.hearsay_refused()),
+        )?;
         let slots = remote.fenced_slots.get();
         out.counter("tidings_fenced_slots", "Slots that became unreadable, counted per cache.", one(slots))
     }
@@ -240,14 +245,17 @@ impl NodeMetrics {
             "Handshakes that this node refused.",
             labelled("reason", RefusedReason::ALL.map(|reason| (reason.as_str(), stats.refused(reason)))),
         )?;
-        let failed = stats.dials_failed.get();
         out.counter(
             "tidings_broadcast_errors",
-            "Failures to get changes to a peer; what it misses meanwhile it follows later.",
-            labelled("reason", [("dial", failed)]),
+            "Failures to get changes to a peer, which follows later what it misses, or fences it.",
+            labelled("reason", BroadcastError::ALL.map(|why| (why.as_str(), stats.broadcast_errors(why)))),
         )?;
         out.counter("tidings_dials", "Connections that this node began.", one(stats.dials.get()))?;
-        out.counter("tidings_dials_failed", "Of those, the ones that came to nothing.", one(failed))?;
+        out.counter(
+            "tidings_dials_failed",
+            "Of those, the ones that came to nothing.",
+            one(stats.dials_failed.get()),
+        )?;
         out.counter("tidings_links_opened", "Links that came up.", one(stats.links_opened.get()))?;
         out.counter("tidings_links_closed", "Links that ended.", one(stats.links_closed.get()))?;
         let dropped = stats.gossip_dropped.get() + stats.gossip_malformed.get();

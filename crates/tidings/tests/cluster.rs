@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tidings::testing::Cluster;
 use tidings::{
-    Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError,
+    BroadcastError, Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State,
+    WriteError,
 };
 use tokio::time::Instant;
 
@@ -153,6 +154,8 @@ async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() {
     first.set_denied(&[]);
     let resets = || second.members().iter().map(|member| member.resets).sum::<u64>();
     until("every lane was reset", || resets() == 4).await;
+    assert!(first.transport_stats().broadcast_errors(BroadcastError::Overrun) >= 4, "the writer knows, too");
+    assert!(second.transport_stats().broadcast_errors(BroadcastError::Refused) > 0, "it was denied");
     assert!((0..100_u64).all(|n| !caches[1].contains(&n.to_string())), "what was in doubt is fenced");
     fill(&caches, "new", 1).await;
     caches[0].remove(&"new".to_owned()).unwrap();

@@ -25,7 +25,7 @@ fn informational_events_of_a_peer_evict_nothing() {
         let applied = apply(&b.domain, &origin("a"), log.lanes(), &read(&log, lane)).unwrap();
         assert_eq!(applied.changes, 0, "{kind}");
     }
-    assert_eq!((on_b.get(&key("k")), on_b.counts().applied), (Some(1), 0));
+    assert_eq!((on_b.get(&key("k")), on_b.counts().applied()), (Some(1), 0));
     assert_eq!(kinds(&mut heard), informational);
 }
 
