@@ -31,6 +31,7 @@ mod readiness;
 mod routes;
 mod server;
 mod settings;
+mod socket;
 mod token;
 
 pub use options::{LogLevel, Options};
