@@ -53,6 +53,22 @@ impl Address {
         }
         Ok(url)
     }
+
+    /// The URL of an entry of a cache. Where its key is empty, that ends with a slash.
+    ///
+    /// # Errors
+    /// As [`Address::join`], but for empty keys.
+    pub(crate) fn entry(&self, cache: &str, key: &str) -> Result<Url, Failure> {
+        let entries = ["v1", "caches", cache, "entries"];
+        if !key.is_empty() {
+            return self.join(&[&entries[..], &[key]].concat());
+        }
+        let mut url = self.join(&entries)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push("");
+        }
+        Ok(url)
+    }
 }
 
 impl fmt::Display for Address {
@@ -77,6 +93,18 @@ mod tests {
         let address = Address::parse("http://127.0.0.1:7480").unwrap();
         for key in ["", ".", ".."] {
             assert_eq!(address.join(&["entries", key]).unwrap_err().exit(), Exit::Usage);
+        }
+    }
+
+    #[test]
+    fn an_entry_has_a_url_whatever_its_key_but_dots() {
+        let address = Address::parse("http://127.0.0.1:7480/base").unwrap();
+        let url = |cache, key| address.entry(cache, key).map(|url| url.to_string());
+        let entries = "http://127.0.0.1:7480/base/v1/caches/users/entries/";
+        assert_eq!(url("users", "a/b").unwrap(), format!("{entries}a%2Fb"));
+        assert_eq!(url("users", "").unwrap(), entries);
+        for (cache, key) in [("", "k"), ("users", "."), ("users", "..")] {
+            assert_eq!(url(cache, key).unwrap_err().exit(), Exit::Usage, "{cache:?} {key:?}");
         }
     }
 
