@@ -135,9 +135,9 @@ async fn count(
             }
             _ = looks.tick() => {}
         }
-        let applied = cache.counts().applied;
+        let applied = cache.counts().applied();
         if sink.has_counted(applied)? {
-            let evicted = cache.counts().invalidated;
+            let evicted = cache.counts().invalidated();
             ensure!(setup.resident == 0 || evicted == applied, "{evicted} of {applied} changes evicted");
             let lost: u64 =
                 node.members().iter().map(|member| member.gaps + member.resets + member.duplicates).sum();

@@ -7,6 +7,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidings_http::exposition;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -151,7 +152,7 @@ impl Api {
     /// The sum of a metric over all its series; its name as in the exposition, `_total` included.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let answer = self.send(self.request(Method::GET, &["metrics"])).await?.must_be(StatusCode::OK)?;
-        sum_of(name, &answer.text())
+        exposition::sum(&answer.text(), name).with_context(|| format!("no metric {name}"))
     }
 
     /// Looks a key up.
@@ -245,32 +246,9 @@ impl Answer {
     }
 }
 
-/// Sums the samples of a metric in the text format.
-fn sum_of(name: &str, exposition: &str) -> Result<f64> {
-    let samples = exposition.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        let value = match rest.strip_prefix('{') {
-            Some(labelled) => labelled.rsplit_once("} ")?.1,
-            None => rest.strip_prefix(' ')?,
-        };
-        value.split(' ').next()?.parse::<f64>().ok()
-    });
-    let samples: Vec<f64> = samples.collect();
-    ensure!(!samples.is_empty(), "no metric {name}");
-    Ok(samples.iter().sum())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_metric_is_the_sum_of_its_series_and_of_no_other() {
-        let exposition = "# TYPE a counter\na_total{x=\"} 9\",y=\"1\"} 2\na_total{x=\"2\"} 3 1700000000\na_total_b 7\nb 4\n";
-        assert!((sum_of("a_total", exposition).expect("it is there") - 5.0).abs() < f64::EPSILON);
-        assert!((sum_of("b", exposition).expect("it is there") - 4.0).abs() < f64::EPSILON);
-        assert!(sum_of("a", exposition).is_err());
-    }
 
     #[test]
     fn segments_are_escaped() {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use tidings_proto::hash::CacheId;
+use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::SlotSet;
 
 use crate::builder::Settings;
@@ -31,6 +32,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     fn counts(&self) -> CacheCounts {
         let (evicted, expired, local_events_dropped) = self.local_counts();
         CacheCounts { evicted, expired, local_events_dropped, ..self.stats.snapshot() }
+    }
+
+    fn load_times(&self) -> Snapshot {
+        self.load_time.snapshot()
     }
 
     fn entries(&self) -> u64 {

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tidings_proto::codec;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::CacheId;
+use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
@@ -46,6 +47,8 @@ pub(crate) struct Core<K, V> {
     pub(crate) domain: Domain,
     pub(crate) settings: Settings,
     pub(crate) stats: CacheStats,
+    /// How long the user's loaders took, however they ended.
+    pub(crate) load_time: Histogram,
     pub(crate) topic: Arc<Topic>,
     pub(crate) entries: Table<V>,
     shards: Box<[Padded<V>]>,
@@ -122,6 +125,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             shards: (0..SHARDS).map(|_| Padded(Mutex::default())).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
+            load_time: Histogram::default(),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
             swept: AtomicU64::new(0),

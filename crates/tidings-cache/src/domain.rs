@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use tidings_proto::follower::Applied;
 use tidings_proto::freshness::Published;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{Origin, Sequence, SlotSet};
@@ -245,19 +246,20 @@ impl Domain {
     }
 
     /// Applies records of a peer in order, from the sequence `from` on: evicts, then tells subscribers. Returns the
-    /// sequence after the last one applied.
+    /// sequence after the last one applied, and how many changes of users that were, in whatever cache.
     ///
     /// # Errors
-    /// [`Unsound`] if a record's framing is broken. What was before it is applied; the returned sequence is lost with
+    /// [`Unsound`] if a record's framing is broken. What was before it is applied; what is returned is lost with
     /// the error, so that the caller asks again from where it last reported.
     pub fn apply(
         &self,
         origin: &Arc<Origin>,
         batch: &BatchRef<'_>,
         from: Sequence,
-    ) -> Result<Sequence, Unsound> {
+    ) -> Result<Applied, Unsound> {
         let caches = self.open_caches();
         let lanes = batch.lanes;
+        let mut changes = 0;
         let mut last: Option<(CacheId, &Arc<dyn AnyCache>)> = None;
         for (sequence, record) in batch.records(from) {
             let record = match record? {
@@ -274,6 +276,7 @@ impl Domain {
                     continue;
                 }
             };
+            changes += u64::from(record.is_counted(batch.lane));
             let cache = match last {
                 Some((id, cache)) if id == record.cache => cache,
                 _ => match caches.get(&record.cache) {
@@ -289,7 +292,7 @@ impl Domain {
             };
             cache.apply(&RemoteChange { origin, lane: batch.lane, sequence, lanes, record: &record });
         }
-        Ok(batch.next())
+        Ok(Applied { next: batch.next(), changes })
     }
 
     fn fence_some(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {

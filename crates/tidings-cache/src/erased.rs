@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use tidings_proto::hash::CacheId;
+use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::SlotSet;
 
 use crate::builder::Settings;
@@ -22,6 +23,8 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn settings(&self) -> &Settings;
     /// Its counters.
     fn counts(&self) -> CacheCounts;
+    /// How long its loaders took, from call to end, whether they loaded, failed or were cancelled.
+    fn load_times(&self) -> Snapshot;
     /// About how many entries it holds, unreadable ones included until they are reclaimed.
     fn entries(&self) -> u64;
     /// About how much they weigh.

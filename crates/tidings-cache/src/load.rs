@@ -7,10 +7,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidings_proto::event::Operation;
+use tidings_proto::histogram::Histogram;
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 
 use crate::cache::Cache;
+use crate::clock::Clock;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::domain::Domain;
 use crate::flight::{Joinable, Purpose, Start};
@@ -259,7 +261,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             };
             let leader = Leader { core, key: &encoded, start, waiting };
             core.stats.loads.count();
+            let timed = Timed::start(core.domain.clock(), &core.load_time);
             let result = load().await;
+            drop(timed);
             return match result {
                 Ok(value) => {
                     leader.land(Some(value.clone()));
@@ -385,6 +389,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
                 tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
             }
         }
+    }
+}
+
+/// Records how long a loader took, however it ends.
+struct Timed<'a> {
+    clock: &'a Clock,
+    times: &'a Histogram,
+    since: Tick,
+}
+
+impl<'a> Timed<'a> {
+    fn start(clock: &'a Clock, times: &'a Histogram) -> Self {
+        Self { clock, times, since: clock.now() }
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.times.record(self.clock.now().since(self.since));
     }
 }
 

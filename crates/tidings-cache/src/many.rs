@@ -42,7 +42,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.domain.is_leaving() {
             return Err(WriteError::Leaving);
         }
-        self.draft_many(operation, options, Slot::of_hash(0), &[])?;
+        self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
         let mut all = Vec::new();
         for (key, change) in changes {
@@ -53,8 +53,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if all.is_empty() {
             return Ok(());
         }
+        let mut telling = Telling::default();
         for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
-            self.change_some(some, operation, options)?;
+            self.change_some(some, operation, options, &mut telling)?;
         }
         self.stats.mutations.count();
         self.tell_local_events();
@@ -66,6 +67,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         some: &mut [One<V>],
         operation: Operation,
         options: &Options,
+        telling: &mut Telling,
     ) -> Result<(), WriteError> {
         let mut shards = self.shards_of(some.iter().map(|one| one.encoded.borrowed()));
         if self.is_closed() {
@@ -78,20 +80,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let change = one.change.take().expect("each change is made once");
             by_kind[self.change_table(shard, key, change, options) as usize].push(index);
         }
-        let mut waiting = Waiting::default();
         let mut result = Ok(());
         for (kind, indices) in
             [EventKind::Inserted, EventKind::Updated, EventKind::Deleted].iter().zip(&by_kind)
         {
             if result.is_ok() {
-                result = self.log_and_tell(some, *kind, indices, operation, options, &mut waiting);
+                result = self.log_and_tell(some, *kind, indices, operation, options, telling);
             }
         }
         if result.is_err() {
             some.iter().for_each(|one| self.entries.invalidate(&one.encoded.borrowed()));
         }
         drop(shards);
-        waiting.wake();
+        telling.wake();
         result
     }
 
@@ -131,7 +132,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         indices: &[usize],
         operation: Operation,
         options: &Options,
-        waiting: &mut Waiting,
+        telling: &mut Telling,
     ) -> Result<(), WriteError> {
         let wall_ms = self.domain.clock().wall_ms();
         let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
@@ -146,12 +147,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     let keys: Vec<Bytes> =
                         chunk.iter().map(|index| some[*index].encoded.borrowed().to_bytes()).collect();
                     let slot = some[chunk[0]].encoded.borrowed().slot();
-                    let mut draft = self.draft_many(operation, options, slot, &keys)?;
+                    // Others count a change by its first record.
+                    let target =
+                        if telling.begun { DraftTarget::MoreKeys(&keys) } else { DraftTarget::Keys(&keys) };
+                    let mut draft = self.draft_many(operation, options, slot, target)?;
                     draft.set_kind(kind);
                     let appended = self.domain.log().append(slot, wall_ms, &draft)?;
                     told.position = Some((appended.lane, appended.sequence));
                     told.stamp = appended.stamp;
-                    waiting.log.push(appended.waiters);
+                    telling.begun = true;
+                    telling.log.push(appended.waiters);
                 }
                 let partitioned = chunk.iter().filter_map(|index| {
                     let one = &some[*index];
@@ -160,7 +165,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 let partitioned: Vec<_> = partitioned.collect();
                 if !partitioned.is_empty() {
                     self.stats.delivered.count();
-                    waiting.rings.push(self.topic.tell_keys(&partitioned, &told));
+                    telling.rings.push(self.topic.tell_keys(&partitioned, &told));
                 }
             }
         }
@@ -172,7 +177,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &'a Options,
         slot: Slot,
-        keys: &'a [Bytes],
+        target: DraftTarget<'a>,
     ) -> Result<Draft<'a>, WriteError> {
         Ok(Draft::new(Parts {
             kind: EventKind::Deleted,
@@ -183,7 +188,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             version: None,
             metadata: &options.metadata,
             value: None,
-            target: DraftTarget::Keys(keys),
+            target,
         })?)
     }
 
@@ -265,16 +270,20 @@ enum Done {
     Deleted = 2,
 }
 
-/// Readers to wake after the shards are unlocked.
+/// How far others have been told of one change.
 #[derive(Default)]
-struct Waiting {
+struct Telling {
+    /// The log has a record of it.
+    begun: bool,
+    /// Readers to wake after the shards are unlocked.
     log: Vec<Waiters>,
+    /// As `log`.
     rings: Vec<Woken>,
 }
 
-impl Waiting {
-    fn wake(self) {
-        self.log.into_iter().for_each(Waiters::wake);
-        self.rings.into_iter().for_each(Woken::wake);
+impl Telling {
+    fn wake(&mut self) {
+        self.log.drain(..).for_each(Waiters::wake);
+        self.rings.drain(..).for_each(Woken::wake);
     }
 }

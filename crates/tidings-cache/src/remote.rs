@@ -48,12 +48,20 @@ impl RemoteChange<'_> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn apply_remote(&self, change: &RemoteChange<'_>) {
-        self.stats.applied.count();
         let evicts =
             self.travels() && self.settings.invalidator.acts_on_remote() && change.record.kind.is_mutation();
+        if change.record.is_counted(change.lane) {
+            match change.record.target {
+                _ if !evicts => self.stats.only_told.count(),
+                // What comes of it counts it.
+                Target::Key(_) => {}
+                Target::Keys(_) | Target::MoreKeys(_) => self.stats.many_applied.count(),
+                Target::Tag(_) | Target::Prefix(_) | Target::All => self.stats.all_fenced.count(),
+            }
+        }
         match change.record.target {
             Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
-            Target::Keys(keys) => self.apply_keys(change, keys, evicts),
+            Target::Keys(keys) | Target::MoreKeys(keys) => self.apply_keys(change, keys, evicts),
             // Tags are not kept yet, and a prefix needs a scan: what they may have named is fenced, lane by lane.
             Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_all(change, evicts),
         }
@@ -63,11 +71,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
         let Some(partition) = partition else {
             if evicts {
-                let mut shard = self.shard(key);
-                shard.end(key);
-                if self.evict(key) {
-                    self.stats.invalidated.count();
-                }
+                let evicted = self.invalidate(key);
+                let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
+                counter.count();
             }
             return;
         };
@@ -75,8 +81,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut shard = self.shard(key);
         if evicts {
             shard.end(key);
-            if self.evict(key) {
-                self.stats.invalidated.count();
+            if !self.evict(key) {
+                self.stats.key_absent.count();
+            } else {
+                self.stats.key_evicted.count();
                 let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
                 woken.add(self.topic.tell_key(partition, key, told));
                 self.stats.delivered.count();
@@ -88,9 +96,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         woken.wake();
     }
 
+    /// Ends a key's flights and removes its copy. Returns whether there was a readable one.
+    fn invalidate(&self, key: KeyRef<'_>) -> bool {
+        let mut shard = self.shard(key);
+        shard.end(key);
+        self.evict(key)
+    }
+
     fn apply_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>, evicts: bool) {
         if !self.topic.is_active() {
-            keys.iter().for_each(|key| self.apply_key(change, KeyRef::of(self.id, key), evicts));
+            if evicts {
+                let evicted = keys.iter().filter(|key| self.invalidate(KeyRef::of(self.id, key))).count();
+                self.stats.keys_evicted.add(evicted as u64);
+                self.stats.keys_absent.add((keys.len() - evicted) as u64);
+            }
             return;
         }
         let keys = keys.iter().map(|key| KeyRef::of(self.id, key));
@@ -104,8 +123,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 if let Some(shard) = &mut shards[key.shard()] {
                     shard.end(key);
                 }
-                if self.evict(key) {
-                    self.stats.invalidated.count();
+                if !self.evict(key) {
+                    self.stats.keys_absent.count();
+                } else {
+                    self.stats.keys_evicted.count();
                     invalidated.extend(partition.map(|partition| (partition, key.to_bytes())));
                 }
             }

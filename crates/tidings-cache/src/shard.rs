@@ -97,7 +97,7 @@ mod tests {
     fn the_oldest_key_of_a_full_place_is_forgotten() {
         let mut lately = Lately::default();
         let keys: [u64; 5] = std::array::from_fn(|key| (key as u64) << 33);
-        keys.map(|key| lately.note(key));
+        keys.iter().for_each(|key| lately.note(*key));
         assert_eq!(keys.map(|key| lately.forget(key)), [false, true, true, true, true]);
     }
 }

@@ -96,10 +96,20 @@ counters! {
         fence_rejects,
         /// Changes made on this node.
         mutations,
-        /// Changes of other nodes that were applied.
-        applied,
-        /// Local copies that another node's change removed.
-        invalidated,
+        /// Other nodes' changes of one key whose copy here they removed.
+        key_evicted,
+        /// Other nodes' changes of one key of which there was no copy here.
+        key_absent,
+        /// Other nodes' changes of many keys, one per change whatever the number of keys or lanes.
+        many_applied,
+        /// Keys of those whose copies here were removed.
+        keys_evicted,
+        /// Keys of those of which there were no copies here.
+        keys_absent,
+        /// Other nodes' changes of everything, which fenced everything here, one per change.
+        all_fenced,
+        /// Other nodes' changes that only subscribers were told of, as the cache's invalidator has it.
+        only_told,
         /// Entries displaced to keep within the capacity. Counted only with [`crate::CacheBuilder::eviction_events`].
         evicted,
         /// Entries whose time ran out. Counted only with [`crate::CacheBuilder::eviction_events`].
@@ -114,6 +124,20 @@ counters! {
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,
+    }
+}
+
+impl CacheCounts {
+    /// Changes of other nodes that were applied, one per change whatever the number of keys or lanes.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.key_evicted + self.key_absent + self.many_applied + self.all_fenced + self.only_told
+    }
+
+    /// Local copies that other nodes' changes removed by their keys.
+    #[must_use]
+    pub fn invalidated(&self) -> u64 {
+        self.key_evicted + self.keys_evicted
     }
 }
 

@@ -11,6 +11,7 @@ mod files;
 mod logging;
 mod output;
 mod replay;
+mod secrets;
 mod setup;
 mod signals;
 mod units;

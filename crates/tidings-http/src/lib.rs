@@ -18,6 +18,8 @@
 //! ```
 
 mod app;
+#[doc(hidden)]
+pub mod exposition;
 mod extract;
 mod guard;
 pub mod limits;
@@ -29,6 +31,7 @@ mod readiness;
 mod routes;
 mod server;
 mod settings;
+mod socket;
 mod token;
 
 pub use options::{LogLevel, Options};

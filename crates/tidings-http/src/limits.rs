@@ -14,7 +14,8 @@ pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Longest document in a request, in bytes: it names keys or settings.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 
-/// How much of a body that is too long is read and dropped, in bytes, so that its sender gets to see the answer.
+/// How much of what nobody wants is read and dropped, in bytes: of a body that is too long, and of what still comes
+/// after the last answer of a connection. So its sender gets to see the answer.
 pub const DRAINED_BYTES_MAX: usize = 8 << 20;
 
 /// Longest head of a request that a connection buffers, in bytes: a key of 4 KiB takes 12 KiB in a path.
@@ -25,6 +26,20 @@ pub const HEAD_TIME: Duration = Duration::from_secs(60);
 
 /// How long the body of a request may take.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
+
+/// How long a client may leave an answer waiting of which it takes less than [`WRITE_BYTES_MIN`]. Then its connection
+/// is closed, for another may want its place.
+pub const WRITE_TIME: Duration = Duration::from_secs(10);
+
+/// What a client has to take of a waiting answer in [`WRITE_TIME`], in bytes: what the slowest line can do.
+pub const WRITE_BYTES_MIN: usize = 16 << 10;
+
+/// How long a connection is kept after its last answer for a client that still sends: long enough for a round trip to
+/// anywhere, after which it has seen the answer. A client for which there is no room has as long to begin its request.
+pub const LINGER_TIME: Duration = Duration::from_secs(1);
+
+/// Connections at once that are told that there are too many. More are closed without a word that is sure to arrive.
+pub const REFUSALS_MAX: usize = 64;
 
 /// How long requests under way may go on after the server was told to end.
 pub const GRACE_TIME: Duration = Duration::from_secs(5);

@@ -13,12 +13,20 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tidings::{Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings::{BroadcastError, Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings_proto::histogram::Snapshot;
 
 use crate::readiness::Readiness;
 
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
+
+/// The first bucket of a histogram ends at this power of two, in seconds: 8 µs.
+const BUCKETS_LEAST: i32 = -17;
+
+/// So many times two buckets are one in the text, which leaves 4 per factor of two, 13 per factor of ten, up to 128 s:
+/// exact to a fifth, with half as many series.
+const BUCKETS_COARSER: u32 = 1;
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -81,6 +89,27 @@ impl Output<'_> {
         }
         Ok(())
     }
+
+    /// Durations in seconds. The buckets are the same in every scrape, so that no series appears or vanishes.
+    fn histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, Snapshot)>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        let mut family = self.0.encode_descriptor(name, help, unit, MetricType::Histogram)?;
+        for (labels, times) in samples {
+            let buckets: Vec<_> = times
+                .buckets(BUCKETS_LEAST, BUCKETS_COARSER)
+                // The encoder spells this one `+Inf`.
+                .map(|(bound, count)| (if bound.is_finite() { bound } else { f64::MAX }, count))
+                .collect();
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_histogram::<NoLabelSet>(seconds(times.sum()), times.count(), &buckets, None)?;
+        }
+        Ok(())
+    }
 }
 
 fn one<T>(value: T) -> [(Labels, T); 1] {
@@ -137,7 +166,7 @@ impl NodeMetrics {
         }
         out.counter(
             "tidings_events_applied",
-            "Records of other nodes' changes that were applied here.",
+            "Changes made by users on other nodes that were applied here, one per change.",
             applied.into_iter().map(|(node, count)| (vec![("origin", node.to_string())], count)),
         )?;
         let duplicates = sum(|following| following.duplicates);
@@ -168,6 +197,11 @@ impl NodeMetrics {
             "tidings_fences",
             "Times that a lane's slots became unreadable, and why.",
             labelled("reason", [("reset", resets), ("opaque", remote.opaque.get())]),
+        )?;
+        out.counter(
+            "tidings_hearsay_refused",
+            "Lives that members named and that were not taken note of: more than can be, or of the far future.",
+            one(self.0.hearsay_refused()),
         )?;
         let slots = remote.fenced_slots.get();
         out.counter("tidings_fenced_slots", "Slots that became unreadable, counted per cache.", one(slots))
@@ -211,14 +245,17 @@ impl NodeMetrics {
             "Handshakes that this node refused.",
             labelled("reason", RefusedReason::ALL.map(|reason| (reason.as_str(), stats.refused(reason)))),
         )?;
-        let failed = stats.dials_failed.get();
         out.counter(
             "tidings_broadcast_errors",
-            "Failures to get changes to a peer; what it misses meanwhile it follows later.",
-            labelled("reason", [("dial", failed)]),
+            "Failures to get changes to a peer, which follows later what it misses, or fences it.",
+            labelled("reason", BroadcastError::ALL.map(|why| (why.as_str(), stats.broadcast_errors(why)))),
         )?;
         out.counter("tidings_dials", "Connections that this node began.", one(stats.dials.get()))?;
-        out.counter("tidings_dials_failed", "Of those, the ones that came to nothing.", one(failed))?;
+        out.counter(
+            "tidings_dials_failed",
+            "Of those, the ones that came to nothing.",
+            one(stats.dials_failed.get()),
+        )?;
         out.counter("tidings_links_opened", "Links that came up.", one(stats.links_opened.get()))?;
         out.counter("tidings_links_closed", "Links that ended.", one(stats.links_closed.get()))?;
         let dropped = stats.gossip_dropped.get() + stats.gossip_malformed.get();

@@ -11,15 +11,20 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tidings::Node;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
-use crate::limits::{ACCEPT_PAUSE, BUFFER_BYTES_MAX, CONNECTIONS_MAX, GRACE_TIME, HEAD_TIME};
+use crate::limits::{
+    ACCEPT_PAUSE, BUFFER_BYTES_MAX, CONNECTIONS_MAX, GRACE_TIME, HEAD_TIME, LINGER_TIME, REFUSALS_MAX,
+};
 use crate::options::Options;
 use crate::routes;
+use crate::socket::Socket;
 
 /// What a connection beyond the limit is told before it is closed.
 const BUSY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: close\r\n\
@@ -87,6 +92,7 @@ impl Server {
         let closing = app.closing().clone();
         let service = TowerToHyperService::new(routes::router(app));
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
@@ -95,8 +101,10 @@ impl Server {
                     (Ok((stream, _)), Ok(slot)) => {
                         connections.spawn(serve(stream, service.clone(), closing.clone(), slot));
                     }
-                    // Whoever cannot take this at once gets nothing.
-                    (Ok((stream, _)), Err(_)) => drop(stream.try_write(BUSY)),
+                    (Ok((stream, _)), Err(_)) => match refusals.clone().try_acquire_owned() {
+                        Ok(refusal) => drop(connections.spawn(refuse(stream, refusal))),
+                        Err(_) => drop(stream.try_write(BUSY)),
+                    },
                     (Err(error), _) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -113,7 +121,7 @@ impl Server {
                 joined(ended);
             }
         };
-        if tokio::time::timeout(GRACE_TIME, all).await.is_err() {
+        if timeout(GRACE_TIME, all).await.is_err() {
             tracing::warn!(
                 connections = connections.len(),
                 "HTTP requests did not end in time and are cut off"
@@ -129,6 +137,19 @@ fn joined(ended: Result<(), JoinError>) {
     }
 }
 
+async fn refuse(stream: TcpStream, _refusal: OwnedSemaphorePermit) {
+    let mut socket = Socket::new(stream);
+    let told = async {
+        // An answer that comes before a request has begun is none to most clients.
+        let _ = timeout(LINGER_TIME, socket.read(&mut [0; 1])).await;
+        socket.write_all(BUSY).await?;
+        socket.shutdown().await
+    };
+    if let Err(error) = told.await {
+        tracing::debug!(%error, "an HTTP connection was refused and not told so");
+    }
+}
+
 async fn serve(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
@@ -139,7 +160,7 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Socket::new(stream)), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {

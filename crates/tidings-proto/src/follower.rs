@@ -48,6 +48,16 @@ pub struct Accept {
     pub duplicates: u64,
 }
 
+/// What came of a batch that was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// The sequence after the last record applied.
+    pub next: Sequence,
+    /// Changes made by users that its records stand for, each counted by one record of its
+    /// ([`is_counted`](crate::record::Record::is_counted)).
+    pub changes: u64,
+}
+
 /// The lane must be fenced; then hand this to [`Follower::fenced`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "the lane stands still until it is fenced"]

@@ -11,6 +11,7 @@
 //! | [`log`] | what a node did, for as long as it is remembered: append, read, resume or reset, seal |
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
+//! | [`histogram`] | how long things took, to within a bucket |
 
 pub mod codec;
 pub mod event;
@@ -18,6 +19,7 @@ pub mod follower;
 pub mod frame;
 pub mod freshness;
 pub mod hash;
+pub mod histogram;
 pub mod hlc;
 pub mod id;
 pub mod log;

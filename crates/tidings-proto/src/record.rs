@@ -12,6 +12,7 @@
 //! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
 //!          · 2 tag: the remaining bytes · 3 prefix: the remaining bytes · 4 everything: no bytes
+//!          · 5 more keys of the change that an earlier record began: as 1
 //! ```
 //!
 //! Varints are LEB128, at most ten bytes. Every release can read length, kind, ignorable bit, cache and slot: a
@@ -53,6 +54,8 @@ pub enum Target<'a> {
     Key(&'a [u8]),
     /// Several encoded keys of one lane.
     Keys(Keys<'a>),
+    /// Further keys of a change that did not fit the record by which it is counted.
+    MoreKeys(Keys<'a>),
     /// All entries with a tag.
     Tag(&'a str),
     /// All entries whose text key starts so.
@@ -125,6 +128,22 @@ pub struct Record<'a> {
     pub target: Target<'a>,
 }
 
+impl Record<'_> {
+    /// Whether a change made by a user is counted by this record of its lane: of all records of one change, one is.
+    /// Informational events are none.
+    #[inline]
+    #[must_use]
+    pub fn is_counted(&self, lane: LaneId) -> bool {
+        self.kind.is_mutation()
+            && match self.target {
+                Target::Key(_) | Target::Keys(_) => true,
+                Target::MoreKeys(_) => false,
+                // On every lane there is a copy of it.
+                Target::Tag(_) | Target::Prefix(_) | Target::All => lane.index() == 0,
+            }
+    }
+}
+
 /// A record ready to be appended: all but its stamp, which is given under the log's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft<'a> {
@@ -163,6 +182,7 @@ pub struct Parts<'a> {
 pub enum DraftTarget<'a> {
     Key(&'a [u8]),
     Keys(&'a [Bytes]),
+    MoreKeys(&'a [Bytes]),
     Tag(&'a str),
     Prefix(&'a str),
     All,
@@ -218,13 +238,13 @@ impl<'a> Draft<'a> {
                 rest = key;
                 0
             }
-            DraftTarget::Keys(keys) => {
+            DraftTarget::Keys(keys) | DraftTarget::MoreKeys(keys) => {
                 put_varint(&mut middle, keys.len() as u64);
                 for key in keys {
                     within("key", key.len(), KEY_BYTES_MAX)?;
                     put_block(&mut middle, key);
                 }
-                1
+                if matches!(parts.target, DraftTarget::Keys(_)) { 1 } else { 5 }
             }
             DraftTarget::Tag(tag) => {
                 within("tag", tag.len(), KEY_BYTES_MAX)?;
@@ -437,12 +457,12 @@ fn parse_body<'a>(
     }
     let value = if flags & HAS_VALUE != 0 { Some(reader.block()?) } else { None };
     let rest = reader.0;
-    if target != 1 && rest.len() > KEY_BYTES_MAX {
+    if !matches!(target, 1 | 5) && rest.len() > KEY_BYTES_MAX {
         return Err(Unsound("key length"));
     }
     let target = match target {
         0 => Target::Key(rest),
-        1 => {
+        1 | 5 => {
             let count = usize::try_from(reader.varint()?).map_err(|_| Unsound("count of keys"))?;
             let bytes = reader.0;
             for _ in 0..count {
@@ -453,7 +473,8 @@ fn parse_body<'a>(
             if !reader.0.is_empty() {
                 return Err(Unsound("bytes left over"));
             }
-            Target::Keys(Keys { count, bytes })
+            let keys = Keys { count, bytes };
+            if target == 1 { Target::Keys(keys) } else { Target::MoreKeys(keys) }
         }
         2 => Target::Tag(text(rest)?),
         3 => Target::Prefix(text(rest)?),

@@ -56,7 +56,7 @@ const FIRST_EVER: Sequence = 1;
 /// Reads everything that a receiver could read of a record.
 fn walk(record: &Record<'_>) -> usize {
     let target = match record.target {
-        Target::Keys(keys) => {
+        Target::Keys(keys) | Target::MoreKeys(keys) => {
             assert_eq!(keys.iter().count(), keys.len());
             keys.iter().map(<[u8]>::len).sum()
         }
@@ -71,6 +71,7 @@ fn walk(record: &Record<'_>) -> usize {
 enum OwnedTarget {
     Key(Vec<u8>),
     Keys(Vec<Bytes>),
+    MoreKeys(Vec<Bytes>),
     Tag(String),
     Prefix(String),
     All,
@@ -95,6 +96,7 @@ impl Owned {
         let target = match &self.target {
             OwnedTarget::Key(key) => DraftTarget::Key(key),
             OwnedTarget::Keys(keys) => DraftTarget::Keys(keys),
+            OwnedTarget::MoreKeys(keys) => DraftTarget::MoreKeys(keys),
             OwnedTarget::Tag(tag) => DraftTarget::Tag(tag),
             OwnedTarget::Prefix(prefix) => DraftTarget::Prefix(prefix),
             OwnedTarget::All => DraftTarget::All,
@@ -122,7 +124,8 @@ impl Owned {
         assert_eq!(record.metadata.iter().collect::<Vec<_>>(), metadata);
         match (&self.target, record.target) {
             (OwnedTarget::Key(sent), Target::Key(got)) => assert_eq!(sent, got),
-            (OwnedTarget::Keys(sent), Target::Keys(got)) => {
+            (OwnedTarget::Keys(sent), Target::Keys(got))
+            | (OwnedTarget::MoreKeys(sent), Target::MoreKeys(got)) => {
                 assert_eq!((got.len(), got.is_empty()), (sent.len(), sent.is_empty()));
                 assert_eq!(got.iter().collect::<Vec<_>>(), *sent);
             }
@@ -151,9 +154,11 @@ prop_compose! {
 
 fn target() -> impl Strategy<Value = OwnedTarget> {
     let key = || prop::collection::vec(any::<u8>(), 0..200);
+    let keys = move || prop::collection::vec(key().prop_map(Bytes::from), 0..5);
     prop_oneof![
         4 => key().prop_map(OwnedTarget::Key),
-        1 => prop::collection::vec(key().prop_map(Bytes::from), 0..5).prop_map(OwnedTarget::Keys),
+        1 => keys().prop_map(OwnedTarget::Keys),
+        1 => keys().prop_map(OwnedTarget::MoreKeys),
         1 => ".{0,30}".prop_map(OwnedTarget::Tag),
         1 => ".{0,30}".prop_map(OwnedTarget::Prefix),
         1 => Just(OwnedTarget::All),
@@ -296,7 +301,7 @@ fn a_broken_body_of_a_known_kind_is_opaque_and_never_ignorable() {
     let breaks: [(&str, Break); 11] = [
         ("reserved flag", |record| record[6] |= RESERVED),
         ("unknown operation", |record| record[6] = 0x0c),
-        ("unknown target", |record| record[0] |= 5 << 5),
+        ("unknown target", |record| record[0] |= 6 << 5),
         ("everything, and a key", |record| record[0] |= 4 << 5),
         ("tag that is not UTF-8", |record| {
             record[0] |= 2 << 5;
@@ -424,6 +429,22 @@ fn what_exceeds_a_limit_is_refused_with_its_name() {
 }
 
 #[test]
+fn of_the_records_of_one_change_one_is_counted_and_of_an_informational_event_none() {
+    let counted = |kind, target| {
+        let body = body(1, 0, &[(Draft::new(Parts { kind, target, ..deleted(b"") }).unwrap(), 1)]);
+        let record = items(&body).unwrap().remove(0).1.unwrap().unwrap();
+        [0, 1].map(|lane| record.is_counted(Lanes::default().lane(lane).unwrap()))
+    };
+    assert_eq!(counted(EventKind::Inserted, DraftTarget::Key(b"a")), [true; 2]);
+    assert_eq!(counted(EventKind::Updated, DraftTarget::Keys(&[])), [true; 2]);
+    assert_eq!(counted(EventKind::Updated, DraftTarget::MoreKeys(&[])), [false; 2]);
+    let of_all = [DraftTarget::All, DraftTarget::Tag("t"), DraftTarget::Prefix("p")];
+    assert_eq!(of_all.map(|target| counted(EventKind::Cleared, target)), [[true, false]; 3]);
+    let told = [EventKind::Expired, EventKind::Evicted, EventKind::Invalidated];
+    assert_eq!(told.map(|kind| counted(kind, DraftTarget::Key(b"a"))), [[false; 2]; 3]);
+}
+
+#[test]
 fn bytes_on_the_wire_are_the_same_in_every_release() {
     let metadata = [("cause".to_owned(), "import".to_owned())];
     let keys = [Bytes::from_static(b"a"), Bytes::from_static(b"bc")];
@@ -440,6 +461,7 @@ fn bytes_on_the_wire_are_the_same_in_every_release() {
         Draft::new(deleted(b"key")).unwrap(),
         Draft::new(full).unwrap(),
         Draft::new(Parts { target: DraftTarget::Keys(&keys), ..deleted(b"") }).unwrap(),
+        Draft::new(Parts { target: DraftTarget::MoreKeys(&keys), ..deleted(b"") }).unwrap(),
         Draft::new(Parts { target: DraftTarget::Tag("t"), ..deleted(b"") }).unwrap(),
         Draft::new(Parts { target: DraftTarget::Prefix("p:"), ..deleted(b"") }).unwrap(),
         Draft::new(Parts {
@@ -450,12 +472,13 @@ fn bytes_on_the_wire_are_the_same_in_every_release() {
         })
         .unwrap(),
     ];
-    let records: Vec<_> = drafts.into_iter().zip([0, 1, 2, 127, 128, 1 << 16]).collect();
+    let records: Vec<_> = drafts.into_iter().zip([0, 1, 2, 3, 127, 128, 1 << 16]).collect();
     let golden: &[&[u8]] = &[
-        b"\x01\x80\x01\x06\x00\x00\x05\x04\x03\x02\x01\x00",
+        b"\x01\x80\x01\x07\x00\x00\x05\x04\x03\x02\x01\x00",
         b"\x0b\x03\x01\x02\x03\x04\x05\x05\x00key",
         b"\x1f\x11\x01\x02\x03\x04\x05\x77\x01\xac\x02\x0d\x05cause\x06import\x03VALkey",
         b"\x0e\x23\x01\x02\x03\x04\x05\x05\x02\x02\x01a\x02bc",
+        b"\x0e\xa3\x01\x02\x03\x04\x05\x05\x03\x02\x01a\x02bc",
         b"\x09\x43\x01\x02\x03\x04\x05\x05\x7ft",
         b"\x0b\x63\x01\x02\x03\x04\x05\x05\x80\x01p:",
         b"\x0a\x84\x01\x02\x03\x04\x05\x09\x80\x80\x04",

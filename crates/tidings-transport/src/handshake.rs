@@ -26,7 +26,7 @@ use crate::refuse::HandshakeError;
 use crate::run::{self, Up};
 use crate::shared::Shared;
 use crate::socket::canonical;
-use crate::stats::RefusedReason;
+use crate::stats::{BroadcastError, RefusedReason};
 use crate::table::{Facts, Judgement, LinkId};
 use crate::tls::{self, PeerIdentity};
 
@@ -64,6 +64,9 @@ pub(crate) async fn dial(
         }
         Err(error) => {
             shared.stats.dials_failed.one();
+            if error.is_unreachable() {
+                shared.stats.broadcast_error(BroadcastError::Dial);
+            }
             Err(error)
         }
     }
@@ -314,7 +317,7 @@ fn register(
     let parts = Parts { now: shared.host.now(), ..parts };
     let now = parts.now;
     let (gossip, queue) = mpsc::channel(GOSSIP_QUEUE_FRAMES);
-    let link = Arc::new(Link::new(parts, gossip));
+    let link = Arc::new(Link::new(parts, gossip, shared.stats.clone()));
     let registered = shared.enter(facts, &link, now, unanswered).map_err(standing_against)?;
     if shared.denied.load().denies(&link.identity) {
         // Before its place is given up, which closes the connection without a word.

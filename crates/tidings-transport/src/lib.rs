@@ -45,5 +45,5 @@ pub use endpoint::{BindError, Config, Transport};
 pub use host::{Host, SessionFuture};
 pub use identity::{Identity, IdentityError};
 pub use link::Link;
-pub use stats::{Counter, RefusedReason, TransportStats};
+pub use stats::{BroadcastError, Counter, RefusedReason, TransportStats};
 pub use tls::TlsError;

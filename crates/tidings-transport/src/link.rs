@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::close::CloseCode;
 use crate::control::{ControlReceiver, ControlSender};
+use crate::stats::TransportStats;
 use crate::table::Heard;
 use crate::tls::PeerIdentity;
 
@@ -30,6 +31,7 @@ pub struct Link {
     pub(crate) connection: Connection,
     pub(crate) gossip: mpsc::Sender<Bytes>,
     pub(crate) current: watch::Sender<bool>,
+    pub(crate) stats: Arc<TransportStats>,
     peer: Hello,
     remote: SocketAddr,
     initiated: bool,
@@ -67,7 +69,7 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    pub(crate) fn new(parts: Parts, gossip: mpsc::Sender<Bytes>) -> Self {
+    pub(crate) fn new(parts: Parts, gossip: mpsc::Sender<Bytes>, stats: Arc<TransportStats>) -> Self {
         let Parts { identity, connection, peer, remote, initiated, presented, now } = parts;
         Self {
             identity,
@@ -75,6 +77,7 @@ impl Link {
             since: now,
             gossip,
             current: watch::Sender::new(false),
+            stats,
             peer,
             remote,
             initiated,

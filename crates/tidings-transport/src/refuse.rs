@@ -10,7 +10,7 @@ use crate::close::{self, CloseCode};
 use crate::control::ControlError;
 use crate::identity::IdentityError;
 use crate::quiet::Quiet;
-use crate::stats::{RefusedReason, TransportStats};
+use crate::stats::{BroadcastError, RefusedReason, TransportStats};
 
 /// A handshake that did not end in a link.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +137,11 @@ impl HandshakeError {
         matches!(self, Self::Refused(..) | Self::RefusedByPeer(_) | Self::Rejected(_))
     }
 
+    /// Whether the peer could not be reached, rather than was there and had no link with this node.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Lost(_) | Self::Connect(_) | Self::Identity(_) | Self::Timeout)
+    }
+
     /// The error and its cause, in one line, whatever a peer has put into it.
     pub(crate) fn describe(&self) -> String {
         let described = match std::error::Error::source(self) {
@@ -171,7 +176,7 @@ impl HandshakeError {
                 }
             }
             Self::RefusedByPeer(_) | Self::Rejected(_) => {
-                stats.refused_by_peer.one();
+                stats.broadcast_error(BroadcastError::Refused);
                 if let Some(passed) = speaks("by a peer") {
                     let (error, passed_over) = (self.describe(), passed.field());
                     tracing::warn!(%remote, error, passed_over, "handshake refused by a peer");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use quinn::ConnectionError;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -13,6 +14,7 @@ use crate::gossip;
 use crate::limits::SESSION_END_TIME;
 use crate::link::Link;
 use crate::shared::Shared;
+use crate::stats::BroadcastError;
 use crate::table::LinkId;
 
 /// A link that is in the table and not running yet.
@@ -70,11 +72,14 @@ pub(crate) async fn run(shared: Arc<Shared>, up: Up) {
     // As a string, which is escaped: a part of it may be the peer's words.
     let why = reason.to_string();
     tracing::info!(node = %peer.node, incarnation = %peer.incarnation, reason = why, "link down");
+    if !matches!(reason, ConnectionError::ApplicationClosed(_) | ConnectionError::LocallyClosed) {
+        shared.stats.broadcast_error(BroadcastError::Lost);
+    }
     if CloseCode::Replaced.was_said(&reason) {
         shared.replaced.fetch_max(link.presented().0.saturating_add(1), Ordering::AcqRel);
     }
     if let Some(refusal) = refusal_of(&reason) {
-        shared.stats.refused_by_peer.one();
+        shared.stats.broadcast_error(BroadcastError::Refused);
         shared.host.refused(peer.address, &refusal);
     }
 }

@@ -17,7 +17,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tidings_proto::follower::{Attempt, Follower, Rejected};
+use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
@@ -55,11 +55,11 @@ pub trait Peering: Send + Sync + 'static {
     fn followed(&self, peer: &Hello) -> Arc<Followed>;
     /// What the peer has acknowledged of this node's log; the same object for every link to the same life of a node.
     fn served(&self, peer: &Hello) -> Arc<Served>;
-    /// Applies records in order, from `from` on, and returns the sequence after the last.
+    /// Applies records in order, from `from` on.
     ///
     /// # Errors
     /// [`Unsound`] if a record's framing is broken; what was before it is applied.
-    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound>;
+    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Applied, Unsound>;
     /// Fences the slots of a lane in every cache, at once.
     fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason);
     /// The origin's confirmation, or its end, may have moved on.
@@ -103,6 +103,7 @@ struct Requests {
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "each counts what its name says")]
 pub struct FollowCounts {
+    /// Changes made by users there that were applied here, one each whatever the number of records.
     pub applied: AtomicU64,
     pub duplicates: AtomicU64,
     pub gaps: AtomicU64,

@@ -105,6 +105,39 @@ impl RefusedReason {
     }
 }
 
+/// Why changes did not get to a peer for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum BroadcastError {
+    /// It could not be dialled, or did not answer in time.
+    Dial,
+    /// It refused this node, during a handshake or later.
+    Refused,
+    /// A link to it broke: nobody had closed it.
+    Lost,
+    /// It had fallen so far behind that the log no longer held what it wanted, and was told to fence a lane.
+    Overrun,
+    /// It could not read what came next in a lane twice, gave that up and fenced the lane.
+    Unreadable,
+}
+
+impl BroadcastError {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Dial, Self::Refused, Self::Lost, Self::Overrun, Self::Unreadable];
+
+    /// The reason as metrics spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dial => "dial",
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Overrun => "overrun",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -129,12 +162,11 @@ impl Counter {
 #[derive(Debug, Default)]
 pub struct TransportStats {
     refused: [Counter; RefusedReason::ALL.len()],
+    broadcast_errors: [Counter; BroadcastError::ALL.len()],
     /// Connection attempts begun by this node.
     pub dials: Counter,
     /// Of those, the ones that did not become a link.
     pub dials_failed: Counter,
-    /// Peers that refused this node, whether during the handshake or later.
-    pub refused_by_peer: Counter,
     /// Links that came up.
     pub links_opened: Counter,
     /// Links that ended.
@@ -158,6 +190,16 @@ impl TransportStats {
     #[must_use]
     pub fn refused(&self, reason: RefusedReason) -> u64 {
         self.refused[reason as usize].get()
+    }
+
+    /// How often changes did not get to a peer for a reason.
+    #[must_use]
+    pub fn broadcast_errors(&self, why: BroadcastError) -> u64 {
+        self.broadcast_errors[why as usize].get()
+    }
+
+    pub(crate) fn broadcast_error(&self, why: BroadcastError) {
+        self.broadcast_errors[why as usize].one();
     }
 
     /// Handshakes refused for any reason.
@@ -184,5 +226,10 @@ mod tests {
         }
         let names: BTreeSet<_> = RefusedReason::ALL.map(RefusedReason::as_str).into();
         assert_eq!(names.len(), RefusedReason::ALL.len());
+        for (number, why) in BroadcastError::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, number);
+        }
+        let names: BTreeSet<_> = BroadcastError::ALL.map(BroadcastError::as_str).into();
+        assert_eq!(names.len(), BroadcastError::ALL.len());
     }
 }

@@ -11,7 +11,7 @@ use common::intruder::{ServerWithoutTls13, lure, lurer, self_signed, server, sig
 use common::*;
 use rcgen::ExtendedKeyUsagePurpose;
 use tidings_proto::frame::Refusal;
-use tidings_transport::{Authority, RefusedReason};
+use tidings_transport::{Authority, BroadcastError, RefusedReason};
 use time::OffsetDateTime;
 
 const ALPN: &str = "tidings/1/shop";
@@ -76,7 +76,7 @@ async fn what_a_dialled_peer_shows_is_judged_before_anything_is_said() {
     node.transport.want(endpoint.local_addr().unwrap());
     // It is the server who says so.
     assert_eq!(lure(&endpoint).await, 0);
-    until("refused", || node.transport.stats().refused_by_peer.get() > 0).await;
+    until("refused", || node.transport.stats().broadcast_errors(BroadcastError::Refused) > 0).await;
     // And a sound one is spoken to, so that silence means something.
     let node = start(&authority, "n3", 1, loopback());
     let endpoint = lurer(Arc::new(sound_server()));

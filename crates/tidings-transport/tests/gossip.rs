@@ -11,7 +11,7 @@ use common::intruder::{quic, signed, sound, tls};
 use common::*;
 use tidings_proto::frame::Control;
 use tidings_transport::limits::{GOSSIP_FRAME_BYTES_MAX, GOSSIP_QUEUE_FRAMES};
-use tidings_transport::{Authority, RefusedReason};
+use tidings_transport::{Authority, BroadcastError, RefusedReason};
 
 fn pair() -> (Node, Node) {
     let authority = Authority::generate(CLUSTER).unwrap();
@@ -88,6 +88,7 @@ async fn gossip_that_finds_nobody_is_bounded_and_dials_seldom() {
     assert_eq!(one.transport.stats().gossip_dropped.get(), 100 - GOSSIP_QUEUE_FRAMES as u64);
     until("given up", || one.transport.stats().gossip_dropped.get() == 100).await;
     assert_eq!(one.transport.stats().dials.get(), 1);
+    assert_eq!(one.transport.stats().broadcast_errors(BroadcastError::Dial), 1);
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use rustls::Side;
 use rustls::quic::{Keys, Version};
 use tidings_proto::frame::{Control, Refusal};
 use tidings_proto::id::Incarnation;
-use tidings_transport::{Authority, CloseCode};
+use tidings_transport::{Authority, BroadcastError, CloseCode};
 use tokio::net::UdpSocket;
 
 /// Least length of a datagram with a first packet.
@@ -75,7 +75,7 @@ async fn a_stranger_that_refuses_a_node_is_not_heard() {
         peer.transport.want(node.address());
         until("linked", || peer.linked_to(&node)).await;
     }
-    assert_eq!((node.told(), node.transport.stats().refused_by_peer.get()), (vec![], 0));
+    assert_eq!((node.told(), node.transport.stats().broadcast_errors(BroadcastError::Refused)), (vec![], 0));
 }
 
 #[tokio::test]
@@ -96,7 +96,11 @@ async fn whoever_answers_at_an_address_refuses_nobody_without_a_certificate() {
             stranger.send_to(&packet, from).await.unwrap();
         }
         until("an attempt has failed", || node.transport.stats().dials_failed.get() > 0).await;
-        assert_eq!((node.told(), node.transport.stats().refused_by_peer.get()), (vec![], 0), "{code:?}");
+        assert_eq!(
+            (node.told(), node.transport.stats().broadcast_errors(BroadcastError::Refused)),
+            (vec![], 0),
+            "{code:?}"
+        );
     }
 }
 

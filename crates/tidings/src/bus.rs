@@ -11,7 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Inbound, Membership, Record};
-use tidings_proto::follower::Follower;
+use tidings_proto::follower::{Applied, Follower};
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
@@ -410,7 +410,7 @@ impl Peering for Face {
         self.coherence.served(&origin_of(peer), peer.address)
     }
 
-    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Sequence, Unsound> {
+    fn apply(&self, origin: &Arc<Origin>, batch: &BatchRef<'_>, from: Sequence) -> Result<Applied, Unsound> {
         self.domain.apply(origin, batch, from)
     }
 

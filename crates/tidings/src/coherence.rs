@@ -50,7 +50,7 @@ pub(crate) struct PeerState {
 pub struct Following {
     /// Whom.
     pub origin: Origin,
-    /// Records applied.
+    /// Changes made by users there that were applied here, one each whatever the number of keys or lanes.
     pub applied: u64,
     /// Records that came again, and were dropped.
     pub duplicates: u64,

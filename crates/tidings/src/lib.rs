@@ -34,7 +34,7 @@ pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;
-pub use tidings_transport::{Identity, IdentityError, RefusedReason, TransportStats};
+pub use tidings_transport::{BroadcastError, Identity, IdentityError, RefusedReason, TransportStats};
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

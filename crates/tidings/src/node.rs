@@ -97,7 +97,7 @@ pub struct MemberInfo {
     pub confirmed: Option<Duration>,
     /// Events of this node that it has not acknowledged.
     pub lag_events: u64,
-    /// Events of its that are applied here.
+    /// Changes made on it that were applied here.
     pub applied: u64,
     /// Gaps, resets and duplicates while following it.
     pub gaps: u64,

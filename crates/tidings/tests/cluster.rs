@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tidings::testing::Cluster;
 use tidings::{
-    Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State, WriteError,
+    BroadcastError, Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State,
+    WriteError,
 };
 use tokio::time::Instant;
 
@@ -76,6 +77,24 @@ async fn clear_reaches_everybody_and_loads_under_way() {
 }
 
 #[tokio::test]
+async fn a_change_counts_once_per_follower_whatever_its_lanes() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    caches[0].clear().unwrap();
+    caches[0].write().insert_many((0..100).map(|n: u64| (n.to_string(), n))).unwrap();
+    caches[0].insert("one".to_owned(), 1).unwrap();
+    assert_eq!(cluster.nodes()[0].domain().events_published(), 3);
+    assert!(cluster[0].shutdown(Duration::from_secs(5)).await, "everything is acknowledged");
+    for node in &cluster.nodes()[1..] {
+        let following = node.following();
+        let applied: Vec<_> = following.iter().map(|it| (it.origin.node.as_str(), it.applied)).collect();
+        assert!(applied.contains(&("n1", 3)), "{applied:?}");
+        assert_eq!(applied.iter().map(|(_, changes)| changes).sum::<u64>(), 3, "{applied:?}");
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_goodbye_leaves_no_doubt() {
     let cluster = quick(2).await;
     let caches = open(&cluster);
@@ -143,6 +162,8 @@ async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() {
     first.set_denied(&[]);
     let resets = || second.members().iter().map(|member| member.resets).sum::<u64>();
     until("every lane was reset", || resets() == 4).await;
+    assert!(first.transport_stats().broadcast_errors(BroadcastError::Overrun) >= 4, "the writer knows, too");
+    assert!(second.transport_stats().broadcast_errors(BroadcastError::Refused) > 0, "it was denied");
     assert!((0..100_u64).all(|n| !caches[1].contains(&n.to_string())), "what was in doubt is fenced");
     fill(&caches, "new", 1).await;
     caches[0].remove(&"new".to_owned()).unwrap();

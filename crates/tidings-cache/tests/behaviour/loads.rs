@@ -80,6 +80,30 @@ async fn a_failed_load_is_told_to_all_its_callers_and_not_cached() {
 }
 
 #[tokio::test]
+async fn every_run_of_a_loader_is_timed_however_it_ends() {
+    let node = Node::new("a");
+    let users = node.users();
+    let erased = users.erased();
+    let times = || (erased.load_times().count(), erased.load_times().sum());
+    let slow = |seconds, result| {
+        node.clock.advance(Duration::from_secs(seconds));
+        std::future::ready(result)
+    };
+    users.get_or_load(&key("loaded"), || slow(1, Ok::<_, ()>(1))).await.unwrap();
+    assert_eq!(times(), (1, Duration::from_secs(1)));
+    users.get_or_load(&key("loaded"), || slow(100, Ok::<_, ()>(1))).await.unwrap();
+    users.get_or_load(&key("failed"), || slow(2, Err(()))).await.unwrap_err();
+    assert_eq!(times(), (2, Duration::from_secs(3)));
+    let (_deliver, source) = oneshot::channel();
+    let mut cancelled = Box::pin(load(&users, "cancelled", source));
+    assert!(poll!(cancelled.as_mut()).is_pending());
+    node.clock.advance(Duration::from_secs(4));
+    assert_eq!(times(), (2, Duration::from_secs(3)), "it runs");
+    drop(cancelled);
+    assert_eq!(times(), (3, Duration::from_secs(7)));
+}
+
+#[tokio::test]
 async fn a_caller_whose_error_type_differs_loads_for_itself() {
     let k = key("k");
     let node = Node::new("a");

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod counts;
 mod expiry;
 mod freshness;
 mod lifecycle;

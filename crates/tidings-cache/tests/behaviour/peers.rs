@@ -57,7 +57,7 @@ async fn read_only_traffic_sends_nothing_and_every_node_hits() {
     }
     for (node, cache) in nodes.iter().zip(&caches) {
         let counts = cache.counts();
-        assert_eq!((node.logged(), counts.loads, counts.hits, counts.invalidated), (0, 1, 199, 0));
+        assert_eq!((node.logged(), counts.loads, counts.hits, counts.invalidated()), (0, 1, 199, 0));
     }
 }
 
@@ -72,7 +72,7 @@ fn what_was_changed_while_a_peer_was_cut_off_reaches_it_afterwards() {
     assert!(many(50).iter().all(|key| on_b.get(key) == Some(1)));
     wire.carry();
     assert!(many(50).iter().all(|key| on_b.get(key).is_none()));
-    assert_eq!((wire.resets, on_b.counts().applied), (0, 50));
+    assert_eq!((wire.resets, on_b.counts().applied()), (0, 50));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn only_the_keys_that_were_named_go() {
     Wire::new([&a, &b]).carry();
     let left = ["k1", "k2", "k3"].map(|name| on_b.get(&key(name)));
     assert_eq!(left, [None, None, Some(1)]);
-    assert_eq!(on_b.counts().invalidated, 2);
+    assert_eq!(on_b.counts().invalidated(), 2);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_peers_change_is_told_after_the_eviction_that_it_caused() {
     let invalidated = (EventKind::Invalidated, Operation::Invalidate);
     let inserted = (EventKind::Inserted, Operation::Insert);
     assert_eq!((of("k"), of("absent")), (vec![invalidated, inserted], vec![inserted]));
-    assert_eq!((on_b.counts().invalidated, on_b.counts().applied), (1, 2));
+    assert_eq!((on_b.counts().invalidated(), on_b.counts().applied()), (1, 2));
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_local_invalidator_removes_what_this_node_changes() {
     wire.carry();
     assert_eq!(on_b.get(&key("other")), Some(1));
     // Its changes still travel.
-    assert_eq!(on_a.counts().applied, 3);
+    assert_eq!(on_a.counts().applied(), 3);
 }
 
 #[test]
@@ -317,9 +317,9 @@ fn applying_a_batch_twice_changes_nothing_more() {
     let written = on_a.remove(&key("k")).unwrap();
     let batch = read(a.domain.log(), written.positions[0].0);
     for _ in 0..2 {
-        assert_eq!(apply(&b.domain, &a.origin, Lanes::default(), &batch).unwrap(), batch.next());
+        assert_eq!(apply(&b.domain, &a.origin, Lanes::default(), &batch).unwrap().next, batch.next());
     }
-    assert_eq!((on_b.get(&key("k")), on_b.counts().invalidated), (None, 1));
+    assert_eq!((on_b.get(&key("k")), on_b.counts().invalidated()), (None, 1));
 }
 
 #[test]

@@ -22,9 +22,10 @@ fn informational_events_of_a_peer_evict_nothing() {
     for kind in informational {
         let log = ChangeLog::new(Lanes::default(), Retention::default());
         let lane = write(&log, kind, "users", DraftTarget::Key(&encoded("k")));
-        apply(&b.domain, &origin("a"), log.lanes(), &read(&log, lane)).unwrap();
+        let applied = apply(&b.domain, &origin("a"), log.lanes(), &read(&log, lane)).unwrap();
+        assert_eq!(applied.changes, 0, "{kind}");
     }
-    assert_eq!(on_b.get(&key("k")), Some(1));
+    assert_eq!((on_b.get(&key("k")), on_b.counts().applied()), (Some(1), 0));
     assert_eq!(kinds(&mut heard), informational);
 }
 
@@ -48,7 +49,7 @@ fn a_record_of_an_unknown_kind_fences_its_cache_in_its_lane() {
     many(40).iter().for_each(|key| fill(&on_b, key, 1));
     many(40).iter().for_each(|key| fill(&other, key, 1));
     let batch = tampered(|record| record[1] = record[1] & 0xf0 | 0x0f);
-    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap(), batch.next());
+    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap().next, batch.next());
     let lane = batch.lane;
     let gone =
         |name: &String| Lanes::default().lane_of(slot_of(CacheId::of_name("users"), &encoded(name))) == lane;
@@ -65,7 +66,7 @@ fn a_record_that_may_be_ignored_is_counted_and_changes_nothing() {
     let on_b = b.users();
     many(40).iter().for_each(|key| fill(&on_b, key, 1));
     let batch = tampered(|record| record[1] = record[1] & 0xe0 | 0x1f);
-    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap(), batch.next());
+    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap().next, batch.next());
     assert!(many(40).iter().all(|key| on_b.contains(key)));
     let stats = b.domain.remote_stats();
     assert_eq!((stats.opaque.get(), stats.ignored.get(), stats.fenced_slots.get()), (0, 1, 0));
@@ -81,7 +82,7 @@ fn a_record_whose_body_is_broken_fences_its_lane_in_every_cache() {
     many(40).iter().for_each(|key| fill(&local, key, 1));
     // Bit 7 of the operation is reserved.
     let batch = tampered(|record| record[7] |= 0x80);
-    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap(), batch.next());
+    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap().next, batch.next());
     for (cache, name) in [(&on_b, "users"), (&other, "profiles")] {
         let gone = |key: &String| {
             Lanes::default().lane_of(slot_of(CacheId::of_name(name), &encoded(key))) == batch.lane

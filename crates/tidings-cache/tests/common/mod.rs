@@ -10,6 +10,7 @@ use tidings_cache::{
     Cache, CacheBuilder, Clock, Domain, Event, EventKind, Item, Key, ManualClock, Operation, ReadOrFill,
     Subscription, TOKEN_TIME, Target,
 };
+use tidings_proto::follower::Applied;
 use tidings_proto::freshness::Published;
 use tidings_proto::id::{FIRST, Incarnation, LaneId, Lanes, Origin};
 use tidings_proto::log::{ChangeLog, Cursor, Read, Retention};
@@ -83,6 +84,8 @@ pub(crate) struct Wire<'a> {
     following: Vec<Vec<Following>>,
     /// Lanes that had to be fenced because their log was overrun.
     pub(crate) resets: u64,
+    /// Changes that were applied, once per follower.
+    pub(crate) changes: u64,
 }
 
 impl<'a> Wire<'a> {
@@ -92,7 +95,7 @@ impl<'a> Wire<'a> {
             cursors: node.domain.log().lanes().ids().map(|_| Cursor { next: FIRST }).collect(),
         };
         let following = nodes.iter().map(|_| nodes.iter().map(cursors).collect()).collect();
-        Self { nodes, following, resets: 0 }
+        Self { nodes, following, resets: 0, changes: 0 }
     }
 
     /// Applies everywhere what is not applied yet.
@@ -117,7 +120,8 @@ impl<'a> Wire<'a> {
                 match log.read(lane, cursor, READ_BYTES, &mut batches) {
                     Read::Some => {
                         for batch in batches {
-                            apply(&target.domain, &source.origin, log.lanes(), &batch).unwrap();
+                            let applied = apply(&target.domain, &source.origin, log.lanes(), &batch);
+                            self.changes += applied.unwrap().changes;
                         }
                     }
                     Read::Overrun(_) => {
@@ -142,7 +146,7 @@ pub(crate) fn apply(
     origin: &Arc<Origin>,
     lanes: Lanes,
     batch: &Batch,
-) -> Result<u64, Unsound> {
+) -> Result<Applied, Unsound> {
     let body = body(batch);
     domain.apply(origin, &BatchRef::parse(&body, lanes)?, batch.first)
 }

@@ -29,7 +29,7 @@ pub(crate) enum CacheVerb {
     Get {
         #[command(flatten)]
         cache: CacheArgs,
-        /// The key
+        /// The key; it may be empty
         key: String,
     },
     /// Put a value; every other node then drops its copy
@@ -40,7 +40,7 @@ pub(crate) enum CacheVerb {
     Del {
         #[command(flatten)]
         cache: CacheArgs,
-        /// The key
+        /// The key; it may be empty
         key: String,
         /// Wait so long for the peers to have applied it; exit 7 if some have not
         #[arg(long, value_name = "DURATION", value_parser = units::duration)]
@@ -57,7 +57,7 @@ pub(crate) enum CacheVerb {
 pub(crate) struct PutArgs {
     #[command(flatten)]
     pub(crate) cache: CacheArgs,
-    /// The key
+    /// The key; it may be empty
     pub(crate) key: String,
     /// The value; `-` reads it from stdin
     pub(crate) value: String,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use reqwest::Url;
 
 use crate::exit::{Exit, Failure};
+use crate::secrets::redacted;
 
 /// The base URL of a node's HTTP API.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +18,9 @@ impl Address {
     /// # Errors
     /// It is not an http URL.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong =
-            |why: &str| Failure::new(Exit::Usage, format!("{text:?} is not the URL of a node: {why}"));
+        let wrong = |why: &str| {
+            Failure::new(Exit::Usage, format!("{:?} is not the URL of a node: {why}", redacted(text)))
+        };
         let url =
             Url::parse(text).map_err(|error| wrong(&error.to_string()).hint("write http://HOST:PORT"))?;
         match url.scheme() {
@@ -51,11 +53,27 @@ impl Address {
         }
         Ok(url)
     }
+
+    /// The URL of an entry of a cache. Where its key is empty, that ends with a slash.
+    ///
+    /// # Errors
+    /// As [`Address::join`], but for empty keys.
+    pub(crate) fn entry(&self, cache: &str, key: &str) -> Result<Url, Failure> {
+        let entries = ["v1", "caches", cache, "entries"];
+        if !key.is_empty() {
+            return self.join(&[&entries[..], &[key]].concat());
+        }
+        let mut url = self.join(&entries)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push("");
+        }
+        Ok(url)
+    }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.as_str().trim_end_matches('/'))
+        f.write_str(redacted(self.0.as_str()).trim_end_matches('/'))
     }
 }
 
@@ -76,6 +94,26 @@ mod tests {
         for key in ["", ".", ".."] {
             assert_eq!(address.join(&["entries", key]).unwrap_err().exit(), Exit::Usage);
         }
+    }
+
+    #[test]
+    fn an_entry_has_a_url_whatever_its_key_but_dots() {
+        let address = Address::parse("http://127.0.0.1:7480/base").unwrap();
+        let url = |cache, key| address.entry(cache, key).map(|url| url.to_string());
+        let entries = "http://127.0.0.1:7480/base/v1/caches/users/entries/";
+        assert_eq!(url("users", "a/b").unwrap(), format!("{entries}a%2Fb"));
+        assert_eq!(url("users", "").unwrap(), entries);
+        for (cache, key) in [("", "k"), ("users", "."), ("users", "..")] {
+            assert_eq!(url(cache, key).unwrap_err().exit(), Exit::Usage, "{cache:?} {key:?}");
+        }
+    }
+
+    #[test]
+    fn the_password_of_a_url_is_not_shown() {
+        let address = Address::parse("http://me:secret@127.0.0.1:7480/").unwrap();
+        assert_eq!(address.to_string(), "http://me:***@127.0.0.1:7480");
+        let refused = Address::parse("ftp://me:secret@host").unwrap_err().to_string();
+        assert!(refused.contains("me:***@host"), "{refused}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
@@ -319,7 +319,7 @@ impl Client {
         key: &str,
         query: &[(&str, String)],
     ) -> Result<RequestBuilder, Failure> {
-        self.request(method, &["v1", "caches", cache, "entries", key], query)
+        Ok(self.to(method, self.address.entry(cache, key)?, query))
     }
 
     fn request(
@@ -328,11 +328,15 @@ impl Client {
         path: &[&str],
         query: &[(&str, String)],
     ) -> Result<RequestBuilder, Failure> {
-        let request = self.http.request(method, self.address.join(path)?).query(query);
-        Ok(match &self.token {
+        Ok(self.to(method, self.address.join(path)?, query))
+    }
+
+    fn to(&self, method: Method, url: Url, query: &[(&str, String)]) -> RequestBuilder {
+        let request = self.http.request(method, url).query(query);
+        match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
-        })
+        }
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::secrets::redacted;
+
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -14,7 +16,7 @@ pub(crate) enum Severity {
     Warning,
 }
 
-/// One thing found.
+/// One thing found. Passwords of URLs in what it says are not shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     /// How much it matters.
@@ -32,7 +34,8 @@ pub(crate) struct Finding {
 impl Finding {
     /// The configuration cannot be used.
     pub(crate) fn error(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, key: key.into(), line: None, message: message.into(), help: None }
+        let message = redacted(&message.into());
+        Self { severity: Severity::Error, key: key.into(), line: None, message, help: None }
     }
 
     /// The configuration can be used, but not quite as written.
@@ -50,7 +53,7 @@ impl Finding {
     /// Adds what to do about it.
     #[must_use]
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(redacted(&help.into()));
         self
     }
 }

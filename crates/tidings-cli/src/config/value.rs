@@ -8,6 +8,7 @@ use tidings_proto::id::check_name;
 use toml::de::{DeArray, DeValue};
 
 use super::settings::Kind;
+use crate::secrets::redacted;
 use crate::units;
 
 /// A value of a setting.
@@ -86,14 +87,14 @@ impl Value {
         }
     }
 
-    /// The value as JSON.
+    /// The value as JSON, but for the passwords of URLs.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Count(number) => (*number).into(),
             Self::Share(share) => (*share).into(),
             Self::Flag(flag) => (*flag).into(),
-            Self::List(items) => items.clone().into(),
-            Self::Text(text) => text.clone().into(),
+            Self::List(items) => items.iter().map(|item| redacted(item)).collect(),
+            Self::Text(text) => redacted(text).into(),
             Self::Duration(duration) => units::show_duration(*duration).into(),
             Self::Never => "never".into(),
             Self::Bytes(bytes) => units::show_bytes(*bytes).into(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::json;
+use tidings_http::exposition;
 use tokio::time::{Instant, sleep};
 
 use super::target::{Answer, Counters, Latency, Source, Target};
@@ -192,17 +193,7 @@ async fn document(client: &Client) -> Result<Cluster, Failure> {
 
 /// Adds up the samples of each counter, whatever their labels (OpenMetrics text).
 fn read_counters(text: &str) -> Counters {
-    let sum = |name: &str| {
-        let samples = text.lines().filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            let value = match rest.strip_prefix('{') {
-                Some(labels) => labels.rsplit_once('}')?.1,
-                None => rest.strip_prefix(' ')?,
-            };
-            value.split_whitespace().next()?.parse::<f64>().ok()
-        });
-        samples.sum::<f64>() as u64
-    };
+    let sum = |name: &str| exposition::sum(text, name).unwrap_or_default() as u64;
     Counters {
         published: sum("tidings_events_published_total"),
         applied: sum("tidings_events_applied_total"),

@@ -24,7 +24,7 @@ pub(crate) async fn run(verb: CacheVerb, client: &Client, output: &Output) -> Re
         CacheVerb::Put(args) => put(client, args, output).await,
         CacheVerb::Del { cache, key, acked } => {
             let change = client.delete(&cache.cache, &key, acked).await?;
-            told(&change, output, || format!("{key} is deleted from {}", cache.cache))
+            told(&change, output, || format!("{} is deleted from {}", named(&key), cache.cache))
         }
         CacheVerb::Invalidate(args) => invalidate(client, &args, output).await,
     }
@@ -109,7 +109,7 @@ async fn put(client: &Client, args: PutArgs, output: &Output) -> Result<(), Fail
     };
     let put = Put { ttl: args.ttl, tags: args.tags, metadata: args.meta, acked: args.acked };
     let change = client.put(&args.cache.cache, &args.key, value, &put).await?;
-    told(&change, output, || format!("{} is in {}", args.key, args.cache.cache))
+    told(&change, output, || format!("{} is in {}", named(&args.key), args.cache.cache))
 }
 
 async fn invalidate(client: &Client, args: &InvalidateArgs, output: &Output) -> Result<(), Failure> {
@@ -125,6 +125,11 @@ async fn invalidate(client: &Client, args: &InvalidateArgs, output: &Output) -> 
     };
     let change = client.post(&["v1", "caches", &args.cache.cache, "invalidate"], &body).await?;
     told(&change, output, || format!("{} is invalidated as named", args.cache.cache))
+}
+
+/// A key in a sentence.
+fn named(key: &str) -> &str {
+    if key.is_empty() { "the empty key" } else { key }
 }
 
 /// Prints a document field by field, nested ones by their path.

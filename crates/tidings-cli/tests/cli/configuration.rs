@@ -40,6 +40,31 @@ fn unknown_keys_are_errors_with_a_suggestion_and_a_line() {
 }
 
 #[test]
+fn passwords_of_urls_are_never_shown() {
+    const URL: &str = "redis://user:secret@redis.shop:6379";
+    let text = format!("{SOUND}[streams]\nurl = \"{URL}\"\n");
+    let lists = format!("{SOUND}[cluster.seeds]\nurl = \"{URL}\"\n");
+    let misplaced = text.replace("url =", "strict =");
+    let variable = [("TIDINGS_STREAMS__URL", URL), ("TIDINGS_STREAMS__STRICT", URL)];
+    for (text, variables) in [
+        (&text, &[][..]),
+        (&lists, &[]),
+        (&misplaced, &[]),
+        (&SOUND.to_owned(), &variable[..1]),
+        (&text, &variable),
+    ] {
+        for verb in ["show", "check"] {
+            for arguments in [&[][..], &["--json"]] {
+                let ran = on(text, &["config", verb, "-"], arguments, variables);
+                assert!(!ran.stdout.contains("secret") && !ran.stderr.contains("secret"), "{ran:?}");
+            }
+        }
+    }
+    let shown = on(&text, &["config", "show", "-"], &[], &[]).exits(0);
+    assert!(shown.stdout.contains("redis://user:***@redis.shop:6379"), "{shown:?}");
+}
+
+#[test]
 fn every_finding_is_reported_at_once_and_as_json_on_stdout() {
     let text =
         format!("{SOUND}[coherence]\nlanes = 5\nmax_stalenes = \"3s\"\n[http]\nlisten = \"0.0.0.0:80\"\n");

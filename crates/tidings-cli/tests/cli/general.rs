@@ -51,6 +51,8 @@ fn a_command_line_without_sense_exits_2() {
 fn completions_are_printed_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = run(&["completions", shell]).exits(0);
+        let document = run(&["completions", shell, "--json"]).exits(0).json();
+        assert_eq!(document, serde_json::json!({ "shell": shell, "script": ran.stdout }));
         assert!(ran.stdout.contains("tidings") && ran.stdout.contains("invalidate"), "{shell}");
         assert_eq!(ran.stderr, "");
     }

@@ -57,6 +57,23 @@ fn problems_become_exit_codes() {
 }
 
 #[test]
+fn a_key_may_be_empty() {
+    let entry = "/v1/caches/users/entries/";
+    let api = Api::new(&[
+        (&format!("GET {entry}"), Answer::new(200, "Ann")),
+        (&format!("PUT {entry}"), Answer::new(204, "")),
+        (&format!("DELETE {entry}"), Answer::new(204, "")),
+    ]);
+    assert_eq!(api.run(&["cache", "get", "users", ""]).exits(0).stdout, "Ann");
+    let put = api.run(&["cache", "put", "users", "", "Ann"]).exits(0);
+    assert!(put.stderr.contains("the empty key is in users"), "{put:?}");
+    api.run(&["cache", "del", "users", ""]).exits(0);
+    let lines: Vec<_> = api.got().into_iter().map(|got| got.line).collect();
+    assert_eq!(lines, ["GET", "PUT", "DELETE"].map(|method| format!("{method} {entry}")));
+    api.run(&["cache", "get", "", "k"]).exits(2);
+}
+
+#[test]
 fn a_node_that_is_not_there_exits_4() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");

@@ -42,12 +42,20 @@ const LOADS: [(&str, Count); 2] = [
     ("failed", |counts| counts.load_failures),
 ];
 
+const INVALIDATIONS: [(&str, &str, Count); 5] = [
+    ("key", "evicted", |counts| counts.key_evicted),
+    ("key", "absent", |counts| counts.key_absent),
+    ("keys", "evicted", |counts| counts.keys_evicted),
+    ("keys", "absent", |counts| counts.keys_absent),
+    ("all", "fenced", |counts| counts.all_fenced),
+];
+
 const EVICTIONS: [(&str, Count); 2] =
     [("size", |counts| counts.evicted), ("expired", |counts| counts.expired)];
 
 const GAUGES: [(&str, &str, Gauge); 4] = [
-    ("tidings_cache_entries", "About how many entries it holds.", |cache| cache.entries() as f64),
-    ("tidings_cache_weight", "About how much they weigh.", |cache| cache.weight() as f64),
+    ("tidings_cache_entries", "About how many entries the cache holds.", |cache| cache.entries() as f64),
+    ("tidings_cache_weight", "About how much its entries weigh.", |cache| cache.weight() as f64),
     ("tidings_cache_flights", "Keys that are being loaded.", |cache| cache.flights() as f64),
     ("tidings_subscribers", "Open subscriptions.", |cache| cache.subscribers() as f64),
 ];
@@ -80,11 +88,19 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
         "Entries that went by themselves.",
         split("cause", &EVICTIONS, counts_evictions),
     )?;
-    let evicted = [("target", "key"), ("outcome", "evicted")];
+    out.histogram(
+        "tidings_cache_load_duration",
+        "How long loaders took, whether they loaded, failed or were cancelled.",
+        caches.iter().map(|one| (one.labels(&[]), one.cache.load_times())),
+    )?;
+    let invalidations = caches.iter().flat_map(|one| {
+        INVALIDATIONS
+            .map(|(target, outcome, count)| one.count(&[("target", target), ("outcome", outcome)], count))
+    });
     out.counter(
         "tidings_invalidations",
-        "Local copies that other nodes' changes removed.",
-        caches.iter().map(|one| one.count(&evicted, |counts| counts.invalidated)),
+        "What came of other nodes' changes here: keys of which a copy was held or was not, changes of everything.",
+        invalidations,
     )?;
     for (name, help, count) in COUNTERS {
         out.counter(name, help, caches.iter().map(|one| one.count(&[], count)))?;

@@ -130,7 +130,7 @@ fn caches(html: &mut String, app: &App) -> fmt::Result {
             counts.hits + counts.coalesced,
             counts.misses + counts.limited,
             counts.mutations,
-            counts.invalidated,
+            counts.invalidated(),
             cache.subscribers()
         )?;
     }

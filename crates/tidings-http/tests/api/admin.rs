@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex};
 use reqwest::Method;
 use serde_json::json;
 use tidings::Node;
+use tidings_http::limits::WRITE_TIME;
 use tidings_http::{BindError, LogLevel, Options, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Rig, loopback, until};
+use crate::support::{Rig, answer, loopback, until, until_within};
 
 #[tokio::test]
 async fn what_is_not_configured_says_so() {
@@ -145,6 +146,58 @@ async fn connections_beyond_the_limit_are_told_so() {
         answered.is_ok_and(|answer| answer.status().as_u16() == 200)
     })
     .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_with_a_body_under_way_gets_to_see_that_there_is_no_room() {
+    let rig = Rig::start(1).await;
+    let api = &rig.apis[0];
+    let mut idle = Vec::new();
+    for _ in 0..tidings_http::limits::CONNECTIONS_MAX {
+        idle.push(TcpStream::connect(api.address).await.unwrap());
+    }
+    for _ in 0..10 {
+        let request = api.entry(Method::PUT, "c", "k").body(vec![0; 4 << 20]);
+        let refused = answer(request).await.is(429);
+        assert_eq!(
+            (refused.header("retry-after"), &refused.document()["code"]),
+            (Some("1"), &json!("overloaded"))
+        );
+    }
+    drop(idle);
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_its_answer_loses_its_place() {
+    let rig = Rig::start(1).await;
+    let api = &rig.apis[0];
+    api.open("c", &json!({})).await;
+    answer(api.entry(Method::PUT, "c", "large").body(vec![0; 1 << 20])).await.is(204);
+    let mut idle = Vec::new();
+    let mut deaf = TcpStream::connect(api.address).await.unwrap();
+    // More than the buffers of both ends hold.
+    for _ in 0..32 {
+        deaf.write_all(b"GET /v1/caches/c/entries/large HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    }
+    // The client of this test keeps one connection.
+    for _ in 0..tidings_http::limits::CONNECTIONS_MAX - 2 {
+        idle.push(TcpStream::connect(api.address).await.unwrap());
+    }
+    let has_room = async || {
+        let mut status = [0; 12];
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        stream.read_exact(&mut status).await.unwrap();
+        &status == b"HTTP/1.1 200"
+    };
+    until("every place is taken", async || !has_room().await).await;
+    until_within(2 * WRITE_TIME, "its place is free", has_room).await;
+    drop((idle, deaf));
     rig.end().await;
 }
 

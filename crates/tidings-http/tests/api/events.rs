@@ -1,9 +1,14 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::{Method, Response};
 use serde_json::{Value as Json, json};
+use tidings::Cache;
+use tidings_http::limits::WRITE_TIME;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-use crate::support::{Api, Rig, answer, until};
+use crate::support::{Api, Rig, answer, until, until_within};
 
 /// Longest wait for an event.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -206,7 +211,7 @@ async fn a_slow_client_is_told_exactly_what_it_missed() {
     const WRITES: u64 = 60_000;
     let rig = rig(1).await;
     let mut slow = Events::open(&rig.apis[0], "").await;
-    let cache = rig.node(0).lookup::<String, bytes::Bytes>("c").unwrap();
+    let cache = rig.node(0).lookup::<String, Bytes>("c").unwrap();
     for n in 0..WRITES {
         cache.insert(format!("key-{n:0100}"), "v".into()).unwrap();
         if n % 1_000 == 0 {
@@ -268,5 +273,27 @@ async fn subscriptions_are_bounded() {
         again.status().as_u16() == 200
     })
     .await;
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_is_dropped() {
+    let rig = rig(1).await;
+    let api = &rig.apis[0];
+    let mut deaf = TcpStream::connect(api.address).await.unwrap();
+    deaf.write_all(b"GET /v1/caches/c/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let subscribers = async || api.metric("tidings_subscribers{cache=\"c\"}").await;
+    until("it is subscribed", async || subscribers().await == Some(1.0)).await;
+    let cache: Cache<String, Bytes> = rig.node(0).lookup("c").unwrap();
+    let note = "n".repeat(3_000);
+    // Events come without end, so that they fill whatever buffers there are.
+    until_within(3 * WRITE_TIME, "it is dropped", async || {
+        for _ in 0..100 {
+            cache.write().metadata("note", &note).insert("k".to_owned(), Bytes::new()).unwrap();
+        }
+        subscribers().await == Some(0.0)
+    })
+    .await;
+    drop(deaf);
     rig.end().await;
 }

@@ -1,7 +1,9 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use tidings_http::exposition;
 
 use crate::support::{Rig, answer, until};
 
@@ -27,8 +29,17 @@ async fn counters_are_there_from_the_start() {
         "tidings_cache_requests_total{cache=\"c\",outcome=\"hit\"} 0",
         "tidings_cache_requests_total{cache=\"c\",outcome=\"stale\"} 0",
         "tidings_cache_evictions_total{cache=\"c\",cause=\"size\"} 0",
+        "# TYPE tidings_cache_load_duration_seconds histogram",
+        "tidings_cache_load_duration_seconds_count{cache=\"c\"} 0",
+        "tidings_cache_load_duration_seconds_bucket{le=\"+Inf\",cache=\"c\"} 0",
+        "tidings_cache_load_duration_seconds_bucket{le=\"1.0\",cache=\"c\"} 0",
         "tidings_cache_fence_rejects_total{cache=\"c\"} 0",
         "tidings_invalidations_total{cache=\"c\",target=\"key\",outcome=\"evicted\"} 0",
+        "tidings_invalidations_total{cache=\"c\",target=\"keys\",outcome=\"absent\"} 0",
+        "tidings_invalidations_total{cache=\"c\",target=\"all\",outcome=\"fenced\"} 0",
+        "tidings_broadcast_errors_total{reason=\"dial\"} 0",
+        "tidings_broadcast_errors_total{reason=\"overrun\"} 0",
+        "tidings_hearsay_refused_total 0",
         "tidings_subscriber_lagged_total{cache=\"c\"} 0",
         "tidings_handshake_refused_total{reason=\"unknown_ca\"} 0",
         "tidings_member_state{node=\"n1\",state=\"live\"} 1.0",
@@ -46,6 +57,75 @@ async fn counters_are_there_from_the_start() {
     rig.end().await;
 }
 
+/// A family as the table has it. The suffix is that of its samples, but for histograms, which have three.
+#[derive(Default)]
+struct Family {
+    kind: String,
+    unit: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+/// Reads the families of a scrape.
+fn families(text: &str) -> BTreeMap<String, Family> {
+    let mut families = BTreeMap::<String, Family>::new();
+    for line in text.lines() {
+        let Some((what, (name, said))) = line
+            .strip_prefix("# ")
+            .and_then(|line| line.split_once(' '))
+            .and_then(|(what, rest)| Some((what, rest.split_once(' ')?)))
+        else {
+            continue;
+        };
+        let family = families.entry(name.to_owned()).or_default();
+        match what {
+            "TYPE" => said.clone_into(&mut family.kind),
+            "UNIT" => said.clone_into(&mut family.unit),
+            _ => said.clone_into(&mut family.help),
+        }
+    }
+    for sample in exposition::samples(text) {
+        let of = |(name, _): &(&String, &mut Family)| sample.name.starts_with(&***name);
+        // The longest name that fits: one may begin with another.
+        let (_, family) = families.iter_mut().filter(of).max_by_key(|(name, _)| name.len()).unwrap();
+        family
+            .labels
+            .extend(sample.labels.iter().map(|(label, _)| (*label).to_owned()).filter(|it| it != "le"));
+    }
+    families
+}
+
+#[tokio::test]
+async fn the_table_of_metrics_is_what_a_node_says() {
+    let rig = Rig::start(2).await;
+    let api = &rig.apis[0];
+    let linked = async || api.metric("tidings_peer_rtt_seconds").await.is_some();
+    until("the link is up", linked).await;
+    api.open("c", &json!({})).await;
+    let rows = families(&api.get("/metrics").await.text()).into_iter().map(|(name, family)| {
+        let suffix = match &*family.kind {
+            "counter" => "_total",
+            "info" => "_info",
+            _ => "",
+        };
+        assert!(!family.help.is_empty(), "{name} does not say what it is");
+        let labels: Vec<_> = family.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!(
+            "| `{name}{suffix}` | {} | {} | {} | {} |\n",
+            family.kind,
+            family.unit,
+            labels.join(", "),
+            family.help.trim_end_matches('.')
+        )
+    });
+    let table = rows.collect::<String>();
+    let written = include_str!("../../METRICS.md");
+    let is_row = |line: &&str| line.starts_with("| `");
+    let rows: String = written.lines().filter(is_row).flat_map(|line| [line, "\n"]).collect();
+    assert!(rows == table, "METRICS.md should have these rows:\n{table}");
+    rig.end().await;
+}
+
 #[tokio::test]
 async fn the_text_is_sound_and_names_no_key() {
     let rig = Rig::start(2).await;
@@ -54,8 +134,8 @@ async fn the_text_is_sound_and_names_no_key() {
     api.put("c", "secret-key", "secret-value").await;
     let text = api.get("/metrics").await.text();
     assert!(!text.contains("secret"), "{text}");
-    let mut families = std::collections::BTreeSet::new();
-    let mut series = std::collections::BTreeSet::new();
+    let mut families = BTreeSet::new();
+    let mut series = BTreeSet::new();
     for line in text.lines() {
         if let Some(family) = line.strip_prefix("# TYPE ") {
             assert!(families.insert(family.split(' ').next().unwrap().to_owned()), "twice: {line}");
@@ -120,7 +200,9 @@ async fn reads_are_counted_by_what_became_of_them() {
     assert_eq!((requests("hit").await, requests("miss").await), (Some(2.0), Some(1.0)));
 
     rig.apis[1].put("c", "k", "w").await;
-    until("it is evicted", async || api.metric("tidings_invalidations_total").await == Some(1.0)).await;
+    let evicted = "tidings_invalidations_total{target=\"key\",outcome=\"evicted\"}";
+    until("it is evicted", async || api.metric(evicted).await == Some(1.0)).await;
+    assert_eq!(api.metric("tidings_invalidations_total{outcome=\"absent\"}").await, Some(0.0));
     api.put("c", "other", "v").await;
     let token = miss.header("tidings-fill-token").unwrap();
     answer(api.entry(Method::PUT, "c", "other").header("tidings-fill-token", token)).await.is(409);

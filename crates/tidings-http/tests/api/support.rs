@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::Value as Json;
 use tidings::testing::Cluster;
 use tidings::{Node, NodeBuilder};
-use tidings_http::{Options, Server};
+use tidings_http::{Options, Server, exposition};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -130,17 +130,10 @@ impl Api {
         self.json(Method::PUT, &format!("/v1/caches/{cache}"), settings).await.is(201);
     }
 
-    /// The sum of all samples of a metric; `None` without any.
+    /// The sum of all samples of a metric, with the labels that are given after it; `None` without any.
     pub(crate) async fn metric(&self, name: &str) -> Option<f64> {
         let text = self.get("/metrics").await.is(200).text();
-        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-            let rest = line.strip_prefix(name)?;
-            if !name.ends_with('}') && !rest.starts_with(['{', ' ']) {
-                return None;
-            }
-            rest.rsplit_once(' ')?.1.parse::<f64>().ok()
-        });
-        samples.fold(None, |sum, sample| Some(sum.unwrap_or(0.0) + sample))
+        exposition::sum(&text, name)
     }
 }
 
@@ -185,8 +178,13 @@ impl Answer {
 }
 
 /// Waits until something holds.
-pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + WITHIN;
+pub(crate) async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
+    until_within(WITHIN, what, holds).await;
+}
+
+/// Waits until something holds, for at most so long.
+pub(crate) async fn until_within(within: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + within;
     while !holds().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

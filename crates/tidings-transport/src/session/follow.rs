@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use tidings_proto::follower::{Attempt, Rejected};
+use tidings_proto::follower::{Applied, Attempt, Rejected};
 use tidings_proto::frame::{Control, Follow, FrameType, RawFrame, take};
 use tidings_proto::id::{LaneId, Sequence};
 use tidings_proto::record::BatchRef;
@@ -231,8 +231,8 @@ impl Lane<'_> {
         if accepted.from >= batch.next() {
             return Ok(());
         }
-        let next = self.node.apply(&self.followed.origin, &batch, accepted.from)?;
-        count(&self.followed.counts.applied, next - accepted.from);
+        let Applied { next, changes } = self.node.apply(&self.followed.origin, &batch, accepted.from)?;
+        count(&self.followed.counts.applied, changes);
         let confirmed = {
             let mut state = self.followed.state.lock();
             let before = state.confirmed();

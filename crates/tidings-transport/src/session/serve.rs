@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
 use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
-use tidings_proto::id::LaneId;
+use tidings_proto::id::{LaneId, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
@@ -16,6 +16,7 @@ use super::{Peering, Served, SessionError};
 use crate::frames::take_within;
 use crate::limits::FOLLOWER_FRAME_BYTES_MAX;
 use crate::link::Link;
+use crate::stats::BroadcastError;
 
 /// How long a peer that opened a lane's stream may take to ask for something.
 const FOLLOW_TIME: Duration = Duration::from_secs(5);
@@ -63,18 +64,24 @@ async fn one(
     }
     let (answer, cursor) = match node.log().resume(lane, from) {
         Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
-        Answer::Reset(cursor) => (Control::Reset(cursor.next), cursor),
+        Answer::Reset(cursor) => {
+            // It asks from the end of all sequences where it gave a position up.
+            let gave_up = from == Sequence::MAX;
+            let why = if gave_up { BroadcastError::Unreadable } else { BroadcastError::Overrun };
+            link.stats.broadcast_error(why);
+            (Control::Reset(cursor.next), cursor)
+        }
     };
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
-        end = feed(node, lane, cursor, &mut send) => end,
+        end = feed((link, node), lane, cursor, &mut send) => end,
         end = acks(served, lane, &mut receive, &mut buffer) => end,
     }
 }
 
 /// Sends what the log has, as it comes.
 async fn feed(
-    node: &dyn Peering,
+    (link, node): (&Link, &dyn Peering),
     lane: LaneId,
     mut cursor: Cursor,
     send: &mut SendStream,
@@ -94,7 +101,10 @@ async fn feed(
                 send.write_all_chunks(&mut chunks).await?;
                 chunks.clear();
             }
-            Read::Overrun(head) => send.write_chunk(Control::Reset(head).encode().into()).await?,
+            Read::Overrun(head) => {
+                link.stats.broadcast_error(BroadcastError::Overrun);
+                send.write_chunk(Control::Reset(head).encode().into()).await?;
+            }
             Read::Empty => news.await,
             // The log is sealed and read. The stream stays for the acknowledgements.
             Read::End => std::future::pending().await,
