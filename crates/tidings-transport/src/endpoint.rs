@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use quinn::{AsyncUdpSocket, Endpoint, Runtime, TokioRuntime};
+use quinn::{AsyncUdpSocket, Endpoint, TokioRuntime};
 use tidings_proto::frame::Refusal;
 use tidings_proto::id::NodeId;
 use tokio::runtime::Handle;
@@ -34,7 +34,7 @@ use crate::limits::{self, DIALS_MAX};
 use crate::link::Link;
 use crate::quiet::Quiet;
 use crate::shared::{self, Prepared, Shared};
-use crate::socket;
+use crate::socket::{self, EventSocket};
 use crate::stats::{RefusedReason, TransportStats};
 
 /// What a transport is started with.
@@ -103,8 +103,8 @@ impl Transport {
         let address = config.listen;
         let unbound = |source| BindError::Socket { address, source };
         let socket = socket::bind(address).map_err(unbound)?;
-        let socket = TokioRuntime.wrap_udp_socket(socket).map_err(unbound)?;
-        Self::start(config, identity, host, socket, None)
+        let socket = EventSocket::new(socket).map_err(unbound)?;
+        Self::start(config, identity, host, Arc::new(socket), None)
     }
 
     /// Starts on a socket that is there already, for simulation. With a seed, QUIC's own randomness is repeatable.
