@@ -125,9 +125,10 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Pause after which QUIC itself says that it is there: twice within the idle timeout.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// Packets that a peer gathers before it acknowledges them: at 10,000 events per second a packet each, the wake-ups for
-/// acknowledgements are a third of all. Within the initial congestion window, so that no transfer waits for a timer.
-const ACK_PACKETS: u32 = 10;
+/// Packets that a peer gathers before it acknowledges them: more than come within [`ACK_DELAY_MAX`] at 10,000 events a
+/// second in a packet each, or the wake-ups for acknowledgements would be a third of all. A connection's first 64
+/// packets, which the congestion window does not let go at once, wait for that time instead, thrice at most.
+const ACK_PACKETS: u32 = 64;
 
 /// Longest that it gathers, so that a small congestion window on a lossy path opens again in time.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(5);

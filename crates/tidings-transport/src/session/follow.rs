@@ -21,6 +21,10 @@ use crate::link::Link;
 /// packet, and under load an acknowledgement costs nothing.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
+/// How late an acknowledgement may be before a lane that always has more to read sends it by itself. Before that the
+/// timer, which ticks every millisecond, lets all lanes send theirs together.
+const ACK_OVERDUE: Duration = Duration::from_millis(2);
+
 /// Chunks taken from a stream in one read.
 const CHUNKS: usize = 32;
 
@@ -174,7 +178,7 @@ impl Lane<'_> {
                 self.take(&frame)?;
             }
             let applied = self.followed.with(|follower| follower.applied_in(self.lane));
-            if owed && ack.deadline() <= Instant::now() {
+            if owed && ack.deadline() + ACK_OVERDUE <= Instant::now() {
                 // A stream that always has more to read would never let the timer have its turn.
                 owed = false;
                 self.acknowledge().await?;
