@@ -223,6 +223,12 @@ impl NodeMetrics {
             "Records of this node that the peer has not acknowledged.",
             others().map(|member| (of("peer", member), member.lag_events as f64)),
         )?;
+        out.histogram(
+            "tidings_invalidation_duration",
+            "From a change on this node to the peer's acknowledgement that it is applied there.",
+            others()
+                .filter_map(|member| Some((of("peer", member), self.0.invalidation_times(&member.node)?))),
+        )?;
         out.gauge(
             "tidings_peer_rtt",
             Some(Unit::Seconds),

@@ -48,10 +48,15 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
+        self.record_many(duration, 1);
+    }
+
+    /// Counts a duration so many times.
+    pub fn record_many(&self, duration: Duration, times: u64) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         let index = BOUND_NANOS.partition_point(|bound| *bound < nanos);
-        self.counts[index].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+        self.counts[index].fetch_add(times, Ordering::Relaxed);
+        self.nanos.fetch_add(nanos.saturating_mul(times), Ordering::Relaxed);
     }
 
     /// What was counted so far. Durations that are being recorded may be missing, or be in the sum only or in the

@@ -338,6 +338,12 @@ impl ChangeLog {
         Ok(appended)
     }
 
+    /// Last sequence of a lane.
+    #[must_use]
+    pub fn head(&self, lane: LaneId) -> Sequence {
+        self.lock(lane).head()
+    }
+
     /// Last sequence of each lane.
     #[must_use]
     pub fn heads(&self) -> Vec<Sequence> {

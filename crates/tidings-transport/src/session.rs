@@ -7,10 +7,12 @@
 mod control;
 mod follow;
 mod herald;
+mod marks;
+mod pace;
 mod serve;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -19,6 +21,7 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
+use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
@@ -169,30 +172,52 @@ impl Followed {
 /// What one peer has applied of this node's log.
 #[derive(Debug)]
 pub struct Served {
-    acked: Box<[AtomicU64]>,
+    lanes: Box<[ServedLane]>,
     changed: Notify,
+    times: Arc<Histogram>,
+}
+
+#[derive(Debug, Default)]
+struct ServedLane {
+    acked: AtomicU64,
+    /// The lane's head when the peer first followed it: what was there before has no age for it.
+    first: OnceLock<Sequence>,
 }
 
 impl Served {
-    /// Nothing is acknowledged yet.
+    /// Nothing is acknowledged yet. `times`: where the age of each event is counted when the peer has acknowledged it.
     #[must_use]
-    pub fn new(lanes: Lanes) -> Self {
-        Self { acked: lanes.ids().map(|_| AtomicU64::new(0)).collect(), changed: Notify::new() }
+    pub fn new(lanes: Lanes, times: Arc<Histogram>) -> Self {
+        let lanes = lanes.ids().map(|_| ServedLane::default()).collect();
+        Self { lanes, changed: Notify::new(), times }
     }
 
-    fn ack(&self, lane: LaneId, sequence: Sequence) {
-        if let Some(acked) = self.acked.get(lane.index()) {
-            acked.fetch_max(sequence, Ordering::AcqRel);
-            self.changed.notify_waiters();
+    /// How old events were when the peer had acknowledged them: from when this node's bus heard of them, by this node's
+    /// clock, events before the peer's first request left out.
+    #[must_use]
+    pub fn times(&self) -> &Arc<Histogram> {
+        &self.times
+    }
+
+    fn follows(&self, lane: LaneId, head: Sequence) {
+        if let Some(lane) = self.lanes.get(lane.index()) {
+            lane.first.get_or_init(|| head);
         }
+    }
+
+    fn ack(&self, lane: LaneId, sequence: Sequence, node: &dyn Peering) {
+        let Some(ServedLane { acked, first }) = self.lanes.get(lane.index()) else { return };
+        let before = acked.fetch_max(sequence, Ordering::AcqRel).max(first.get().copied().unwrap_or(0));
+        node.herald().count_ages(lane, before, sequence, node.now(), &self.times);
+        self.changed.notify_waiters();
     }
 
     /// Events that the heads have and the peer has not acknowledged.
     #[must_use]
     pub fn lag(&self, heads: &[Sequence]) -> u64 {
         let behind =
-            |(acked, head): (&AtomicU64, &Sequence)| head.saturating_sub(acked.load(Ordering::Acquire));
-        self.acked.iter().zip(heads).map(behind).sum()
+            |(lane, head): (&ServedLane, &Sequence)| head.saturating_sub(lane.acked.load(Ordering::Acquire));
+        self.lanes.iter().zip(heads).map(behind).sum()
     }
 
     /// Waits until the peer has acknowledged all of these.

@@ -11,6 +11,7 @@ use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness, Named};
+use tidings_proto::histogram::{Histogram, Snapshot};
 use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{FollowCounts, Followed, Served};
@@ -372,7 +373,13 @@ impl Coherence {
     pub(crate) fn served(&self, origin: &Origin, address: SocketAddr) -> Arc<Served> {
         let lanes = self.lanes;
         let mut inner = self.inner.lock();
-        inner.peer(origin, address).served.get_or_insert_with(|| Arc::new(Served::new(lanes))).clone()
+        let times = inner.invalidation_times_of(&origin.node).cloned().unwrap_or_default();
+        inner.peer(origin, address).served.get_or_insert_with(|| Arc::new(Served::new(lanes, times))).clone()
+    }
+
+    /// How long a node's peers took to apply what it did, over all lives of a peer that are remembered.
+    pub(crate) fn invalidation_times_of(&self, node: &NodeId) -> Option<Snapshot> {
+        Some(self.inner.lock().invalidation_times_of(node)?.snapshot())
     }
 
     pub(crate) fn caches_of(&self, origin: &Origin, names: Vec<String>) {
@@ -444,6 +451,12 @@ impl Inner {
             peer.address = address;
             self.published = None;
         }
+    }
+
+    /// All lives of a node share them.
+    fn invalidation_times_of(&self, node: &NodeId) -> Option<&Arc<Histogram>> {
+        let mut lives = self.peers.iter().filter(|(origin, _)| origin.node == *node);
+        lives.find_map(|(_, peer)| Some(peer.served.as_ref()?.times()))
     }
 
     fn peer(&mut self, origin: &Origin, address: SocketAddr) -> &mut Peer {

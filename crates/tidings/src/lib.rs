@@ -10,6 +10,7 @@ mod client;
 mod coherence;
 mod config;
 mod drive;
+mod members;
 mod node;
 mod observe;
 pub mod testing;
@@ -19,7 +20,8 @@ pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
 pub use coherence::Following;
 pub use config::Simulated;
-pub use node::{MemberInfo, Node, NotReady, SYNCED_WITHIN, StartError};
+pub use members::{MemberInfo, SYNCED_WITHIN};
+pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
 pub use tidings_cache::{
     AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillToken,

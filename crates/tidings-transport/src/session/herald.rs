@@ -7,24 +7,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::{Poll, Wake, Waker};
-use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use tidings_proto::id::{LaneId, Lanes};
+use parking_lot::Mutex;
+use tidings_proto::histogram::Histogram;
+use tidings_proto::id::{LaneId, Lanes, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::Peering;
+use super::marks::Marks;
+use super::pace::{Due, Pace};
 use crate::timer::Timer;
-
-/// How much later an event may be told for each peer beyond the first, while events keep coming. About what telling
-/// one more peer costs both sides together; a little cluster at a moderate rate is not slowed at all.
-const LINGER_PER_PEER: Duration = Duration::from_micros(25);
-
-/// The most that an event waits to be told together with others.
-const LINGER_MAX: Duration = Duration::from_micros(200);
 
 /// Set beside the lanes' bits while the herald sleeps.
 const ASLEEP: u32 = 1 << 31;
@@ -42,6 +38,7 @@ struct Lane {
     id: LaneId,
     waker: Waker,
     readers: Notify,
+    marks: Mutex<Marks>,
 }
 
 /// Lanes with news, a bit each.
@@ -86,7 +83,7 @@ impl Herald {
         let bell = Arc::new(Bell::default());
         let lane = |id: LaneId| {
             let rope = Rope { bell: bell.clone(), lane: id.index() };
-            Lane { id, waker: Waker::from(Arc::new(rope)), readers: Notify::new() }
+            Lane { id, waker: Waker::from(Arc::new(rope)), readers: Notify::new(), marks: Mutex::default() }
         };
         Self { lanes: lanes.ids().map(lane).collect(), bell, peers: AtomicUsize::new(0) }
     }
@@ -95,32 +92,58 @@ impl Herald {
     /// system's clock.
     pub async fn run(&self, node: &dyn Peering, linger: bool) {
         let mut timer = if linger { Timer::new() } else { None };
-        self.lanes.iter().for_each(|lane| self.tell(node.log(), lane));
-        let mut told = Tick::NEVER;
+        self.lanes.iter().for_each(|lane| self.tell(node.log(), lane, node.now()));
+        let mut pace = Pace::default();
         loop {
             let mut rung = self.rung().await;
-            if let Some(timer) = &mut timer
-                && let Some(rest) = wait(self.peers.load(Ordering::Relaxed), node.now().since(told))
-            {
-                timer.sleep(rest).await;
+            let heard = node.now();
+            if let Some(timer) = &mut timer {
+                let peers = self.peers.load(Ordering::Relaxed);
+                match pace.due(heard, peers) {
+                    Due::Now => {}
+                    Due::After(time) => timer.sleep(time).await,
+                    Due::WithNext(time) => {
+                        self.lanes_in(rung).for_each(|lane| node.log().listen(lane.id, &lane.waker));
+                        tokio::select! {
+                            more = self.rung() => rung |= more,
+                            () = timer.sleep(time) => {}
+                        }
+                    }
+                }
                 rung |= self.take();
+                pace.tell(node.now(), peers);
             }
-            told = node.now();
-            for lane in self.lanes.iter().filter(|lane| rung & 1 << lane.id.index() != 0) {
-                self.tell(node.log(), lane);
-            }
+            self.lanes_in(rung).for_each(|lane| self.tell(node.log(), lane, heard));
         }
     }
 
+    fn lanes_in(&self, rung: u32) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().filter(move |lane| rung & 1 << lane.id.index() != 0)
+    }
+
     /// Listens again, and only then wakes the readers: what is appended from now on rings.
-    fn tell(&self, log: &ChangeLog, lane: &Lane) {
+    fn tell(&self, log: &ChangeLog, lane: &Lane, heard: Tick) {
         log.listen(lane.id, &lane.waker);
+        lane.marks.lock().note(log.head(lane.id), heard);
         lane.readers.notify_waiters();
     }
 
     /// Resolves when the lane may have more than there was when this was called (not when it is polled first).
     pub(super) fn news(&self, lane: LaneId) -> Notified<'_> {
         self.lanes[lane.index()].readers.notified()
+    }
+
+    /// Counts how old the events after `after` up to `to` are now.
+    pub(super) fn count_ages(
+        &self,
+        lane: LaneId,
+        after: Sequence,
+        to: Sequence,
+        now: Tick,
+        ages: &Histogram,
+    ) {
+        let marks = self.lanes[lane.index()].marks.lock();
+        marks.since(after, to).for_each(|(count, heard)| ages.record_many(now.since(heard), count));
     }
 
     pub(super) fn attend(&self) -> Audience<'_> {
@@ -146,32 +169,5 @@ impl Herald {
             }
         })
         .await
-    }
-}
-
-/// How long to wait before telling, if at all, given how long ago was told last.
-fn wait(peers: usize, since: Duration) -> Option<Duration> {
-    let beyond = u32::try_from(peers.saturating_sub(1)).unwrap_or(u32::MAX);
-    let linger = LINGER_PER_PEER.saturating_mul(beyond).min(LINGER_MAX);
-    linger.checked_sub(since).filter(|rest| !rest.is_zero())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_event_after_a_pause_is_told_at_once() {
-        for peers in [0, 1, 2, 100] {
-            assert_eq!(wait(peers, LINGER_MAX), None);
-        }
-    }
-
-    #[test]
-    fn events_that_keep_coming_wait_the_longer_the_more_peers_are_told_up_to_a_bound() {
-        assert_eq!(wait(1, Duration::ZERO), None);
-        assert_eq!(wait(2, Duration::ZERO), Some(LINGER_PER_PEER));
-        assert_eq!(wait(3, LINGER_PER_PEER), Some(LINGER_PER_PEER));
-        assert_eq!(wait(usize::MAX, Duration::ZERO), Some(LINGER_MAX));
     }
 }

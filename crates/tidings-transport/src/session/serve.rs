@@ -62,6 +62,7 @@ async fn one(
     if incarnation != link.presented() || lane.index() >= usize::from(node.log().lanes().count()) {
         return Err(SessionError::Unexpected("follow request for another log"));
     }
+    served.follows(lane, node.log().head(lane));
     let (answer, cursor) = match node.log().resume(lane, from) {
         Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
         Answer::Reset(cursor) => {
@@ -75,7 +76,7 @@ async fn one(
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
         end = feed((link, node), lane, cursor, &mut send) => end,
-        end = acks(served, lane, &mut receive, &mut buffer) => end,
+        end = acks(node, served, lane, &mut receive, &mut buffer) => end,
     }
 }
 
@@ -122,6 +123,7 @@ fn frame_head(batch: &Batch) -> Bytes {
 
 /// Takes the peer's acknowledgements.
 async fn acks(
+    node: &dyn Peering,
     served: &Served,
     lane: LaneId,
     receive: &mut RecvStream,
@@ -129,7 +131,7 @@ async fn acks(
 ) -> Result<(), SessionError> {
     while let Some(frame) = next_frame(receive, buffer).await? {
         match Control::decode(&frame)? {
-            Control::Ack(sequence) => served.ack(lane, sequence),
+            Control::Ack(sequence) => served.ack(lane, sequence, node),
             _ => return Err(SessionError::Unexpected("frame instead of an acknowledgement")),
         }
     }

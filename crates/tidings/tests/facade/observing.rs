@@ -108,3 +108,30 @@ async fn an_observer_is_told_of_a_new_incarnation() {
     second.shutdown(PATIENCE).await;
     cluster.shutdown().await;
 }
+
+/// How many changes of `node` the peer has acknowledged with their age, and how old half of them were at most.
+fn timed(node: &Node, peer: &str) -> (u64, Duration) {
+    let times = node.invalidation_times(&peer.parse().expect("a good name")).expect("the peer is served");
+    (times.count(), times.quantile(0.5).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn the_way_of_each_change_to_each_peer_is_timed_and_what_was_before_the_peer_is_not() {
+    const CHANGES: u64 = 200;
+    let cluster = quick(2).await;
+    let numbers = open_on(&cluster[0]);
+    let change = || (0..CHANGES).for_each(|n| drop(numbers.remove(&n.to_string()).expect("an open cache")));
+    change();
+    until("the changes are timed", || timed(&cluster[0], "n2").0 == CHANGES).await;
+    let (_, half) = timed(&cluster[0], "n2");
+    assert!(half > Duration::ZERO && half < PATIENCE, "{half:?}");
+
+    let late = joiner(cluster[0].cluster(), "late", &[&cluster[0]]).start().await.unwrap();
+    let followed = || member(&late, "n1").is_some_and(|member| member.applied >= CHANGES);
+    until("the newcomer has read what was before it", followed).await;
+    change();
+    until("the newcomer is timed", || timed(&cluster[0], "late").0 == CHANGES).await;
+    until("so is the other", || timed(&cluster[0], "n2").0 == 2 * CHANGES).await;
+    late.shutdown(PATIENCE).await;
+    cluster.shutdown().await;
+}

@@ -1,0 +1,139 @@
+//! What a node knows of each member.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidings_membership::{Member, State};
+use tidings_proto::follower::Follower;
+use tidings_proto::histogram::Snapshot;
+use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
+use tidings_proto::time::Tick;
+use tidings_transport::session::FollowCounts;
+
+use crate::coherence::{Following, PeerState};
+use crate::node::Node;
+
+/// A member counts as synced if everything it did up to so long ago is applied here.
+pub const SYNCED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A member as this node sees it.
+#[derive(Clone, Debug)]
+pub struct MemberInfo {
+    /// Its id.
+    pub node: NodeId,
+    /// Whether it is the answering node.
+    pub this_node: bool,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Whether it can be heard.
+    pub state: State,
+    /// Where it can be dialled.
+    pub address: SocketAddr,
+    /// Its zone, or nothing.
+    pub zone: String,
+    /// Its release.
+    pub release: String,
+    /// Round trip on the link to it.
+    pub rtt: Option<Duration>,
+    /// Everything it did up to so long ago is applied here.
+    pub confirmed: Option<Duration>,
+    /// Events of this node that it has not acknowledged.
+    pub lag_events: u64,
+    /// Changes made on it that were applied here.
+    pub applied: u64,
+    /// Gaps, resets and duplicates while following it.
+    pub gaps: u64,
+    /// See `gaps`.
+    pub resets: u64,
+    /// See `gaps`.
+    pub duplicates: u64,
+    /// The caches it hosts.
+    pub caches: Vec<String>,
+}
+
+impl MemberInfo {
+    /// Whether everything it did up to [`SYNCED_WITHIN`] ago is applied here.
+    #[must_use]
+    pub fn synced(&self) -> bool {
+        self.this_node || self.confirmed.is_some_and(|age| age <= SYNCED_WITHIN)
+    }
+}
+
+impl Node {
+    /// Every known member, this node first.
+    #[must_use]
+    pub fn members(&self) -> Vec<MemberInfo> {
+        let bus = self.bus();
+        let heads = bus.domain.log().heads();
+        let now = bus.domain.clock().now();
+        let view = bus.membership().map(|membership| membership.view()).unwrap_or_default();
+        let others = view.members.values().map(|member| self.member(member, &heads, now));
+        std::iter::once(self.this_member()).chain(others).collect()
+    }
+
+    fn member(&self, member: &Member, heads: &[Sequence], now: Tick) -> MemberInfo {
+        let bus = self.bus();
+        let Member { record, state, .. } = member;
+        let origin = &record.origin;
+        let PeerState { followed, served, caches } = bus.coherence.peer(origin).unwrap_or_default();
+        let link = bus.transport().and_then(|transport| transport.link(&origin.node));
+        let count = |counter: fn(&FollowCounts) -> &AtomicU64| {
+            followed.as_ref().map_or(0, |followed| counter(followed.counts()).load(Ordering::Relaxed))
+        };
+        let confirmed = followed.as_ref().and_then(|followed| followed.with(Follower::confirmed));
+        MemberInfo {
+            node: origin.node.clone(),
+            this_node: false,
+            incarnation: origin.incarnation,
+            state: *state,
+            address: record.address,
+            zone: record.zone.clone(),
+            release: record.release.clone(),
+            rtt: link.map(|link| link.rtt()),
+            confirmed: confirmed.map(|tick| now.since(tick)),
+            lag_events: served.map_or(0, |served| served.lag(heads)),
+            applied: count(|counts| &counts.applied),
+            gaps: count(|counts| &counts.gaps),
+            resets: count(|counts| &counts.resets),
+            duplicates: count(|counts| &counts.duplicates),
+            caches,
+        }
+    }
+
+    /// Every life of another node that is followed, or was and is still remembered; under this node's own id and
+    /// incarnation 0 all others together, so that sums never fall.
+    #[must_use]
+    pub fn following(&self) -> Vec<Following> {
+        self.bus().coherence.following()
+    }
+
+    /// How long changes of this node took until a peer had acknowledged them, by this node's clock: from when its bus
+    /// heard of each, some tens of microseconds after the change, to the acknowledgement, which peers gather for 5 ms.
+    /// What the log held when the peer first followed it is left out.
+    #[must_use]
+    pub fn invalidation_times(&self, peer: &NodeId) -> Option<Snapshot> {
+        self.bus().coherence.invalidation_times_of(peer)
+    }
+
+    fn this_member(&self) -> MemberInfo {
+        let Origin { node, incarnation } = self.origin();
+        MemberInfo {
+            node,
+            this_node: true,
+            incarnation,
+            state: State::Live,
+            address: self.address(),
+            zone: self.bus().zone.clone(),
+            release: crate::RELEASE.to_owned(),
+            rtt: None,
+            confirmed: Some(Duration::ZERO),
+            lag_events: 0,
+            applied: 0,
+            gaps: 0,
+            resets: 0,
+            duplicates: 0,
+            caches: self.caches().iter().map(|cache| cache.name().to_string()).collect(),
+        }
+    }
+}
