@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use tidings::{Cache, Item, Node, Observation, Observed, Scope, State};
-use tidings_benches::clock::now_ns;
+use tidings_benches::clock::{now_ns, seconds_since};
 use tidings_benches::machine;
 use tidings_benches::stats::median;
 use tidings_benches::target::{Better, Target, Verdict};
@@ -24,6 +24,9 @@ const RESIDENT_NODES: usize = 4;
 
 /// Every node makes a change so often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(10);
+
+/// A flooding node makes so many changes between looks at what else there is.
+const FLOOD_EVENTS: usize = 256;
 
 /// A round that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,12 +42,19 @@ struct Arguments {
     /// Two rounds instead of seven.
     #[arg(long)]
     quick: bool,
+    /// Instead: for so many seconds every node changes keys as fast as it can, and none may be seen as anything but
+    /// live.
+    #[arg(long, value_name = "SECONDS")]
+    full_load: Option<u64>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
     /// Makes this process a node of this name.
     #[arg(long, hide = true)]
     node: Option<String>,
+    /// Makes it change keys as fast as it can.
+    #[arg(long, hide = true)]
+    flood: bool,
     /// Where it finds others.
     #[arg(long, hide = true)]
     seeds: Vec<SocketAddr>,
@@ -61,22 +71,24 @@ enum News {
     Heard(String),
     /// It sees this node in another state.
     State(String, String),
+    /// It has applied so many changes of others.
+    Applied(u64),
 }
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if let Some(name) = &arguments.node {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        return runtime.block_on(run_node(name, &arguments.seeds)).map(|()| ExitCode::SUCCESS);
+        let running = run_node(name, &arguments.seeds, arguments.flood);
+        return runtime.block_on(running).map(|()| ExitCode::SUCCESS);
     }
     println!("{}\n", machine::describe());
+    if let Some(seconds) = arguments.full_load {
+        return under_full_load(Duration::from_secs(seconds));
+    }
     let rounds = if arguments.quick { 2 } else { 7 };
     let (mut joins, mut suspects, mut losses) = (Vec::new(), Vec::new(), Vec::new());
-    let mut field = Field::new();
-    for number in 0..RESIDENT_NODES {
-        field.spawn(&format!("n{number}"))?;
-    }
-    field.all_hear_all()?;
+    let mut field = Field::start(false)?;
     for round in 0..rounds {
         let name = format!("joiner{round}");
         field.spawn(&name)?;
@@ -98,12 +110,26 @@ fn main() -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Looks for false alarms while all nodes change keys as fast as they can.
+fn under_full_load(time: Duration) -> Result<ExitCode> {
+    let mut field = Field::start(true)?;
+    let applied = |field: &Field| field.applied.values().sum::<u64>();
+    let (begun, before) = (now_ns(), applied(&field));
+    field.listen_for(time)?;
+    let seconds = seconds_since(begun);
+    let rate = (applied(&field) - before) as f64 / seconds;
+    println!("{seconds:.0} s, {rate:.0} changes applied a second, {} false alarms", field.alarms.len());
+    field.alarms.iter().for_each(|alarm| println!("{alarm:?}"));
+    println!("\n{}", machine::describe());
+    Ok(if field.alarms.is_empty() && rate > 0.0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn tell(news: &News) {
     println!("{}", serde_json::to_string(&(now_ns(), news)).expect("news hold only what JSON can say"));
 }
 
-/// A node that changes a key now and then and tells what it hears, until it is killed.
-async fn run_node(name: &str, seeds: &[SocketAddr]) -> Result<()> {
+/// A node that changes a key now and then, or always, and tells what it hears, until it is killed.
+async fn run_node(name: &str, seeds: &[SocketAddr], flood: bool) -> Result<()> {
     tell(&News::Starting);
     let node =
         Node::builder("bench").node_id(name).seeds(seeds.iter().map(ToString::to_string)).start().await?;
@@ -113,13 +139,28 @@ async fn run_node(name: &str, seeds: &[SocketAddr]) -> Result<()> {
     tell(&News::Listening(node.address()));
     let mut ticks = tokio::time::interval(PUBLISH_EVERY);
     let mut heard = BTreeSet::new();
+    let mut number = 0_u64;
     loop {
         tokio::select! {
-            _ = ticks.tick() => drop(cache.remove(&name.to_owned())?),
-            item = events.next() => {
-                let Some(Item::Event(event)) = item else { bail!("events were missed") };
-                if heard.insert(event.origin.node.clone()) {
+            _ = ticks.tick() => {
+                cache.remove(&name.to_owned())?;
+                if flood {
+                    tell(&News::Applied(cache.counts().applied()));
+                }
+            }
+            item = events.next() => match item {
+                Some(Item::Event(event)) if heard.insert(event.origin.node.clone()) => {
                     tell(&News::Heard(event.origin.node.to_string()));
+                }
+                Some(Item::Event(_)) => {}
+                // A flood is more than a subscriber of everything can read.
+                Some(Item::Lagged { .. } | Item::Fenced { .. }) if flood => {}
+                _ => bail!("events were missed"),
+            },
+            () = tokio::task::yield_now(), if flood => {
+                for _ in 0..FLOOD_EVENTS {
+                    cache.remove(&number.to_string())?;
+                    number += 1;
                 }
             }
             observed = observer.next() => {
@@ -140,28 +181,39 @@ struct Field {
     states: BTreeMap<(String, String), Vec<(u64, String)>>,
     /// Running nodes that another saw as anything but live after it had seen them live.
     alarms: Vec<(String, String, String)>,
+    applied: BTreeMap<String, u64>,
+    flood: bool,
     news: Receiver<(String, u64, News)>,
     sender: Sender<(String, u64, News)>,
 }
 
 impl Field {
-    fn new() -> Self {
+    /// Starts nodes that all hear each other.
+    fn start(flood: bool) -> Result<Self> {
         let (sender, news) = channel();
-        Self {
+        let mut field = Self {
             nodes: BTreeMap::new(),
             started: 0,
             hearings: BTreeMap::new(),
             states: BTreeMap::new(),
             alarms: Vec::new(),
+            applied: BTreeMap::new(),
+            flood,
             news,
             sender,
+        };
+        for number in 0..RESIDENT_NODES {
+            field.spawn(&format!("n{number}"))?;
         }
+        field.all_hear_all()?;
+        Ok(field)
     }
 
     fn spawn(&mut self, name: &str) -> Result<()> {
         let seeds = self.nodes.values().flat_map(|(_, address)| ["--seeds".to_owned(), address.to_string()]);
         let mut child = Command::new(env::current_exe()?)
             .args(["--node", name])
+            .args(self.flood.then_some("--flood"))
             .args(seeds)
             .stdout(Stdio::piped())
             .spawn()?;
@@ -225,6 +277,17 @@ impl Field {
         Ok(())
     }
 
+    /// Takes in what the nodes tell for so long.
+    fn listen_for(&mut self, time: Duration) -> Result<()> {
+        let begun = now_ns();
+        while seconds_since(begun) < time.as_secs_f64() {
+            let (by, at, news) =
+                self.news.recv_timeout(PATIENCE).context("a node has ended or stands still")?;
+            self.take(by, at, news);
+        }
+        Ok(())
+    }
+
     fn take(&mut self, by: String, at: u64, news: News) {
         match news {
             News::Starting => self.started = at,
@@ -235,6 +298,9 @@ impl Field {
             }
             News::Heard(node) => {
                 self.hearings.insert((by, node), at);
+            }
+            News::Applied(count) => {
+                self.applied.insert(by, count);
             }
             News::State(node, state) => {
                 let states = self.states.entry((by.clone(), node.clone())).or_default();

@@ -26,7 +26,7 @@ use crate::builder::{Mode, Partitioner, Settings, Weigher};
 use crate::clears::Clears;
 use crate::domain::Domain;
 use crate::key::{Key, KeyRef, SHARDS};
-use crate::shard::Shard;
+use crate::shard::{Room, Rooms, Shard};
 use crate::stats::CacheStats;
 use crate::table::{self, Bare, Entry, LocalEvent, LocalEvents, Peeking, Table};
 use crate::topic::{Audience, Told, Topic};
@@ -55,6 +55,7 @@ pub(crate) struct Core<K, V> {
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     local_events: Arc<LocalEvents>,
+    rooms: Rooms,
     pub(crate) clears: Clears,
     /// Some entry has a time to live.
     timed: AtomicBool,
@@ -139,6 +140,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             settings,
             partitioner,
             local_events,
+            rooms: Rooms::default(),
             clears: Clears::default(),
         }
     }
@@ -260,7 +262,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Whether a key that is about to be stored has an entry that is a hit at `now`, as far as that has to be known
-    /// before; `lately`: what ending its flights said.
+    /// before; `lately`: whether it was stored lately and cannot have gone.
     fn displaces(&self, key: KeyRef<'_>, lately: bool, now: Tick) -> Option<bool> {
         if !self.serves_all(now) {
             let _bare = Bare::begin();
@@ -277,15 +279,27 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn put(
         &self,
         shard: &mut ShardGuard<'_, V>,
-        (key, lately): (KeyRef<'_>, bool),
+        (key, lately): (KeyRef<'_>, Option<Room>),
         value: V,
         birth: Birth,
         now: Tick,
     ) -> bool {
-        let displaces = self.displaces(key, lately, now);
+        let room = self.room();
+        let displaces = self.displaces(key, room.is_some() && lately == room, now);
         let updated = self.store(key, value, birth);
-        shard.stored(key);
+        if let Some(room) = room {
+            shard.stored(key, room);
+        }
         displaces.unwrap_or(updated)
+    }
+
+    /// The table's room, if it is known to have some.
+    #[inline]
+    fn room(&self) -> Option<Room> {
+        if self.settings.weighed {
+            return None;
+        }
+        self.rooms.of(self.entries.entry_count(), self.settings.max_capacity)
     }
 
     /// Stores an entry. Call under the key's shard lock. Returns whether a watched table had one, readable or not.
@@ -298,6 +312,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.timed.store(true, Ordering::Relaxed);
             self.domain.clock().coarse().after(ttl)
         });
+        // Loads fill a table too.
+        let _ = self.room();
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
         if !self.is_coherent(key.slot(), began, epoch) {
             // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
@@ -409,21 +425,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if !fenced && !self.is_sweep_due() {
             return;
         }
-        {
-            let _bare = Bare::begin();
-            for (key, entry) in &self.entries {
-                let key = key.borrowed();
-                if self.is_excluded(key, &entry) {
-                    let mut shard = self.shard(key);
-                    // What stands there now may be newer than what was seen.
-                    let _peeking = Peeking::begin();
-                    if self.entries.get(&key).is_some_and(|now| self.is_excluded(key, &now)) {
-                        self.entries.invalidate(&key);
-                        shard.forget_stored();
-                    }
-                }
-            }
-        }
+        self.reclaim_excluded();
         if fenced {
             // Of a key that moka displaced meanwhile nothing was seen.
             (0..SHARDS).for_each(|index| self.shard_at(index).forget_stored());
@@ -431,6 +433,26 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         // What came meanwhile is for the next time.
         self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
         self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
+    }
+
+    fn reclaim_excluded(&self) {
+        let gone = |key: KeyRef<'_>, entry: &Entry<V>| {
+            // A watched table tells of what expires, and frees it by itself.
+            let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires);
+            !self.is_coherent(key.slot(), entry.began, entry.epoch) || is_over()
+        };
+        let _bare = Bare::begin();
+        for (key, entry) in &self.entries {
+            let key = key.borrowed();
+            if gone(key, &entry) {
+                let _shard = self.shard(key);
+                // What stands there now may be newer than what was seen.
+                let _peeking = Peeking::begin();
+                if self.entries.get(&key).is_some_and(|now| gone(key, &now)) {
+                    self.entries.invalidate(&key);
+                }
+            }
+        }
     }
 
     /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.

@@ -57,7 +57,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
             self.change_some(some, operation, options, &mut telling)?;
         }
-        self.stats.mutations.count();
         self.tell_local_events();
         Ok(())
     }
@@ -90,6 +89,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         if result.is_err() {
             some.iter().for_each(|one| self.entries.invalidate(&one.encoded.borrowed()));
+        }
+        // Under the locks, so that a close sees it; and also if it failed half way, as others count it.
+        if (result.is_ok() || telling.begun) && !std::mem::replace(&mut telling.counted, true) {
+            self.stats.mutations.count();
         }
         drop(shards);
         telling.wake();
@@ -213,6 +216,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         })?;
         // The order of the clear among all changes is the same in the table, in the log and for subscribers.
         let shards = self.all_shards();
+        // Once more, for a close that came between: it waits for these locks.
+        if self.is_closed() {
+            return Err(WriteError::Closed);
+        }
         let wall_ms = self.domain.clock().wall_ms();
         let raise = || self.fence_slots(SlotSet::ALL);
         let mut told = Told::here(EventKind::Cleared, Operation::Clear, self.domain.origin(), wall_ms);
@@ -275,6 +282,8 @@ enum Done {
 struct Telling {
     /// The log has a record of it.
     begun: bool,
+    /// It was counted.
+    counted: bool,
     /// Readers to wake after the shards are unlocked.
     log: Vec<Waiters>,
     /// As `log`.

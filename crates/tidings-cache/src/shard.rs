@@ -1,6 +1,7 @@
 //! What one of a cache's shard locks guards: the flights of its keys, and which of them were stored lately.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
@@ -50,32 +51,73 @@ impl Lately {
 pub(crate) struct Shard<V> {
     pub(crate) flights: FlightTable<Arc<Waiting<V>>>,
     lately: Lately,
+    /// The [`Room`] in which they were noted.
+    room: Room,
 }
 
 impl<V> Default for Shard<V> {
     fn default() -> Self {
-        Self { flights: FlightTable::default(), lately: Lately::default() }
+        Self { flights: FlightTable::default(), lately: Lately::default(), room: Room::default() }
     }
 }
 
 impl<V> Shard<V> {
-    /// Ends every flight of a key, before it changes. Returns whether it is known to have been stored and not removed
-    /// since; from now on it is not.
+    /// Ends every flight of a key, before it changes. Returns in which room it is known to have been stored and not
+    /// removed since; from now on it is not.
     #[inline]
-    pub(crate) fn end(&mut self, key: KeyRef<'_>) -> bool {
+    pub(crate) fn end(&mut self, key: KeyRef<'_>) -> Option<Room> {
         self.flights.end(key);
-        self.lately.forget(key.hash)
+        self.lately.forget(key.hash).then_some(self.room)
     }
 
     /// Notes that a key was stored.
     #[inline]
-    pub(crate) fn stored(&mut self, key: KeyRef<'_>) {
+    pub(crate) fn stored(&mut self, key: KeyRef<'_>, room: Room) {
+        if self.room != room {
+            self.forget_stored();
+            self.room = room;
+        }
         self.lately.note(key.hash);
     }
 
     /// Forgets what was stored: entries may have become unreadable.
     pub(crate) fn forget_stored(&mut self) {
         self.lately = Lately::default();
+    }
+}
+
+/// A time during which the table had room, so that moka displaced nothing by itself. Each has a number of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Room(u32);
+
+/// Entries that a table must have room for beyond those that moka has counted: it counts what was written since in
+/// five rounds of at most 384 (`WRITE_LOG_CH_SIZE`, `DEFAULT_MAX_LOG_SYNC_REPEATS`) before it displaces anything.
+const ROOM_ENTRIES: u64 = 4_096;
+
+/// Keeps watch over a table's room.
+#[derive(Debug, Default)]
+pub(crate) struct Rooms {
+    number: AtomicU32,
+    full: AtomicBool,
+}
+
+impl Rooms {
+    /// The room that there is, if there is any, for a table that counts so many entries.
+    #[inline]
+    pub(crate) fn of(&self, entries: u64, capacity: u64) -> Option<Room> {
+        let number = self.number.load(Ordering::Acquire);
+        if entries.saturating_add(ROOM_ENTRIES) > capacity {
+            // Once per time without room, and before anybody can find some again.
+            if !self.full.load(Ordering::Acquire) {
+                self.number.fetch_add(1, Ordering::AcqRel);
+                self.full.store(true, Ordering::Release);
+            }
+            return None;
+        }
+        if self.full.load(Ordering::Relaxed) {
+            self.full.store(false, Ordering::Release);
+        }
+        Some(Room(number))
     }
 }
 
@@ -99,5 +141,16 @@ mod tests {
         let keys: [u64; 5] = std::array::from_fn(|key| (key as u64) << 33);
         keys.iter().for_each(|key| lately.note(*key));
         assert_eq!(keys.map(|key| lately.forget(key)), [false, true, true, true, true]);
+    }
+
+    #[test]
+    fn a_time_without_room_ends_the_room_before_it() {
+        let rooms = Rooms::default();
+        let before = rooms.of(0, 10_000);
+        assert!(before.is_some() && before == rooms.of(10_000 - ROOM_ENTRIES, 10_000));
+        assert_eq!(rooms.of(10_000 - ROOM_ENTRIES + 1, 10_000), None);
+        assert_eq!(rooms.of(10_000, 10_000), None);
+        let after = rooms.of(0, 10_000);
+        assert!(after.is_some() && after != before, "{after:?}");
     }
 }

@@ -69,18 +69,24 @@ thread_local! {
 
 /// While it lives, the entries that this thread is handed have no values: removing what peers have changed, or looking
 /// through all entries, copies none.
-pub(crate) struct Bare;
+pub(crate) struct Bare {
+    before: bool,
+}
 
 impl Bare {
     pub(crate) fn begin() -> Self {
-        BARE.set(true);
-        Self
+        Self { before: BARE.replace(true) }
+    }
+
+    /// Wants values again, within what wants none: a value's `Drop` may store something.
+    fn interrupt() -> Self {
+        Self { before: BARE.replace(false) }
     }
 }
 
 impl Drop for Bare {
     fn drop(&mut self) {
-        BARE.set(false);
+        BARE.set(self.before);
     }
 }
 
@@ -241,7 +247,30 @@ pub(crate) fn replace<V: Clone + Send + Sync + 'static>(
     key: StoredKey,
     entry: Entry<V>,
 ) -> bool {
+    // moka stores a clone.
+    let _whole = Bare::interrupt();
     UPDATED.set(false);
     table.insert(key, entry);
     UPDATED.get()
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_proto::hash::CacheId;
+
+    use super::*;
+    use crate::key::Encoded;
+
+    #[test]
+    fn what_is_stored_has_its_value_whoever_wants_none() {
+        let table: Table<u64> = moka::sync::Cache::builder().build_with_hasher(CarriedHash::default());
+        let key = Encoded::new(CacheId(1), "k").expect("a short key");
+        let get = || table.get(&key.borrowed()).and_then(Entry::into_value);
+        let outer = Bare::begin();
+        replace(&table, key.borrowed().stored(), Entry::new(7, Tick(1), Tick::FOREVER, 1));
+        drop(Bare::begin());
+        assert_eq!(get(), None, "the outer one still wants none");
+        drop(outer);
+        assert_eq!(get(), Some(7));
+    }
 }

@@ -13,6 +13,8 @@ use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
+use crate::shard::Room;
+use crate::table::Bare;
 use crate::topic::Told;
 
 /// A mutation was not made. Nothing has changed, and no peer was told, unless the variant says otherwise.
@@ -197,6 +199,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         match when {
             When::Always => Some(change),
             When::Absent | When::Present => {
+                let _bare = Bare::begin();
                 let present = matches!(self.peek(key), Lookup::Hit(_));
                 (present == matches!(when, When::Present)).then_some(change)
             }
@@ -214,7 +217,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn change_entry(
         &self,
         shard: &mut ShardGuard<'_, V>,
-        (key, lately): (KeyRef<'_>, bool),
+        (key, lately): (KeyRef<'_>, Option<Room>),
         when: When,
         change: Change<V>,
         options: &Options,

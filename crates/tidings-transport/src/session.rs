@@ -205,10 +205,12 @@ impl Served {
         }
     }
 
-    fn ack(&self, lane: LaneId, sequence: Sequence, node: &dyn Peering) {
-        let Some(ServedLane { acked, first }) = self.lanes.get(lane.index()) else { return };
+    fn ack(&self, lane_id: LaneId, sequence: Sequence, node: &dyn Peering) {
+        let Some(ServedLane { acked, first }) = self.lanes.get(lane_id.index()) else { return };
         let before = acked.fetch_max(sequence, Ordering::AcqRel).max(first.get().copied().unwrap_or(0));
-        node.herald().count_ages(lane, before, sequence, node.now(), &self.times);
+        // No further than there is anything, whatever the peer says.
+        let known = sequence.min(node.log().head(lane_id));
+        node.herald().count_ages(lane_id, before, known, node.now(), &self.times);
         self.changed.notify_waiters();
     }
 

@@ -1,5 +1,7 @@
 //! Time to live, time to idle, capacity, and what is told of them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidings_cache::{Cache, CacheBuilder, Clock, Domain, EventKind, Item, Operation, SubscribeError, Target};
@@ -76,6 +78,49 @@ fn a_key_whose_time_is_over_is_absent_for_every_operation() {
     expired();
     users.compute(&key("k"), |old| tidings_cache::Computed::Put(old.map_or(9, |_| 0))).unwrap();
     assert_eq!(users.get(&key("k")), Some(9));
+}
+
+#[test]
+fn memory_of_entries_whose_own_time_is_over_is_reclaimed_within_a_minute() {
+    let node = Node::new("a");
+    let users = node.users();
+    users.write().ttl(MINUTE / 2).insert(key("short"), 1).unwrap();
+    users.insert(key("long"), 2).unwrap();
+    let entries = || {
+        node.domain.housekeep();
+        users.settle();
+        users.erased().entries()
+    };
+    assert_eq!(entries(), 2, "its time is not over");
+    node.clock.advance(MINUTE);
+    assert_eq!((entries(), users.get(&key("long"))), (1, Some(2)));
+    // Another life of the key is another's.
+    users.write().ttl(MINUTE / 2).insert(key("short"), 3).unwrap();
+    node.clock.advance(MINUTE / 4);
+    assert_eq!((entries(), users.get(&key("short"))), (2, Some(3)));
+}
+
+#[test]
+fn a_value_that_nobody_asks_for_is_not_copied() {
+    #[derive(Debug, Default)]
+    struct Counted(Arc<AtomicUsize>);
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Self(self.0.clone())
+        }
+    }
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let copies = Arc::new(AtomicUsize::new(0));
+    let ours: Cache<String, u64> = a.cache("users").open().unwrap();
+    let theirs: Cache<String, Counted> = b.cache("users").open().unwrap();
+    theirs.insert(key("k"), Counted(copies.clone())).unwrap();
+    let stored = copies.load(Ordering::Relaxed);
+    ours.remove(&key("k")).unwrap();
+    Wire::new([&a, &b]).carry();
+    assert!(!theirs.contains(&key("k")));
+    b.domain.housekeep();
+    assert_eq!(copies.load(Ordering::Relaxed), stored, "evicting a value copied it");
 }
 
 #[tokio::test]
@@ -327,4 +372,60 @@ fn a_flood_of_displacements_is_bounded_and_what_was_dropped_is_counted() {
     assert!(lost > 0, "the ring is too large for this test");
     assert_eq!(counts.evicted, 19_999);
     assert!(heard + lost + counts.local_events_dropped >= 19_999, "{heard} {lost} {counts:?}");
+}
+
+#[test]
+fn a_key_that_was_displaced_silently_is_inserted_again_and_not_updated() {
+    let users: Cache<String, u64> =
+        CacheBuilder::new(&Domain::standalone(), "users").max_capacity(1).open().unwrap();
+    users.insert(key("a"), 1).unwrap();
+    users.insert(key("b"), 2).unwrap();
+    users.settle();
+    let gone = if users.contains(&key("a")) { key("b") } else { key("a") };
+    assert!(!users.contains(&gone), "one of the two had to go");
+    assert_eq!(users.insert(gone, 3).unwrap().kind, EventKind::Inserted);
+}
+
+#[test]
+fn an_insert_says_whether_it_displaced_something_with_and_without_room() {
+    for capacity in [100, 1_000_000] {
+        let users: Cache<String, u64> =
+            CacheBuilder::new(&Domain::standalone(), "users").max_capacity(capacity).open().unwrap();
+        let insert = |n: u64| users.insert(n.to_string(), n).unwrap().kind;
+        for n in 0..90 {
+            assert_eq!(
+                [insert(n), insert(n)],
+                [EventKind::Inserted, EventKind::Updated],
+                "{n} of {capacity}"
+            );
+        }
+        assert!((0..90).all(|n| insert(n) == EventKind::Updated));
+        users.remove(&key("7")).unwrap();
+        users.take(&key("8")).unwrap();
+        assert_eq!(
+            [insert(7), insert(8), insert(9)],
+            [EventKind::Inserted, EventKind::Inserted, EventKind::Updated]
+        );
+        users.clear().unwrap();
+        assert!((0..90).all(|n| insert(n) == EventKind::Inserted));
+    }
+}
+
+#[test]
+fn a_change_of_many_keys_that_fails_half_way_counts_as_peers_count_it() {
+    let node = Node::new("a");
+    let log = node.domain.log().clone();
+    let weighed = std::sync::atomic::AtomicU64::new(0);
+    let users: Cache<String, u64> = node
+        .cache("users")
+        .weigher(move |_, _| {
+            if weighed.fetch_add(1, Ordering::Relaxed) == 1_500 {
+                log.seal();
+            }
+            1
+        })
+        .open()
+        .unwrap();
+    assert!(users.write().insert_many((0..3_000_u64).map(|n| (n.to_string(), n))).is_err());
+    assert_eq!(node.domain.events_published(), 1);
 }

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until};
 use super::{FenceReason, Followed, Peering, SessionError, count};
 use crate::link::Link;
 
-/// Acknowledgements of all lanes are sent at multiples of this time: receipts and lag are exact to it, they share a
-/// packet, and under load an acknowledgement costs nothing.
+/// Acknowledgements of all lanes are sent at multiples of this time: they share a packet, and under load an
+/// acknowledgement costs nothing. Receipts and lag are exact to it, and to [`ACK_OVERDUE`] where there is always more.
 const ACK_DELAY: Duration = Duration::from_millis(5);
 
 /// How late an acknowledgement may be before a lane that always has more to read sends it by itself. Before that the

@@ -142,7 +142,9 @@ impl Herald {
         now: Tick,
         ages: &Histogram,
     ) {
-        let marks = self.lanes[lane.index()].marks.lock();
+        let mut marks = self.lanes[lane.index()].marks.lock();
+        // A reader that was awake may have sent what the herald has not heard of.
+        marks.note(to, now);
         marks.since(after, to).for_each(|(count, heard)| ages.record_many(now.since(heard), count));
     }
 
