@@ -410,6 +410,12 @@ impl Freshness {
         self.changes
     }
 
+    /// The newest life of a node that was proven to exist, if it is remembered.
+    #[must_use]
+    pub fn newest_life(&self, node: &NodeId) -> Option<Incarnation> {
+        self.proven.get(node).copied()
+    }
+
     /// Whether anything but hearsay speaks for this origin.
     #[must_use]
     pub fn is_proven(&self, origin: &Origin) -> bool {

@@ -78,10 +78,10 @@ async fn greet_inbound(
     remote: SocketAddr,
 ) -> Result<Up, HandshakeError> {
     let config = shared.server_config(remote)?;
-    let connecting = incoming.accept_with(config).map_err(HandshakeError::before_proof)?;
+    let connecting = incoming.accept_with(config).map_err(HandshakeError::inbound)?;
     let connection = timeout(HANDSHAKE_TLS_TIME, connecting).await;
     let connection = connection.map_err(|_| HandshakeError::Refused(RefusedReason::Timeout, None))?;
-    let connection = connection.map_err(HandshakeError::before_proof)?;
+    let connection = connection.map_err(HandshakeError::inbound)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         let (send, receive) = connection.accept_bi().await?;
@@ -112,7 +112,7 @@ async fn greet_outbound(
     let config = shared.client_config(address)?;
     let connecting = shared.endpoint.connect_with(config, address, &shared.server_name);
     let connection = connecting.map_err(HandshakeError::Connect)?.await;
-    let connection = connection.map_err(HandshakeError::before_proof)?;
+    let connection = connection.map_err(HandshakeError::outbound)?;
     closing(connection, async |connection| {
         let identity = identify(shared, connection)?;
         // From the next step on the peer may count on this connection, so it is not given up lightly.

@@ -103,9 +103,18 @@ impl From<ControlError> for HandshakeError {
 }
 
 impl HandshakeError {
-    /// Why no connection came about. Until one has, packets are sealed with keys that anybody can make: what this node
-    /// itself has against the peer counts, but not what a close says in a peer's name.
-    pub(crate) fn before_proof(error: ConnectionError) -> Self {
+    /// Why no connection came about that a peer began. Until one has, packets are sealed with keys that anybody can make:
+    /// what this node itself has against the peer counts, but not what a close says in a peer's name.
+    pub(crate) fn inbound(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(_) | ConnectionError::ConnectionClosed(_) => Self::Unproven,
+            error => error.into(),
+        }
+    }
+
+    /// The same of one that this node began. What TLS at the other end has against this node is said, since an operator
+    /// needs it; it decides nothing.
+    pub(crate) fn outbound(error: ConnectionError) -> Self {
         match error {
             ConnectionError::ApplicationClosed(_) => Self::Unproven,
             error => error.into(),

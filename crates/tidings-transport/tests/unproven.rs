@@ -21,8 +21,19 @@ const VERSION: [u8; 4] = [0, 0, 0, 1];
 const NUMBER: usize = 4;
 const SEAL: usize = 16;
 
-/// A first packet that closes the connection which `ids` name, to and from, with a code and a reason.
-fn closing(keys: &Keys, ids: [&[u8]; 2], code: CloseCode, reason: &[u8]) -> Vec<u8> {
+/// A frame with which an application closes its connection.
+fn application_close(code: CloseCode, reason: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x1d, code as u8];
+    frame.extend((0x4000 | reason.len() as u16).to_be_bytes());
+    frame.extend(reason);
+    frame
+}
+
+/// A frame with which TLS closes it: alert 120, no application protocol in common, in answer to a CRYPTO frame.
+const TLS_CLOSE: [u8; 5] = [0x1c, 0x41, 0x78, 0x06, 0];
+
+/// A first packet with this frame, of the connection which `ids` name, to and from.
+fn closing(keys: &Keys, ids: [&[u8]; 2], frame: &[u8]) -> Vec<u8> {
     let mut packet = vec![0xc3];
     packet.extend(VERSION);
     for id in ids {
@@ -34,9 +45,7 @@ fn closing(keys: &Keys, ids: [&[u8]; 2], code: CloseCode, reason: &[u8]) -> Vec<
     packet.extend((0x4000 | rest as u16).to_be_bytes());
     let number = packet.len();
     packet.extend([0; NUMBER]);
-    let mut payload = vec![0x1d, code as u8];
-    payload.extend((0x4000 | reason.len() as u16).to_be_bytes());
-    payload.extend(reason);
+    let mut payload = frame.to_vec();
     payload.resize(rest - NUMBER - SEAL, 0);
     let seal = keys.local.packet.encrypt_in_place(0, &packet, &mut payload).unwrap();
     packet.extend(payload);
@@ -66,9 +75,11 @@ async fn a_stranger_that_refuses_a_node_is_not_heard() {
     let authority = Authority::generate(CLUSTER).unwrap();
     let node = start(&authority, "n1", 1, loopback());
     let stranger = UdpSocket::bind(loopback()).await.unwrap();
-    for (number, refusal) in refusals(stranger.local_addr().unwrap()).iter().enumerate() {
+    let refusals = refusals(stranger.local_addr().unwrap());
+    let frames = refusals.iter().map(|refusal| application_close(CloseCode::Refused, refusal));
+    for (number, frame) in frames.chain([TLS_CLOSE.to_vec()]).enumerate() {
         let to = [number as u8 + 1; 8];
-        let packet = closing(&keys(&to, Side::Client), [&to, &[9; 8]], CloseCode::Refused, refusal);
+        let packet = closing(&keys(&to, Side::Client), [&to, &[9; 8]], &frame);
         stranger.send_to(&packet, node.address()).await.unwrap();
         // Who comes later is looked at later.
         let peer = start(&authority, &format!("n{}", number + 2), 1, loopback());
@@ -92,7 +103,7 @@ async fn whoever_answers_at_an_address_refuses_nobody_without_a_certificate() {
             let (length, from) =
                 tokio::time::timeout(PATIENCE, stranger.recv_from(&mut first)).await.unwrap().unwrap();
             let Some((to, of)) = ids(&first[..length]) else { continue };
-            let packet = closing(&keys(to, Side::Server), [of, &[9; 8]], code, &reason);
+            let packet = closing(&keys(to, Side::Server), [of, &[9; 8]], &application_close(code, &reason));
             stranger.send_to(&packet, from).await.unwrap();
         }
         until("an attempt has failed", || node.transport.stats().dials_failed.get() > 0).await;

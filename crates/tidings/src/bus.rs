@@ -28,8 +28,9 @@ use crate::observe::{Observation, Observers};
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
 
-/// Nodes whose newest life is remembered: as many as can be members. Of more, the one whose life began first is
-/// forgotten; a process that comes in an earlier life of it is then taken for its successor, if nobody answers for it.
+/// Nodes whose newest life is remembered with its log: as many as can be members. Of more, the one whose life began
+/// first is forgotten; a process that comes in an earlier life of it is then taken for its successor, if nobody answers
+/// for it.
 const MET_MAX: usize = MEMBERS_MAX;
 
 /// Why a node cannot take part in its cluster.
@@ -306,6 +307,11 @@ impl Host for Face {
             .is_some_and(|it| it.with(Follower::ended))
         {
             return Err(Refusal::Leaving);
+        }
+        // A life that is over by another one's proof would be followed and never be relevant.
+        if let Some(newest) = self.coherence.newest_life(&hello.node).filter(|life| *life > hello.incarnation)
+        {
+            return Err(Refusal::Incarnation(newest));
         }
         let mut met = self.met.lock();
         match met.get(&hello.node) {

@@ -104,3 +104,12 @@ fn nodes_that_were_met_are_remembered_up_to_a_bound_and_the_oldest_go_first() {
     assert_eq!(met.len(), MET_MAX);
     assert!(met.values().all(|(incarnation, _)| incarnation.0 >= 1_010));
 }
+
+#[test]
+fn a_life_that_is_over_by_what_others_prove_is_not_let_in_again() {
+    let bus = bus();
+    // As if by gossip: it has never said hello here.
+    bus.coherence.met(&peer(5, 1));
+    assert_eq!(bus.admit(&peer(3, 2)), Err(Refusal::Incarnation(Incarnation(5))));
+    bus.admit(&peer(5, 1)).unwrap();
+}

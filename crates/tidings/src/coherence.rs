@@ -1,6 +1,6 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,12 +97,12 @@ struct Inner {
     doubts: Vec<Doubt>,
     /// The member set of this many changes has been published.
     published: Option<u64>,
-    /// How far the wall clock of any peer that was met is ahead of this node's, in milliseconds.
-    ahead_ms: u64,
+    /// How far the wall clocks of peers that were met last said to be ahead of this node's, in milliseconds.
+    ahead_ms: BTreeMap<NodeId, u64>,
     /// What happened while following lives that are remembered no more.
     dropped: Following,
-    /// The newest life of each node that another process replaced.
-    replaced: BTreeMap<NodeId, NamedMember>,
+    /// The newest life of each node that another process replaced, in the order in which that came to be known.
+    replaced: VecDeque<NamedMember>,
     /// The newest life of this node that this process has replaced, as peers say.
     predecessor: Option<NamedMember>,
 }
@@ -137,9 +137,9 @@ impl Coherence {
             peers: BTreeMap::new(),
             doubts,
             published: None,
-            ahead_ms: 0,
+            ahead_ms: BTreeMap::new(),
             dropped,
-            replaced: BTreeMap::new(),
+            replaced: VecDeque::new(),
             predecessor: None,
         });
         let coherence = Self {
@@ -172,7 +172,13 @@ impl Coherence {
         inner.freshness.met(&origin, now);
         inner.locate(&origin, hello.address);
         let ahead_ms = hello.wall_ms.saturating_sub(self.domain.clock().wall_ms());
-        inner.ahead_ms = inner.ahead_ms.max(ahead_ms);
+        inner.ahead_ms.insert(hello.node.clone(), ahead_ms);
+        if inner.ahead_ms.len() > MEMBERS_MAX
+            && let Some((least, _)) = inner.ahead_ms.iter().min_by_key(|(_, ahead_ms)| **ahead_ms)
+        {
+            let least = least.clone();
+            inner.ahead_ms.remove(&least);
+        }
         self.name_all(&mut inner, &hello.node, &hello.members);
         self.publish_locked(&mut inner, now);
     }
@@ -181,12 +187,10 @@ impl Coherence {
     pub(crate) fn replaced(&self, origin: Origin, address: SocketAddr) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        inner.replaced.insert(origin.node.clone(), NamedMember { origin, address, ended: true });
-        if inner.replaced.len() > REPLACED_NAMED_MAX
-            && let Some(oldest) = inner.replaced.values().min_by_key(|life| life.origin.incarnation)
-        {
-            let node = oldest.origin.node.clone();
-            inner.replaced.remove(&node);
+        inner.replaced.retain(|life| life.origin.node != origin.node);
+        inner.replaced.push_back(NamedMember { origin, address, ended: true });
+        if inner.replaced.len() > REPLACED_NAMED_MAX {
+            inner.replaced.pop_front();
         }
         inner.published = None;
         self.publish_locked(&mut inner, now);
@@ -230,9 +234,18 @@ impl Coherence {
     }
 
     /// The newest life that a node can have by any clock that is known: a life is numbered by the time of its start.
+    /// Once several peers were met, no single one's clock decides: the one that is ahead of all is left out.
     fn latest_life(&self, inner: &Inner) -> Incarnation {
-        let wall_ms = self.domain.clock().wall_ms().saturating_add(inner.ahead_ms);
+        let mut ahead_ms: Vec<u64> = inner.ahead_ms.values().copied().collect();
+        ahead_ms.sort_unstable_by(|a, b| b.cmp(a));
+        let ahead_ms = ahead_ms.get(1).or(ahead_ms.first()).copied().unwrap_or(0);
+        let wall_ms = self.domain.clock().wall_ms().saturating_add(ahead_ms);
         Incarnation(wall_ms.saturating_add(LIFE_AHEAD_MAX.as_millis() as u64))
+    }
+
+    /// The newest life of a node that was proven to exist.
+    pub(crate) fn newest_life(&self, node: &NodeId) -> Option<Incarnation> {
+        self.inner.lock().freshness.newest_life(node)
     }
 
     /// Whether a node can have a life of this number by now.
@@ -342,7 +355,7 @@ impl Coherence {
             .partition(|member| inner.freshness.is_proven(&member.origin));
         // A frame holds no more; who is known for certain comes first.
         named.extend(hearsay);
-        let ended: Vec<_> = inner.replaced.values().chain(&inner.predecessor).cloned().collect();
+        let ended: Vec<_> = inner.replaced.iter().chain(&inner.predecessor).cloned().collect();
         named.truncate(MEMBERS_MAX - ended.len());
         named.extend(ended);
         self.members.send_if_modified(|set| {

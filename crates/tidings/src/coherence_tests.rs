@@ -151,4 +151,24 @@ fn replaced_lives_are_named_up_to_a_bound_and_the_oldest_go_first() {
     let said = coherence.members().borrow().members.clone();
     assert_eq!(said.len(), REPLACED_NAMED_MAX);
     assert!(said.iter().all(|member| member.ended && member.origin.incarnation.0 >= now + 1_000 - 64));
+    // What counts is when it was replaced, not when it began: the one just told is needed most.
+    coherence.replaced(life("never-restarted", 1), at(2));
+    let said = coherence.members().borrow().members.clone();
+    assert!(said.iter().any(|member| member.origin == life("never-restarted", 1)), "{said:?}");
+}
+
+#[test]
+fn no_single_peers_clock_makes_a_life_of_the_far_future_credible() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    let meet = |node: &str, wall_ms| coherence.met(&hello(&life(node, now), wall_ms, MemberSet::default()));
+    meet("a", now);
+    meet("liar", u64::MAX);
+    let far = Incarnation(now + 2 * DAY_MS);
+    assert!(!coherence.is_credible(far) && coherence.is_credible(Incarnation(now + DAY_MS)));
+    // This node's own clock may be the one that is wrong.
+    meet("b", now + 5 * DAY_MS);
+    assert!(coherence.is_credible(far));
+    meet("b", now);
+    assert!(!coherence.is_credible(far), "what a peer says counts as it said it last");
 }
