@@ -268,6 +268,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Ok(value) => {
                     leader.land(Some(value.clone()));
                     leader.waiting.end(Ended::Loaded(value.clone()));
+                    // Last, for a value whose `clone` panics counts as failed.
+                    core.stats.loaded.count();
                     core.tell_local_events();
                     Ok(value)
                 }

@@ -88,8 +88,10 @@ counters! {
         coalesced,
         /// Reads that found an entry which doubt had made too old.
         limited,
-        /// Loaders that ran.
+        /// Loaders that began.
         loads,
+        /// Loaders that brought a value, whether or not it was stored.
+        loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
         /// Results that were not stored because something had ended their flight.

@@ -38,7 +38,7 @@ const REQUESTS: [(&str, Count); 5] = [
 ];
 
 const LOADS: [(&str, Count); 2] = [
-    ("loaded", |counts| counts.loads.saturating_sub(counts.load_failures)),
+    ("loaded", |counts| counts.loaded),
     ("failed", |counts| counts.load_failures),
 ];
 
