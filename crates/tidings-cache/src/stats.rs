@@ -86,7 +86,7 @@ counters! {
         misses,
         /// Reads that waited for another caller's load.
         coalesced,
-        /// Reads that found an entry which doubt had made too old.
+        /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
         /// Loaders that began.
         loads,

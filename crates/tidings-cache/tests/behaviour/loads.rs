@@ -263,6 +263,8 @@ async fn another_caller_loads_when_the_leader_is_cancelled() {
     assert_eq!((waiting.await.unwrap(), users.get(&k)), (2, Some(2)));
     let counts = users.counts();
     assert_eq!((counts.loads, counts.load_failures, users.erased().flights()), (2, 1, 0));
+    // The two reads of the load, and the one of what it stored.
+    assert_eq!((counts.misses, counts.coalesced, counts.hits), (1, 1, 1), "a read counts once");
 }
 
 #[tokio::test]
