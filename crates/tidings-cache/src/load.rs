@@ -17,6 +17,7 @@ use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::domain::Domain;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
+use crate::stats::Striped;
 use crate::write::{Change, Options, Subject, When, WriteError, Written};
 
 /// How long a fill token is good for unless the caller says otherwise.
@@ -100,15 +101,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Leader<'_, K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    fn turn(&self, key: &Encoded) -> Turn<V> {
+    /// Where a read gets its value from. One outcome counts for a read: the `first` turn's.
+    fn turn(&self, key: &Encoded, first: bool) -> Turn<V> {
+        let count = |outcome: &Striped| {
+            if first {
+                outcome.count();
+            }
+        };
+        let mut limited = false;
         match self.lookup(key.borrowed()) {
             Lookup::Hit(entry) => {
                 if let Some(value) = entry.into_value() {
-                    self.stats.hits.count();
+                    count(&self.stats.hits);
                     return Turn::Ready(value);
                 }
             }
-            Lookup::Limited => self.stats.limited.count(),
+            Lookup::Limited => limited = true,
             Lookup::Miss => {}
         }
         let key = key.borrowed();
@@ -118,15 +126,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if let Lookup::Hit(entry) = self.lookup(key)
             && let Some(value) = entry.into_value()
         {
-            self.stats.hits.count();
+            count(&self.stats.hits);
             return Turn::Ready(value);
         }
         let epoch = self.epoch(key.slot());
         if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
-            self.stats.coalesced.count();
+            count(if limited { &self.stats.limited } else { &self.stats.coalesced });
             return Turn::Join(waiting);
         }
-        self.stats.misses.count();
+        count(if limited { &self.stats.limited } else { &self.stats.misses });
         let waiting = Waiting::new();
         let start = shard.flights.begin_load(key, epoch, now, waiting.clone());
         Turn::Lead(start, waiting)
@@ -245,8 +253,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
+        let mut first = true;
         loop {
-            let (start, waiting) = match core.turn(&encoded) {
+            let turn = core.turn(&encoded, first);
+            first = false;
+            let (start, waiting) = match turn {
                 Turn::Ready(value) => return Ok(value),
                 Turn::Join(waiting) => match waiting.wait().await {
                     Ended::Loaded(value) => return Ok(value.clone()),
@@ -268,6 +279,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Ok(value) => {
                     leader.land(Some(value.clone()));
                     leader.waiting.end(Ended::Loaded(value.clone()));
+                    // Last, for a value whose `clone` panics counts as failed.
+                    core.stats.loaded.count();
                     core.tell_local_events();
                     Ok(value)
                 }

@@ -86,10 +86,12 @@ counters! {
         misses,
         /// Reads that waited for another caller's load.
         coalesced,
-        /// Reads that found an entry which doubt had made too old.
+        /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
-        /// Loaders that ran.
+        /// Loaders that began.
         loads,
+        /// Loaders that brought a value, whether or not it was stored.
+        loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
         /// Results that were not stored because something had ended their flight.

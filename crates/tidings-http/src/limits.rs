@@ -31,8 +31,15 @@ pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// is closed, for another may want its place.
 pub const WRITE_TIME: Duration = Duration::from_secs(10);
 
-/// What a client has to take of a waiting answer in [`WRITE_TIME`], in bytes: what the slowest line can do.
-pub const WRITE_BYTES_MIN: usize = 16 << 10;
+/// What the system has to take of a waiting answer in [`WRITE_TIME`], in bytes. It takes more once a client has read
+/// some 90 kB of what it holds, never the bytes of each read: with [`SEND_BUFFER_BYTES`], who reads 16 kB a second is
+/// never cut off.
+pub const WRITE_BYTES_MIN: usize = 64 << 10;
+
+/// What the system may hold of an answer that a client has not taken, in bytes; Linux doubles it. Left to itself it
+/// holds 4 MB on loopback and takes more only once a third of that was read, so that who reads 100 kB a second would
+/// look as if it did not read at all. With 128 KiB even 16 kB a second is cut off.
+pub const SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// How long a connection is kept after its last answer for a client that still sends: long enough for a round trip to
 /// anywhere, after which it has seen the answer. A client for which there is no room has as long to begin its request.

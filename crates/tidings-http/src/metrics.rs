@@ -225,7 +225,8 @@ impl NodeMetrics {
         )?;
         out.histogram(
             "tidings_invalidation_duration",
-            "From a change on this node to the peer's acknowledgement that it is applied there.",
+            "From when the bus heard of a change on this node to the peer's acknowledgement that it is applied or \
+             fenced there.",
             others()
                 .filter_map(|member| Some((of("peer", member), self.0.invalidation_times(&member.node)?))),
         )?;

@@ -10,6 +10,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tidings::Node;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::limits::{
     ACCEPT_PAUSE, BUFFER_BYTES_MAX, CONNECTIONS_MAX, GRACE_TIME, HEAD_TIME, LINGER_TIME, REFUSALS_MAX,
+    SEND_BUFFER_BYTES,
 };
 use crate::options::Options;
 use crate::routes;
@@ -158,6 +160,9 @@ async fn serve(
 ) {
     // Answers are small: without this they would wait for the client's acknowledgement.
     let _ = stream.set_nodelay(true);
+    if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
+        tracing::debug!(%error, "what the system holds of answers could not be limited: slow readers are cut off");
+    }
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Socket::new(stream)), service));

@@ -13,8 +13,8 @@ use crate::limits::{DRAINED_BYTES_MAX, LINGER_TIME, WRITE_BYTES_MIN, WRITE_TIME}
 /// Bytes read at a time of what nobody wants.
 const DRAIN_BYTES: usize = 8 << 10;
 
-/// A stream whose writes fail once the other end takes less than [`WRITE_BYTES_MIN`] in [`WRITE_TIME`] of what waits
-/// for it, and whose shutdown takes what the other end still sends, within limits: closed with bytes that nobody read,
+/// A stream whose writes fail once it takes less than [`WRITE_BYTES_MIN`] in [`WRITE_TIME`] of what waits for the other
+/// end, and whose shutdown takes what the other end still sends, within limits: closed with bytes that nobody read,
 /// the system would throw away what the other end has not read, too.
 #[derive(Debug)]
 pub(crate) struct Socket<S> {
@@ -137,7 +137,11 @@ mod tests {
     use super::*;
 
     fn pair() -> (Socket<DuplexStream>, DuplexStream) {
-        let (near, far) = duplex(4 << 10);
+        pair_that_holds(4 << 10)
+    }
+
+    fn pair_that_holds(bytes: usize) -> (Socket<DuplexStream>, DuplexStream) {
+        let (near, far) = duplex(bytes);
         (Socket::new(near), far)
     }
 
@@ -152,7 +156,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_takes_too_little_in_that_time_is_given_up_and_who_takes_enough_is_not() {
         for (bytes, enough) in [(1, false), (WRITE_BYTES_MIN / 8, true)] {
-            let (mut socket, mut far) = pair();
+            let (mut socket, mut far) = pair_that_holds(WRITE_BYTES_MIN / 4);
             let mut taken = vec![0; bytes];
             let all = vec![0; 4 * WRITE_BYTES_MIN];
             let mut writing = std::pin::pin!(socket.write_all(&all));

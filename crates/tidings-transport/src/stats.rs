@@ -115,7 +115,8 @@ pub enum BroadcastError {
     Refused,
     /// A link to it broke: nobody had closed it.
     Lost,
-    /// It had fallen so far behind that the log no longer held what it wanted, and was told to fence a lane.
+    /// It had fallen so far behind that the log no longer held what it wanted, and was told to fence a lane. One that
+    /// has nothing of the log yet does not count.
     Overrun,
     /// It could not read what came next in a lane twice, gave that up and fenced the lane.
     Unreadable,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 #[path = "facade/common.rs"]
 mod common;
 
-use common::{BOUND, PATIENCE, fill, open, quick, until};
+use common::{BOUND, PATIENCE, fill, joiner, open, quick, until};
 
 #[tokio::test]
 async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
@@ -84,7 +84,7 @@ async fn a_change_counts_once_per_follower_whatever_its_lanes() {
     caches[0].write().insert_many((0..100).map(|n: u64| (n.to_string(), n))).unwrap();
     caches[0].insert("one".to_owned(), 1).unwrap();
     assert_eq!(cluster.nodes()[0].domain().events_published(), 3);
-    assert!(cluster[0].shutdown(Duration::from_secs(5)).await, "everything is acknowledged");
+    assert!(cluster[0].shutdown(PATIENCE).await, "everything is acknowledged");
     for node in &cluster.nodes()[1..] {
         let following = node.following();
         let applied: Vec<_> = following.iter().map(|it| (it.origin.node.as_str(), it.applied)).collect();
@@ -154,6 +154,11 @@ async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() {
     for n in 0..100 {
         fill(&caches, &n.to_string(), n).await;
     }
+    // Something in every lane, so that the peer has followed each.
+    for n in 0..100 {
+        caches[0].remove(&format!("before-{n}")).unwrap();
+    }
+    until("all is applied", || second.following().iter().map(|it| it.applied).sum::<u64>() == 100).await;
     first.set_denied(&["n2".to_owned()]);
     until("the link is down", || first.members().iter().all(|member| member.rtt.is_none())).await;
     for n in 0..10_000_u64 {
@@ -168,6 +173,25 @@ async fn an_overrun_log_ends_in_a_counted_reset_and_a_fence() {
     fill(&caches, "new", 1).await;
     caches[0].remove(&"new".to_owned()).unwrap();
     until("events flow again", || !caches[1].contains(&"new".to_owned())).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_newcomer_to_a_log_that_has_wrapped_did_not_fall_out_of_it() {
+    let build = |_, builder: tidings::NodeBuilder| {
+        builder.retention(Retention { events: 64, ..Retention::default() })
+    };
+    let cluster = Cluster::start_with(1, build).await.unwrap();
+    let caches = open(&cluster);
+    for n in 0..10_000_u64 {
+        caches[0].remove(&format!("old-{n}")).unwrap();
+    }
+    let late = joiner(cluster[0].cluster(), "late", &[&cluster[0]]).start().await.unwrap();
+    late.ready(PATIENCE).await.unwrap();
+    let resets = || late.members().iter().map(|member| member.resets).sum::<u64>();
+    until("every lane was reset", || resets() == 4).await;
+    assert_eq!(cluster[0].transport_stats().broadcast_errors(BroadcastError::Overrun), 0);
+    late.shutdown(Duration::from_secs(1)).await;
     cluster.shutdown().await;
 }
 

@@ -258,6 +258,7 @@ async fn in_doubt_an_old_entry_is_loaded_anew_and_the_new_one_hits() {
     assert_eq!(users.get_or_load(&key("k"), load).await.unwrap(), 2);
     let counts = users.counts();
     assert_eq!((counts.limited, counts.loads, counts.hits), (1, 1, 1));
+    assert_eq!((counts.misses, counts.coalesced), (0, 0), "a read counts once");
     node.clock.advance(MAX_STALENESS);
     assert_eq!(users.get(&key("k")), None, "in doubt it lives as long as the bound");
 }

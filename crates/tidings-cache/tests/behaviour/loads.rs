@@ -226,6 +226,30 @@ async fn in_doubt_a_load_is_joined_only_while_it_is_young() {
 }
 
 #[tokio::test]
+async fn a_loader_counts_as_loaded_once_it_has_brought_a_value() {
+    let node = Node::new("a");
+    let users = node.users();
+    let counted = || {
+        let counts = users.counts();
+        (counts.loads, counts.loaded, counts.load_failures)
+    };
+    let (deliver, source) = oneshot::channel();
+    let mut held = std::pin::pin!(load(&users, "k", source));
+    assert!(poll!(held.as_mut()).is_pending());
+    assert_eq!(counted(), (1, 0, 0), "it is under way");
+    drop(deliver);
+    assert!(held.await.is_err());
+    assert_eq!(counted(), (1, 0, 1));
+    let (deliver, source) = oneshot::channel();
+    let mut held = std::pin::pin!(load(&users, "k", source));
+    assert!(poll!(held.as_mut()).is_pending());
+    users.insert(key("k"), 1).unwrap();
+    deliver.send(2).unwrap();
+    assert_eq!(held.await.unwrap(), 2);
+    assert_eq!(counted(), (2, 1, 1), "although nothing was stored");
+}
+
+#[tokio::test]
 async fn another_caller_loads_when_the_leader_is_cancelled() {
     let k = key("k");
     let node = Node::new("a");
@@ -239,6 +263,8 @@ async fn another_caller_loads_when_the_leader_is_cancelled() {
     assert_eq!((waiting.await.unwrap(), users.get(&k)), (2, Some(2)));
     let counts = users.counts();
     assert_eq!((counts.loads, counts.load_failures, users.erased().flights()), (2, 1, 0));
+    // The two reads of the load, and the one of what it stored.
+    assert_eq!((counts.misses, counts.coalesced, counts.hits), (1, 1, 1), "a read counts once");
 }
 
 #[tokio::test]

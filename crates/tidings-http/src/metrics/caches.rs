@@ -37,10 +37,8 @@ const REQUESTS: [(&str, Count); 5] = [
     ("limited", |counts| counts.limited),
 ];
 
-const LOADS: [(&str, Count); 2] = [
-    ("loaded", |counts| counts.loads.saturating_sub(counts.load_failures)),
-    ("failed", |counts| counts.load_failures),
-];
+const LOADS: [(&str, Count); 2] =
+    [("loaded", |counts| counts.loaded), ("failed", |counts| counts.load_failures)];
 
 const INVALIDATIONS: [(&str, &str, Count); 5] = [
     ("key", "evicted", |counts| counts.key_evicted),

@@ -5,8 +5,9 @@ use reqwest::{Method, Response};
 use serde_json::{Value as Json, json};
 use tidings::Cache;
 use tidings_http::limits::WRITE_TIME;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::support::{Api, Rig, answer, until, until_within};
 
@@ -231,6 +232,39 @@ async fn a_slow_client_is_told_exactly_what_it_missed() {
     assert_eq!(heard + missed, WRITES);
     assert!(missed > 0 && heard > 0, "{heard} heard, {missed} missed");
     assert_eq!(rig.apis[0].metric("tidings_subscriber_lagged_total").await, Some(missed as f64));
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_keeps_its_place_and_is_told_what_it_missed() {
+    /// 50 kB/s: far more than a client has to take, far less than comes.
+    const READ_BYTES: usize = 5_000;
+    const READ_PAUSE: Duration = Duration::from_millis(100);
+    let rig = rig(1).await;
+    let api = &rig.apis[0];
+    let mut slow = TcpStream::connect(api.address).await.unwrap();
+    slow.write_all(b"GET /v1/caches/c/events HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let subscribers = async || api.metric("tidings_subscribers{cache=\"c\"}").await;
+    until("it is subscribed", async || subscribers().await == Some(1.0)).await;
+    let cache: Cache<String, Bytes> = rig.node(0).lookup("c").unwrap();
+    let note = "n".repeat(3_000);
+    let start = Instant::now();
+    // All buffers are full within the first second.
+    while start.elapsed() < WRITE_TIME + Duration::from_secs(2) {
+        for _ in 0..200 {
+            cache.write().metadata("note", &note).insert("k".to_owned(), Bytes::new()).unwrap();
+        }
+        tokio::time::sleep(READ_PAUSE).await;
+        slow.read_exact(&mut [0; READ_BYTES]).await.unwrap();
+    }
+    assert_eq!(subscribers().await, Some(1.0), "who reads keeps its place");
+    let mut text = Vec::new();
+    until("it is told", async || {
+        assert!(slow.read_buf(&mut text).await.unwrap() > 0, "the stream goes on");
+        text.windows(13).any(|line| line == b"event: lagged")
+    })
+    .await;
+    drop(slow);
     rig.end().await;
 }
 

@@ -99,8 +99,10 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 async fn the_table_of_metrics_is_what_a_node_says() {
     let rig = Rig::start(2).await;
     let api = &rig.apis[0];
-    let linked = async || api.metric("tidings_peer_rtt_seconds").await.is_some();
-    until("the link is up", linked).await;
+    // The session says each when it comes to it.
+    for name in ["tidings_peer_rtt_seconds", "tidings_invalidation_duration_seconds_count"] {
+        until(name, async || api.metric(name).await.is_some()).await;
+    }
     api.open("c", &json!({})).await;
     let rows = families(&api.get("/metrics").await.text()).into_iter().map(|(name, family)| {
         let suffix = match &*family.kind {

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
 use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
-use tidings_proto::id::{LaneId, Sequence};
+use tidings_proto::id::{FIRST, LaneId, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
@@ -66,10 +66,13 @@ async fn one(
     let (answer, cursor) = match node.log().resume(lane, from) {
         Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
         Answer::Reset(cursor) => {
-            // It asks from the end of all sequences where it gave a position up.
-            let gave_up = from == Sequence::MAX;
-            let why = if gave_up { BroadcastError::Unreadable } else { BroadcastError::Overrun };
-            link.stats.broadcast_error(why);
+            match from {
+                // It has nothing of this log yet, so it did not fall out of it.
+                FIRST => {}
+                // It asks from the end of all sequences where it gave a position up.
+                Sequence::MAX => link.stats.broadcast_error(BroadcastError::Unreadable),
+                _ => link.stats.broadcast_error(BroadcastError::Overrun),
+            }
             (Control::Reset(cursor.next), cursor)
         }
     };
