@@ -238,7 +238,7 @@ impl Coherence {
     fn latest_life(&self, inner: &Inner) -> Incarnation {
         let mut ahead_ms: Vec<u64> = inner.ahead_ms.values().copied().collect();
         ahead_ms.sort_unstable_by(|a, b| b.cmp(a));
-        let ahead_ms = ahead_ms.get(1).or(ahead_ms.first()).copied().unwrap_or(0);
+        let ahead_ms = ahead_ms.get(1).or_else(|| ahead_ms.first()).copied().unwrap_or(0);
         let wall_ms = self.domain.clock().wall_ms().saturating_add(ahead_ms);
         Incarnation(wall_ms.saturating_add(LIFE_AHEAD_MAX.as_millis() as u64))
     }
