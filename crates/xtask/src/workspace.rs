@@ -48,9 +48,15 @@ impl Workspace {
         command
     }
 
-    /// A cargo command at the root.
+    /// A cargo command at the root, as it would run by itself: build scripts that read what cargo says of the package
+    /// it runs would otherwise run again, and all that depends on them, whenever people and this program take turns.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&cargo());
+        let of_package =
+            |name: &String| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(of_package) {
+            command.env_remove(name);
+        }
         command.args(arguments);
         command
     }
