@@ -293,9 +293,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         displaces.unwrap_or(updated)
     }
 
-    /// The table's room, if it is known to have some.
+    /// The table's room, if it is known to have some. To be asked before every store: that it has none must not be missed.
     #[inline]
-    fn room(&self) -> Option<Room> {
+    pub(crate) fn room(&self) -> Option<Room> {
         if self.settings.weighed {
             return None;
         }
@@ -312,8 +312,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.timed.store(true, Ordering::Relaxed);
             self.domain.clock().coarse().after(ttl)
         });
-        // Loads fill a table too.
-        let _ = self.room();
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
         if !self.is_coherent(key.slot(), began, epoch) {
             // A fence or the floor has overtaken it, and their memory may have been reclaimed already.

@@ -172,6 +172,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let stored = sound && !self.is_closed();
         if stored {
             shard.flights.end_decisions(key);
+            // Loads fill a table too.
+            let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
         } else {
             self.stats.fence_rejects.count();
