@@ -29,8 +29,7 @@ use crate::observe::{Observation, Observers};
 const GOSSIP_MAX: usize = 256;
 
 /// Nodes whose newest life is remembered with its log: as many as can be members. Of more, the one whose life began
-/// first is forgotten; a process that comes in an earlier life of it is then taken for its successor, if nobody answers
-/// for it.
+/// first is forgotten; whether a process that comes under its name is a later life then depends on what freshness knows.
 const MET_MAX: usize = MEMBERS_MAX;
 
 /// Why a node cannot take part in its cluster.
