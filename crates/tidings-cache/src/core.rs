@@ -274,20 +274,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Stores an entry. Call under the key's shard lock, with what ending its flights said. Returns whether it
-    /// displaced one that was a hit at `now`.
+    /// Ends the flights of a key and stores an entry. Call under the key's shard lock. Returns whether it displaced one
+    /// that was a hit at `now`.
+    #[inline(always)]
     pub(crate) fn put(
         &self,
         shard: &mut ShardGuard<'_, V>,
-        (key, lately): (KeyRef<'_>, Option<Room>),
+        key: KeyRef<'_>,
         value: V,
         birth: Birth,
         now: Tick,
     ) -> bool {
         let room = self.room();
-        let displaces = self.displaces(key, room.is_some() && lately == room, now);
+        let lately = shard.end_for_store(key, room);
+        let displaces = self.displaces(key, lately, now);
         let updated = self.store(key, value, birth);
-        if let Some(room) = room {
+        if let Some(room) = room.filter(|_| !lately) {
             shard.stored(key, room);
         }
         displaces.unwrap_or(updated)
@@ -303,6 +305,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Stores an entry. Call under the key's shard lock. Returns whether a watched table had one, readable or not.
+    #[inline]
     pub(crate) fn store(&self, key: KeyRef<'_>, value: V, Birth { began, epoch, ttl }: Birth) -> bool {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {

@@ -106,23 +106,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         change: Change<V>,
         options: &Options,
     ) -> Done {
-        let lately = shard.end(key);
         match change {
             Change::Remove => {
+                shard.end(key);
                 self.entries.invalidate(&key);
                 Done::Deleted
             }
             Change::Put(_) if self.settings.invalidator.acts_on_local() => {
-                if self.evict(key) {
-                    Done::Updated
-                } else {
-                    Done::Inserted
-                }
+                shard.end(key);
+                if self.evict(key) { Done::Updated } else { Done::Inserted }
             }
             Change::Put(value) => {
                 let now = self.domain.clock().coarse();
                 let birth = Birth { began: now, epoch: self.epoch(key.slot()), ttl: options.ttl };
-                let displaced = self.put(shard, (key, lately), value, birth, now);
+                let displaced = self.put(shard, key, value, birth, now);
                 if displaced { Done::Updated } else { Done::Inserted }
             }
         }

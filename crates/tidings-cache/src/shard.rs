@@ -36,6 +36,11 @@ impl Lately {
         place[0] = mark;
     }
 
+    fn knows(&mut self, hash: u64) -> bool {
+        let (place, mark) = self.of(hash);
+        place.contains(&mark)
+    }
+
     /// Returns whether it was known.
     fn forget(&mut self, hash: u64) -> bool {
         let (place, mark) = self.of(hash);
@@ -62,12 +67,19 @@ impl<V> Default for Shard<V> {
 }
 
 impl<V> Shard<V> {
-    /// Ends every flight of a key, before it changes. Returns in which room it is known to have been stored and not
-    /// removed since; from now on it is not.
+    /// Ends every flight of a key, before it is removed. From now on it is not known to be stored.
     #[inline]
-    pub(crate) fn end(&mut self, key: KeyRef<'_>) -> Option<Room> {
+    pub(crate) fn end(&mut self, key: KeyRef<'_>) {
         self.flights.end(key);
-        self.lately.forget(key.hash).then_some(self.room)
+        self.lately.forget(key.hash);
+    }
+
+    /// Ends every flight of a key, before it is stored. Returns whether it is known to have been stored in this room and
+    /// not removed since.
+    #[inline]
+    pub(crate) fn end_for_store(&mut self, key: KeyRef<'_>, room: Option<Room>) -> bool {
+        self.flights.end(key);
+        room == Some(self.room) && self.lately.knows(key.hash)
     }
 
     /// Notes that a key was stored.

@@ -13,7 +13,6 @@ use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
-use crate::shard::Room;
 use crate::table::Bare;
 use crate::topic::Told;
 
@@ -132,11 +131,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
-        let lately = shard.end(key);
-        let (kind, taken) = self.change_entry(&mut shard, (key, lately), when, change, options, now);
+        let (kind, taken) = self.change_entry(&mut shard, key, when, change, options, now);
         let logged = if self.travels() {
             let logged = self.log_one(key, kind, operation, options, wall_ms);
-            Some(logged.inspect_err(|_| _ = shard.end(key))?)
+            Some(logged.inspect_err(|_| shard.end(key))?)
         } else {
             None
         };
@@ -154,11 +152,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.stats.mutations.count();
         drop(shard);
 
-        let mut positions = SmallVec::new();
-        if let Some(appended) = logged {
-            positions.push((appended.lane, appended.sequence));
-            appended.waiters.wake();
-        }
+        let positions = logged.map_or_else(SmallVec::new, |Appended { lane, sequence, waiters, .. }| {
+            waiters.wake();
+            SmallVec::from_buf([(lane, sequence)])
+        });
         if let Some(waiting) = waiting {
             waiting.wake();
         }
@@ -213,11 +210,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Changes the table, under the shard lock. Returns what that was, and the readable value that a removal took.
+    /// Ends a key's flights and changes the table, under the shard lock. Returns what that was, and the readable value
+    /// that a removal took.
+    #[inline(always)]
     fn change_entry(
         &self,
         shard: &mut ShardGuard<'_, V>,
-        (key, lately): (KeyRef<'_>, Option<Room>),
+        key: KeyRef<'_>,
         when: When,
         change: Change<V>,
         options: &Options,
@@ -232,15 +231,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     _ => (now, self.epoch(key.slot())),
                 };
                 let birth = Birth { began, epoch, ttl: options.ttl };
-                (kind_of(self.put(shard, (key, lately), value, birth, now)), None)
+                (kind_of(self.put(shard, key, value, birth, now)), None)
             }
-            Change::Put(_) => (kind_of(self.evict(key)), None),
-            // The value was changed, but what it is now is known to nobody here.
-            Change::Remove if matches!(when, When::StoreUnended(_)) => {
-                self.evict(key);
-                (EventKind::Updated, None)
+            Change::Put(_) => {
+                shard.end(key);
+                (kind_of(self.evict(key)), None)
             }
-            Change::Remove => (EventKind::Deleted, self.take(key)),
+            Change::Remove => {
+                shard.end(key);
+                if matches!(when, When::StoreUnended(_)) {
+                    // The value was changed, but what it is now is known to nobody here.
+                    self.evict(key);
+                    (EventKind::Updated, None)
+                } else {
+                    (EventKind::Deleted, self.take(key))
+                }
+            }
         }
     }
 

@@ -22,10 +22,18 @@ impl CacheId {
     }
 }
 
-/// Hash of an encoded key within its cache: XXH3-64 seeded with the cache id.
+/// Hash of an encoded key within its cache: XXH3-64 of all bytes but the first, seeded with the cache id and that.
+///
+/// The first byte of a text is its length: a hash of what has just been written in two pieces would wait until both
+/// have reached the cache.
+#[inline]
 #[must_use]
 pub fn key_hash(cache: CacheId, encoded_key: &[u8]) -> u64 {
-    xxh3_64_with_seed(encoded_key, u64::from(cache.0))
+    let (first, rest) = match encoded_key {
+        [first, rest @ ..] => (1 + u64::from(*first), rest),
+        [] => (0, encoded_key),
+    };
+    xxh3_64_with_seed(rest, first << 32 | u64::from(cache.0))
 }
 
 /// Slot of an encoded key within its cache.
@@ -45,6 +53,22 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_and_the_length_count() {
+        let hash = |key: &[u8]| key_hash(CacheId(1), key);
+        let key = *b"a key of some length";
+        let changed = (0..key.len()).map(|at| {
+            let mut other = key;
+            other[at] ^= 1;
+            hash(&other)
+        });
+        let shorter = (0..=key.len()).map(|length| hash(&key[..length]));
+        let zeros = (1..40).map(|length| hash(&vec![0; length]));
+        let hashes: Vec<_> = changed.chain(shorter).chain(zeros).collect();
+        let different: std::collections::HashSet<_> = hashes.iter().collect();
+        assert_eq!(different.len(), hashes.len());
+    }
+
+    #[test]
     fn slots_spread_evenly() {
         let mut counts = [0_u32; crate::id::SLOTS];
         for n in 0..64_000_u32 {
@@ -54,5 +78,5 @@ mod tests {
     }
 
     const GOLDEN_CACHE: u32 = 1_290_314_327;
-    const GOLDEN_KEY: u64 = 12_102_461_760_949_027_133;
+    const GOLDEN_KEY: u64 = 3_732_164_078_207_982_100;
 }

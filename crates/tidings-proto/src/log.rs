@@ -5,6 +5,7 @@
 //! is bounded in events and bytes; who falls out of it is told [`Read::Overrun`], never silently skipped.
 
 use std::collections::VecDeque;
+use std::mem::MaybeUninit;
 use std::task::Waker;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -113,6 +114,17 @@ impl Segment {
     }
 }
 
+/// Memory that is fetched at a time before it is written: what was last used megabytes ago comes much faster at once than
+/// line by line, each of which the next unlock would wait for.
+const FETCH_BYTES: usize = 4 << 10;
+
+/// Fetches the first of these bytes into the processor's cache. Returns how many.
+fn fetch(spare: &mut [MaybeUninit<u8>]) -> usize {
+    let bytes = spare.len().min(FETCH_BYTES);
+    spare[..bytes].fill(MaybeUninit::new(0));
+    bytes
+}
+
 /// One lane of a node's log.
 #[derive(Debug)]
 pub struct LaneLog {
@@ -121,6 +133,8 @@ pub struct LaneLog {
     segments: VecDeque<Segment>,
     sealed_bytes: usize,
     open: BytesMut,
+    /// Bytes behind the last event that are in the processor's cache.
+    fetched: usize,
     open_first: Sequence,
     open_base: Stamp,
     next: Sequence,
@@ -140,6 +154,7 @@ impl LaneLog {
             segments: VecDeque::new(),
             sealed_bytes: 0,
             open: BytesMut::new(),
+            fetched: 0,
             open_first: FIRST,
             open_base: Stamp::default(),
             next: FIRST,
@@ -177,10 +192,16 @@ impl LaneLog {
         if self.open.capacity() - self.open.len() < draft.bytes_max() {
             self.seal_segment();
             self.open = BytesMut::with_capacity(SEGMENT_BYTES.max(draft.bytes_max()));
+            self.fetched = 0;
             self.open_first = self.next;
             self.open_base = stamp;
         }
+        if self.fetched < draft.bytes_max() {
+            self.fetched = fetch(self.open.spare_capacity_mut());
+        }
+        let before = self.open.len();
         draft.write(stamp.0 - self.open_base.0, &mut self.open);
+        self.fetched = self.fetched.saturating_sub(self.open.len() - before);
         let sequence = self.next;
         self.next += 1;
         let open_events = self.next - self.open_first;

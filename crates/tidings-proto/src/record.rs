@@ -25,7 +25,7 @@ use crate::event::{EventKind, Operation};
 use crate::hash::CacheId;
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, Sequence, Slot};
-use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, write_varint};
+use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, varint_word};
 
 pub use crate::varint::{Extend8, Unsound};
 
@@ -39,6 +39,8 @@ pub const METADATA_BYTES_MAX: usize = 4 << 10;
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 const HEAD_BYTES: usize = 7;
+/// Stamps closer than this to the base fit, as a varint of six bytes, a register with a record's length and head.
+const DELTA_SHORT: u64 = 1 << 42;
 /// Least bytes of a record of any release: length, kind, cache and slot.
 const COMMON_BYTES: usize = 7;
 const IGNORABLE: u8 = 0x10;
@@ -147,7 +149,8 @@ impl Record<'_> {
 /// A record ready to be appended: all but its stamp, which is given under the log's lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Draft<'a> {
-    head: [u8; HEAD_BYTES],
+    /// Its first bytes, little-endian.
+    head: u64,
     /// What comes between the stamp and the target; mostly nothing.
     middle: SmallVec<[u8; 16]>,
     target: &'a [u8],
@@ -261,13 +264,14 @@ impl<'a> Draft<'a> {
         within("record", HEAD_BYTES + middle.len() + rest.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX)?;
         let kind = parts.kind as u8 | if parts.ignorable { IGNORABLE } else { 0 } | target << 5;
         let [a, b, c, d] = parts.cache.0.to_le_bytes();
-        let head = [kind, a, b, c, d, parts.slot.index() as u8, parts.operation as u8 | flags];
+        let head = [kind, a, b, c, d, parts.slot.index() as u8, parts.operation as u8 | flags, 0];
+        let head = u64::from_le_bytes(head);
         Ok(Self { head, middle, target: rest })
     }
 
     /// Says what happened, where that is known only after the draft was made.
     pub fn set_kind(&mut self, kind: EventKind) {
-        self.head[0] = self.head[0] & 0xf0 | kind as u8;
+        self.head = self.head & !0x0f | kind as u64;
     }
 
     /// Upper bound of the bytes that [`Draft::write`] appends.
@@ -280,12 +284,18 @@ impl<'a> Draft<'a> {
     #[inline]
     pub fn write(&self, delta: u64, out: &mut impl Extend8) {
         let length = HEAD_BYTES + varint_bytes(delta) + self.middle.len() + self.target.len();
-        // Put together first: appending to a log costs more than copying a few bytes on the stack.
-        let mut front = [0; HEAD_BYTES + 2 * VARINT_BYTES_MAX];
-        let mut at = write_varint(&mut front, 0, length as u64);
-        front[at..at + HEAD_BYTES].copy_from_slice(&self.head);
-        at = write_varint(&mut front, at + HEAD_BYTES, delta);
-        out.put(&front[..at]);
+        // Put together in a register first: bytes read again right after they were written one by one would stall.
+        let (word, mut bytes) = varint_word(length as u64);
+        let mut front = u128::from(word) | u128::from(self.head) << (8 * bytes);
+        bytes += HEAD_BYTES;
+        if delta < DELTA_SHORT {
+            let (word, more) = varint_word(delta);
+            front |= u128::from(word) << (8 * bytes);
+            out.put_some(front.to_le_bytes(), bytes + more);
+        } else {
+            out.put_some(front.to_le_bytes(), bytes);
+            put_varint(out, delta);
+        }
         if !self.middle.is_empty() {
             out.put(&self.middle);
         }

@@ -146,7 +146,7 @@ prop_compose! {
         metadata in prop::collection::vec((".{0,12}", ".{0,40}"), 0..3),
         value in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
         target in target(),
-        delta in prop_oneof![0_u64..200, 0_u64..1 << 40],
+        delta in prop_oneof![0_u64..200, 0_u64..1 << 40, 1_u64 << 41..1 << 43],
     ) -> Owned {
         Owned { kind, operation, ignorable, cache, slot, version, metadata, value, target, delta }
     }

@@ -11,11 +11,25 @@ pub struct Unsound(pub(crate) &'static str);
 pub trait Extend8 {
     /// Appends them.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Appends the first of them.
+    fn put_some(&mut self, bytes: [u8; 16], length: usize) {
+        self.put(&bytes[..length]);
+    }
 }
 
 impl Extend8 for bytes::BytesMut {
+    #[inline]
     fn put(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
+    }
+
+    /// All at once, which needs no loop, and the rest away again.
+    #[inline]
+    fn put_some(&mut self, bytes: [u8; 16], length: usize) {
+        let end = self.len() + length;
+        self.extend_from_slice(&bytes);
+        self.truncate(end);
     }
 }
 
@@ -43,6 +57,18 @@ pub(crate) fn write_varint(out: &mut [u8], mut at: usize, mut value: u64) -> usi
     }
     out[at] = value as u8;
     at + 1
+}
+
+/// A varint of at most eight bytes in the low bytes of a word, and how many those are.
+#[inline]
+pub(crate) fn varint_word(mut value: u64) -> (u64, usize) {
+    let (mut word, mut bytes) = (0, 0);
+    while value >= 0x80 {
+        word |= (value & 0x7f | 0x80) << (8 * bytes);
+        value >>= 7;
+        bytes += 1;
+    }
+    (word | value << (8 * bytes), bytes + 1)
 }
 
 pub(crate) fn put_block(out: &mut impl Extend8, block: &[u8]) {
