@@ -43,7 +43,11 @@ pub(crate) fn start(systems: &[System], directory: &Path) -> Result<BTreeMap<Sys
         let command = match system {
             System::RedisCrate | System::RedisRaw => redis(port, directory),
             System::NatsTls | System::NatsPlain => nats(*system, port, directory)?,
-            System::Tidings | System::TidingsResident | System::Quinn | System::Harness => continue,
+            System::Tidings
+            | System::TidingsResident
+            | System::TidingsThread
+            | System::Quinn
+            | System::Harness => continue,
         };
         brokers.insert(*system, launch(command, port)?);
     }

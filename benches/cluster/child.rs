@@ -32,7 +32,9 @@ pub(crate) fn run(setup: &Setup) -> Result<()> {
 
 async fn publish(setup: &Setup) -> Result<()> {
     match setup.system {
-        System::Tidings | System::TidingsResident => drive(Tidings::connect(setup).await?, setup).await,
+        System::Tidings | System::TidingsResident | System::TidingsThread => {
+            drive(Tidings::connect(setup).await?, setup).await
+        }
         System::RedisCrate => drive(RedisCrate::connect(setup).await?, setup).await,
         System::RedisRaw => drive(RedisRaw::connect(setup).await?, setup).await,
         System::NatsTls | System::NatsPlain => drive(Nats::connect(setup).await?, setup).await,
@@ -46,7 +48,7 @@ async fn subscribe(setup: &Setup) -> Result<()> {
     let sink = Sink::new(credit);
     let listening = |data: Option<SocketAddr>| Line::Listening(Peer { credit: address, data }).say();
     match setup.system {
-        System::Tidings | System::TidingsResident => {
+        System::Tidings | System::TidingsResident | System::TidingsThread => {
             tidings::subscribe(setup, sink, |node| listening(Some(node.address()))).await
         }
         System::RedisCrate => redis_crate::subscribe(setup, sink, || listening(None)).await,

@@ -78,9 +78,10 @@ impl PhaseKind {
     const ALL: [Self; 4] = [Self::Paced1, Self::Burst4, Self::Paced4, Self::Burst8];
 }
 
-const DEFAULT: [System; 7] = [
+const DEFAULT: [System; 8] = [
     System::Tidings,
     System::TidingsResident,
+    System::TidingsThread,
     System::RedisCrate,
     System::RedisRaw,
     System::NatsTls,

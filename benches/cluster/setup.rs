@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum System {
-    /// Nodes with a cache each: the publisher changes keys, which the subscribers' invalidators look for in vain.
+    /// Nodes with a cache each: the publisher changes keys, which the subscribers' invalidators look for in vain. Each
+    /// node runs on its process's runtime, as the other systems' clients do.
     Tidings,
     /// The same, and each change evicts.
     TidingsResident,
+    /// The first, and each node runs on a thread of its own, as nodes do unless told otherwise.
+    TidingsThread,
     /// Redis pub/sub through the `redis` crate at both ends.
     RedisCrate,
     /// Redis pub/sub with a minimal protocol reader and writer of this benchmark's own.
@@ -34,6 +37,7 @@ impl System {
         match self {
             Self::Tidings => "tidings",
             Self::TidingsResident => "tidings-resident",
+            Self::TidingsThread => "tidings-thread",
             Self::RedisCrate => "redis-crate",
             Self::RedisRaw => "redis-raw",
             Self::NatsTls => "nats-tls",

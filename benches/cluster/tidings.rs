@@ -17,7 +17,7 @@ use tidings::{Cache, EventKind, Item, Node, RawSubscription};
 
 use crate::drive::Publisher;
 use crate::message::{MESSAGE_BYTES, Message, Sink, TOPIC};
-use crate::setup::{Pace, Setup};
+use crate::setup::{Pace, Setup, System};
 
 /// Marks the last message of a phase: in a burst a change of the cache of this name, whose key is the number of messages
 /// sent so far, at a pace metadata.
@@ -189,10 +189,9 @@ async fn start(setup: &Setup) -> Result<Node> {
         .node_id(format!("n{}", setup.peers.len()))
         .seeds(seeds)
         // No node has a former life.
-        .write_horizon(Duration::ZERO)
-        .start()
-        .await?;
-    Ok(node)
+        .write_horizon(Duration::ZERO);
+    let own_thread = setup.system == System::TidingsThread;
+    Ok(if own_thread { node.start().await? } else { node.on_calling_runtime().start().await? })
 }
 
 fn open(node: &Node, setup: &Setup) -> Result<Cache<String, Value>> {

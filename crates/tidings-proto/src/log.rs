@@ -257,7 +257,11 @@ impl LaneLog {
             return Read::Overrun(self.next);
         }
         self.seal_segment();
-        let start = self.segments.partition_point(|segment| segment.next() <= cursor.next);
+        // Mostly it is the last one, and the others are many, each where no cache holds it.
+        let start = match self.segments.back() {
+            Some(last) if last.first <= cursor.next => self.segments.len() - 1,
+            _ => self.segments.partition_point(|segment| segment.next() <= cursor.next),
+        };
         let mut bytes = 0;
         for segment in self.segments.range(start..) {
             if bytes > 0 && bytes + segment.records.len() > bytes_max {

@@ -24,17 +24,9 @@ impl Timer {
     /// Returns after this time, or at once if the timer fails.
     ///
     /// # Cancel safety
-    /// Cancel-safe; a sleep that is cancelled may end the next one early.
-    #[allow(deprecated, reason = "sound for an owned descriptor; the replacement is unsafe")]
+    /// Cancel-safe; a sleep that is cancelled goes on for nobody until [`Timer::stop`], and may end the next one early.
     pub(crate) async fn sleep(&mut self, time: Duration) {
-        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
-        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let once = Timespec {
-            tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: time.subsec_nanos().max(1).into(),
-        };
-        let setting = Itimerspec { it_interval: never, it_value: once };
-        if timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &setting).is_err() {
+        if !self.set(time.max(Duration::from_nanos(1))) {
             return;
         }
         let mut count = [0; 8];
@@ -47,6 +39,25 @@ impl Timer {
     }
 }
 
+#[cfg(target_os = "linux")]
+impl Timer {
+    /// Ends a sleep that was cancelled: nobody is woken for it.
+    pub(crate) fn stop(&mut self) {
+        self.set(Duration::ZERO);
+    }
+
+    /// Fires once after this time; never for none. Returns whether that could be set.
+    #[allow(deprecated, reason = "sound for an owned descriptor; the replacement is unsafe")]
+    fn set(&self, time: Duration) -> bool {
+        use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
+        let once = Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
+        let setting = Itimerspec { it_interval: never, it_value: once };
+        timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::empty(), &setting).is_ok()
+    }
+}
+
 #[cfg(not(target_os = "linux"))]
 impl Timer {
     pub(crate) fn new() -> Option<Self> {
@@ -56,6 +67,8 @@ impl Timer {
     pub(crate) async fn sleep(&mut self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+
+    pub(crate) fn stop(&mut self) {}
 }
 
 #[cfg(all(test, target_os = "linux"))]

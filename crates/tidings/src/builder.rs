@@ -46,6 +46,7 @@ impl NodeBuilder {
             lanes: Lanes::default(),
             retention: Retention::default(),
             clock: Clock::system(),
+            on_calling_runtime: false,
             simulated: None,
         };
         Self { config, advertise: None }
@@ -142,10 +143,21 @@ impl NodeBuilder {
         self
     }
 
+    /// Runs the node on the runtime that starts it, which must outlive it, rather than on a thread of its own.
+    ///
+    /// A change then goes out from the thread that made it, as soon as the task that made it waits for something: no
+    /// other thread is woken for it. The price is that the node waits for its turn with everything else that the runtime
+    /// runs: tasks that keep its threads busy for long delay this node's invalidations and heartbeats, so that it doubts
+    /// its entries and its peers doubt it. It never serves more than that; for services that never block their runtime.
+    pub fn on_calling_runtime(mut self) -> Self {
+        self.config.on_calling_runtime = true;
+        self
+    }
+
     /// Runs the node on the calling runtime, over a simulated network.
     pub fn simulated(mut self, simulated: Simulated) -> Self {
         self.config.simulated = Some(simulated);
-        self
+        self.on_calling_runtime()
     }
 
     /// Starts the node. The cluster need not be there: it joins whenever it can.

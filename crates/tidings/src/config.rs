@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,
     pub(crate) clock: Clock,
+    /// Whether the calling runtime runs it, or else a thread of its own.
+    pub(crate) on_calling_runtime: bool,
     pub(crate) simulated: Option<Simulated>,
 }
 

@@ -12,8 +12,10 @@ use tidings_proto::freshness::{Bounds, Doubt};
 use tidings_proto::id::{Incarnation, InvalidName, LogId, NodeId, Origin};
 use tidings_proto::log::ChangeLog;
 use tidings_transport::{BindError, Identity, TransportStats};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 use crate::builder::NodeBuilder;
 use crate::bus::{Bus, Conflict, Parts};
@@ -50,6 +52,9 @@ pub enum StartError {
     /// The bus thread could not be made.
     #[error("cannot start the bus thread")]
     Thread(#[source] std::io::Error),
+    /// It should run on the calling runtime, and there is none.
+    #[error("not called from within a Tokio runtime")]
+    NoRuntime(#[source] tokio::runtime::TryCurrentError),
 }
 
 /// A node is not ready to serve.
@@ -76,9 +81,16 @@ pub struct Node {
 struct Inner {
     bus: Arc<Bus>,
     shutdown: mpsc::Sender<Shutdown>,
-    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    runner: Mutex<Option<Runner>>,
     has_seeds: bool,
     _cancel: DropGuard,
+}
+
+/// What runs the bus.
+enum Runner {
+    Thread(std::thread::JoinHandle<()>),
+    /// On the runtime that started the node.
+    Task(tokio::task::JoinHandle<()>),
 }
 
 impl fmt::Debug for Node {
@@ -109,20 +121,20 @@ impl Node {
         let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers });
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();
-        let simulated = config.simulated.is_some();
+        let on_calling_runtime = config.on_calling_runtime;
         let driver = Driver::new(bus.clone(), config);
         let orders = Orders { shutdown: inbox, cancel: cancel.clone() };
         let (started, starting) = oneshot::channel();
-        let thread = if simulated {
-            tokio_util::task::TaskTracker::new().spawn(driver.run(orders, started));
-            None
+        let runner = if on_calling_runtime {
+            let runtime = Handle::try_current().map_err(StartError::NoRuntime)?;
+            Runner::Task(TaskTracker::new().spawn_on(driver.run(orders, started), &runtime))
         } else {
-            Some(spawn_bus(driver, orders, started)?)
+            Runner::Thread(spawn_bus(driver, orders, started)?)
         };
-        let inner =
-            Inner { bus, shutdown, thread: Mutex::new(thread), has_seeds, _cancel: cancel.drop_guard() };
+        let runner = Mutex::new(Some(runner));
+        let inner = Inner { bus, shutdown, runner, has_seeds, _cancel: cancel.drop_guard() };
         let node = Self { inner: Arc::new(inner) };
-        let ended = || StartError::Thread(std::io::Error::other("the bus thread ended at once"));
+        let ended = || StartError::Thread(std::io::Error::other("the bus ended at once"));
         match starting.await.unwrap_or_else(|_| Err(ended())) {
             Ok(()) => Ok(node),
             Err(error) => {
@@ -350,14 +362,18 @@ impl Node {
         clean
     }
 
-    /// Waits until the bus thread has ended.
+    /// Waits until the bus has ended.
     async fn joined(&self) {
-        let thread = self.inner.thread.lock().take();
-        if let Some(thread) = thread {
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!("the bus thread panicked");
+        let runner = self.inner.runner.lock().take();
+        let clean = match runner {
+            Some(Runner::Thread(thread)) => {
+                matches!(tokio::task::spawn_blocking(move || thread.join()).await, Ok(Ok(())))
             }
+            Some(Runner::Task(task)) => task.await.is_ok(),
+            None => true,
+        };
+        if !clean {
+            tracing::error!("the bus panicked");
         }
     }
 }

@@ -99,19 +99,25 @@ impl Herald {
             let heard = node.now();
             if let Some(timer) = &mut timer {
                 let peers = self.peers.load(Ordering::Relaxed);
-                match pace.due(heard, peers) {
+                let due = pace.due(heard, peers);
+                match due {
                     Due::Now => {}
                     Due::After(time) => timer.sleep(time).await,
                     Due::WithNext(time) => {
                         self.lanes_in(rung).for_each(|lane| node.log().listen(lane.id, &lane.waker));
-                        tokio::select! {
-                            more = self.rung() => rung |= more,
-                            () = timer.sleep(time) => {}
+                        let next = tokio::select! {
+                            more = self.rung() => more,
+                            () = timer.sleep(time) => 0,
+                        };
+                        if next != 0 {
+                            timer.stop();
                         }
+                        rung |= next;
                     }
                 }
+                let told = if due == Due::Now { heard } else { node.now() };
                 rung |= self.take();
-                pace.tell(node.now(), peers);
+                pace.tell(told, peers);
             }
             self.lanes_in(rung).for_each(|lane| self.tell(node.log(), lane, heard));
         }
