@@ -16,6 +16,9 @@ use crate::ring::RingBounds;
 /// Most partitions of a cache.
 pub const PARTITIONS_MAX: usize = 1_024;
 
+/// Longest replica lag: all that is loaded is dated back by it, which must not reach behind the clock's start.
+pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What travels, and what a peer's change does here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -71,7 +74,7 @@ pub struct Settings {
     pub ring: RingBounds,
     /// Whether expiries and evictions are reported and counted.
     pub eviction_events: bool,
-    /// A load that began within this time of an invalidation may be passed over (0: off).
+    /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
 }
 
@@ -106,6 +109,9 @@ pub enum OpenError {
     /// The number of partitions is not within `1..=PARTITIONS_MAX`.
     #[error("{0} partitions: use 1 to {PARTITIONS_MAX}")]
     Partitions(usize),
+    /// The replica lag is longer than [`REPLICA_LAG_MAX`].
+    #[error("a replica lag of {0:?}: use a day at most")]
+    ReplicaLag(Duration),
 }
 
 pub(crate) type Weigher<V> = Arc<dyn Fn(&[u8], &V) -> u32 + Send + Sync>;
@@ -219,6 +225,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// How far a replica of the system of record that loaders and fill tokens read from may be behind. Default: 0, none
+    /// is read.
+    ///
+    /// What begins to load within this time of an invalidation or fence of its key is returned and not stored, and
+    /// what is stored counts as that much older: in doubt a cache serves nothing that it loaded with a lag of the
+    /// staleness bound or more.
+    pub fn replica_lag(mut self, lag: Duration) -> Self {
+        self.settings.replica_lag = lag;
+        self
+    }
+
     /// Opens the cache.
     ///
     /// # Errors
@@ -230,6 +247,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         }
         if !(1..=PARTITIONS_MAX).contains(&self.settings.partitions) {
             return Err(OpenError::Partitions(self.settings.partitions));
+        }
+        if self.settings.replica_lag > REPLICA_LAG_MAX {
+            return Err(OpenError::ReplicaLag(self.settings.replica_lag));
         }
         let name: Arc<str> = self.name.into();
         let core =

@@ -15,7 +15,7 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::domain::Domain;
-use crate::flight::{Joinable, Purpose, Start};
+use crate::flight::{Joinable, NO_FLIGHT, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::stats::Striped;
 use crate::write::{Change, Options, Subject, When, WriteError, Written};
@@ -37,11 +37,13 @@ enum Ended<V> {
 pub(crate) struct Waiting<V> {
     ended: OnceLock<Ended<V>>,
     notify: Notify,
+    /// Whether what it brings may be stored, as far as its beginning decides.
+    stores: bool,
 }
 
 impl<V> Waiting<V> {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new() })
+    fn new(stores: bool) -> Arc<Self> {
+        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new(), stores })
     }
 
     fn end(&self, ended: Ended<V>) {
@@ -85,7 +87,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
         let now = self.core.domain.clock().coarse();
         let sound = shard.flights.finish(key, self.start, self.core.epoch(key.slot()), now);
         if let Some(value) = value {
-            self.core.land(&mut shard, key, value, self.start, sound, None);
+            self.core.land(&mut shard, key, value, self.start, sound && self.waiting.stores, None);
         }
     }
 }
@@ -130,13 +132,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Turn::Ready(value);
         }
         let epoch = self.epoch(key.slot());
-        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
+        let lag = self.settings.replica_lag;
+        let after = self.joinable_after(now).before(lag);
+        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after }) {
             count(if limited { &self.stats.limited } else { &self.stats.coalesced });
             return Turn::Join(waiting);
         }
         count(if limited { &self.stats.limited } else { &self.stats.misses });
-        let waiting = Waiting::new();
-        let start = shard.flights.begin_load(key, epoch, now, waiting.clone());
+        let as_of = now.before(lag);
+        let waiting = Waiting::new(self.may_store(&shard, key, as_of));
+        let start = shard.flights.begin_load(key, epoch, as_of, waiting.clone());
         Turn::Lead(start, waiting)
     }
 
@@ -145,11 +150,24 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Opens a guard.
-    pub(crate) fn guard(&self, key: &Encoded, purpose: impl FnOnce(Tick) -> Purpose) -> Start {
+    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> Start {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let now = self.domain.clock().coarse();
-        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
+        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose)
+    }
+
+    /// Opens a fill token's guard. Where what it brings could not be stored, it has none.
+    fn token(&self, key: &Encoded, time: Duration) -> Start {
+        let key = key.borrowed();
+        let mut shard = self.shard(key);
+        let now = self.domain.clock().coarse();
+        let (epoch, as_of) = (self.epoch(key.slot()), now.before(self.settings.replica_lag));
+        if self.may_store(&shard, key, as_of) {
+            shard.flights.begin_guard(key, epoch, as_of, Purpose::Token(now.after(time)))
+        } else {
+            Start { id: NO_FLIGHT, epoch, began: as_of }
+        }
     }
 
     /// Closes a guard, if it is still open, without a result.
@@ -240,7 +258,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// wait for it. The result is stored only if nothing invalidated the key since the load began, and is never
     /// broadcast: a fill is no news.
     ///
-    /// What is returned is never older than an invalidation that had returned before the call.
+    /// What is returned is never older than an invalidation that had returned before the call, but for what a replica
+    /// lacks that the loader reads ([`crate::CacheBuilder::replica_lag`]).
     ///
     /// # Errors
     /// [`LoadError`]. Failures are not cached.
@@ -328,7 +347,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         if core.is_closed() {
             return Err(WriteThroughError::Cache(WriteError::Closed));
         }
-        let start = core.guard(&encoded, |_| Purpose::Write);
+        let start = core.guard(&encoded, Purpose::Write);
         let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
         let value = match write().await {
             Ok(value) => value,
@@ -359,12 +378,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             return Ok(ReadOrFill::Hit(value));
         }
         let encoded = Encoded::new(self.core.id, key)?;
-        let start = self.core.guard(&encoded, |now| Purpose::Token(now.after(time)));
+        let start = self.core.token(&encoded, time);
         Ok(ReadOrFill::Miss(FillToken { start }))
     }
 
     /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
-    /// anything invalidated the key meanwhile.
+    /// anything invalidated the key meanwhile, or within the cache's replica lag before.
     ///
     /// # Errors
     /// [`KeyError`].

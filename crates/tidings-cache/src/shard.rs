@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use crate::builder::Settings;
+use crate::clock::Clock;
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
 use crate::load::Waiting;
+use crate::replica::Changes;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -53,20 +56,29 @@ pub(crate) struct Shard<V> {
     lately: Lately,
     /// The [`Room`] in which they were noted.
     room: Room,
-}
-
-impl<V> Default for Shard<V> {
-    fn default() -> Self {
-        Self { flights: FlightTable::default(), lately: Lately::default(), room: Room::default() }
-    }
+    /// When keys changed, where loads read a replica that lags.
+    pub(crate) changes: Option<Box<Changes>>,
 }
 
 impl<V> Shard<V> {
+    pub(crate) fn new(settings: &Settings, clock: &Clock) -> Self {
+        let lag = Some(settings.replica_lag).filter(|lag| !lag.is_zero());
+        Self {
+            flights: FlightTable::default(),
+            lately: Lately::default(),
+            room: Room::default(),
+            changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
+        }
+    }
+
     /// Ends every flight of a key, before it changes. Returns in which room it is known to have been stored and not
     /// removed since; from now on it is not.
     #[inline]
     pub(crate) fn end(&mut self, key: KeyRef<'_>) -> Option<Room> {
         self.flights.end(key);
+        if let Some(changes) = &mut self.changes {
+            changes.note(key.hash);
+        }
         self.lately.forget(key.hash).then_some(self.room)
     }
 

@@ -94,7 +94,8 @@ counters! {
         loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
-        /// Results that were not stored because something had ended their flight.
+        /// Results that were not stored because something had ended their flight, or because what they were read from
+        /// may have lacked a change.
         fence_rejects,
         /// Changes made on this node.
         mutations,

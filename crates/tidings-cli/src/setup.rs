@@ -74,7 +74,7 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
         time_to_idle: config.time_to_idle,
         partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
         eviction_events: config.eviction_events,
-        ..CacheSettings::default()
+        replica_lag: config.replica_lag,
     }
 }
 

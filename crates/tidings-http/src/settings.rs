@@ -61,7 +61,8 @@ pub struct CacheSettings {
     pub partitions: usize,
     /// Whether expiries and evictions are reported to subscribers and counted. Default: `true`.
     pub eviction_events: bool,
-    /// How far the replica that loads read may be behind. Default: `0s`; more is not available yet.
+    /// How far the replica that loads read may be behind: no fill that began within this time of a change of its key
+    /// is stored. Default: `0s`; at most a day.
     #[serde(with = "duration")]
     pub replica_lag: Duration,
 }
@@ -131,13 +132,11 @@ pub fn open(
         CacheMode::Local => Mode::Local,
         CacheMode::Replicate => return Err(InvalidSettings::NotAvailable("mode replicate")),
     };
-    if !settings.replica_lag.is_zero() {
-        return Err(InvalidSettings::NotAvailable("replica_lag"));
-    }
     let mut builder = CacheBuilder::<String, Bytes>::new(domain, name)
         .mode(mode)
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
+        .replica_lag(settings.replica_lag)
         .eviction_events(settings.eviction_events);
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),

@@ -16,5 +16,6 @@ mod operations;
 mod partitions;
 mod peers;
 mod records;
+mod replica;
 mod subscriptions;
 mod write_through;

@@ -263,12 +263,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "true",
         "Report and count expiries and evictions; without, writes are faster.",
     ),
-    refused(works(
+    works(
         "cache[].replica_lag",
         Kind::Duration,
         "\"0s\"",
-        "How far the database replica that is read may be behind.",
-    )),
+        "How far the replica that is loaded from may be behind; at most a day.",
+    ),
     later(unset(
         "cache[].fail_safe",
         Kind::Duration,

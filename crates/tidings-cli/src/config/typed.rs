@@ -92,6 +92,7 @@ pub(crate) struct Cache {
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) partitions: u64,
     pub(crate) eviction_events: bool,
+    pub(crate) replica_lag: Duration,
 }
 
 /// How much a cache holds.
@@ -168,6 +169,7 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         time_to_idle: get.duration(&at("time_to_idle")),
         partitions: get.count(&at("partitions"))?,
         eviction_events: get.flag(&at("eviction_events"))?,
+        replica_lag: get.duration(&at("replica_lag"))?,
     })
 }
 

@@ -152,6 +152,7 @@ fn what_a_start_would_refuse_is_found_before() {
     for (more, part) in [
         ("time_to_live = \"200years\"\n", "time_to_live"),
         ("time_to_idle = \"101years\"\n", "time_to_idle"),
+        ("replica_lag = \"2days\"\n", "replica lag"),
         ("[[cache]]\nmax_capacity = 1\n", "cache[1].name"),
         ("[[cache]]\nname = \"no spaces\"\n", "cache[1]"),
     ] {

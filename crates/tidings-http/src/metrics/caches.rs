@@ -15,7 +15,7 @@ const COUNTERS: [(&str, &str, Count); 6] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
-        "Loads and fills that were not stored because the key changed meanwhile.",
+        "Loads and fills that were not stored: their key changed meanwhile, or within the replica lag before.",
         |counts| counts.fence_rejects,
     ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),

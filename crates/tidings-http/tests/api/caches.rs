@@ -54,7 +54,7 @@ async fn settings_that_cannot_be_are_refused() {
         (json!({ "time_to_live": "0s" }), 422, "invalid_settings"),
         (json!({ "time_to_idle": "2000years" }), 422, "invalid_settings"),
         (json!({ "mode": "replicate" }), 422, "not_available"),
-        (json!({ "replica_lag": "1s" }), 422, "not_available"),
+        (json!({ "replica_lag": "2d" }), 422, "invalid_settings"),
     ] {
         api.json(Method::PUT, "/v1/caches/c", &settings).await.problem(status, code);
     }
