@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::core::Core;
 use crate::domain::Domain;
 use crate::key::Key;
+use crate::policy::LoadPolicy;
 use crate::ring::RingBounds;
 
 /// Most partitions of a cache.
@@ -76,6 +77,8 @@ pub struct Settings {
     pub eviction_events: bool,
     /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
+    /// What it does when a loader fails or is slow, and before an entry expires.
+    pub loads: LoadPolicy,
 }
 
 impl Settings {
@@ -112,6 +115,14 @@ pub enum OpenError {
     /// The replica lag is longer than [`REPLICA_LAG_MAX`].
     #[error("a replica lag of {0:?}: use a day at most")]
     ReplicaLag(Duration),
+    /// An option of [`LoadPolicy`] cannot be as it is.
+    #[error("{option} must be {why}")]
+    Option {
+        /// Which one.
+        option: &'static str,
+        /// What it would have to be.
+        why: &'static str,
+    },
 }
 
 pub(crate) type Weigher<V> = Arc<dyn Fn(&[u8], &V) -> u32 + Send + Sync>;
@@ -122,7 +133,7 @@ pub(crate) type Partitioner<K> = Arc<dyn Fn(&K) -> Option<usize> + Send + Sync>;
 pub struct CacheBuilder<K, V> {
     domain: Domain,
     name: String,
-    settings: Settings,
+    pub(crate) settings: Settings,
     weigher: Option<Weigher<V>>,
     partitioner: Option<Partitioner<K>>,
     types: PhantomData<fn(K) -> V>,
@@ -148,6 +159,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             ring: RingBounds::default(),
             eviction_events: false,
             replica_lag: Duration::ZERO,
+            loads: LoadPolicy::default(),
         };
         Self {
             domain: domain.clone(),
@@ -251,6 +263,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         if self.settings.replica_lag > REPLICA_LAG_MAX {
             return Err(OpenError::ReplicaLag(self.settings.replica_lag));
         }
+        self.settings.loads.check(self.settings.time_to_live)?;
         let name: Arc<str> = self.name.into();
         let core =
             Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);

@@ -24,6 +24,7 @@ use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
+use crate::background::Background;
 use crate::builder::{Mode, Partitioner, Settings, Weigher};
 use crate::clears::Clears;
 use crate::domain::Domain;
@@ -58,6 +59,7 @@ pub(crate) struct Core<K, V> {
     pub(crate) clears: Clears,
     /// When slots were fenced, where loads read a replica that lags.
     replica_fences: Option<Box<Fences>>,
+    pub(crate) background: Background,
     /// Some entry has a time to live.
     timed: AtomicBool,
     /// Some entry has one of its own, shorter than the cache's.
@@ -144,6 +146,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             local_events,
             rooms: Rooms::default(),
             clears: Clears::default(),
+            background: Background::new(),
             replica_fences: lags.then(|| Box::new(Fences::new())),
         }
     }
@@ -243,14 +246,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Whether neither a fence nor the floor excludes an entry.
     #[inline]
-    fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
+    pub(crate) fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
         epoch == self.epoch(slot) && (began > self.domain.gate().floor() || !self.travels())
     }
 
-    /// As [`Core::lookup`], and no access as far as the time to idle is concerned.
+    /// As [`Core::lookup`] of a value, and no access as far as the time to idle is concerned.
     pub(crate) fn peek(&self, key: KeyRef<'_>) -> Lookup<V> {
         let _peeking = Peeking::begin();
-        self.lookup(key)
+        match self.lookup(key) {
+            Lookup::Hit(entry) if entry.absent => Lookup::Miss,
+            found => found,
+        }
     }
 
     /// Whether certainly every entry of the table is one that a read would be answered with.
@@ -289,7 +295,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> bool {
         let room = self.room();
         let displaces = self.displaces(key, room.is_some() && lately == room, now);
-        let updated = self.store(key, value, birth);
+        let updated = self.store(key, Some(value), birth);
         if let Some(room) = room {
             shard.stored(key, room);
         }
@@ -305,8 +311,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.rooms.of(self.entries.entry_count(), self.settings.max_capacity)
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether a watched table had one, readable or not.
-    pub(crate) fn store(&self, key: KeyRef<'_>, value: V, Birth { began, epoch, ttl }: Birth) -> bool {
+    /// Stores an entry, or without a value that there is none. Call under the key's shard lock. Returns whether a watched
+    /// table had one, readable or not.
+    pub(crate) fn store(
+        &self,
+        key: KeyRef<'_>,
+        value: Option<V>,
+        Birth { began, epoch, ttl }: Birth,
+    ) -> bool {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
             self.own_times.store(true, Ordering::Relaxed);
@@ -337,9 +349,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.entries.remove(&key).is_some_and(|entry| !self.is_excluded(key, &entry))
     }
 
-    /// Whether an entry will never be readable again.
+    /// Whether an entry has no value that is ever read again.
     fn is_excluded(&self, key: KeyRef<'_>, entry: &Entry<V>) -> bool {
-        !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
+        entry.absent || !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
     }
 
     /// Whether a time to live is over.

@@ -35,7 +35,7 @@ pub(crate) const SHARDS: usize = 64;
 const STACK_BYTES: usize = 64;
 
 /// An encoded key on the stack, with its hash.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Encoded {
     hash: u64,
     length: usize,

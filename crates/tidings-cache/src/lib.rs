@@ -5,6 +5,7 @@
 //! is written here goes to the [`tidings_proto::log::ChangeLog`] that the domain was made with.
 
 mod any;
+mod background;
 pub mod builder;
 pub mod cache;
 mod clears;
@@ -13,11 +14,14 @@ mod core;
 mod domain;
 mod erased;
 pub mod event;
+mod fetch;
 mod filter;
 pub mod flight;
 mod key;
+mod leader;
 mod load;
 mod many;
+mod policy;
 mod reader;
 mod recent;
 mod remote;
@@ -29,6 +33,7 @@ mod subscribe;
 mod table;
 mod topic;
 mod write;
+mod write_through;
 
 pub use builder::{CacheBuilder, Invalidator, Mode, OpenError, Settings};
 pub use cache::{Cache, Computed, Number, Write};
@@ -36,8 +41,10 @@ pub use clock::{Clock, ManualClock};
 pub use domain::{Domain, RemoteStats};
 pub use erased::AnyCache;
 pub use event::{Event, RawEvent, RawTarget, Target, WriterId};
+pub use fetch::Fetched;
 pub use key::{Key, KeyError};
-pub use load::{FillToken, LoadError, ReadOrFill, TOKEN_TIME, WriteThroughError};
+pub use load::{FillToken, LoadError, ReadOrFill, TOKEN_TIME};
+pub use policy::LoadPolicy;
 pub use remote::RemoteChange;
 pub use ring::RingBounds;
 pub use stats::{CacheCounts, CacheStats, Striped};
@@ -47,3 +54,4 @@ pub use subscribe::{
 pub use tidings_proto::event::{EventKind, Operation};
 pub use tidings_proto::id::SlotSet;
 pub use write::{WriteError, Written};
+pub use write_through::WriteThroughError;

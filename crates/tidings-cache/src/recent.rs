@@ -46,8 +46,13 @@ impl Recent {
         }
     }
 
+    /// Whether a key was noted within the window, as far as that is remembered.
+    pub(crate) fn holds(&self, hash: u64, now: Tick) -> bool {
+        self.last.get(&hash).is_some_and(|at| now.since(*at) < self.window)
+    }
+
     /// When a key was last noted, as far as that is remembered.
-    pub(crate) fn last(&self, hash: u64) -> Tick {
+    fn last(&self, hash: u64) -> Tick {
         self.last.get(&hash).copied().unwrap_or(Tick::NEVER)
     }
 

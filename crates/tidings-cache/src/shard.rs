@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tidings_proto::time::Tick;
+
 use crate::builder::Settings;
 use crate::clock::Clock;
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
-use crate::load::Waiting;
+use crate::leader::Waiting;
+use crate::recent::Recent;
 use crate::replica::Changes;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
@@ -58,6 +61,8 @@ pub(crate) struct Shard<V> {
     room: Room,
     /// When keys changed, where loads read a replica that lags.
     pub(crate) changes: Option<Box<Changes>>,
+    /// Keys whose loaders are not to be asked for a while.
+    pauses: Option<Box<Recent>>,
 }
 
 impl<V> Shard<V> {
@@ -68,6 +73,7 @@ impl<V> Shard<V> {
             lately: Lately::default(),
             room: Room::default(),
             changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
+            pauses: settings.loads.pauses().then(|| Box::new(Recent::new(settings.loads.retry_after))),
         }
     }
 
@@ -90,6 +96,18 @@ impl<V> Shard<V> {
             self.room = room;
         }
         self.lately.note(key.hash);
+    }
+
+    /// Leaves a key's loader alone for a while, where the cache does so at all. The one that was left alone first is
+    /// asked again for want of room.
+    pub(crate) fn pause(&mut self, key: KeyRef<'_>, now: Tick) {
+        if let Some(pauses) = &mut self.pauses {
+            pauses.note(key.hash, now);
+        }
+    }
+
+    pub(crate) fn is_paused(&self, key: KeyRef<'_>, now: Tick) -> bool {
+        self.pauses.as_ref().is_some_and(|pauses| pauses.holds(key.hash, now))
     }
 
     /// Forgets what was stored: entries may have become unreadable.

@@ -88,6 +88,8 @@ counters! {
         coalesced,
         /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
+        /// Reads that were served an entry whose time was over, and told so.
+        stale,
         /// Loaders that began.
         loads,
         /// Loaders that brought a value, whether or not it was stored.
@@ -127,6 +129,28 @@ counters! {
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,
+    }
+}
+
+/// What a read counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Hit,
+    Miss,
+    Coalesced,
+    Limited,
+    Stale,
+}
+
+impl CacheStats {
+    pub(crate) fn count_read(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Hit => self.hits.count(),
+            Outcome::Miss => self.misses.count(),
+            Outcome::Coalesced => self.coalesced.count(),
+            Outcome::Limited => self.limited.count(),
+            Outcome::Stale => self.stale.count(),
+        }
     }
 }
 

@@ -28,9 +28,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     fn reclaim_excluded(&self) {
+        let keeps = self.settings.loads.keeps();
         let gone = |key: KeyRef<'_>, entry: &Entry<V>| {
             // A watched table tells of what expires, and frees it by itself.
-            let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires);
+            let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires.after(keeps));
             !self.is_coherent(key.slot(), entry.began, entry.epoch) || is_over()
         };
         let _bare = Bare::begin();

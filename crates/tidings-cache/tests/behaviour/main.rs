@@ -7,6 +7,7 @@ mod common;
 
 mod counts;
 mod expiry;
+mod fetch;
 mod freshness;
 mod lifecycle;
 mod limits;

@@ -32,8 +32,7 @@ const REQUESTS: [(&str, Count); 5] = [
     ("hit", |counts| counts.hits),
     ("miss", |counts| counts.misses),
     ("coalesced", |counts| counts.coalesced),
-    // Nothing is served marked as stale yet.
-    ("stale", |_| 0),
+    ("stale", |counts| counts.stale),
     ("limited", |counts| counts.limited),
 ];
 

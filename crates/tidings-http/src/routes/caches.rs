@@ -88,7 +88,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
     let counts: CacheCounts = cache.counts();
     let told = cache.settings().eviction_events;
     let answered = counts.hits + counts.coalesced;
-    let asked = answered + counts.misses + counts.limited;
+    let asked = answered + counts.misses + counts.limited + counts.stale;
     json!({
         "entries": cache.entries(),
         "weight": cache.weight(),
@@ -99,6 +99,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "misses": counts.misses,
         "coalesced": counts.coalesced,
         "limited": counts.limited,
+        "stale": counts.stale,
         "loads": counts.loads,
         "load_failures": counts.load_failures,
         "fence_rejects": counts.fence_rejects,
