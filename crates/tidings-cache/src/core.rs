@@ -325,7 +325,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
             self.timed.store(true, Ordering::Relaxed);
-            self.domain.clock().coarse().after(ttl)
+            self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
         if !self.is_coherent(key.slot(), began, epoch) {

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::flight::Start;
-use crate::key::{Encoded, Key};
+use crate::key::{Encoded, Key, KeyRef};
 use crate::load::LoadError;
 use crate::table::Entry;
 
@@ -105,6 +105,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         Self { core, key, start, waiting, counts: true }
     }
 
+    /// One whose loader another leader counts.
+    pub(crate) fn uncounted(mut self) -> Self {
+        self.counts = false;
+        self
+    }
+
+    pub(crate) fn key(&self) -> KeyRef<'_> {
+        self.key.borrowed()
+    }
+
     /// Runs the loader, for no longer than `limit`.
     pub(crate) async fn run<E, F>(
         self,
@@ -144,7 +154,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         }
     }
 
-    fn end_loaded(&self, value: Option<V>) {
+    pub(crate) fn end_loaded(&self, value: Option<V>) {
         self.land(Brought::Value(value.clone()));
         self.waiting.end(value.map_or(Ended::Absent, Ended::Loaded));
         // Last, for a value whose `clone` panics counts as failed.
@@ -153,7 +163,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         }
     }
 
-    fn end_failed(&self, error: Arc<dyn Any + Send + Sync>) {
+    pub(crate) fn end_failed(&self, error: Arc<dyn Any + Send + Sync>) {
         self.count_failure();
         self.land(Brought::Failure);
         self.waiting.end(Ended::Failed(error));
@@ -199,14 +209,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Leader<K, V> {
 }
 
 /// Records how long a loader took, however it ends.
-struct Timed<'a> {
+pub(crate) struct Timed<'a> {
     clock: &'a Clock,
     times: &'a Histogram,
     since: Tick,
 }
 
 impl<'a> Timed<'a> {
-    fn start(clock: &'a Clock, times: &'a Histogram) -> Self {
+    pub(crate) fn start(clock: &'a Clock, times: &'a Histogram) -> Self {
         Self { clock, times, since: clock.now() }
     }
 }

@@ -4,9 +4,11 @@
 //! records come in through [`Domain::apply`] and [`Domain::fence`], freshness through [`Domain::publish`], and what
 //! is written here goes to the [`tidings_proto::log::ChangeLog`] that the domain was made with.
 
+mod absence;
 mod any;
 mod background;
 pub mod builder;
+mod bulk;
 pub mod cache;
 mod clears;
 pub mod clock;

@@ -112,11 +112,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         sound: bool,
         ttl: Option<Duration>,
     ) -> bool {
+        if value.is_none() && self.settings.loads.negative_ttl.is_none() {
+            return false;
+        }
         let stored = sound && !self.is_closed();
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
+            let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
         } else {
             self.stats.fence_rejects.count();

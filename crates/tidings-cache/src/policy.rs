@@ -26,6 +26,10 @@ pub struct LoadPolicy {
     pub hard_timeout: Option<Duration>,
     /// After which share of its life a hit has an entry reloaded.
     pub eager_refresh: Option<f64>,
+    /// By which share of it an entry's life is shortened at most, each by another.
+    pub ttl_jitter: Option<f64>,
+    /// For how long it is remembered that a key has no value.
+    pub negative_ttl: Option<Duration>,
 }
 
 impl Default for LoadPolicy {
@@ -36,6 +40,8 @@ impl Default for LoadPolicy {
             soft_timeout: None,
             hard_timeout: None,
             eager_refresh: None,
+            ttl_jitter: None,
+            negative_ttl: None,
         }
     }
 }
@@ -46,6 +52,15 @@ impl LoadPolicy {
         self.fail_safe.unwrap_or_default()
     }
 
+    /// How long an entry lives whose time to live is this, by what is drawn from `seed`: from the share that the jitter
+    /// leaves up to all of it, evenly.
+    pub(crate) fn life(&self, time: Duration, seed: u64) -> Duration {
+        match self.ttl_jitter {
+            Some(share) => time.min(TIME_MAX).mul_f64(1.0 - share * unit(seed)),
+            None => time,
+        }
+    }
+
     /// Whether failures are remembered.
     pub(crate) fn pauses(&self) -> bool {
         self.fail_safe.is_some() || self.eager_refresh.is_some()
@@ -54,7 +69,7 @@ impl LoadPolicy {
     /// Whether an entry of a cache with this time to live is to be reloaded at a hit.
     pub(crate) fn is_due(&self, expires: Tick, life: Option<Duration>, now: impl FnOnce() -> Tick) -> bool {
         let Some((share, life)) = self.eager_refresh.zip(life) else { return false };
-        expires.since(now()) <= life.mul_f64(1.0 - share)
+        expires.since(now()) <= life.min(TIME_MAX).mul_f64(1.0 - share)
     }
 
     pub(crate) fn check(&self, life: Option<Duration>) -> Result<(), OpenError> {
@@ -63,13 +78,14 @@ impl LoadPolicy {
             ("retry_after", Some(self.retry_after)),
             ("soft_timeout", self.soft_timeout),
             ("hard_timeout", self.hard_timeout),
+            ("negative_ttl", self.negative_ttl),
         ];
         for (option, time) in times {
             if time.is_some_and(|time| time.is_zero() || time > TIME_MAX) {
                 return Err(OpenError::Option { option, why: "longer than zero and shorter than 100 years" });
             }
         }
-        let shares = [("eager_refresh", self.eager_refresh)];
+        let shares = [("eager_refresh", self.eager_refresh), ("ttl_jitter", self.ttl_jitter)];
         for (option, share) in shares {
             if share.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
                 return Err(OpenError::Option { option, why: "a share between 0 and 1" });
@@ -83,12 +99,25 @@ impl LoadPolicy {
             let why = "only with time_to_live: without, nothing expires";
             return Err(OpenError::Option { option: "eager_refresh", why });
         }
+        if self.eager_refresh.zip(self.ttl_jitter).is_some_and(|(refresh, jitter)| refresh <= jitter) {
+            let why = "larger than ttl_jitter: else what is stored may be due at once";
+            return Err(OpenError::Option { option: "eager_refresh", why });
+        }
         if self.hard_timeout.is_some_and(|hard| self.soft_timeout.is_some_and(|soft| soft >= hard)) {
             let why = "shorter than hard_timeout";
             return Err(OpenError::Option { option: "soft_timeout", why });
         }
         Ok(())
     }
+}
+
+/// A number from 0 to below 1 that looks drawn: the last round of SplitMix64.
+fn unit(seed: u64) -> f64 {
+    let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
@@ -130,5 +159,51 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     pub fn eager_refresh(mut self, share: f64) -> Self {
         self.settings.loads.eager_refresh = Some(share);
         self
+    }
+
+    /// By which share of it each entry's time to live is shortened at most, between 0 and 1, so that what was stored at
+    /// once does not expire at once. By how much follows from the key and the moment. Default: off.
+    pub fn ttl_jitter(mut self, share: f64) -> Self {
+        self.settings.loads.ttl_jitter = Some(share);
+        self
+    }
+
+    /// For how long [`crate::Cache::get_or_load_optional`] and [`crate::Cache::get_or_load_many`] remember that a key
+    /// has no value; the cache's time to live still bounds it. Default: they do not. With a weigher, what is remembered
+    /// weighs as much as its encoded key is long.
+    pub fn negative_ttl(mut self, time: Duration) -> Self {
+        self.settings.loads.negative_ttl = Some(time);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_life_is_within_its_bounds(share in 0.001..0.999_f64, nanos: u64, seed: u64) {
+            let policy = LoadPolicy { ttl_jitter: Some(share), ..LoadPolicy::default() };
+            for time in [Duration::from_nanos(nanos), Duration::MAX] {
+                let life = policy.life(time, seed);
+                let time = time.min(TIME_MAX);
+                prop_assert!(life <= time && life + Duration::from_nanos(1) >= time.mul_f64(1.0 - share), "{life:?}");
+                prop_assert_eq!(life, policy.life(time, seed), "the same draw gives the same life");
+            }
+        }
+    }
+
+    #[test]
+    fn lives_are_spread_evenly() {
+        let policy = LoadPolicy { ttl_jitter: Some(0.5), ..LoadPolicy::default() };
+        let mut tenths = [0; 10];
+        for seed in 0..10_000 {
+            let life = policy.life(Duration::from_secs(1), seed).as_secs_f64();
+            tenths[((1.0 - life) * 20.0) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (800..1_200).contains(count)), "{tenths:?}");
     }
 }

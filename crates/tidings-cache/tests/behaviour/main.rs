@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod absence;
 mod counts;
 mod expiry;
 mod fetch;

@@ -61,6 +61,7 @@ pub(crate) async fn close(State(app): State<App>, named: Named) -> Answer {
 fn unopened(error: InvalidSettings) -> Problem {
     let (status, code) = match &error {
         InvalidSettings::NotAvailable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_available"),
+        InvalidSettings::NeedsLoader(_) => (StatusCode::UNPROCESSABLE_ENTITY, "needs_loader"),
         InvalidSettings::Open(OpenError::Name(_)) => (StatusCode::BAD_REQUEST, "invalid_name"),
         InvalidSettings::Open(OpenError::Open(_)) => (StatusCode::CONFLICT, "cache_open"),
         InvalidSettings::Open(OpenError::Collision(_)) => (StatusCode::CONFLICT, "name_collision"),
