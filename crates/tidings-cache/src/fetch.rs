@@ -75,7 +75,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             && shard.is_paused(key, self.domain.clock().coarse())
             && let Some(kept) = self.kept(key)
         {
-            return (Ok(kept), Outcome::Stale);
+            let outcome = if kept.stale { Outcome::Stale } else { Outcome::Hit };
+            return (Ok(kept), outcome);
         }
         match self.turn_in(&mut shard, key, false, limited) {
             (Turn::Ready(Some(value)), outcome) => (Ok(Fetched::fresh(value)), outcome),

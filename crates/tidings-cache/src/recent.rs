@@ -8,8 +8,8 @@ use tidings_proto::time::Tick;
 
 use crate::key::CarriedHash;
 
-/// Most notes per shard; the oldest goes for a new one. With 64 shards of 40 bytes a note and at most twice the room,
-/// 5 MB for a cache whose keys change faster than 65,536 times per window.
+/// Most keys per shard; the one noted first goes for a new one. With 64 shards, 40 bytes a key and at most twice the
+/// room, 5 MB for a cache of which more than 65,536 keys change per window.
 const NOTES_MAX: usize = 1_024;
 
 /// Keys by their hashes, with the time of their last note. Keys of one hash count as one.
@@ -17,6 +17,7 @@ const NOTES_MAX: usize = 1_024;
 pub(crate) struct Recent {
     window: Duration,
     last: HashMap<u64, Tick, CarriedHash>,
+    /// Each of them once, with a time at which it was noted.
     notes: VecDeque<(u64, Tick)>,
     /// The newest note that went before its window was over.
     forgotten: Tick,
@@ -29,19 +30,24 @@ impl Recent {
 
     /// Notes a key. Times must not go backwards by more than the clock's lag.
     pub(crate) fn note(&mut self, hash: u64, now: Tick) {
-        self.last.insert(hash, now);
-        self.notes.push_back((hash, now));
+        if self.last.insert(hash, now).is_none() {
+            self.notes.push_back((hash, now));
+        }
         while let Some(&(hash, at)) = self.notes.front() {
-            let over = at.after(self.window) < now;
-            if !over && self.notes.len() <= NOTES_MAX {
+            let is_over = at.after(self.window) < now;
+            if !is_over && self.notes.len() <= NOTES_MAX {
                 break;
             }
-            if !over {
-                self.forgotten = self.forgotten.max(at);
-            }
             self.notes.pop_front();
-            if self.last.get(&hash) == Some(&at) {
+            let last = self.last(hash);
+            if last > at {
+                // It was noted again: its place is further back.
+                self.notes.push_back((hash, last));
+            } else {
                 self.last.remove(&hash);
+                if !is_over {
+                    self.forgotten = self.forgotten.max(last);
+                }
             }
         }
     }
@@ -82,7 +88,7 @@ mod tests {
                 now = Tick(now.0 + pause);
                 recent.note(hash, now);
                 truth.insert(hash, now);
-                prop_assert!(recent.notes.len() <= NOTES_MAX && recent.last.len() <= NOTES_MAX);
+                prop_assert!(recent.notes.len() <= NOTES_MAX && recent.notes.len() == recent.last.len());
             }
             for (hash, at) in truth {
                 let said = recent.last_possible(hash);
@@ -98,5 +104,12 @@ mod tests {
         assert_eq!((recent.last_possible(u64::MAX), recent.last(3)), (Tick::NEVER, Tick(10)));
         recent.note(NOTES_MAX as u64, Tick(11));
         assert_eq!((recent.last_possible(u64::MAX), recent.last(0)), (Tick(10), Tick::NEVER));
+    }
+    #[test]
+    fn a_key_that_is_noted_all_the_time_pushes_no_other_out() {
+        let mut recent = Recent::new(WINDOW);
+        recent.note(1, Tick(10));
+        (0..10 * NOTES_MAX as u64).for_each(|n| recent.note(2, Tick(11 + n % 2)));
+        assert_eq!((recent.last(1), recent.last_possible(3)), (Tick(10), Tick::NEVER));
     }
 }
