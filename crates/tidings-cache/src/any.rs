@@ -89,6 +89,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
             // Whoever changes a key looks under its shard's lock whether the cache is closed: after this every change
             // that was under way is done, and nothing is stored any more that no invalidation would reach.
             self.end_all_flights();
+            self.background.stop();
             self.fence_slots(SlotSet::ALL);
             self.domain.unregister(self.id);
             self.topic.close();

@@ -11,10 +11,14 @@ use crate::cache::Cache;
 use crate::core::Core;
 use crate::domain::Domain;
 use crate::key::Key;
+use crate::policy::LoadPolicy;
 use crate::ring::RingBounds;
 
 /// Most partitions of a cache.
 pub const PARTITIONS_MAX: usize = 1_024;
+
+/// Longest replica lag: all that is loaded is dated back by it, which must not reach behind the clock's start.
+pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What travels, and what a peer's change does here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,8 +75,10 @@ pub struct Settings {
     pub ring: RingBounds,
     /// Whether expiries and evictions are reported and counted.
     pub eviction_events: bool,
-    /// A load that began within this time of an invalidation may be passed over (0: off).
+    /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
+    /// What it does when a loader fails or is slow, and before an entry expires.
+    pub loads: LoadPolicy,
 }
 
 impl Settings {
@@ -106,6 +112,17 @@ pub enum OpenError {
     /// The number of partitions is not within `1..=PARTITIONS_MAX`.
     #[error("{0} partitions: use 1 to {PARTITIONS_MAX}")]
     Partitions(usize),
+    /// The replica lag is longer than [`REPLICA_LAG_MAX`].
+    #[error("a replica lag of {0:?}: use a day at most")]
+    ReplicaLag(Duration),
+    /// An option of [`LoadPolicy`] cannot be as it is.
+    #[error("{option} must be {why}")]
+    Option {
+        /// Which one.
+        option: &'static str,
+        /// What it would have to be.
+        why: &'static str,
+    },
 }
 
 pub(crate) type Weigher<V> = Arc<dyn Fn(&[u8], &V) -> u32 + Send + Sync>;
@@ -116,7 +133,7 @@ pub(crate) type Partitioner<K> = Arc<dyn Fn(&K) -> Option<usize> + Send + Sync>;
 pub struct CacheBuilder<K, V> {
     domain: Domain,
     name: String,
-    settings: Settings,
+    pub(crate) settings: Settings,
     weigher: Option<Weigher<V>>,
     partitioner: Option<Partitioner<K>>,
     types: PhantomData<fn(K) -> V>,
@@ -142,6 +159,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             ring: RingBounds::default(),
             eviction_events: false,
             replica_lag: Duration::ZERO,
+            loads: LoadPolicy::default(),
         };
         Self {
             domain: domain.clone(),
@@ -219,6 +237,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// How far a replica of the system of record that loaders and fill tokens read from may be behind. Default: 0, none
+    /// is read.
+    ///
+    /// What begins to load within this time of an invalidation or fence of its key is returned and not stored, and
+    /// what is stored counts as that much older: in doubt a cache serves nothing that it loaded with a lag of the
+    /// staleness bound or more.
+    pub fn replica_lag(mut self, lag: Duration) -> Self {
+        self.settings.replica_lag = lag;
+        self
+    }
+
     /// Opens the cache.
     ///
     /// # Errors
@@ -231,6 +260,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         if !(1..=PARTITIONS_MAX).contains(&self.settings.partitions) {
             return Err(OpenError::Partitions(self.settings.partitions));
         }
+        if self.settings.replica_lag > REPLICA_LAG_MAX {
+            return Err(OpenError::ReplicaLag(self.settings.replica_lag));
+        }
+        self.settings.loads.check(self.settings.time_to_live)?;
         let name: Arc<str> = self.name.into();
         let core =
             Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);

@@ -108,7 +108,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         Ok(self.core.hit(encoded.set(self.core.id, key)?))
     }
 
-    /// The value and its age (time since its load began), without counting a request. No access as far as the time to idle
+    /// The value and its age (time since its load began, and the replica lag), without counting a request. No access as far as the time to idle
     /// is concerned.
     #[must_use]
     pub fn peek(&self, key: &K) -> Option<(V, Duration)> {
@@ -291,7 +291,7 @@ struct Decision<'a, K: Key, V: Clone + Send + Sync + 'static> {
 
 impl<'a, K: Key, V: Clone + Send + Sync + 'static> Decision<'a, K, V> {
     fn open(core: &'a Core<K, V>, encoded: &'a Encoded) -> Self {
-        Self { core, encoded, start: core.guard(encoded, |_| Purpose::Decision) }
+        Self { core, encoded, start: core.guard(encoded, Purpose::Decision) }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tidings_proto::time::Tick;
 
@@ -28,6 +29,10 @@ impl fmt::Debug for Clock {
         })
     }
 }
+
+/// How far a coarse clock reading may lag behind the truth: one kernel tick at 100 Hz. Taken off every bound, so that
+/// the promise holds to the letter.
+pub(crate) const COARSE_LAG: Duration = Duration::from_millis(10);
 
 /// Ticks start here, so that every reading is later than [`Tick::NEVER`] by more than any bound.
 const ORIGIN_NANOS: u64 = 1 << 50;
@@ -108,7 +113,7 @@ impl ManualClock {
     }
 
     /// Moves it on.
-    pub fn advance(&self, by: std::time::Duration) {
+    pub fn advance(&self, by: Duration) {
         let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
         self.0.fetch_add(nanos, Ordering::SeqCst);
     }
@@ -215,8 +220,6 @@ mod os {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -8,6 +8,8 @@
 //! - moka runs housekeeping, weigher and eviction listener inside its own calls on any thread: the listener only
 //!   pushes to a bounded queue, which is drained outside every lock.
 
+mod reclaim;
+
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -22,18 +24,16 @@ use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
+use crate::background::Background;
 use crate::builder::{Mode, Partitioner, Settings, Weigher};
 use crate::clears::Clears;
 use crate::domain::Domain;
 use crate::key::{Key, KeyRef, SHARDS};
+use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
 use crate::stats::CacheStats;
 use crate::table::{self, Bare, Entry, LocalEvent, LocalEvents, Peeking, Table};
 use crate::topic::{Audience, Told, Topic};
-
-/// How often memory of entries is reclaimed whose own time to live is over, where nothing else notices: a walk over
-/// all entries, about 0.1 us each.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps neighbouring shards' locks out of each other's cache line.
 #[repr(align(128))]
@@ -57,6 +57,9 @@ pub(crate) struct Core<K, V> {
     local_events: Arc<LocalEvents>,
     rooms: Rooms,
     pub(crate) clears: Clears,
+    /// When slots were fenced, where loads read a replica that lags.
+    replica_fences: Option<Box<Fences>>,
+    pub(crate) background: Background,
     /// Some entry has a time to live.
     timed: AtomicBool,
     /// Some entry has one of its own, shorter than the cache's.
@@ -118,12 +121,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         partitioner: Option<Partitioner<K>>,
     ) -> Self {
         let audience = Audience::default();
+        let lags = !settings.replica_lag.is_zero();
         let local_events = Arc::new(LocalEvents::new(audience.clone()));
         Self {
             id: CacheId::of_name(&name),
             entries: table::table(&settings, domain.clock(), weigher, &local_events),
             topic: Arc::new(Topic::new(name.clone(), settings.partitions, settings.ring, audience)),
-            shards: (0..SHARDS).map(|_| Padded(Mutex::default())).collect(),
+            shards: (0..SHARDS).map(|_| Padded(Mutex::new(Shard::new(&settings, domain.clock())))).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             load_time: Histogram::default(),
@@ -142,6 +146,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             local_events,
             rooms: Rooms::default(),
             clears: Clears::default(),
+            background: Background::new(),
+            replica_fences: lags.then(|| Box::new(Fences::new())),
         }
     }
 
@@ -240,14 +246,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Whether neither a fence nor the floor excludes an entry.
     #[inline]
-    fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
+    pub(crate) fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
         epoch == self.epoch(slot) && (began > self.domain.gate().floor() || !self.travels())
     }
 
-    /// As [`Core::lookup`], and no access as far as the time to idle is concerned.
+    /// As [`Core::lookup`] of a value, and no access as far as the time to idle is concerned.
     pub(crate) fn peek(&self, key: KeyRef<'_>) -> Lookup<V> {
         let _peeking = Peeking::begin();
-        self.lookup(key)
+        match self.lookup(key) {
+            Lookup::Hit(entry) if entry.absent => Lookup::Miss,
+            found => found,
+        }
     }
 
     /// Whether certainly every entry of the table is one that a read would be answered with.
@@ -288,7 +297,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let room = self.room();
         let lately = shard.end_for_store(key, room);
         let displaces = self.displaces(key, lately, now);
-        let updated = self.store(key, value, birth);
+        let updated = self.store(key, Some(value), birth);
         if let Some(room) = room.filter(|_| !lately) {
             shard.stored(key, room);
         }
@@ -304,16 +313,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.rooms.of(self.entries.entry_count(), self.settings.max_capacity)
     }
 
-    /// Stores an entry. Call under the key's shard lock. Returns whether a watched table had one, readable or not.
+    /// Stores an entry, or without a value that there is none. Call under the key's shard lock. Returns whether a watched
+    /// table had one, readable or not.
     #[inline]
-    pub(crate) fn store(&self, key: KeyRef<'_>, value: V, Birth { began, epoch, ttl }: Birth) -> bool {
+    pub(crate) fn store(
+        &self,
+        key: KeyRef<'_>,
+        value: Option<V>,
+        Birth { began, epoch, ttl }: Birth,
+    ) -> bool {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
             self.own_times.store(true, Ordering::Relaxed);
         }
         let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
             self.timed.store(true, Ordering::Relaxed);
-            self.domain.clock().coarse().after(ttl)
+            self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
         if !self.is_coherent(key.slot(), began, epoch) {
@@ -337,9 +352,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.entries.remove(&key).is_some_and(|entry| !self.is_excluded(key, &entry))
     }
 
-    /// Whether an entry will never be readable again.
+    /// Whether an entry has no value that is ever read again.
     fn is_excluded(&self, key: KeyRef<'_>, entry: &Entry<V>) -> bool {
-        !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
+        entry.absent || !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
     }
 
     /// Whether a time to live is over.
@@ -347,7 +362,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         expires != Tick::FOREVER && expires <= self.domain.clock().coarse()
     }
 
+    /// Whether what a load of a key brings that begins now is stored: where it reads a replica that lags, not if it may
+    /// lack a change of the key or a fence of its slot. Call under the key's shard lock, after its epoch was read.
+    pub(crate) fn may_store(&self, shard: &ShardGuard<'_, V>, key: KeyRef<'_>, as_of: Tick) -> bool {
+        let changed = shard.changes.as_ref().is_some_and(|changes| changes.overtook(key.hash, as_of));
+        let fenced = || self.replica_fences.as_ref().is_some_and(|fences| fences.overtook(key.slot(), as_of));
+        !changed && !fenced()
+    }
+
     pub(crate) fn fence_slots(&self, slots: SlotSet) {
+        if let Some(fences) = &self.replica_fences {
+            fences.note(slots, self.domain.clock());
+        }
         for slot in slots.iter() {
             self.epochs[slot.index()].fetch_add(1, Ordering::AcqRel);
         }
@@ -414,59 +440,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn local_counts(&self) -> (u64, u64, u64) {
         let counts = &self.local_events.counts;
         (counts.evicted.get(), counts.expired.get(), counts.dropped.get())
-    }
-
-    /// Frees the memory of entries that a fence, the floor or the end of their own time has made unreadable, one shard
-    /// lock at a time.
-    pub(crate) fn reclaim(&self) {
-        let floor = if self.travels() { self.domain.gate().floor() } else { Tick::NEVER };
-        let fences = self.fences.load(Ordering::Acquire);
-        let raised = self.reclaimed_floor.load(Ordering::Acquire) < floor.0;
-        let fenced = raised || self.reclaimed_fences.load(Ordering::Acquire) != fences;
-        if !fenced && !self.is_sweep_due() {
-            return;
-        }
-        self.reclaim_excluded();
-        if fenced {
-            // Of a key that moka displaced meanwhile nothing was seen.
-            (0..SHARDS).for_each(|index| self.shard_at(index).forget_stored());
-        }
-        // What came meanwhile is for the next time.
-        self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
-        self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
-    }
-
-    fn reclaim_excluded(&self) {
-        let gone = |key: KeyRef<'_>, entry: &Entry<V>| {
-            // A watched table tells of what expires, and frees it by itself.
-            let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires);
-            !self.is_coherent(key.slot(), entry.began, entry.epoch) || is_over()
-        };
-        let _bare = Bare::begin();
-        for (key, entry) in &self.entries {
-            let key = key.borrowed();
-            if gone(key, &entry) {
-                let _shard = self.shard(key);
-                // What stands there now may be newer than what was seen.
-                let _peeking = Peeking::begin();
-                if self.entries.get(&key).is_some_and(|now| gone(key, &now)) {
-                    self.entries.invalidate(&key);
-                }
-            }
-        }
-    }
-
-    /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.
-    fn is_sweep_due(&self) -> bool {
-        if self.settings.watches_entries() || !self.own_times.load(Ordering::Relaxed) {
-            return false;
-        }
-        let now = self.domain.clock().coarse();
-        let due = now.since(Tick(self.swept.load(Ordering::Relaxed))) >= SWEEP_INTERVAL;
-        if due {
-            self.swept.store(now.0, Ordering::Relaxed);
-        }
-        due
     }
 
     /// Ends the fill tokens whose deadline has passed.

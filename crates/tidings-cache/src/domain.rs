@@ -18,14 +18,10 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::builder::Mode;
-use crate::clock::Clock;
+use crate::clock::{COARSE_LAG, Clock};
 use crate::erased::AnyCache;
 use crate::remote::RemoteChange;
 use crate::stats::Striped;
-
-/// How far a coarse clock reading may lag behind the truth: one kernel tick at 100 Hz. Taken off every bound, so that
-/// the promise holds to the letter.
-const COARSE_LAG: Duration = Duration::from_millis(10);
 
 /// Shared by all caches of one node. Clones share it.
 #[derive(Clone)]

@@ -17,6 +17,9 @@ use crate::key::{CarriedHash, KeyRef, StoredKey};
 /// clients that never come back can hold.
 pub const TOKENS_PER_SHARD_MAX: usize = 256;
 
+/// The number of no flight.
+pub(crate) const NO_FLIGHT: u64 = 0;
+
 /// What a flight has to compare with when it ends: taken when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -93,7 +96,7 @@ pub struct FlightTable<W> {
 
 impl<W> Default for FlightTable<W> {
     fn default() -> Self {
-        Self { flights: HashMap::default(), next: 1, tokens: 0 }
+        Self { flights: HashMap::default(), next: NO_FLIGHT + 1, tokens: 0 }
     }
 }
 

@@ -47,7 +47,7 @@ fn copy(to: &mut [u8], from: &[u8]) {
 }
 
 /// An encoded key on the stack, with its hash.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Encoded {
     hash: u64,
     length: usize,

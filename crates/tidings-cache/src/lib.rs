@@ -4,8 +4,11 @@
 //! records come in through [`Domain::apply`] and [`Domain::fence`], freshness through [`Domain::publish`], and what
 //! is written here goes to the [`tidings_proto::log::ChangeLog`] that the domain was made with.
 
+mod absence;
 mod any;
+mod background;
 pub mod builder;
+mod bulk;
 pub mod cache;
 mod clears;
 pub mod clock;
@@ -13,13 +16,18 @@ mod core;
 mod domain;
 mod erased;
 pub mod event;
+mod fetch;
 mod filter;
 pub mod flight;
 mod key;
+mod leader;
 mod load;
 mod many;
+mod policy;
 mod reader;
+mod recent;
 mod remote;
+mod replica;
 mod ring;
 mod shard;
 mod stats;
@@ -27,6 +35,7 @@ mod subscribe;
 mod table;
 mod topic;
 mod write;
+mod write_through;
 
 pub use builder::{CacheBuilder, Invalidator, Mode, OpenError, Settings};
 pub use cache::{Cache, Computed, Number, Write};
@@ -34,8 +43,10 @@ pub use clock::{Clock, ManualClock};
 pub use domain::{Domain, RemoteStats};
 pub use erased::AnyCache;
 pub use event::{Event, RawEvent, RawTarget, Target, WriterId};
+pub use fetch::Fetched;
 pub use key::{Key, KeyError};
-pub use load::{FillToken, LoadError, ReadOrFill, TOKEN_TIME, WriteThroughError};
+pub use load::{FillToken, LoadError, ReadOrFill, TOKEN_TIME};
+pub use policy::LoadPolicy;
 pub use remote::RemoteChange;
 pub use ring::RingBounds;
 pub use stats::{CacheCounts, CacheStats, Striped};
@@ -45,3 +56,4 @@ pub use subscribe::{
 pub use tidings_proto::event::{EventKind, Operation};
 pub use tidings_proto::id::SlotSet;
 pub use write::{WriteError, Written};
+pub use write_through::WriteThroughError;

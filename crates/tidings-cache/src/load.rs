@@ -1,142 +1,72 @@
-//! Loads, write-throughs and fill tokens: flights around moka, so that a slow load never overwrites a newer
+//! Loads and fill tokens: flights around moka, so that a slow load never overwrites a newer
 //! invalidation, and one loader runs per key.
 
-use std::any::Any;
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidings_proto::event::Operation;
-use tidings_proto::histogram::Histogram;
 use tidings_proto::time::Tick;
-use tokio::sync::Notify;
 
 use crate::cache::Cache;
-use crate::clock::Clock;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
-use crate::domain::Domain;
-use crate::flight::{Joinable, Purpose, Start};
+use crate::flight::{Joinable, NO_FLIGHT, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
-use crate::stats::Striped;
-use crate::write::{Change, Options, Subject, When, WriteError, Written};
+use crate::leader::{Ended, Leader, Turn, Waiting};
+use crate::stats::Outcome;
 
 /// How long a fill token is good for unless the caller says otherwise.
 pub const TOKEN_TIME: Duration = Duration::from_secs(10);
 
-/// How one load ended, for those who joined it.
-#[derive(Debug)]
-enum Ended<V> {
-    Loaded(V),
-    Failed(Arc<dyn Any + Send + Sync>),
-    /// Its caller went away or panicked: somebody else has to load.
-    Abandoned,
-}
-
-/// What the callers of one load wait on.
-#[derive(Debug)]
-pub(crate) struct Waiting<V> {
-    ended: OnceLock<Ended<V>>,
-    notify: Notify,
-}
-
-impl<V> Waiting<V> {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new() })
-    }
-
-    fn end(&self, ended: Ended<V>) {
-        // Whoever comes first decides: a guard dropped after its load ended changes nothing.
-        if self.ended.set(ended).is_ok() {
-            self.notify.notify_waiters();
-        }
-    }
-
-    async fn wait(&self) -> &Ended<V> {
-        loop {
-            let notified = self.notify.notified();
-            if let Some(ended) = self.ended.get() {
-                return ended;
-            }
-            notified.await;
-        }
-    }
-}
-
-/// Where the value of [`Cache::get_or_load`] may come from.
-enum Turn<V> {
-    Ready(V),
-    Join(Arc<Waiting<V>>),
-    Lead(Start, Arc<Waiting<V>>),
-}
-
-/// Releases the waiters of a load whose caller is cancelled or panics.
-struct Leader<'a, K: Key, V: Clone + Send + Sync + 'static> {
-    core: &'a Core<K, V>,
-    key: &'a Encoded,
-    start: Start,
-    waiting: Arc<Waiting<V>>,
-}
-
-impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
-    /// Takes the flight out of the table; stores the value if nothing had ended it.
-    fn land(&self, value: Option<V>) {
-        let key = self.key.borrowed();
-        let mut shard = self.core.shard(key);
-        let now = self.core.domain.clock().coarse();
-        let sound = shard.flights.finish(key, self.start, self.core.epoch(key.slot()), now);
-        if let Some(value) = value {
-            self.core.land(&mut shard, key, value, self.start, sound, None);
-        }
-    }
-}
-
-impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Leader<'_, K, V> {
-    fn drop(&mut self) {
-        if self.waiting.ended.get().is_none() {
-            self.core.stats.load_failures.count();
-            self.land(None);
-            self.waiting.end(Ended::Abandoned);
-        }
-    }
-}
-
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// Where a read gets its value from. One outcome counts for a read: the `first` turn's.
-    fn turn(&self, key: &Encoded, first: bool) -> Turn<V> {
-        let count = |outcome: &Striped| {
-            if first {
-                outcome.count();
-            }
-        };
-        let mut limited = false;
-        match self.lookup(key.borrowed()) {
-            Lookup::Hit(entry) => {
-                if let Some(value) = entry.into_value() {
-                    count(&self.stats.hits);
-                    return Turn::Ready(value);
-                }
-            }
-            Lookup::Limited => limited = true,
-            Lookup::Miss => {}
-        }
+    /// Where a read gets its value from, and what it counts as. Only who takes `absence` for an answer gets it.
+    pub(crate) fn turn(&self, key: &Encoded, absence: bool) -> (Turn<V>, Outcome) {
         let key = key.borrowed();
-        let now = self.domain.clock().coarse();
-        let mut shard = self.shard(key);
+        let limited = match self.lookup(key) {
+            Lookup::Hit(entry) => {
+                if let Some(turn) = Turn::of(entry, absence) {
+                    return (turn, Outcome::Hit);
+                }
+                false
+            }
+            Lookup::Limited => true,
+            Lookup::Miss => false,
+        };
+        self.turn_in(&mut self.shard(key), key, absence, limited)
+    }
+
+    /// As [`Core::turn`], under the key's shard lock.
+    pub(crate) fn turn_in(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        absence: bool,
+        limited: bool,
+    ) -> (Turn<V>, Outcome) {
         // A load may have landed between the look and the lock: were it not seen, a second loader would run.
         if let Lookup::Hit(entry) = self.lookup(key)
-            && let Some(value) = entry.into_value()
+            && let Some(turn) = Turn::of(entry, absence)
         {
-            count(&self.stats.hits);
-            return Turn::Ready(value);
+            return (turn, Outcome::Hit);
         }
+        match self.join_or_lead(shard, key) {
+            turn if limited => (turn, Outcome::Limited),
+            turn @ Turn::Join(_) => (turn, Outcome::Coalesced),
+            turn => (turn, Outcome::Miss),
+        }
+    }
+
+    /// The load of a key that is under way, if it may be joined, else a new one. Under the key's shard lock.
+    pub(crate) fn join_or_lead(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> Turn<V> {
+        let now = self.domain.clock().coarse();
         let epoch = self.epoch(key.slot());
-        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
-            count(if limited { &self.stats.limited } else { &self.stats.coalesced });
+        let lag = self.settings.replica_lag;
+        let after = self.joinable_after(now).before(lag);
+        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after }) {
             return Turn::Join(waiting);
         }
-        count(if limited { &self.stats.limited } else { &self.stats.misses });
-        let waiting = Waiting::new();
-        let start = shard.flights.begin_load(key, epoch, now, waiting.clone());
+        let as_of = now.before(lag);
+        let waiting = Waiting::new(now, self.may_store(shard, key, as_of));
+        let start = shard.flights.begin_load(key, epoch, as_of, waiting.clone());
         Turn::Lead(start, waiting)
     }
 
@@ -145,11 +75,24 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Opens a guard.
-    pub(crate) fn guard(&self, key: &Encoded, purpose: impl FnOnce(Tick) -> Purpose) -> Start {
+    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> Start {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let now = self.domain.clock().coarse();
-        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
+        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose)
+    }
+
+    /// Opens a fill token's guard. Where what it brings could not be stored, it has none.
+    fn token(&self, key: &Encoded, time: Duration) -> Start {
+        let key = key.borrowed();
+        let mut shard = self.shard(key);
+        let now = self.domain.clock().coarse();
+        let (epoch, as_of) = (self.epoch(key.slot()), now.before(self.settings.replica_lag));
+        if self.may_store(&shard, key, as_of) {
+            shard.flights.begin_guard(key, epoch, as_of, Purpose::Token(now.after(time)))
+        } else {
+            Start { id: NO_FLIGHT, epoch, began: as_of }
+        }
     }
 
     /// Closes a guard, if it is still open, without a result.
@@ -159,21 +102,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.shard(key).flights.finish(key, start, self.epoch(key.slot()), now);
     }
 
-    /// Stores what a flight has brought, if it is sound. Call under the key's shard lock. Returns whether it did.
-    fn land(
+    /// Stores what a flight has brought, a value or its absence, if it is sound. Call under the key's shard lock. Returns whether it did.
+    pub(crate) fn land(
         &self,
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
-        value: V,
+        value: Option<V>,
         start: Start,
         sound: bool,
         ttl: Option<Duration>,
     ) -> bool {
+        if value.is_none() && self.settings.loads.negative_ttl.is_none() {
+            return false;
+        }
         let stored = sound && !self.is_closed();
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
+            let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
         } else {
             self.stats.fence_rejects.count();
@@ -184,6 +131,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
 /// A read or a load failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LoadError<E> {
     /// The key cannot be used.
     #[error(transparent)]
@@ -191,18 +139,9 @@ pub enum LoadError<E> {
     /// The loader failed; callers that waited for it share its error.
     #[error("the loader failed: {0}")]
     Loader(Arc<E>),
-}
-
-/// A write-through failed.
-#[derive(Debug, thiserror::Error)]
-pub enum WriteThroughError<E> {
-    /// The user's write failed, and may have happened all the same: the key was removed here and at every peer.
-    #[error("the write failed: {0}")]
-    Write(E),
-    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node is leaving,
-    /// the user's write did not run; otherwise it was made, and the local entry was removed.
-    #[error("the change could not be broadcast")]
-    Cache(#[source] WriteError),
+    /// The loader did not answer within the cache's hard timeout. Only [`Cache::fetch`] has one.
+    #[error("the loader did not answer in time")]
+    TimedOut,
 }
 
 /// Permission to fill one key, given with a miss. It is good until its deadline, for one use, and only as long as
@@ -240,7 +179,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// wait for it. The result is stored only if nothing invalidated the key since the load began, and is never
     /// broadcast: a fill is no news.
     ///
-    /// What is returned is never older than an invalidation that had returned before the call.
+    /// What is returned is never older than an invalidation that had returned before the call, but for what a replica
+    /// lacks that the loader reads ([`crate::CacheBuilder::replica_lag`]).
     ///
     /// # Errors
     /// [`LoadError`]. Failures are not cached.
@@ -248,106 +188,58 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// # Cancel safety
     /// Cancelling the caller whose loader runs cancels the loader; one of those who wait then runs its own. A loader
     /// that panics releases them likewise.
+    ///
+    /// # Panics
+    /// Only if `load` does.
     pub async fn get_or_load<E, F>(&self, key: &K, load: impl FnOnce() -> F) -> Result<V, LoadError<E>>
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>>,
     {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key)?;
-        let mut first = true;
-        loop {
-            let turn = core.turn(&encoded, first);
-            first = false;
-            let (start, waiting) = match turn {
-                Turn::Ready(value) => return Ok(value),
-                Turn::Join(waiting) => match waiting.wait().await {
-                    Ended::Loaded(value) => return Ok(value.clone()),
-                    Ended::Failed(error) => match error.clone().downcast() {
-                        Ok(error) => return Err(LoadError::Loader(error)),
-                        // Another caller's error type: it cannot be shared, so this one loads for itself.
-                        Err(_) => continue,
-                    },
-                    Ended::Abandoned => continue,
-                },
-                Turn::Lead(start, waiting) => (start, waiting),
-            };
-            let leader = Leader { core, key: &encoded, start, waiting };
-            core.stats.loads.count();
-            let timed = Timed::start(core.domain.clock(), &core.load_time);
-            let result = load().await;
-            drop(timed);
-            return match result {
-                Ok(value) => {
-                    leader.land(Some(value.clone()));
-                    leader.waiting.end(Ended::Loaded(value.clone()));
-                    // Last, for a value whose `clone` panics counts as failed.
-                    core.stats.loaded.count();
-                    core.tell_local_events();
-                    Ok(value)
-                }
-                Err(error) => {
-                    let error = Arc::new(error);
-                    core.stats.load_failures.count();
-                    leader.land(None);
-                    leader.waiting.end(Ended::Failed(error.clone()));
-                    Err(LoadError::Loader(error))
-                }
-            };
-        }
+        let load = || async { load().await.map(Some) };
+        let loaded = self.load_one(key, false, load).await?;
+        Ok(loaded.expect("only who asks for it is told of an absence"))
     }
 
-    /// Runs the user's write of a key's truth, then stores its value here and evicts the key at every peer. Safe
-    /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
-    /// value is not stored, and the key is evicted everywhere.
-    ///
-    /// # Errors
-    /// [`WriteThroughError::Write`]: the write failed; since it may have happened all the same, the key is evicted
-    /// everywhere. [`WriteThroughError::Cache`]: it was made, and could not be broadcast.
-    ///
-    /// # Cancel safety
-    /// Cancelled, or panicking, it evicts the key everywhere.
-    ///
-    /// # Panics
-    /// Only if `write` does.
-    pub async fn write_through<E, F>(
+    /// As [`Cache::get_or_load`]; `absence` says whether that there is no value is an answer.
+    pub(crate) async fn load_one<E, F>(
         &self,
         key: &K,
-        write: impl FnOnce() -> F,
-    ) -> Result<(V, Written), WriteThroughError<E>>
+        absence: bool,
+        load: impl FnOnce() -> F,
+    ) -> Result<Option<V>, LoadError<E>>
     where
-        F: Future<Output = Result<V, E>>,
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<Option<V>, E>>,
     {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
-        // Announced before the check, so that a node that leaves either waits for this write or refuses it.
-        let _announced = OpenWrite::of(&core.domain);
-        if core.domain.is_leaving() {
-            return Err(WriteThroughError::Cache(WriteError::Leaving));
-        }
-        if core.is_closed() {
-            return Err(WriteThroughError::Cache(WriteError::Closed));
-        }
-        let start = core.guard(&encoded, |_| Purpose::Write);
-        let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
-        let value = match write().await {
-            Ok(value) => value,
-            Err(error) => {
-                drop(guard);
-                return Err(WriteThroughError::Write(error));
+        let core = &self.core;
+        let key = Encoded::new(core.id, key)?;
+        let mut first = true;
+        loop {
+            let (turn, outcome) = core.turn(&key, absence);
+            // One outcome counts for a read: the first turn's.
+            if std::mem::take(&mut first) {
+                core.stats.count_read(outcome);
             }
-        };
-        let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
-        let options = Options { ends_write: true, ..Options::default() };
-        // The guard stays open until the change was made or refused: a panic of the value's `clone` is one of the
-        // write's.
-        let change = Change::Put(value.clone());
-        let outcome =
-            core.change(subject, Operation::WriteThrough, &options, When::StoreUnended(start), change);
-        guard.open = false;
-        let outcome = outcome.map_err(WriteThroughError::Cache)?;
-        let written = outcome.written.expect("a write-through is made whatever ended its guard");
-        Ok((value, written))
+            let waiting = match turn {
+                Turn::Ready(value) => return Ok(value),
+                Turn::Join(waiting) => waiting,
+                Turn::Lead(start, waiting) => {
+                    return Leader::new(core.clone(), key, start, waiting).run(load, None).await;
+                }
+            };
+            match waiting.wait().await {
+                Ended::Loaded(value) => return Ok(Some(value.clone())),
+                Ended::Absent if absence => return Ok(None),
+                Ended::Failed(error) => {
+                    if let Ok(error) = error.clone().downcast() {
+                        return Err(LoadError::Loader(error));
+                    }
+                    // Another caller's error type: it cannot be shared, so this one loads for itself.
+                }
+                Ended::Absent | Ended::TimedOut | Ended::Abandoned => {}
+            }
+        }
     }
 
     /// The value of a key, or permission to fill it: for callers that cannot pass a loader.
@@ -359,12 +251,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             return Ok(ReadOrFill::Hit(value));
         }
         let encoded = Encoded::new(self.core.id, key)?;
-        let start = self.core.guard(&encoded, |now| Purpose::Token(now.after(time)));
+        let start = self.core.token(&encoded, time);
         Ok(ReadOrFill::Miss(FillToken { start }))
     }
 
     /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
-    /// anything invalidated the key meanwhile.
+    /// anything invalidated the key meanwhile, or within the cache's replica lag before.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -375,69 +267,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let mut shard = core.shard(key);
         let sound =
             shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        let stored = core.land(&mut shard, key, value, token.start, sound, ttl);
+        let stored = core.land(&mut shard, key, Some(value), token.start, sound, ttl);
         drop(shard);
         core.tell_local_events();
         Ok(stored)
-    }
-}
-
-/// A write-through that is under way: unless it is closed, what it wrote is unknown.
-struct Uncertain<'a, K: Key, V: Clone + Send + Sync + 'static> {
-    cache: &'a Cache<K, V>,
-    key: &'a K,
-    encoded: &'a Encoded,
-    start: Start,
-    open: bool,
-}
-
-impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
-    fn drop(&mut self) {
-        let core = &*self.cache.core;
-        if self.open {
-            core.close_guard(self.encoded, self.start);
-            let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
-            let options = Options { ends_write: true, ..Options::default() };
-            let removed =
-                core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
-            if let Err(error) = removed {
-                tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
-            }
-        }
-    }
-}
-
-/// Records how long a loader took, however it ends.
-struct Timed<'a> {
-    clock: &'a Clock,
-    times: &'a Histogram,
-    since: Tick,
-}
-
-impl<'a> Timed<'a> {
-    fn start(clock: &'a Clock, times: &'a Histogram) -> Self {
-        Self { clock, times, since: clock.now() }
-    }
-}
-
-impl Drop for Timed<'_> {
-    fn drop(&mut self) {
-        self.times.record(self.clock.now().since(self.since));
-    }
-}
-
-/// Counts a write-through as under way.
-struct OpenWrite<'a>(&'a Domain);
-
-impl<'a> OpenWrite<'a> {
-    fn of(domain: &'a Domain) -> Self {
-        domain.write_begins();
-        Self(domain)
-    }
-}
-
-impl Drop for OpenWrite<'_> {
-    fn drop(&mut self) {
-        self.0.write_ends();
     }
 }

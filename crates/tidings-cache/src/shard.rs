@@ -3,9 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tidings_proto::time::Tick;
+
+use crate::builder::Settings;
+use crate::clock::Clock;
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
-use crate::load::Waiting;
+use crate::leader::Waiting;
+use crate::recent::Recent;
+use crate::replica::Changes;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -58,19 +64,29 @@ pub(crate) struct Shard<V> {
     lately: Lately,
     /// The [`Room`] in which they were noted.
     room: Room,
-}
-
-impl<V> Default for Shard<V> {
-    fn default() -> Self {
-        Self { flights: FlightTable::default(), lately: Lately::default(), room: Room::default() }
-    }
+    /// When keys changed, where loads read a replica that lags.
+    pub(crate) changes: Option<Box<Changes>>,
+    /// Keys whose loaders are not to be asked for a while.
+    pauses: Option<Box<Recent>>,
 }
 
 impl<V> Shard<V> {
+    pub(crate) fn new(settings: &Settings, clock: &Clock) -> Self {
+        let lag = Some(settings.replica_lag).filter(|lag| !lag.is_zero());
+        Self {
+            flights: FlightTable::default(),
+            lately: Lately::default(),
+            room: Room::default(),
+            changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
+            pauses: settings.loads.pauses().then(|| Box::new(Recent::new(settings.loads.retry_after))),
+        }
+    }
+
     /// Ends every flight of a key, before it is removed. From now on it is not known to be stored.
     #[inline]
     pub(crate) fn end(&mut self, key: KeyRef<'_>) {
         self.flights.end(key);
+        self.note_change(key);
         self.lately.forget(key.hash);
     }
 
@@ -79,7 +95,15 @@ impl<V> Shard<V> {
     #[inline]
     pub(crate) fn end_for_store(&mut self, key: KeyRef<'_>, room: Option<Room>) -> bool {
         self.flights.end(key);
+        self.note_change(key);
         room == Some(self.room) && self.lately.knows(key.hash)
+    }
+
+    #[inline]
+    fn note_change(&mut self, key: KeyRef<'_>) {
+        if let Some(changes) = &mut self.changes {
+            changes.note(key.hash);
+        }
     }
 
     /// Notes that a key was stored.
@@ -90,6 +114,18 @@ impl<V> Shard<V> {
             self.room = room;
         }
         self.lately.note(key.hash);
+    }
+
+    /// Leaves a key's loader alone for a while, where the cache does so at all. The one that was left alone first is
+    /// asked again for want of room.
+    pub(crate) fn pause(&mut self, key: KeyRef<'_>, now: Tick) {
+        if let Some(pauses) = &mut self.pauses {
+            pauses.note(key.hash, now);
+        }
+    }
+
+    pub(crate) fn is_paused(&self, key: KeyRef<'_>, now: Tick) -> bool {
+        self.pauses.as_ref().is_some_and(|pauses| pauses.holds(key.hash, now))
     }
 
     /// Forgets what was stored: entries may have become unreadable.

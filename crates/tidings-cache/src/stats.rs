@@ -88,13 +88,16 @@ counters! {
         coalesced,
         /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
+        /// Reads that were served an entry whose time was over, and told so.
+        stale,
         /// Loaders that began.
         loads,
         /// Loaders that brought a value, whether or not it was stored.
         loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
-        /// Results that were not stored because something had ended their flight.
+        /// Results that were not stored because something had ended their flight, or because what they were read from
+        /// may have lacked a change.
         fence_rejects,
         /// Changes made on this node.
         mutations,
@@ -126,6 +129,28 @@ counters! {
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,
+    }
+}
+
+/// What a read counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Hit,
+    Miss,
+    Coalesced,
+    Limited,
+    Stale,
+}
+
+impl CacheStats {
+    pub(crate) fn count_read(&self, outcome: Outcome) {
+        match outcome {
+            Outcome::Hit => self.hits.count(),
+            Outcome::Miss => self.misses.count(),
+            Outcome::Coalesced => self.coalesced.count(),
+            Outcome::Limited => self.limited.count(),
+            Outcome::Stale => self.stale.count(),
+        }
     }
 }
 

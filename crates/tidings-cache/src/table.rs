@@ -33,11 +33,13 @@ pub(crate) struct Entry<V> {
     pub(crate) expires: Tick,
     /// Its slot's epoch when the load began.
     pub(crate) epoch: u32,
+    /// What it remembers is that there is no value.
+    pub(crate) absent: bool,
 }
 
 impl<V> Entry<V> {
-    pub(crate) fn new(value: V, began: Tick, expires: Tick, epoch: u32) -> Self {
-        Self { value: Some(value), began, expires, epoch }
+    pub(crate) fn new(value: Option<V>, began: Tick, expires: Tick, epoch: u32) -> Self {
+        Self { absent: value.is_none(), value, began, expires, epoch }
     }
 
     /// The value, unless the entry was looked at without it.
@@ -52,7 +54,7 @@ impl<V: Clone> Clone for Entry<V> {
     #[inline]
     fn clone(&self) -> Self {
         let value = if BARE.get() { None } else { self.value.clone() };
-        Self { value, began: self.began, expires: self.expires, epoch: self.epoch }
+        Self { value, began: self.began, expires: self.expires, epoch: self.epoch, absent: self.absent }
     }
 }
 
@@ -173,11 +175,14 @@ impl LocalEvents {
 struct Times {
     clock: Clock,
     idle: Option<Duration>,
+    /// For how long after its time to live an entry is kept.
+    keeps: Duration,
 }
 
 impl Times {
     fn left<V>(&self, entry: &Entry<V>) -> Option<Duration> {
-        let live = (entry.expires != Tick::FOREVER).then(|| entry.expires.since(self.clock.coarse()));
+        let live = (entry.expires != Tick::FOREVER)
+            .then(|| entry.expires.after(self.keeps).since(self.clock.coarse()));
         live.into_iter().chain(self.idle).min()
     }
 }
@@ -216,12 +221,13 @@ pub(crate) fn table<V: Clone + Send + Sync + 'static>(
     weigher: Option<Weigher<V>>,
     local_events: &Arc<LocalEvents>,
 ) -> Table<V> {
+    let keeps = settings.loads.keeps();
     let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
     if settings.watches_entries() {
         let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
-        builder = builder.expire_after(Times { clock: clock.clone(), idle });
+        builder = builder.expire_after(Times { clock: clock.clone(), idle, keeps });
     } else if let Some(time) = settings.time_to_live {
-        builder = builder.time_to_live(time.min(TIME_MAX));
+        builder = builder.time_to_live(time.saturating_add(keeps).min(TIME_MAX));
     }
     if settings.eviction_events {
         let events = local_events.clone();
@@ -234,8 +240,9 @@ pub(crate) fn table<V: Clone + Send + Sync + 'static>(
     }
     if let Some(weigher) = weigher {
         builder = builder.weigher(move |key: &StoredKey, entry: &Entry<V>| {
-            // What is stored has its value.
-            entry.value.as_ref().map_or(0, |value| weigher(key.borrowed().bytes, value))
+            // What is stored has its value, unless it is that there is none: then its key is what it takes.
+            let key = key.borrowed().bytes;
+            entry.value.as_ref().map_or(key.len() as u32, |value| weigher(key, value))
         });
     }
     builder.build_with_hasher(CarriedHash::default())
@@ -267,7 +274,7 @@ mod tests {
         let key = Encoded::new(CacheId(1), "k").expect("a short key");
         let get = || table.get(&key.borrowed()).and_then(Entry::into_value);
         let outer = Bare::begin();
-        replace(&table, key.borrowed().stored(), Entry::new(7, Tick(1), Tick::FOREVER, 1));
+        replace(&table, key.borrowed().stored(), Entry::new(Some(7), Tick(1), Tick::FOREVER, 1));
         drop(Bare::begin());
         assert_eq!(get(), None, "the outer one still wants none");
         drop(outer);

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tidings_cache::{Cache, CacheBuilder, Domain, Mode, ReadOrFill, TOKEN_TIME};
 use tokio::task::JoinSet;
 
+const MILLISECOND: std::time::Duration = std::time::Duration::from_millis(1);
+
 /// Few enough that every key is contended.
 const KEYS: usize = 256;
 
@@ -74,9 +76,19 @@ struct Tally {
 }
 
 impl Tally {
+    fn judge_absent(&self, bound: u64, now: u64) {
+        let was_absent = (bound..=now).any(is_absent);
+        self.stale.fetch_add(u64::from(!was_absent), Ordering::Relaxed);
+    }
+
     fn judge(&self, bound: u64, version: u64) {
         self.stale.fetch_add(u64::from(version < bound), Ordering::Relaxed);
     }
+}
+
+/// Whether a key has no value at this version, for who asks so.
+fn is_absent(version: u64) -> bool {
+    version.is_multiple_of(5)
 }
 
 struct Arena {
@@ -85,6 +97,8 @@ struct Arena {
     record: Record,
     tally: Tally,
     wanted: u64,
+    /// Whether every other read is one of [`Arena::read_otherwise`].
+    fetches: bool,
 }
 
 impl Arena {
@@ -94,7 +108,82 @@ impl Arena {
         let told = mode == Mode::Invalidate;
         let builder = CacheBuilder::new(&domain, "arena").mode(mode).eviction_events(told);
         let cache = builder.max_capacity(KEYS as u64 * 3 / 4).open().unwrap();
-        Arc::new(Self { domain, cache, record: Record::new(), tally: Tally::default(), wanted })
+        Arc::new(Self {
+            domain,
+            cache,
+            record: Record::new(),
+            tally: Tally::default(),
+            wanted,
+            fetches: false,
+        })
+    }
+
+    /// One whose entries expire all the time, and are served, refreshed and loaded in every way there is.
+    fn expiring(wanted: u64) -> Arc<Self> {
+        let domain = Domain::standalone();
+        let builder = CacheBuilder::new(&domain, "arena").eviction_events(true).max_capacity(KEYS as u64 - 4);
+        let builder = builder.time_to_live(5 * MILLISECOND).fail_safe(5_000 * MILLISECOND).ttl_jitter(0.2);
+        let builder = builder.eager_refresh(0.5).soft_timeout(MILLISECOND).hard_timeout(10 * MILLISECOND);
+        let cache = builder.retry_after(5 * MILLISECOND).negative_ttl(20 * MILLISECOND).open().unwrap();
+        Arc::new(Self {
+            domain,
+            cache,
+            record: Record::new(),
+            tally: Tally::default(),
+            wanted,
+            fetches: true,
+        })
+    }
+
+    /// A read by a loader that may go on without its caller, that brings many keys, or that finds nothing.
+    async fn read_otherwise(self: &Arc<Self>, random: &mut Random) {
+        let (key, how, pause) = (random.below(KEYS), random.below(8), random.below(64));
+        let bound = self.record.bound(key);
+        match how {
+            0..=4 => {
+                let arena = self.clone();
+                let load = move || async move {
+                    let version = arena.slow_load(key, pause % 4).await;
+                    if pause == 0 {
+                        // A source that takes its time.
+                        tokio::time::sleep(5 * MILLISECOND).await;
+                    }
+                    version.and_then(|version| if pause % 4 == 1 { Err(()) } else { Ok(version) })
+                };
+                if let Ok(fetched) = self.cache.fetch(&key, load).await {
+                    self.tally.judge(bound, fetched.value);
+                }
+            }
+            5 => {
+                let keys: Vec<_> = (0..4).map(|n| (key + n * 7) % KEYS).collect();
+                let bounds: Vec<_> = keys.iter().map(|key| self.record.bound(*key)).collect();
+                let load = |asked: Vec<usize>| async move {
+                    let versions: Vec<_> = asked.iter().map(|key| (*key, self.record.load(*key))).collect();
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(versions.into_iter().filter(|(_, version)| !is_absent(*version)))
+                };
+                let Ok(values) = self.cache.get_or_load_many(&keys, load).await else { return };
+                for ((key, bound), value) in keys.iter().zip(bounds).zip(values) {
+                    self.judge_optional(*key, bound, value);
+                }
+            }
+            _ => {
+                let load = || async {
+                    let version = self.slow_load(key, pause % 4).await?;
+                    Ok::<_, ()>((!is_absent(version)).then_some(version))
+                };
+                if let Ok(value) = self.cache.get_or_load_optional(&key, load).await {
+                    self.judge_optional(key, bound, value);
+                }
+            }
+        }
+    }
+
+    fn judge_optional(&self, key: usize, bound: u64, value: Option<u64>) {
+        match value {
+            Some(version) => self.tally.judge(bound, version),
+            None => self.tally.judge_absent(bound, self.record.load(key)),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -112,7 +201,11 @@ impl Arena {
         let mut random = Random::new(seed);
         while !self.is_over() {
             for _ in 0..READS_PER_ROUND {
-                self.read_once(&mut random).await;
+                if self.fetches && random.below(2) == 0 {
+                    self.read_otherwise(&mut random).await;
+                } else {
+                    self.read_once(&mut random).await;
+                }
             }
             self.count(READS_PER_ROUND);
             tokio::task::yield_now().await;
@@ -142,12 +235,15 @@ impl Arena {
                 let load = self.cache.get_or_load(&key, || self.slow_load(key, pause));
                 let mut load = std::pin::pin!(load);
                 if let std::task::Poll::Ready(version) = futures_util::poll!(load.as_mut()) {
-                    self.tally.judge(bound, version.unwrap());
+                    // Another caller's loader, which this one joined, may fail.
+                    assert!(version.is_ok() || self.fetches);
+                    version.into_iter().for_each(|version| self.tally.judge(bound, version));
                 }
             }
             _ => {
-                let version = self.cache.get_or_load(&key, || self.slow_load(key, pause)).await.unwrap();
-                self.tally.judge(bound, version);
+                let version = self.cache.get_or_load(&key, || self.slow_load(key, pause)).await;
+                assert!(version.is_ok() || self.fetches);
+                version.into_iter().for_each(|version| self.tally.judge(bound, version));
             }
         }
     }
@@ -166,6 +262,10 @@ impl Arena {
         let mut random = Random::new(seed);
         while !self.is_over() {
             self.write_once(&mut random).await;
+            if self.fetches {
+                // So seldom that most lives end by themselves.
+                tokio::time::sleep(MILLISECOND).await;
+            }
             for _ in 0..random.below(4) {
                 tokio::task::yield_now().await;
             }
@@ -237,8 +337,8 @@ fn reads_wanted() -> u64 {
     std::env::var("TIDINGS_STALE_READS").map_or(1_000_000, |reads| reads.parse().expect("a number of reads"))
 }
 
-async fn run(mode: Mode, wanted: u64) {
-    let arena = Arena::new(mode, wanted);
+async fn run(arena: Arc<Arena>) {
+    let wanted = arena.wanted;
     let mut tasks = JoinSet::new();
     for seed in 0..8 {
         tasks.spawn(arena.clone().read(seed + 1));
@@ -257,17 +357,33 @@ async fn run(mode: Mode, wanted: u64) {
     assert!(counts.fence_rejects > 0 && counts.coalesced > 0, "{counts:?}");
     assert_eq!(counts.evicted > 0, arena.cache.erased().settings().eviction_events, "{counts:?}");
     assert_eq!(arena.tally.stale.load(Ordering::Relaxed), 0, "stale results of {reads} reads");
-    assert_eq!((arena.differing(), arena.cache.erased().flights()), (0, 0));
+    // What goes on in the background ends by itself.
+    let quiet = async {
+        while arena.cache.erased().flights() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(20_000 * MILLISECOND, quiet).await.expect("all flights end");
+    assert_eq!(arena.differing(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_result_is_older_than_an_invalidation_that_had_returned() {
-    run(Mode::Invalidate, reads_wanted()).await;
+    run(Arena::new(Mode::Invalidate, reads_wanted())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nor_in_a_cache_that_does_not_broadcast() {
-    run(Mode::Local, reads_wanted() / 4).await;
+    run(Arena::new(Mode::Local, reads_wanted() / 4)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nor_where_entries_expire_and_are_served_refreshed_and_loaded_in_every_way() {
+    let arena = Arena::expiring(reads_wanted() / 4);
+    run(arena.clone()).await;
+    let counts = arena.cache.counts();
+    assert!(counts.stale > 100 && counts.load_failures > 100, "{counts:?}");
+    arena.domain.close().await;
 }
 
 #[test]

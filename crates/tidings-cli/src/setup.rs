@@ -74,6 +74,9 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
         time_to_idle: config.time_to_idle,
         partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
         eviction_events: config.eviction_events,
+        replica_lag: config.replica_lag,
+        ttl_jitter: config.ttl_jitter,
+        // What needs a loader was refused.
         ..CacheSettings::default()
     }
 }

@@ -36,4 +36,6 @@ mod token;
 
 pub use options::{LogLevel, Options};
 pub use server::{BindError, Server};
-pub use settings::{CacheMode, CacheSettings, Capacity, InvalidCapacity, InvalidSettings, open};
+pub use settings::{
+    CacheMode, CacheSettings, Capacity, InvalidCapacity, InvalidSettings, NEEDS_LOADER, open,
+};

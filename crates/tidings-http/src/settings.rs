@@ -41,7 +41,7 @@ pub enum Capacity {
 }
 
 /// Settings of a cache of bytes. In documents every field may be left out, and an unknown one is an error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheSettings {
     /// What travels. Default: `invalidate`.
@@ -61,9 +61,21 @@ pub struct CacheSettings {
     pub partitions: usize,
     /// Whether expiries and evictions are reported to subscribers and counted. Default: `true`.
     pub eviction_events: bool,
-    /// How far the replica that loads read may be behind. Default: `0s`; more is not available yet.
+    /// How far the replica that loads read may be behind: no fill that began within this time of a change of its key
+    /// is stored. Default: `0s`; at most a day.
     #[serde(with = "duration")]
     pub replica_lag: Duration,
+    /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
+    pub ttl_jitter: Option<f64>,
+    /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
+    /// loader.
+    #[serde(with = "lifetime")]
+    pub fail_safe: Option<Duration>,
+    /// After which share of an entry's life it is reloaded. Only of a library's own caches.
+    pub eager_refresh: Option<f64>,
+    /// How long it is remembered that a key has no value. Only of a library's own caches.
+    #[serde(with = "lifetime")]
+    pub negative_ttl: Option<Duration>,
 }
 
 impl Default for CacheSettings {
@@ -77,6 +89,10 @@ impl Default for CacheSettings {
             partitions: PARTITIONS,
             eviction_events: true,
             replica_lag: Duration::ZERO,
+            ttl_jitter: None,
+            fail_safe: None,
+            eager_refresh: None,
+            negative_ttl: None,
         }
     }
 }
@@ -98,9 +114,27 @@ impl CacheSettings {
             partitions: settings.partitions,
             eviction_events: settings.eviction_events,
             replica_lag: settings.replica_lag,
+            ttl_jitter: settings.loads.ttl_jitter,
+            fail_safe: settings.loads.fail_safe,
+            eager_refresh: settings.loads.eager_refresh,
+            negative_ttl: settings.loads.negative_ttl,
         }
     }
+
+    /// Names of those that are set and need a loader.
+    #[must_use]
+    pub fn of_loaders(&self) -> Vec<&'static str> {
+        let set = [
+            ("fail_safe", self.fail_safe.is_some()),
+            ("eager_refresh", self.eager_refresh.is_some()),
+            ("negative_ttl", self.negative_ttl.is_some()),
+        ];
+        set.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
+    }
 }
+
+/// Why a cache of bytes cannot have what only loaders bring about.
+pub const NEEDS_LOADER: &str = "is for caches with loaders, which a service opens that embeds a node: over HTTP, clients load by themselves";
 
 /// A cache cannot be opened with these settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +146,9 @@ pub enum InvalidSettings {
     /// A time to live or to idle is zero or longer than [`LIFETIME_MAX`].
     #[error("{0} must be longer than zero and shorter than 100 years")]
     Lifetime(&'static str),
+    /// What is asked for is about loaders, and a cache of bytes has none.
+    #[error("{0} {NEEDS_LOADER}")]
+    NeedsLoader(&'static str),
     /// The name, the capacity or the number of partitions cannot be used, or the name is taken.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -131,13 +168,14 @@ pub fn open(
         CacheMode::Local => Mode::Local,
         CacheMode::Replicate => return Err(InvalidSettings::NotAvailable("mode replicate")),
     };
-    if !settings.replica_lag.is_zero() {
-        return Err(InvalidSettings::NotAvailable("replica_lag"));
+    if let Some(name) = settings.of_loaders().first() {
+        return Err(InvalidSettings::NeedsLoader(name));
     }
     let mut builder = CacheBuilder::<String, Bytes>::new(domain, name)
         .mode(mode)
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
+        .replica_lag(settings.replica_lag)
         .eviction_events(settings.eviction_events);
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),
@@ -148,6 +186,9 @@ pub fn open(
     }
     if let Some(time) = checked("time_to_idle", settings.time_to_idle)? {
         builder = builder.time_to_idle(time);
+    }
+    if let Some(share) = settings.ttl_jitter {
+        builder = builder.ttl_jitter(share);
     }
     Ok(builder.open()?)
 }
@@ -292,7 +333,8 @@ mod tests {
     #[test]
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
-            "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s" });
+            "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
+            "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -302,7 +344,12 @@ mod tests {
             partitions: 2,
             eviction_events: false,
             replica_lag: Duration::ZERO,
+            ttl_jitter: Some(0.1),
+            fail_safe: Some(Duration::from_secs(3_600)),
+            eager_refresh: Some(0.9),
+            negative_ttl: Some(Duration::from_secs(10)),
         };
+        assert_eq!(expected.of_loaders(), ["fail_safe", "eager_refresh", "negative_ttl"]);
         assert_eq!(from_value::<CacheSettings>(document.clone()).unwrap(), expected);
         assert_eq!(to_value(expected).unwrap(), document);
         assert_eq!(from_value::<CacheSettings>(json!({})).unwrap(), CacheSettings::default());

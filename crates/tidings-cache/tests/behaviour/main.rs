@@ -5,8 +5,10 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod absence;
 mod counts;
 mod expiry;
+mod fetch;
 mod freshness;
 mod lifecycle;
 mod limits;
@@ -16,5 +18,6 @@ mod operations;
 mod partitions;
 mod peers;
 mod records;
+mod replica;
 mod subscriptions;
 mod write_through;

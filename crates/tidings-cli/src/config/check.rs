@@ -212,6 +212,24 @@ impl<'a> Judge<'a> {
         }
         self.above_zero(&at("time_to_live"));
         self.above_zero(&at("time_to_idle"));
+        if let Some(Value::Share(share)) = self.values.get(&at("ttl_jitter"))
+            && !(*share > 0.0 && *share < 1.0)
+        {
+            self.error(
+                &at("ttl_jitter"),
+                "shortens nothing, or leaves nothing",
+                "use a share between 0 and 1",
+            );
+        }
+        for key in ["fail_safe", "eager_refresh", "negative_ttl"] {
+            if self.values.get(&at(key)).is_some() {
+                self.error(
+                    &at(key),
+                    tidings_http::NEEDS_LOADER,
+                    "remove it, or set it where the service opens its cache",
+                );
+            }
+        }
         if self.text(&at("mode")) == Some("replicate") {
             let help = "use invalidate: peers drop their copy and load it again";
             self.error(&at("mode"), "replicate is not available in this release", help);

@@ -263,31 +263,36 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "true",
         "Report and count expiries and evictions; without, writes are faster.",
     ),
-    refused(works(
+    works(
         "cache[].replica_lag",
         Kind::Duration,
         "\"0s\"",
-        "How far the database replica that is read may be behind.",
-    )),
-    later(unset(
+        "How far the replica that is loaded from may be behind; at most a day.",
+    ),
+    unset(
+        "cache[].ttl_jitter",
+        Kind::Share,
+        "0.1",
+        "Shorten each life by up to this share, not to expire at once.",
+    ),
+    unset(
         "cache[].fail_safe",
         Kind::Duration,
         "\"1h\"",
-        "Serve an expired value so long if its loader fails.",
-    )),
-    later(unset(
+        "Serve an expired value so long if its loader fails. Only in a service that embeds a node.",
+    ),
+    unset(
         "cache[].eager_refresh",
         Kind::Share,
         "0.9",
-        "Reload in the background from this share of its life.",
-    )),
-    later(unset("cache[].ttl_jitter", Kind::Share, "0.1", "Shorten lives at random by up to this share.")),
-    later(unset(
+        "Reload in the background from this share of its life. Only in a service that embeds a node.",
+    ),
+    unset(
         "cache[].negative_ttl",
         Kind::Duration,
         "\"10s\"",
-        "Remember so long that a value does not exist.",
-    )),
+        "Remember so long that a value does not exist. Only in a service that embeds a node.",
+    ),
     later(unset(
         "cache[].tee_to_stream",
         Kind::Text,

@@ -92,6 +92,8 @@ pub(crate) struct Cache {
     pub(crate) time_to_idle: Option<Duration>,
     pub(crate) partitions: u64,
     pub(crate) eviction_events: bool,
+    pub(crate) replica_lag: Duration,
+    pub(crate) ttl_jitter: Option<f64>,
 }
 
 /// How much a cache holds.
@@ -168,6 +170,8 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         time_to_idle: get.duration(&at("time_to_idle")),
         partitions: get.count(&at("partitions"))?,
         eviction_events: get.flag(&at("eviction_events"))?,
+        replica_lag: get.duration(&at("replica_lag"))?,
+        ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }
 
@@ -189,6 +193,10 @@ impl Getter<'_> {
 
     fn count(&self, path: &str) -> Option<u64> {
         if let Value::Count(count) = self.0.get(path)? { Some(*count) } else { None }
+    }
+
+    fn share(&self, path: &str) -> Option<f64> {
+        if let Value::Share(share) = self.0.get(path)? { Some(*share) } else { None }
     }
 
     fn bytes(&self, path: &str) -> Option<u64> {

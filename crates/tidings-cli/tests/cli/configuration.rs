@@ -152,6 +152,11 @@ fn what_a_start_would_refuse_is_found_before() {
     for (more, part) in [
         ("time_to_live = \"200years\"\n", "time_to_live"),
         ("time_to_idle = \"101years\"\n", "time_to_idle"),
+        ("replica_lag = \"2days\"\n", "replica lag"),
+        ("ttl_jitter = 1\n", "ttl_jitter"),
+        ("fail_safe = \"1h\"\n", "which a service opens that embeds a node"),
+        ("eager_refresh = 0.9\n", "eager_refresh"),
+        ("negative_ttl = \"10s\"\n", "negative_ttl"),
         ("[[cache]]\nmax_capacity = 1\n", "cache[1].name"),
         ("[[cache]]\nname = \"no spaces\"\n", "cache[1]"),
     ] {

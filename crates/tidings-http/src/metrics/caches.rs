@@ -15,7 +15,7 @@ const COUNTERS: [(&str, &str, Count); 6] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
-        "Loads and fills that were not stored because the key changed meanwhile.",
+        "Loads and fills that were not stored: their key changed meanwhile, or within the replica lag before.",
         |counts| counts.fence_rejects,
     ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
@@ -32,8 +32,7 @@ const REQUESTS: [(&str, Count); 5] = [
     ("hit", |counts| counts.hits),
     ("miss", |counts| counts.misses),
     ("coalesced", |counts| counts.coalesced),
-    // Nothing is served marked as stale yet.
-    ("stale", |_| 0),
+    ("stale", |counts| counts.stale),
     ("limited", |counts| counts.limited),
 ];
 

@@ -61,6 +61,7 @@ pub(crate) async fn close(State(app): State<App>, named: Named) -> Answer {
 fn unopened(error: InvalidSettings) -> Problem {
     let (status, code) = match &error {
         InvalidSettings::NotAvailable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_available"),
+        InvalidSettings::NeedsLoader(_) => (StatusCode::UNPROCESSABLE_ENTITY, "needs_loader"),
         InvalidSettings::Open(OpenError::Name(_)) => (StatusCode::BAD_REQUEST, "invalid_name"),
         InvalidSettings::Open(OpenError::Open(_)) => (StatusCode::CONFLICT, "cache_open"),
         InvalidSettings::Open(OpenError::Collision(_)) => (StatusCode::CONFLICT, "name_collision"),
@@ -88,7 +89,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
     let counts: CacheCounts = cache.counts();
     let told = cache.settings().eviction_events;
     let answered = counts.hits + counts.coalesced;
-    let asked = answered + counts.misses + counts.limited;
+    let asked = answered + counts.misses + counts.limited + counts.stale;
     json!({
         "entries": cache.entries(),
         "weight": cache.weight(),
@@ -99,6 +100,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "misses": counts.misses,
         "coalesced": counts.coalesced,
         "limited": counts.limited,
+        "stale": counts.stale,
         "loads": counts.loads,
         "load_failures": counts.load_failures,
         "fence_rejects": counts.fence_rejects,

@@ -128,7 +128,7 @@ fn caches(html: &mut String, app: &App) -> fmt::Result {
             Text(cache.name()),
             cache.entries(),
             counts.hits + counts.coalesced,
-            counts.misses + counts.limited,
+            counts.misses + counts.limited + counts.stale,
             counts.mutations,
             counts.invalidated(),
             cache.subscribers()

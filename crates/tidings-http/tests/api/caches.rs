@@ -9,7 +9,7 @@ async fn caches_are_opened_listed_and_closed() {
     let api = &rig.apis[0];
     assert_eq!(api.get("/v1/caches").await.is(200).document(), json!({ "caches": [] }));
     let settings = json!({ "mode": "local", "invalidator": "off", "max_capacity": "1MiB", "time_to_live": "5m",
-        "time_to_idle": "1m", "partitions": 2, "eviction_events": false, "replica_lag": "0s" });
+        "time_to_idle": "1m", "partitions": 2, "eviction_events": false, "replica_lag": "1s", "ttl_jitter": 0.1 });
     let opened = api.json(Method::PUT, "/v1/caches/users", &settings).await.is(201).document();
     for (name, value) in settings.as_object().unwrap() {
         assert_eq!(&opened[name], value, "{name}");
@@ -54,7 +54,11 @@ async fn settings_that_cannot_be_are_refused() {
         (json!({ "time_to_live": "0s" }), 422, "invalid_settings"),
         (json!({ "time_to_idle": "2000years" }), 422, "invalid_settings"),
         (json!({ "mode": "replicate" }), 422, "not_available"),
-        (json!({ "replica_lag": "1s" }), 422, "not_available"),
+        (json!({ "replica_lag": "2d" }), 422, "invalid_settings"),
+        (json!({ "ttl_jitter": 1 }), 422, "invalid_settings"),
+        (json!({ "fail_safe": "1h" }), 422, "needs_loader"),
+        (json!({ "eager_refresh": 0.9 }), 422, "needs_loader"),
+        (json!({ "negative_ttl": "10s" }), 422, "needs_loader"),
     ] {
         api.json(Method::PUT, "/v1/caches/c", &settings).await.problem(status, code);
     }

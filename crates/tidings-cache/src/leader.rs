@@ -1,0 +1,228 @@
+//! One load: who runs its loader, and those who wait for what comes of it.
+
+use std::any::Any;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use tidings_proto::histogram::Histogram;
+use tidings_proto::time::Tick;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::core::Core;
+use crate::flight::Start;
+use crate::key::{Encoded, Key, KeyRef};
+use crate::load::LoadError;
+use crate::table::Entry;
+
+/// How one load ended, for those who joined it.
+#[derive(Debug)]
+pub(crate) enum Ended<V> {
+    Loaded(V),
+    /// There is no value.
+    Absent,
+    Failed(Arc<dyn Any + Send + Sync>),
+    /// Its loader took too long.
+    TimedOut,
+    /// Its caller went away or panicked: somebody else has to load.
+    Abandoned,
+}
+
+/// What the callers of one load wait on.
+#[derive(Debug)]
+pub(crate) struct Waiting<V> {
+    ended: OnceLock<Ended<V>>,
+    notify: Notify,
+    /// When it began.
+    pub(crate) since: Tick,
+    /// Whether what it brings may be stored, as far as its beginning decides.
+    stores: bool,
+}
+
+impl<V> Waiting<V> {
+    pub(crate) fn new(since: Tick, stores: bool) -> Arc<Self> {
+        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new(), since, stores })
+    }
+
+    fn end(&self, ended: Ended<V>) {
+        // Whoever comes first decides: a guard dropped after its load ended changes nothing.
+        if self.ended.set(ended).is_ok() {
+            self.notify.notify_waiters();
+        }
+    }
+
+    pub(crate) async fn wait(&self) -> &Ended<V> {
+        loop {
+            let notified = self.notify.notified();
+            if let Some(ended) = self.ended.get() {
+                return ended;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// Where the value of a read may come from.
+pub(crate) enum Turn<V> {
+    /// Here it is, or there is none.
+    Ready(Option<V>),
+    Join(Arc<Waiting<V>>),
+    Lead(Start, Arc<Waiting<V>>),
+}
+
+impl<V> Turn<V> {
+    /// What a readable entry says, if it says anything to who asks.
+    pub(crate) fn of(entry: Entry<V>, absence: bool) -> Option<Self> {
+        let absent = entry.absent;
+        let value = entry.into_value();
+        (value.is_some() || absent && absence).then_some(Self::Ready(value))
+    }
+}
+
+/// What a load brought.
+enum Brought<V> {
+    Value(Option<V>),
+    /// Its loader failed, panicked, or took too long.
+    Failure,
+    /// It was cancelled.
+    Nothing,
+}
+
+/// The one who runs the loader of a flight. Releases those who wait also when it is cancelled or panics.
+pub(crate) struct Leader<K: Key, V: Clone + Send + Sync + 'static> {
+    core: Arc<Core<K, V>>,
+    key: Encoded,
+    start: Start,
+    waiting: Arc<Waiting<V>>,
+    /// Whether it is the one that counts as its loader's: of a loader of many keys, one is.
+    counts: bool,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
+    pub(crate) fn new(core: Arc<Core<K, V>>, key: Encoded, start: Start, waiting: Arc<Waiting<V>>) -> Self {
+        Self { core, key, start, waiting, counts: true }
+    }
+
+    /// One whose loader another leader counts.
+    pub(crate) fn uncounted(mut self) -> Self {
+        self.counts = false;
+        self
+    }
+
+    pub(crate) fn key(&self) -> KeyRef<'_> {
+        self.key.borrowed()
+    }
+
+    /// Runs the loader, for no longer than `limit`.
+    pub(crate) async fn run<E, F>(
+        self,
+        load: impl FnOnce() -> F,
+        limit: Option<Duration>,
+    ) -> Result<Option<V>, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<Option<V>, E>>,
+    {
+        let core = &*self.core;
+        core.stats.loads.count();
+        let timed = Timed::start(core.domain.clock(), &core.load_time);
+        let result = match limit {
+            None => load().await,
+            Some(limit) => match timeout(limit, load()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    drop(timed);
+                    self.end_late();
+                    return Err(LoadError::TimedOut);
+                }
+            },
+        };
+        drop(timed);
+        match result {
+            Ok(value) => {
+                self.end_loaded(value.clone());
+                core.tell_local_events();
+                Ok(value)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                self.end_failed(error.clone());
+                Err(LoadError::Loader(error))
+            }
+        }
+    }
+
+    pub(crate) fn end_loaded(&self, value: Option<V>) {
+        self.land(Brought::Value(value.clone()));
+        self.waiting.end(value.map_or(Ended::Absent, Ended::Loaded));
+        // Last, for a value whose `clone` panics counts as failed.
+        if self.counts {
+            self.core.stats.loaded.count();
+        }
+    }
+
+    pub(crate) fn end_failed(&self, error: Arc<dyn Any + Send + Sync>) {
+        self.count_failure();
+        self.land(Brought::Failure);
+        self.waiting.end(Ended::Failed(error));
+    }
+
+    fn end_late(&self) {
+        self.count_failure();
+        self.land(Brought::Failure);
+        self.waiting.end(Ended::TimedOut);
+    }
+
+    fn count_failure(&self) {
+        if self.counts {
+            self.core.stats.load_failures.count();
+        }
+    }
+
+    /// Takes the flight out of the table; stores what it brought if nothing had ended it.
+    fn land(&self, brought: Brought<V>) {
+        let core = &*self.core;
+        let key = self.key.borrowed();
+        let mut shard = core.shard(key);
+        let now = core.domain.clock().coarse();
+        let sound = shard.flights.finish(key, self.start, core.epoch(key.slot()), now);
+        match brought {
+            Brought::Value(value) => {
+                core.land(&mut shard, key, value, self.start, sound && self.waiting.stores, None);
+            }
+            Brought::Failure => shard.pause(key, now),
+            Brought::Nothing => {}
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Leader<K, V> {
+    fn drop(&mut self) {
+        if self.waiting.ended.get().is_none() {
+            self.count_failure();
+            self.land(if std::thread::panicking() { Brought::Failure } else { Brought::Nothing });
+            self.waiting.end(Ended::Abandoned);
+        }
+    }
+}
+
+/// Records how long a loader took, however it ends.
+pub(crate) struct Timed<'a> {
+    clock: &'a Clock,
+    times: &'a Histogram,
+    since: Tick,
+}
+
+impl<'a> Timed<'a> {
+    pub(crate) fn start(clock: &'a Clock, times: &'a Histogram) -> Self {
+        Self { clock, times, since: clock.now() }
+    }
+}
+
+impl Drop for Timed<'_> {
+    fn drop(&mut self) {
+        self.times.record(self.clock.now().since(self.since));
+    }
+}
