@@ -17,8 +17,9 @@ use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::domain::Domain;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
+use crate::receipt::Written;
 use crate::stats::Striped;
-use crate::write::{Change, Options, Subject, When, WriteError, Written};
+use crate::write::{Change, Options, Subject, When, WriteError};
 
 /// How long a fill token is good for unless the caller says otherwise.
 pub const TOKEN_TIME: Duration = Duration::from_secs(10);
@@ -314,7 +315,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         &self,
         key: &K,
         write: impl FnOnce() -> F,
-    ) -> Result<(V, Written), WriteThroughError<E>>
+    ) -> Result<(V, Written<'_>), WriteThroughError<E>>
     where
         F: Future<Output = Result<V, E>>,
     {

@@ -15,6 +15,7 @@ mod loads;
 mod operations;
 mod partitions;
 mod peers;
+mod receipts;
 mod records;
 mod subscriptions;
 mod write_through;

@@ -8,5 +8,6 @@ mod credentials;
 mod lanes;
 mod leaving;
 mod observing;
+mod receipts;
 mod starting;
 mod subscribers;
