@@ -5,5 +5,6 @@ mod crashes;
 mod cuts;
 mod forming;
 mod network;
+mod receipts;
 mod replay;
 mod verdict;

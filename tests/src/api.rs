@@ -47,6 +47,8 @@ pub struct Receipt {
     pub applied: Vec<String>,
     /// Peers that have not.
     pub missing: Vec<Missing>,
+    /// Peers that have not, and can serve nothing older any more.
+    pub expired: Vec<String>,
 }
 
 /// A peer that has not applied a change.

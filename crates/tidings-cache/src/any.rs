@@ -11,6 +11,7 @@ use crate::builder::Settings;
 use crate::core::Core;
 use crate::erased::AnyCache;
 use crate::key::Key;
+use crate::receipt::Written;
 use crate::remote::RemoteChange;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
@@ -80,7 +81,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.tell_local_events();
     }
 
-    fn clear(&self) -> Result<(), WriteError> {
+    fn clear(&self) -> Result<Written<'_>, WriteError> {
         self.clear_all()
     }
 

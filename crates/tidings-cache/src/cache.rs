@@ -10,9 +10,10 @@ use crate::erased::AnyCache;
 use crate::event::WriterId;
 use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key, KeyError};
+use crate::receipt::Written;
 use crate::stats::CacheCounts;
 use crate::subscribe::Subscribe;
-use crate::write::{Change, Options, Outcome, Subject, When, WriteError, Written};
+use crate::write::{Change, Options, Outcome, Subject, When, WriteError};
 
 /// A cache of values `V` under keys `K`. Clones are handles of the same cache.
 ///
@@ -144,7 +145,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn insert(&self, key: K, value: V) -> Result<Written, WriteError> {
+    pub fn insert(&self, key: K, value: V) -> Result<Written<'_>, WriteError> {
         self.write().insert(key, value)
     }
 
@@ -168,7 +169,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn remove(&self, key: &K) -> Result<Written, WriteError> {
+    pub fn remove(&self, key: &K) -> Result<Written<'_>, WriteError> {
         self.write().remove(key)
     }
 
@@ -221,7 +222,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn clear(&self) -> Result<(), WriteError> {
+    pub fn clear(&self) -> Result<Written<'_>, WriteError> {
         self.core.clear_all()
     }
 
@@ -314,7 +315,7 @@ impl<K, V> std::fmt::Debug for Write<'_, K, V> {
     }
 }
 
-impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
+impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
     /// How long the entry lives; the cache's own time to live still bounds it.
     pub fn ttl(mut self, time: Duration) -> Self {
         self.options.ttl = Some(time);
@@ -339,7 +340,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
         operation: Operation,
         when: When,
         change: Change<V>,
-    ) -> Result<Outcome<V>, WriteError> {
+    ) -> Result<Outcome<'a, V>, WriteError> {
         let mut encoded = Encoded::empty();
         let subject = Subject { key: encoded.set(self.cache.core.id, key)?, typed: Some(key) };
         self.cache.core.change(subject, operation, &self.options, when, change)
@@ -352,7 +353,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
     ///
     /// # Panics
     /// Never.
-    pub fn insert(&self, key: K, value: V) -> Result<Written, WriteError> {
+    pub fn insert(&self, key: K, value: V) -> Result<Written<'a>, WriteError> {
         let outcome = self.run(&key, Operation::Insert, When::Always, Change::Put(value))?;
         Ok(outcome.written.expect("an insert has no condition"))
     }
@@ -382,7 +383,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
     ///
     /// # Panics
     /// Never.
-    pub fn remove(&self, key: &K) -> Result<Written, WriteError> {
+    pub fn remove(&self, key: &K) -> Result<Written<'a>, WriteError> {
         let outcome = self.run(key, Operation::Remove, When::Always, Change::Remove)?;
         Ok(outcome.written.expect("a removal has no condition"))
     }
@@ -391,7 +392,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn insert_many(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<(), WriteError> {
+    pub fn insert_many(&self, entries: impl IntoIterator<Item = (K, V)>) -> Result<Written<'a>, WriteError> {
         let changes = entries.into_iter().map(|(key, value)| (key, Change::Put(value)));
         self.cache.core.change_many(changes, Operation::Insert, &self.options)
     }
@@ -404,7 +405,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
     ///
     /// # Panics
     /// Never.
-    pub fn invalidate(&self, key: &K) -> Result<Written, WriteError> {
+    pub fn invalidate(&self, key: &K) -> Result<Written<'a>, WriteError> {
         let outcome = self.run(key, Operation::Invalidate, When::Always, Change::Remove)?;
         Ok(outcome.written.expect("an invalidation has no condition"))
     }
@@ -413,7 +414,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn remove_many(&self, keys: impl IntoIterator<Item = K>) -> Result<(), WriteError> {
+    pub fn remove_many(&self, keys: impl IntoIterator<Item = K>) -> Result<Written<'a>, WriteError> {
         let changes = keys.into_iter().map(|key| (key, Change::Remove));
         self.cache.core.change_many(changes, Operation::Remove, &self.options)
     }

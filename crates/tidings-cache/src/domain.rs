@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::builder::Mode;
 use crate::clock::{COARSE_LAG, Clock};
 use crate::erased::AnyCache;
+use crate::receipt::ReceiptSource;
 use crate::remote::RemoteChange;
 use crate::stats::Striped;
 
@@ -45,6 +46,7 @@ struct Inner {
     /// Write-throughs whose user code is under way.
     open_writes: AtomicUsize,
     writes_changed: Notify,
+    receipts: OnceLock<ReceiptSource>,
 }
 
 /// What came of other nodes' records on this node.
@@ -133,6 +135,7 @@ impl Domain {
             leaving: AtomicBool::new(false),
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
+            receipts: OnceLock::new(),
         }))
     }
 
@@ -164,6 +167,10 @@ impl Domain {
     #[must_use]
     pub fn log(&self) -> &Arc<ChangeLog> {
         &self.0.log
+    }
+
+    pub(crate) fn receipts(&self) -> &OnceLock<ReceiptSource> {
+        &self.0.receipts
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {

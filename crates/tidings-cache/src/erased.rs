@@ -48,7 +48,7 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`crate::Cache::clear`].
-    fn clear(&self) -> Result<(), crate::WriteError>;
+    fn clear(&self) -> Result<crate::Written<'_>, crate::WriteError>;
     /// Closes it: subscriptions end, later mutations fail, its memory is freed with the last handle.
     fn close(&self);
     /// For `lookup` by type.

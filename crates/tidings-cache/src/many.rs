@@ -4,12 +4,14 @@ use bytes::Bytes;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::log::Appended;
+use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MAX, Parts, RECORD_BYTES_MAX};
 use tidings_proto::wake::Waiters;
 
 use crate::core::{Birth, Core, ShardGuard};
 use crate::event::RawTarget;
 use crate::key::{Encoded, Key, KeyRef};
+use crate::receipt::Written;
 use crate::topic::{Told, Woken};
 use crate::write::{Change, Options, WriteError};
 
@@ -35,7 +37,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         changes: impl IntoIterator<Item = (K, Change<V>)>,
         operation: Operation,
         options: &Options,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Written<'_>, WriteError> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
@@ -50,15 +52,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
             all.push(One { encoded, partition, change: Some(change) });
         }
-        if all.is_empty() {
-            return Ok(());
-        }
         let mut telling = Telling::default();
         for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
             self.change_some(some, operation, options, &mut telling)?;
         }
-        self.tell_local_events();
-        Ok(())
+        if !all.is_empty() {
+            self.tell_local_events();
+        }
+        let kind = match operation {
+            Operation::Insert if telling.any_new => EventKind::Inserted,
+            Operation::Insert => EventKind::Updated,
+            _ => EventKind::Deleted,
+        };
+        Ok(self.written(kind, telling.positions))
     }
 
     fn change_some(
@@ -79,6 +85,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let change = one.change.take().expect("each change is made once");
             by_kind[self.change_table(shard, key, change, options) as usize].push(index);
         }
+        telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());
         for (kind, indices) in
             [EventKind::Inserted, EventKind::Updated, EventKind::Deleted].iter().zip(&by_kind)
@@ -156,6 +163,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     told.position = Some((appended.lane, appended.sequence));
                     told.stamp = appended.stamp;
                     telling.begun = true;
+                    telling.positions.add(appended.lane, appended.sequence);
                     telling.log.push(appended.waiters);
                 }
                 let partitioned = chunk.iter().filter_map(|index| {
@@ -193,7 +201,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Removes everything: sequenced on every lane under one stamp, epochs last.
-    pub(crate) fn clear_all(&self) -> Result<(), WriteError> {
+    pub(crate) fn clear_all(&self) -> Result<Written<'_>, WriteError> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
@@ -221,11 +229,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let raise = || self.fence_slots(SlotSet::ALL);
         let mut told = Told::here(EventKind::Cleared, Operation::Clear, self.domain.origin(), wall_ms);
         let mut log_waiters = Vec::new();
+        let mut positions = Positions::default();
         if self.travels() {
             for appended in self.domain.log().append_to_all(wall_ms, &draft, raise)? {
                 let Appended { lane, sequence, stamp, waiters } = appended;
                 told.stamp = stamp;
                 told.position.get_or_insert((lane, sequence));
+                positions.add(lane, sequence);
                 log_waiters.push(waiters);
             }
         } else {
@@ -241,7 +251,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shards);
         log_waiters.into_iter().for_each(Waiters::wake);
         rings.wake();
-        Ok(())
+        Ok(self.written(EventKind::Cleared, positions))
     }
 }
 
@@ -281,6 +291,10 @@ struct Telling {
     begun: bool,
     /// It was counted.
     counted: bool,
+    /// A value was stored under a key that had none.
+    any_new: bool,
+    /// Where the log has it.
+    positions: Positions,
     /// Readers to wake after the shards are unlocked.
     log: Vec<Waiters>,
     /// As `log`.

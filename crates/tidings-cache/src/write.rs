@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use smallvec::SmallVec;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::id::{LaneId, Sequence};
 use tidings_proto::log::{Appended, Sealed};
+use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
 
@@ -13,6 +12,7 @@ use crate::core::{Birth, Core, Lookup, ShardGuard};
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
+use crate::receipt::Written;
 use crate::table::Bare;
 use crate::topic::Told;
 
@@ -38,15 +38,6 @@ pub enum WriteError {
     /// A number would leave its type's range.
     #[error("the number would overflow")]
     Overflow,
-}
-
-/// A mutation that was made.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// What it did to this node's cache.
-    pub kind: EventKind,
-    /// Where the log has it; nothing for a cache that does not broadcast.
-    pub positions: SmallVec<[(LaneId, Sequence); 1]>,
 }
 
 /// How a mutation is made.
@@ -86,9 +77,9 @@ pub(crate) enum When {
 }
 
 /// What came of a mutation.
-pub(crate) struct Outcome<V> {
+pub(crate) struct Outcome<'a, V> {
     /// `None` if its condition did not hold.
-    pub(crate) written: Option<Written>,
+    pub(crate) written: Option<Written<'a>>,
     /// The readable value that a removal took.
     pub(crate) taken: Option<V>,
 }
@@ -108,7 +99,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
         when: When,
         change: Change<V>,
-    ) -> Result<Outcome<V>, WriteError> {
+    ) -> Result<Outcome<'_, V>, WriteError> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
@@ -152,15 +143,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.stats.mutations.count();
         drop(shard);
 
-        let positions = logged.map_or_else(SmallVec::new, |Appended { lane, sequence, waiters, .. }| {
-            waiters.wake();
-            SmallVec::from_buf([(lane, sequence)])
-        });
+        let positions =
+            logged.map_or_else(Positions::default, |Appended { lane, sequence, waiters, .. }| {
+                waiters.wake();
+                Positions::one(lane, sequence)
+            });
         if let Some(waiting) = waiting {
             waiting.wake();
         }
         self.tell_local_events();
-        Ok(Outcome { written: Some(Written { kind, positions }), taken })
+        Ok(Outcome { written: Some(self.written(kind, positions)), taken })
+    }
+
+    #[inline]
+    pub(crate) fn written(&self, kind: EventKind, positions: Positions) -> Written<'_> {
+        Written { kind, positions, domain: self.travels().then_some(&self.domain) }
     }
 
     #[inline(always)]

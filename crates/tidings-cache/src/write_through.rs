@@ -8,7 +8,8 @@ use crate::cache::Cache;
 use crate::domain::Domain;
 use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key};
-use crate::write::{Change, Options, Subject, When, WriteError, Written};
+use crate::receipt::Written;
+use crate::write::{Change, Options, Subject, When, WriteError};
 
 /// A write-through failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         &self,
         key: &K,
         write: impl FnOnce() -> F,
-    ) -> Result<(V, Written), WriteThroughError<E>>
+    ) -> Result<(V, Written<'_>), WriteThroughError<E>>
     where
         F: Future<Output = Result<V, E>>,
     {

@@ -69,5 +69,9 @@ pub const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
 /// Caches that may be open before no more can be opened over HTTP.
 pub const CACHES_MAX: usize = 1_024;
 
+/// Longest time that an answer waits for peers to have applied a change: whoever has not by then has ended, or is cut
+/// off for long.
+pub const ACKED_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Longest time to live or to idle that can be set: beyond it a typing error is likelier than a wish.
 pub const LIFETIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);

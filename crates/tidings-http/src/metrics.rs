@@ -13,7 +13,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
-use tidings::{BroadcastError, Following, MemberInfo, Node, NodeId, RefusedReason, State};
+use tidings::{BroadcastError, Following, MemberInfo, MissingReason, Node, NodeId, RefusedReason, State};
 use tidings_proto::histogram::Snapshot;
 
 use crate::readiness::Readiness;
@@ -46,6 +46,7 @@ impl Collector for NodeMetrics {
         self.node(&mut out)?;
         self.events(&mut out)?;
         self.members(&mut out)?;
+        self.receipts(&mut out)?;
         caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)
     }
@@ -105,8 +106,13 @@ impl Output<'_> {
                 // The encoder spells this one `+Inf`.
                 .map(|(bound, count)| (if bound.is_finite() { bound } else { f64::MAX }, count))
                 .collect();
-            let mut metric = family.encode_family(&labels)?;
-            metric.encode_histogram::<NoLabelSet>(seconds(times.sum()), times.count(), &buckets, None)?;
+            let (sum, count) = (seconds(times.sum()), times.count());
+            if labels.is_empty() {
+                family.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            } else {
+                let mut metric = family.encode_family(&labels)?;
+                metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
         }
         Ok(())
     }
@@ -243,6 +249,34 @@ impl NodeMetrics {
             })
         });
         out.gauge("tidings_member_state", None, "1 for the state that the member is in.", states)
+    }
+
+    fn receipts(&self, out: &mut Output<'_>) -> fmt::Result {
+        let counts = self.0.receipts();
+        let outcomes = [
+            ("complete", counts.complete),
+            ("partial", counts.partial),
+            ("abandoned", counts.abandoned),
+            ("failed", counts.failed),
+        ];
+        out.counter(
+            "tidings_receipts",
+            "Receipts that were asked for, by what came of them.",
+            labelled("outcome", outcomes),
+        )?;
+        let reasons = MissingReason::ALL.iter().zip(counts.missing);
+        out.counter(
+            "tidings_receipts_missing",
+            "Times that a receipt named a peer that had not said in time that it had applied a change, and why.",
+            labelled("reason", reasons.map(|(reason, count)| (reason.as_str(), count))),
+        )?;
+        let waiting = counts.waiting as f64;
+        out.gauge("tidings_receipts_waiting", None, "Receipts that are waited for.", one(waiting))?;
+        out.histogram(
+            "tidings_receipt_duration",
+            "How long complete and partial receipts were waited for.",
+            one(counts.times),
+        )
     }
 
     fn transport(&self, out: &mut Output<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! Every route there is, in one table, which the OpenAPI document is checked against.
 #![allow(clippy::unused_async, reason = "axum calls asynchronous functions only")]
 
+mod acked;
 mod admin;
 mod caches;
 mod cluster;

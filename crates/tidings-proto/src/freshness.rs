@@ -153,6 +153,12 @@ impl Freshness {
         }
     }
 
+    /// Whether it has seeds and has reached nobody since its start: who else there is is not known.
+    #[must_use]
+    pub fn is_out_of_contact(&self) -> bool {
+        matches!(self.own, Some(Own::NoContact))
+    }
+
     /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
     /// over. Returns whether it is new.
     pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {

@@ -10,9 +10,10 @@ mod herald;
 mod marks;
 mod pace;
 mod serve;
+mod served;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -21,7 +22,6 @@ use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
-use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
@@ -33,6 +33,7 @@ use crate::control::ControlError;
 use crate::link::Link;
 
 pub use self::herald::Herald;
+pub use self::served::{Served, Waiter, Watch};
 
 /// How often a follower asks for confirmation unless the staleness bound needs it more often.
 pub const PROBE_INTERVAL: Duration = Duration::from_millis(250);
@@ -169,74 +170,6 @@ impl Followed {
     }
 }
 
-/// What one peer has applied of this node's log.
-#[derive(Debug)]
-pub struct Served {
-    lanes: Box<[ServedLane]>,
-    changed: Notify,
-    times: Arc<Histogram>,
-}
-
-#[derive(Debug, Default)]
-struct ServedLane {
-    acked: AtomicU64,
-    /// The lane's head when the peer first followed it: what was there before has no age for it.
-    first: OnceLock<Sequence>,
-}
-
-impl Served {
-    /// Nothing is acknowledged yet. `times`: where the age of each event is counted when the peer has acknowledged it.
-    #[must_use]
-    pub fn new(lanes: Lanes, times: Arc<Histogram>) -> Self {
-        let lanes = lanes.ids().map(|_| ServedLane::default()).collect();
-        Self { lanes, changed: Notify::new(), times }
-    }
-
-    /// How old events were when the peer had acknowledged them: from when this node's bus heard of them, by this node's
-    /// clock, events before the peer's first request left out.
-    #[must_use]
-    pub fn times(&self) -> &Arc<Histogram> {
-        &self.times
-    }
-
-    fn follows(&self, lane: LaneId, head: Sequence) {
-        if let Some(lane) = self.lanes.get(lane.index()) {
-            lane.first.get_or_init(|| head);
-        }
-    }
-
-    fn ack(&self, lane_id: LaneId, sequence: Sequence, node: &dyn Peering) {
-        let Some(ServedLane { acked, first }) = self.lanes.get(lane_id.index()) else { return };
-        let before = acked.fetch_max(sequence, Ordering::AcqRel).max(first.get().copied().unwrap_or(0));
-        // No further than there is anything, whatever the peer says.
-        let known = sequence.min(node.log().head(lane_id));
-        node.herald().count_ages(lane_id, before, known, node.now(), &self.times);
-        self.changed.notify_waiters();
-    }
-
-    /// Events that the heads have and the peer has not acknowledged.
-    #[must_use]
-    pub fn lag(&self, heads: &[Sequence]) -> u64 {
-        let behind =
-            |(lane, head): (&ServedLane, &Sequence)| head.saturating_sub(lane.acked.load(Ordering::Acquire));
-        self.lanes.iter().zip(heads).map(behind).sum()
-    }
-
-    /// Waits until the peer has acknowledged all of these.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe.
-    pub async fn reached(&self, heads: &[Sequence]) {
-        loop {
-            let changed = self.changed.notified();
-            if self.lag(heads) == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
@@ -285,7 +218,7 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
     // Apart, so that an event wakes one of them and not all.
     let parts: [BoxFuture<'_, Result<(), SessionError>>; 5] = [
         control::send(&link, &*node, &followed, sender, (&own, probes)).boxed(),
-        control::receive(&link, &*node, &followed, receiver, (&own, probed)).boxed(),
+        control::receive(&link, &*node, (&followed, &served), receiver, (&own, probed)).boxed(),
         serve::all(&link, &*node, &served).boxed(),
         follow::all(&link, &*node, &followed).boxed(),
         followed.end().map(Ok).boxed(),

@@ -22,7 +22,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _listener = users_too.subscribe().listen(move |item| {
         let stale = match item {
             Item::Event(event) => match event.target() {
-                Target::Key(id) => derived.remove(id).map(drop),
+                Target::Key(id) => derived.remove(id),
                 Target::Keys(ids) => derived.write().remove_many(ids.iter().copied()),
                 _ => derived.clear(),
             },

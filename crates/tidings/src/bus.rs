@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::coherence::Coherence;
 use crate::observe::{Observation, Observers};
+use crate::receipts::{self, Receipts};
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
@@ -65,6 +66,7 @@ pub(crate) struct Bus {
     pub(crate) conflict: watch::Sender<Option<Conflict>>,
     pub(crate) goodbye: watch::Sender<Option<Vec<Sequence>>>,
     pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
+    pub(crate) receipts: Receipts,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -113,6 +115,7 @@ impl Bus {
             conflict: watch::Sender::new(None),
             goodbye: watch::Sender::new(None),
             hosted: watch::Sender::default(),
+            receipts: Receipts::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -123,7 +126,14 @@ impl Bus {
             met: Mutex::default(),
             probe_interval: probe_interval.max(Duration::from_millis(1)),
         };
-        Arc::new(bus)
+        let bus = Arc::new(bus);
+        receipts::serve(&bus);
+        bus
+    }
+
+    /// Whether a session with this life runs.
+    pub(crate) fn is_linked(&self, origin: &Origin) -> bool {
+        self.sessions.lock().record(origin).is_some()
     }
 
     pub(crate) fn origin(&self) -> Origin {

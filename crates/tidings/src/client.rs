@@ -80,7 +80,7 @@ impl<K: Key> InvalidateOnly<K> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn invalidate(&self, key: &K) -> Result<Written, WriteError> {
+    pub fn invalidate(&self, key: &K) -> Result<Written<'_>, WriteError> {
         self.cache.write().invalidate(key)
     }
 
@@ -88,7 +88,7 @@ impl<K: Key> InvalidateOnly<K> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn invalidate_many(&self, keys: impl IntoIterator<Item = K>) -> Result<(), WriteError> {
+    pub fn invalidate_many(&self, keys: impl IntoIterator<Item = K>) -> Result<Written<'_>, WriteError> {
         self.cache.write().remove_many(keys)
     }
 
@@ -96,7 +96,7 @@ impl<K: Key> InvalidateOnly<K> {
     ///
     /// # Errors
     /// [`WriteError`].
-    pub fn clear(&self) -> Result<(), WriteError> {
+    pub fn clear(&self) -> Result<Written<'_>, WriteError> {
         self.cache.clear()
     }
 }

@@ -1,5 +1,7 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
+mod tenure;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness, Named};
 use tidings_proto::histogram::{Histogram, Snapshot};
 use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
+use tidings_proto::receipt::Tenure;
 use tidings_proto::time::Tick;
 use tidings_transport::session::{FollowCounts, Followed, Served};
 use tokio::sync::watch;
@@ -36,6 +39,8 @@ struct Peer {
     followed: Option<Arc<Followed>>,
     served: Option<Arc<Served>>,
     caches: Vec<String>,
+    /// Since it was first relevant.
+    tenure: Option<Tenure>,
 }
 
 /// What is known of one other life, for those who ask.
@@ -365,6 +370,7 @@ impl Coherence {
             }
             changed
         });
+        inner.note_tenures(|| self.domain.log().heads());
         let Inner { freshness, peers, dropped, .. } = inner;
         if peers.len() > ENDED_KEPT_MAX {
             peers.retain(|origin, peer| {
@@ -384,8 +390,11 @@ impl Coherence {
     }
 
     pub(crate) fn served(&self, origin: &Origin, address: SocketAddr) -> Arc<Served> {
+        self.served_locked(&mut self.inner.lock(), origin, address)
+    }
+
+    fn served_locked(&self, inner: &mut Inner, origin: &Origin, address: SocketAddr) -> Arc<Served> {
         let lanes = self.lanes;
-        let mut inner = self.inner.lock();
         let times = inner.invalidation_times_of(&origin.node).cloned().unwrap_or_default();
         inner.peer(origin, address).served.get_or_insert_with(|| Arc::new(Served::new(lanes, times))).clone()
     }
@@ -478,6 +487,7 @@ impl Inner {
             followed: None,
             served: None,
             caches: Vec::new(),
+            tenure: None,
         })
     }
 }

@@ -102,6 +102,7 @@ impl Driver {
                 self.work(orders, view, reloads).await;
                 herald.shutdown().await;
                 self.bus.transport.store(None);
+                self.bus.receipts.end();
                 self.bus.observers.close();
             }
             Err(error) => {

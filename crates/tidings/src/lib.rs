@@ -13,6 +13,7 @@ mod drive;
 mod members;
 mod node;
 mod observe;
+mod receipts;
 pub mod testing;
 
 pub use builder::NodeBuilder;
@@ -23,12 +24,13 @@ pub use config::Simulated;
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
+pub use receipts::ReceiptCounts;
 pub use tidings_cache::{
     AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, Fetched,
-    FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError, LoadPolicy, ManualClock, Mode, Number,
-    OnOverflow, OpenError, Operation, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill,
-    RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription, Target, Write, WriteError,
-    WriteThroughError, WriterId, Written,
+    FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError, LoadPolicy, ManualClock, Missing,
+    MissingReason, Mode, Number, OnOverflow, OpenError, Operation, Positions, RawEvent, RawSubscribe,
+    RawSubscription, RawTarget, ReadOrFill, Receipt, ReceiptError, RingBounds, Scope, Settings, SlotSet,
+    Subscribe, SubscribeError, Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::frame::Refusal;

@@ -23,6 +23,7 @@ use crate::coherence::Coherence;
 use crate::config::Config;
 use crate::drive::{Driver, Orders, Shutdown};
 use crate::observe::{Observer, Observers};
+use crate::receipts::ReceiptCounts;
 
 /// A node could not be started. Nothing runs.
 #[derive(Debug, thiserror::Error)]
@@ -206,6 +207,12 @@ impl Node {
     #[must_use]
     pub fn hearsay_refused(&self) -> u64 {
         self.inner.bus.coherence.hearsay_refused()
+    }
+
+    /// What became of the receipts that were asked for.
+    #[must_use]
+    pub fn receipts(&self) -> ReceiptCounts {
+        self.inner.bus.receipts.counts()
     }
 
     /// Whether the node still runs: `false` once it was shut down or its thread has died.

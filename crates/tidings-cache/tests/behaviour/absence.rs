@@ -46,7 +46,7 @@ async fn a_remembered_absence_ends_like_any_entry() {
     let (on_a, on_b) = (remembering(&a), b.users());
     let changes: [&dyn Fn(); 4] = [
         &|| drop(on_a.remove(&key("k")).unwrap()),
-        &|| on_a.clear().unwrap(),
+        &|| drop(on_a.clear().unwrap()),
         &|| a.domain.fence_all(),
         &|| drop(on_b.insert(key("k"), 1).unwrap()),
     ];

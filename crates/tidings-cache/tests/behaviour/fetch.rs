@@ -85,9 +85,9 @@ async fn nothing_is_served_beyond_the_fail_safe_time_or_without_one() {
 fn changes() -> [fn(&Users, &Node); 7] {
     [
         |users, _| drop(users.remove(&key("k")).unwrap()),
-        |users, _| users.write().remove_many([key("k")]).unwrap(),
+        |users, _| drop(users.write().remove_many([key("k")]).unwrap()),
         |users, _| assert_eq!(users.take(&key("k")).unwrap(), None),
-        |users, _| users.clear().unwrap(),
+        |users, _| drop(users.clear().unwrap()),
         |_, node| node.domain.fence(SlotSet::ALL),
         |_, node| {
             let floor = node.clock.now();

@@ -116,9 +116,9 @@ async fn a_closed_cache_serves_and_changes_nothing() {
     closed(users.insert_if_absent(key("k"), 1).map(drop));
     closed(users.remove(&key("k")).map(drop));
     closed(users.take(&key("k")).map(drop));
-    closed(users.write().insert_many([(key("k"), 1)]));
-    closed(users.write().remove_many([key("k")]));
-    closed(users.clear());
+    closed(users.write().insert_many([(key("k"), 1)]).map(drop));
+    closed(users.write().remove_many([key("k")]).map(drop));
+    closed(users.clear().map(drop));
     assert!(!users.fill(&key("token"), 1, token, None).unwrap());
     assert_eq!(users.get_or_load(&key("k"), || async { Ok::<_, ()>(3) }).await.unwrap(), 3);
     let ReadOrFill::Miss(late) = users.get_or_token(&key("k"), TOKEN_TIME).unwrap() else { panic!() };

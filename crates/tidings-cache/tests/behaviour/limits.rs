@@ -28,8 +28,8 @@ async fn a_key_that_is_too_long_is_refused_by_every_operation() {
     too_long(users.compute(&long, |_| unreachable!()).map(drop));
     too_long(users.increment(&long, 1).map(drop));
     too_long(users.write().invalidate(&long).map(drop));
-    too_long(users.write().insert_many([(key("k"), 1), (long.clone(), 1)]));
-    too_long(users.write().remove_many([key("k"), long.clone()]));
+    too_long(users.write().insert_many([(key("k"), 1), (long.clone(), 1)]).map(drop));
+    too_long(users.write().remove_many([key("k"), long.clone()]).map(drop));
     assert_eq!((users.get(&long), users.contains(&long), users.peek(&long)), (None, false, None));
     assert!(matches!(users.try_get(&long), Err(KeyError::TooLong(4_100))));
     assert!(matches!(users.get_or_token(&long, TOKEN_TIME), Err(KeyError::TooLong(4_100))));
@@ -97,7 +97,7 @@ async fn after_the_log_is_sealed_a_change_fails_and_the_entry_is_gone() {
     sealed(users.remove(&key("remove")).map(drop));
     sealed(users.take(&key("take")).map(drop));
     sealed(users.increment(&key("increment"), 1).map(drop));
-    sealed(users.write().insert_many([(key("many"), 2)]));
+    sealed(users.write().insert_many([(key("many"), 2)]).map(drop));
     let written = users.write_through(&key("write"), || async { Ok::<_, ()>(2) }).await;
     assert!(matches!(written, Err(WriteThroughError::Cache(WriteError::Sealed(_)))));
     for name in names {
@@ -105,7 +105,7 @@ async fn after_the_log_is_sealed_a_change_fails_and_the_entry_is_gone() {
     }
     assert!(events(&mut heard).is_empty());
     assert_eq!(node.domain.events_published(), 7);
-    sealed(users.clear());
+    sealed(users.clear().map(drop));
     // Reads and loads go on.
     assert_eq!(users.get_or_load(&key("k"), || async { Ok::<_, ()>(1) }).await.unwrap(), 1);
 }
@@ -126,8 +126,8 @@ async fn a_leaving_node_refuses_changes_and_lets_open_writes_end() {
         |result: Result<(), WriteError>| assert!(matches!(result, Err(WriteError::Leaving)), "{result:?}");
     leaving(users.insert(key("k"), 2).map(drop));
     leaving(users.remove(&key("k")).map(drop));
-    leaving(users.write().insert_many([(key("k"), 2)]));
-    leaving(users.clear());
+    leaving(users.write().insert_many([(key("k"), 2)]).map(drop));
+    leaving(users.clear().map(drop));
     let refused =
         users.write_through(&key("k"), || async { panic!("must not run") as Result<u64, ()> }).await;
     assert!(matches!(refused, Err(WriteThroughError::Cache(WriteError::Leaving))));

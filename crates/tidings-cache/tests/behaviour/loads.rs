@@ -123,8 +123,8 @@ async fn a_caller_whose_error_type_differs_loads_for_itself() {
 async fn a_load_that_an_invalidation_overtook_is_returned_and_not_kept() {
     let changes: [fn(&Users); 6] = [
         |users| drop(users.remove(&key("k")).unwrap()),
-        |users| users.clear().unwrap(),
-        |users| users.write().remove_many([key("k")]).unwrap(),
+        |users| drop(users.clear().unwrap()),
+        |users| drop(users.write().remove_many([key("k")]).unwrap()),
         |users| drop(users.write().invalidate(&key("k")).unwrap()),
         |users| {
             users.insert(key("k"), 9).unwrap();

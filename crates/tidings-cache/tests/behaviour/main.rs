@@ -17,6 +17,7 @@ mod loads;
 mod operations;
 mod partitions;
 mod peers;
+mod receipts;
 mod records;
 mod replica;
 mod subscriptions;

@@ -190,7 +190,7 @@ fn a_clear_reaches_every_partition_and_a_subscriber_of_all_hears_it_once() {
     let users: Cache<String, u64> = node.cache("users").partitions(4).open().unwrap();
     let mut all = users.subscribe().start().unwrap();
     let mut each: Vec<_> = (0..4).map(|n| users.subscribe().partition(n).start().unwrap()).collect();
-    (0..3).for_each(|_| users.clear().unwrap());
+    (0..3).for_each(|_| drop(users.clear().unwrap()));
     assert_eq!(kinds(&mut all), [EventKind::Cleared; 3]);
     each.iter_mut().for_each(|one| assert_eq!(kinds(one), [EventKind::Cleared; 3]));
     users.clear().unwrap();

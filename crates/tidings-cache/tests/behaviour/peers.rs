@@ -27,8 +27,8 @@ fn a_change_on_one_node_evicts_the_copies_on_all_others() {
         ("increment", |cache, key| assert_eq!(cache.increment(&key, 1).unwrap(), 2)),
         ("remove", |cache, key| drop(cache.remove(&key).unwrap())),
         ("take", |cache, key| assert_eq!(cache.take(&key).unwrap(), Some(1))),
-        ("many", |cache, key| cache.write().insert_many([(key, 2)]).unwrap()),
-        ("clear", |cache, _| cache.clear().unwrap()),
+        ("many", |cache, key| drop(cache.write().insert_many([(key, 2)]).unwrap())),
+        ("clear", |cache, _| drop(cache.clear().unwrap())),
     ];
     for (name, change) in changes {
         caches.iter().for_each(|cache| fill(cache, name, 1));
@@ -39,7 +39,7 @@ fn a_change_on_one_node_evicts_the_copies_on_all_others() {
         let others: Vec<_> = caches.iter().map(|cache| cache.get(&key("other"))).collect();
         let expected = if name == "clear" { None } else { Some(1) };
         assert_eq!(others, [expected; 3], "{name}");
-        caches.iter().for_each(|cache| cache.clear().unwrap());
+        caches.iter().for_each(|cache| drop(cache.clear().unwrap()));
         wire.carry();
     }
 }
@@ -283,8 +283,8 @@ fn a_fill_that_a_peers_change_overtook_is_not_kept() {
 fn a_change_ends_flights_of_its_key_also_where_there_is_no_entry() {
     for change in [
         (|cache: &Cache<String, u64>| drop(cache.remove(&key("k")).unwrap())) as fn(&Cache<String, u64>),
-        |cache| cache.write().remove_many([key("k")]).unwrap(),
-        |cache| cache.clear().unwrap(),
+        |cache| drop(cache.write().remove_many([key("k")]).unwrap()),
+        |cache| drop(cache.clear().unwrap()),
     ] {
         for remote in [false, true] {
             let (a, b) = (Node::new("a"), Node::new("b"));
@@ -413,7 +413,7 @@ fn clears_that_wait_for_copies_are_bounded_and_none_is_lost() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
     let mut heard = on_b.subscribe().start().unwrap();
-    (0..100).for_each(|_| on_a.clear().unwrap());
+    (0..100).for_each(|_| drop(on_a.clear().unwrap()));
     let log = a.domain.log();
     let lane = log.lanes().ids().next().unwrap();
     apply(&b.domain, &a.origin, log.lanes(), &read(log, lane)).unwrap();

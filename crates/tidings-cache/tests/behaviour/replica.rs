@@ -30,8 +30,8 @@ async fn load(users: &Users, name: &str) -> u64 {
 async fn a_load_too_soon_after_a_change_is_returned_and_not_kept() {
     let changes: [fn(&Users, &Node); 6] = [
         |users, _| drop(users.remove(&key("k")).unwrap()),
-        |users, _| users.write().remove_many([key("k")]).unwrap(),
-        |users, _| users.clear().unwrap(),
+        |users, _| drop(users.write().remove_many([key("k")]).unwrap()),
+        |users, _| drop(users.clear().unwrap()),
         |_, node| node.domain.fence(SlotSet::ALL),
         |users, _| {
             users.insert(key("k"), 9).unwrap();

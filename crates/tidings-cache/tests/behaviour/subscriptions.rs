@@ -173,7 +173,7 @@ fn a_missed_event_of_the_whole_cache_counts_once_however_many_partitions_it_had(
     let node = Node::new("a");
     let users = small(&node, 10, 4);
     let mut subscription = users.subscribe().start().unwrap();
-    (0..25).for_each(|_| users.clear().unwrap());
+    (0..25).for_each(|_| drop(users.clear().unwrap()));
     let (mut heard, mut missed) = (0, 0);
     for item in items(&mut subscription) {
         match item {
@@ -198,7 +198,7 @@ fn clears_and_changes_add_up_under_any_overrun() {
             random ^= random >> 7;
             random ^= random << 17;
             match random % 16 {
-                0..=2 => users.clear().unwrap(),
+                0..=2 => drop(users.clear().unwrap()),
                 3..=14 => drop(users.insert(format!("key-{}", random >> 40 & 63), n).unwrap()),
                 _ => {
                     for item in items(&mut subscription) {
@@ -381,10 +381,12 @@ fn events_replayed_on_a_mirror_agree_with_the_cache_at_every_step() {
                 for n in 0..6_000_u64 {
                     let name = format!("key-{}", (n * 7 + seed) % 30);
                     match (n + seed) % 32 {
-                        0 => on_b.clear().unwrap(),
+                        0 => drop(on_b.clear().unwrap()),
                         1..=4 => drop(on_b.remove(&name).unwrap()),
-                        5..=8 => on_b.write().remove_many(many(6)).unwrap(),
-                        9..=12 => on_b.write().insert_many(many(4).into_iter().map(|key| (key, n))).unwrap(),
+                        5..=8 => drop(on_b.write().remove_many(many(6)).unwrap()),
+                        9..=12 => {
+                            drop(on_b.write().insert_many(many(4).into_iter().map(|key| (key, n))).unwrap())
+                        }
                         13..=16 => drop(on_b.insert_if_absent(name, n).unwrap()),
                         _ => drop(on_b.insert(name, n).unwrap()),
                     }

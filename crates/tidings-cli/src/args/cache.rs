@@ -42,7 +42,7 @@ pub(crate) enum CacheVerb {
         cache: CacheArgs,
         /// The key; it may be empty
         key: String,
-        /// Wait so long for the peers to have applied it; exit 7 if some have not
+        /// Wait so long for the peers to have applied it, 60s at most; exit 7 if some have not
         #[arg(long, value_name = "DURATION", value_parser = units::duration)]
         acked: Option<Duration>,
     },
@@ -70,7 +70,7 @@ pub(crate) struct PutArgs {
     /// Note for subscribers, NAME=VALUE; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(crate) meta: Vec<(String, String)>,
-    /// Wait so long for the peers to have applied it; exit 7 if some have not
+    /// Wait so long for the peers to have applied it, 60s at most; exit 7 if some have not
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) acked: Option<Duration>,
 }
@@ -82,6 +82,9 @@ pub(crate) struct InvalidateArgs {
     pub(crate) cache: CacheArgs,
     #[command(flatten)]
     pub(crate) what: Named,
+    /// Wait so long for the peers to have applied it, 60s at most; exit 7 if some have not
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) acked: Option<Duration>,
 }
 
 /// What to invalidate: one kind of target.

@@ -233,12 +233,27 @@ impl Client {
         self.change(self.request(Method::POST, path, &[])?.json(body), None).await
     }
 
+    /// Invalidates what a document names, on every node.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(crate) async fn invalidate(
+        &self,
+        cache: &str,
+        what: &Json,
+        wait: Option<Duration>,
+    ) -> Result<Change, Failure> {
+        let query: Vec<(&str, String)> = acked(wait).into_iter().collect();
+        let path = ["v1", "caches", cache, "invalidate"];
+        self.change(self.request(Method::POST, &path, &query)?.json(what), wait).await
+    }
+
     /// Empties a cache on every node.
     ///
     /// # Errors
     /// As [`Client::send`].
     pub(crate) async fn clear(&self, cache: &str) -> Result<Change, Failure> {
-        self.post(&["v1", "caches", cache, "invalidate"], &json!({ "all": true })).await
+        self.invalidate(cache, &json!({ "all": true }), None).await
     }
 
     /// Opens a cache with these settings.

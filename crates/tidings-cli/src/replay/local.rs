@@ -119,7 +119,7 @@ impl LocalNodes {
         Err(Failure::new(Exit::Unreachable, message))
     }
 
-    fn sample(&self, node: usize, key: &str, written: &tidings::Written) {
+    fn sample(&self, node: usize, key: &str, written: &tidings::Written<'_>) {
         if let Some((lane, sequence)) = written.positions.first().filter(|_| is_sampled(key)) {
             self.sampler.returned((node, *lane, *sequence), self.nodes.len() - 1);
         }

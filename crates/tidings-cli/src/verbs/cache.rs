@@ -123,7 +123,7 @@ async fn invalidate(client: &Client, args: &InvalidateArgs, output: &Output) -> 
     } else {
         json!({ "tags": what.tags })
     };
-    let change = client.post(&["v1", "caches", &args.cache.cache, "invalidate"], &body).await?;
+    let change = client.invalidate(&args.cache.cache, &body, args.acked).await?;
     told(&change, output, || format!("{} is invalidated as named", args.cache.cache))
 }
 

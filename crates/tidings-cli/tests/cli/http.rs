@@ -108,15 +108,38 @@ fn values_come_as_they_are_and_misses_exit_3() {
 
 #[test]
 fn a_change_that_some_peers_have_not_applied_exits_7() {
-    let receipt = r#"{"applied":["n2"],"missing":[{"node":"n3","reason":"timeout"}]}"#;
+    let receipt = r#"{"applied":["n2"],"missing":[{"node":"n3","reason":"lagging"}],"expired":["n4"]}"#;
     let api = Api::new(&[("PUT /v1/caches/users/entries/42", Answer::new(207, receipt))]);
     let arguments =
         ["cache", "put", "users", "42", "Ann", "--ttl", "90s", "--meta", "cause=import", "--acked", "50ms"];
     let ran = api.run(&arguments).exits(7);
-    assert!(ran.stdout.contains("n3"), "{ran:?}");
+    assert!(ran.stdout.contains("n3") && ran.stdout.contains("lagging"), "{ran:?}");
+    assert!(ran.stdout.contains("n4"), "who expired is named too: {ran:?}");
     let got = &api.got()[0];
     assert_eq!(got.line, "PUT /v1/caches/users/entries/42?ttl=1m30s&acked=50ms");
     assert_eq!((got.headers["tidings-meta-cause"].as_str(), got.body.as_str()), ("import", "Ann"));
+}
+
+#[test]
+fn every_change_can_be_waited_for_and_says_who_has_applied_it() {
+    let receipt = r#"{"applied":["n2","n3"],"missing":[],"expired":[]}"#;
+    let partial = r#"{"applied":[],"missing":[{"node":"n2","reason":"isolated"}],"expired":[]}"#;
+    for (answer, exit) in [(Answer::new(200, receipt), 0), (Answer::new(207, partial), 7)] {
+        let api = Api::new(&[
+            ("PUT /v1/caches/users/entries/42", answer.clone()),
+            ("DELETE /v1/caches/users/entries/42", answer.clone()),
+            ("POST /v1/caches/users/invalidate", answer.clone()),
+        ]);
+        for arguments in
+            [&["put", "users", "42", "Ann"][..], &["del", "users", "42"], &["invalidate", "users", "--all"]]
+        {
+            let ran = api.run(&[&["cache"], arguments, &["--acked", "50ms", "--json"]].concat()).exits(exit);
+            let expected: serde_json::Value =
+                serde_json::from_str(if exit == 0 { receipt } else { partial }).unwrap();
+            assert_eq!(ran.json(), expected);
+            assert!(api.got().pop().unwrap().line.ends_with("?acked=50ms"));
+        }
+    }
 }
 
 #[test]

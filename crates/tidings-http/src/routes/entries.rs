@@ -9,8 +9,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use tidings::{Cache, ReadOrFill};
+use serde_json::json;
+use tidings::{AnyCache, Cache, Positions, ReadOrFill};
 
+use super::acked;
 use crate::app::App;
 use crate::extract::{Named, Params, read};
 use crate::limits::{FILL_TIME, LIFETIME_MAX, VALUE_BYTES_MAX};
@@ -67,17 +69,15 @@ pub(crate) struct ChangeQuery {
 }
 
 impl ChangeQuery {
-    /// The time to live, and nothing that is not there yet.
-    fn judge(self) -> Result<Option<Duration>, Problem> {
-        if self.acked.is_some_and(|acked| !acked.is_empty()) {
-            return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "acked"));
-        }
+    /// The time to live, how long to wait for peers, and nothing that is not there yet.
+    fn judge(self, cache: &dyn AnyCache) -> Result<(Option<Duration>, Option<Duration>), Problem> {
+        let acked = acked::judge(self.acked, cache)?;
         if self.tags.is_some_and(|tags| !tags.is_empty()) {
             return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"));
         }
-        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else { return Ok((None, acked)) };
         match quantity::duration(&text) {
-            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => Ok(Some(time)),
+            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => Ok((Some(time), acked)),
             _ => Err(Problem::query(format!("ttl={text}: expected a duration such as 250ms or 5m"))),
         }
     }
@@ -92,7 +92,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    let ttl = query.judge()?;
+    let (ttl, acked) = query.judge(&*cache.erased())?;
     let metadata = metadata(&headers)?;
     let value = read(&headers, body, VALUE_BYTES_MAX).await?;
     // A slice of a connection's buffer would keep all of it.
@@ -101,6 +101,10 @@ pub(crate) async fn put(
         if !metadata.is_empty() {
             let detail = "metadata goes with changes: nobody is told of a fill";
             return Err(Problem::new(StatusCode::BAD_REQUEST, "metadata_on_fill", detail));
+        }
+        if acked.is_some() {
+            let detail = "a fill is no change: no peer is told of it";
+            return Err(Problem::new(StatusCode::BAD_REQUEST, "acked_on_fill", detail));
         }
         let token = token(&app, &named.cache, &headers)?;
         if !cache.fill(&named.key, value, token.token, ttl)? {
@@ -115,8 +119,8 @@ pub(crate) async fn put(
     if let Some(ttl) = ttl {
         write = write.ttl(ttl);
     }
-    write.insert(named.key, value)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let positions = write.insert(named.key, value)?.positions;
+    made(&app, &positions, acked).await
 }
 
 /// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here.
@@ -127,15 +131,23 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    if query.judge()?.is_some() {
+    let (None, acked) = query.judge(&*cache.erased())? else {
         return Err(Problem::query("ttl: a removal has none"));
-    }
+    };
     let mut write = cache.write();
     for (name, text) in metadata(&headers)? {
         write = write.metadata(name, text);
     }
-    write.remove(&named.key)?;
-    Ok(StatusCode::NO_CONTENT.into_response())
+    let positions = write.remove(&named.key)?.positions;
+    made(&app, &positions, acked).await
+}
+
+/// The answer to a change that was made.
+async fn made(app: &App, positions: &Positions, acked: Option<Duration>) -> Answer {
+    match acked {
+        Some(time) => acked::answer(app, positions, time, json!({})).await,
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
 }
 
 fn ended(why: &str) -> Problem {

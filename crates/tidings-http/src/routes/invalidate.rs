@@ -7,12 +7,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::KeyError;
+use tidings::{KeyError, Positions};
 use tidings_proto::codec;
 use tidings_proto::record::KEY_BYTES_MAX;
 
+use super::acked;
 use crate::app::App;
-use crate::extract::{Named, document};
+use crate::extract::{Named, Params, document};
 use crate::problem::{Answer, Problem};
 
 #[derive(Debug, Deserialize)]
@@ -22,6 +23,13 @@ struct Targets {
     tags: Option<Vec<String>>,
     prefix: Option<String>,
     all: Option<bool>,
+}
+
+/// Parameters of an invalidation.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InvalidateQuery {
+    acked: Option<String>,
 }
 
 /// What one request names.
@@ -67,16 +75,15 @@ fn judge(key: &str) -> Result<(), Problem> {
 pub(crate) async fn invalidate(
     State(app): State<App>,
     named: Named,
+    Params(query): Params<InvalidateQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
     let cache = app.cache(&named.cache)?;
+    let acked = acked::judge(query.acked, &*cache)?;
     let targets: Targets = document(&headers, body).await?;
-    match targets.judge()? {
-        Target::All => {
-            cache.clear()?;
-            Ok(Json(json!({ "invalidated": "all" })).into_response())
-        }
+    let (positions, change) = match targets.judge()? {
+        Target::All => (cache.clear()?.positions, json!({ "invalidated": "all" })),
         Target::Keys(keys) => {
             let count = keys.len();
             let cache = app.bytes_cache(&named.cache)?;
@@ -84,13 +91,20 @@ pub(crate) async fn invalidate(
             let work = move || {
                 // Every key is judged before any is changed.
                 keys.iter().try_for_each(|key| judge(key))?;
-                keys.iter().try_for_each(|key| cache.write().invalidate(key).map(drop).map_err(Problem::from))
+                let mut positions = Positions::default();
+                for key in &keys {
+                    positions.merge(&cache.write().invalidate(key)?.positions);
+                }
+                Ok::<_, Problem>(positions)
             };
             let done = tokio::task::spawn_blocking(work).await;
             let failed =
                 |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
-            done.map_err(failed)??;
-            Ok(Json(json!({ "invalidated": { "keys": count } })).into_response())
+            (done.map_err(failed)??, json!({ "invalidated": { "keys": count } }))
         }
+    };
+    match acked {
+        Some(time) => acked::answer(&app, &positions, time, change).await,
+        None => Ok(Json(change).into_response()),
     }
 }

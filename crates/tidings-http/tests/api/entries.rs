@@ -190,11 +190,13 @@ async fn what_is_too_long_is_refused() {
 async fn what_cannot_be_done_is_said() {
     let (rig, api) = one().await;
     let put = |name: &str, text: &str| api.entry(Method::PUT, "c", "k").query(&[(name, text)]).body("v");
-    answer(put("acked", "50ms")).await.problem(422, "not_available");
+    for acked in ["5", "-1s", "x", "61s"] {
+        answer(put("acked", acked)).await.problem(400, "invalid_query");
+    }
     answer(put("tags", "a,b")).await.problem(422, "not_available");
     answer(put("tll", "5m")).await.problem(400, "invalid_query");
-    let delete = |name: &str| api.entry(Method::DELETE, "c", "k").query(&[(name, "5s")]);
-    answer(delete("acked")).await.problem(422, "not_available");
+    let delete = |name: &str| api.entry(Method::DELETE, "c", "k").query(&[(name, "5m")]);
+    answer(delete("acked")).await.problem(400, "invalid_query");
     answer(delete("ttl")).await.problem(400, "invalid_query");
     for (method, path) in
         [(Method::GET, "/v1/caches/x/entries/k"), (Method::DELETE, "/v1/caches/x/entries/k")]
@@ -209,6 +211,18 @@ async fn what_cannot_be_done_is_said() {
     let miss = api.read("c", "k").await;
     let noted = api.entry(Method::PUT, "c", "k").header("tidings-meta-note", "n").body("v");
     answer(noted.header("tidings-fill-token", token(&miss))).await.problem(400, "metadata_on_fill");
+    let acked = put("acked", "50ms").header("tidings-fill-token", token(&miss));
+    answer(acked).await.problem(400, "acked_on_fill");
+    api.open("local", &json!({ "mode": "local" })).await;
+    let acked = |method: Method| api.entry(method, "local", "k").query(&[("acked", "50ms")]);
+    answer(acked(Method::PUT).body("v")).await.problem(422, "local_cache");
+    answer(acked(Method::DELETE)).await.problem(422, "local_cache");
+    let all = json!({ "all": true });
+    let local = "/v1/caches/local/invalidate?acked=50ms";
+    api.json(Method::POST, local, &all).await.problem(422, "local_cache");
+    let unknown = "/v1/caches/c/invalidate?aked=50ms";
+    api.json(Method::POST, unknown, &all).await.problem(400, "invalid_query");
+    assert_eq!(api.read("local", "k").await.status, 404);
     assert_eq!(rig.node(0).domain().events_published(), 0, "none of these changed anything");
     rig.end().await;
 }

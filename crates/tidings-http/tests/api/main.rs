@@ -8,4 +8,5 @@ mod cluster;
 mod entries;
 mod events;
 mod metrics;
+mod receipts;
 mod support;

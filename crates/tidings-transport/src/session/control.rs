@@ -10,7 +10,7 @@ use tidings_proto::time::Tick;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use super::{Followed, Peering, SessionError};
+use super::{Followed, Peering, Served, SessionError};
 use crate::control::{ControlReceiver, ControlSender};
 use crate::link::Link;
 
@@ -94,7 +94,7 @@ fn probe(node: &dyn Peering, followed: &Followed, own: &Probes) -> Control {
 pub(super) async fn receive(
     link: &Link,
     node: &dyn Peering,
-    followed: &Arc<Followed>,
+    (followed, served): (&Arc<Followed>, &Served),
     mut control: ControlReceiver,
     (own, probed): (&Probes, watch::Sender<u64>),
 ) -> Result<(), SessionError> {
@@ -106,6 +106,7 @@ pub(super) async fn receive(
         }
         match control.recv().await? {
             Control::Probe(number) => {
+                served.probed(node.now());
                 let _ = probed.send(number);
             }
             Control::Heartbeat(heartbeat) => {

@@ -9,5 +9,6 @@ mod credentials;
 mod lanes;
 mod leaving;
 mod observing;
+mod receipts;
 mod starting;
 mod subscribers;

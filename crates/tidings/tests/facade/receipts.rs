@@ -1,0 +1,304 @@
+//! Who has applied a change, as its writer is told.
+
+use std::time::Duration;
+
+use tidings::testing::Cluster;
+use tidings::{Cache, Missing, MissingReason, Mode, Node, Receipt, ReceiptError, State, Written};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::common::{BOUND, PATIENCE, fill, for_a_while, joiner, member, open, open_on, quick, until};
+
+/// How long a receipt is waited for that comes late on purpose.
+const SHORT: Duration = Duration::from_millis(50);
+
+fn names<'a>(nodes: impl IntoIterator<Item = &'a tidings::NodeId>) -> Vec<&'a str> {
+    nodes.into_iter().map(tidings::NodeId::as_str).collect()
+}
+
+fn missing(receipt: &Receipt) -> Vec<(&str, MissingReason)> {
+    receipt.missing.iter().map(|Missing { node, reason }| (node.as_str(), *reason)).collect()
+}
+
+async fn cut(cluster: &Cluster, one: usize, other: usize) {
+    let ids = [one, other].map(|index| cluster[index].origin().node.to_string());
+    cluster[one].set_denied(&[ids[1].clone()]);
+    cluster[other].set_denied(&[ids[0].clone()]);
+    let linked = |index: usize, id: &str| member(&cluster[index], id).is_some_and(|it| it.rtt.is_some());
+    until("the link is down", || !linked(one, &ids[1]) && !linked(other, &ids[0])).await;
+}
+
+fn remove<'a>(cache: &'a Cache<String, u64>, key: &str) -> Written<'a> {
+    cache.remove(&key.to_owned()).expect("the cache is open")
+}
+
+#[tokio::test]
+async fn a_receipt_names_everybody_once_they_have_applied_the_change_whatever_it_was() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    let key = "k".to_owned();
+    let others = |key: &String| caches[1..].iter().any(|cache| cache.contains(key));
+    let all: Vec<String> = (0..100_u64).map(|n| n.to_string()).collect();
+    let [first, ..] = &caches[..] else { unreachable!("three were opened") };
+    for change in ["insert", "write through", "remove", "invalidate", "clear", "insert many", "remove many"] {
+        fill(&caches, &key, 1).await;
+        for key in &all {
+            fill(&caches[1..], key, 1).await;
+        }
+        let written = match change {
+            "insert" => first.insert(key.clone(), 2).unwrap(),
+            "write through" => first.write_through(&key, || async { Ok::<_, ()>(3) }).await.unwrap().1,
+            "remove" => remove(first, &key),
+            "invalidate" => first.write().invalidate(&key).unwrap(),
+            "clear" => first.clear().unwrap(),
+            "insert many" => first.write().insert_many(all.iter().map(|key| (key.clone(), 2))).unwrap(),
+            _ => first.write().remove_many(all.clone()).unwrap(),
+        };
+        let receipt = written.acked(PATIENCE).await.unwrap();
+        // At once: the receipt says that it has happened.
+        let keys = if change.ends_with("many") { &all } else { std::slice::from_ref(&key) };
+        assert!(!keys.iter().any(others), "{change}: {receipt:?}");
+        assert_eq!((names(&receipt.applied), receipt.is_complete()), (vec!["n2", "n3"], true), "{change}");
+        assert_eq!((missing(&receipt), names(&receipt.expired)), (vec![], vec![]), "{change}");
+    }
+    let counts = cluster[0].receipts();
+    assert_eq!((counts.complete, counts.partial, counts.failed, counts.waiting), (7, 0, 0, 0));
+    assert_eq!(counts.times.count(), 7);
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_clear_waits_for_every_lane_and_a_change_of_nothing_for_none() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    let cleared = caches[0].clear().unwrap();
+    assert_eq!(cleared.positions.len(), 4);
+    assert_eq!(names(&cleared.acked(PATIENCE).await.unwrap().applied), ["n2"]);
+    cut(&cluster, 0, 1).await;
+    let nothing = caches[0].write().remove_many([]).unwrap();
+    assert_eq!(nothing.acked(PATIENCE).await, Ok(Receipt::default()));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_is_cut_off_is_named_in_time_and_expires_with_the_bound() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    fill(&caches, "k", 1).await;
+    cut(&cluster, 0, 2).await;
+    let written = remove(&caches[0], "k");
+    let begun = Instant::now();
+    let receipt = written.acked(SHORT).await.unwrap();
+    assert!(begun.elapsed() >= SHORT, "it waits while somebody is missing");
+    assert_eq!(names(&receipt.applied), ["n2"]);
+    assert_eq!(missing(&receipt), [("n3", MissingReason::Unreachable)]);
+    assert!(!receipt.is_complete());
+
+    let receipt = remove(&caches[0], "k").acked(PATIENCE).await.unwrap();
+    assert!(begun.elapsed() >= BOUND, "it may serve an older entry until the bound is over");
+    assert_eq!((names(&receipt.applied), names(&receipt.expired)), (vec!["n2"], vec!["n3"]));
+    assert!(receipt.is_complete());
+    assert!(!caches[2].contains(&"k".to_owned()), "what expired serves nothing older");
+
+    until("it is lost", || member(&cluster[0], "n3").is_some_and(|it| it.state == State::Lost)).await;
+    let receipt = remove(&caches[0], "k").acked(SHORT).await.unwrap();
+    assert_eq!(missing(&receipt), [("n3", MissingReason::Unreachable)], "it is in its grace");
+    let counts = cluster[0].receipts();
+    assert_eq!((counts.complete, counts.partial), (1, 2));
+    let of = |reason: MissingReason| counts.missing[reason as usize];
+    assert_eq!((of(MissingReason::Unreachable), of(MissingReason::Lagging)), (2, 0));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_receipt_comes_as_soon_as_the_cut_is_healed() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let caches = open(&cluster);
+    cut(&cluster, 0, 1).await;
+    let written = remove(&caches[0], "k");
+    let waiting = written.acked(PATIENCE);
+    let healed = async {
+        for_a_while(SHORT).await;
+        cluster.nodes().iter().for_each(|node| node.set_denied(&[]));
+    };
+    let (receipt, ()) = tokio::join!(waiting, healed);
+    let receipt = receipt.unwrap();
+    // On a busy machine it may take longer than the bound.
+    assert!(receipt.is_complete() && receipt.applied.len() + receipt.expired.len() == 1, "{receipt:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_hears_nobody_is_told_that_it_is_isolated() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    cut(&cluster, 0, 1).await;
+    cut(&cluster, 0, 2).await;
+    cluster[0].set_denied(&["n2".to_owned(), "n3".to_owned()]);
+    until("both links are down", || cluster[0].members().iter().all(|member| member.rtt.is_none())).await;
+    let receipt = remove(&caches[0], "k").acked(SHORT).await.unwrap();
+    assert_eq!(missing(&receipt), ["n2", "n3"].map(|node| (node, MissingReason::Isolated)));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_joined_after_the_change_is_not_waited_for() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    // In every lane, so that positions and not lanes decide.
+    let before = caches[0].clear().unwrap();
+    let late = joiner(cluster[0].cluster(), "late", &[&cluster[0]]).start().await.unwrap();
+    late.ready(PATIENCE).await.unwrap();
+    until("it is followed", || member(&cluster[0], "late").is_some_and(|it| it.synced())).await;
+    assert_eq!(names(&before.acked(PATIENCE).await.unwrap().applied), ["n2"]);
+    let after = caches[0].clear().unwrap();
+    assert_eq!(names(&after.acked(PATIENCE).await.unwrap().applied), ["late", "n2"]);
+    late.shutdown(PATIENCE).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn who_has_left_before_the_change_is_not_waited_for() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    assert!(cluster[2].shutdown(PATIENCE).await);
+    until("it has left", || member(&cluster[0], "n3").is_none_or(|it| it.state == State::Left)).await;
+    let receipt = remove(&caches[0], "k").acked(PATIENCE).await.unwrap();
+    assert_eq!((names(&receipt.applied), names(&receipt.expired)), (vec!["n2"], vec![]));
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_former_life_is_waited_for_until_it_can_serve_nothing_older() {
+    let cluster = quick(1).await;
+    let cache = open_on(&cluster[0]);
+    let start = || joiner(cluster[0].cluster(), "again", &[&cluster[0]]);
+    let first = start().start().await.unwrap();
+    first.ready(PATIENCE).await.unwrap();
+    until("it is followed", || member(&cluster[0], "again").is_some_and(|it| it.synced())).await;
+    // It ends without a goodbye, and nothing says that its process has.
+    drop(first);
+    let second = start().start().await.unwrap();
+    second.ready(PATIENCE).await.unwrap();
+    let here = second.origin().incarnation;
+    until("it is back", || {
+        member(&cluster[0], "again").is_some_and(|it| it.incarnation == here && it.synced())
+    })
+    .await;
+    let begun = Instant::now();
+    let receipt = remove(&cache, "k").acked(PATIENCE).await.unwrap();
+    assert!(begun.elapsed() >= BOUND / 2, "its former life was waited for: {receipt:?}");
+    assert_eq!((names(&receipt.applied), names(&receipt.expired)), (vec!["again"], vec![]));
+    second.shutdown(PATIENCE).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn where_there_is_nobody_to_tell_that_is_said() {
+    let cluster = quick(1).await;
+    let cache = open_on(&cluster[0]);
+    assert_eq!(remove(&cache, "k").acked(Duration::ZERO).await, Ok(Receipt::default()), "it is alone");
+    let local: Cache<String, u64> = cluster[0].cache("local").mode(Mode::Local).open().unwrap();
+    assert_eq!(remove(&local, "k").acked(SHORT).await, Err(ReceiptError::Local));
+    assert_eq!(local.clear().unwrap().acked(SHORT).await, Err(ReceiptError::Local));
+
+    let nowhere = Node::builder("shop").seeds(["127.0.0.1:1"]).start().await.unwrap();
+    let cache = open_on(&nowhere);
+    assert_eq!(remove(&cache, "k").acked(SHORT).await, Err(ReceiptError::NoContact));
+    assert_eq!(nowhere.receipts().failed, 1);
+    nowhere.shutdown(Duration::ZERO).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_ends_answers_who_waits() {
+    let cluster = Cluster::start(2).await.unwrap();
+    let caches = open(&cluster);
+    cut(&cluster, 0, 1).await;
+    let written = remove(&caches[0], "k");
+    let waiting = written.acked(PATIENCE);
+    let (receipt, clean) = tokio::join!(waiting, cluster[0].shutdown(SHORT));
+    assert_eq!((receipt, clean), (Err(ReceiptError::Ended), false));
+    assert_eq!(written.acked(PATIENCE).await, Err(ReceiptError::Ended), "and who comes later");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_still_gets_the_receipts_of_what_it_did() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    let written = remove(&caches[0], "k");
+    let waiting = written.acked(PATIENCE);
+    let (receipt, clean) = tokio::join!(waiting, cluster[0].shutdown(PATIENCE));
+    assert!(clean);
+    assert_eq!(names(&receipt.unwrap().applied), ["n2"]);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_receipts_at_once_all_come() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    let mut waiting = JoinSet::new();
+    for n in 0..1_000_u64 {
+        let cache = caches[0].clone();
+        waiting.spawn(async move { remove(&cache, &n.to_string()).acked(PATIENCE).await });
+    }
+    while let Some(receipt) = waiting.join_next().await {
+        assert_eq!(names(&receipt.unwrap().unwrap().applied), ["n2", "n3"]);
+    }
+    let counts = cluster[0].receipts();
+    assert_eq!((counts.complete, counts.waiting), (1_000, 0));
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_delays_no_writer_and_too_many_are_refused() {
+    const MANY: u64 = 5_000;
+    let cluster = Cluster::start(2).await.unwrap();
+    let caches = open(&cluster);
+    cut(&cluster, 0, 1).await;
+    let mut waiting = JoinSet::new();
+    for n in 0..MANY {
+        let cache = caches[0].clone();
+        waiting.spawn(async move { remove(&cache, &n.to_string()).acked(PATIENCE).await });
+    }
+    let refused = || cluster[0].receipts().failed;
+    until("all wait or are refused", || cluster[0].receipts().waiting as u64 + refused() == MANY).await;
+    assert_eq!(refused(), MANY - 4_096);
+    let begun = Instant::now();
+    for n in 0..10_000_u64 {
+        caches[0].remove(&n.to_string()).unwrap();
+    }
+    // Were one of them to wait for the peer, it would wait for the bound.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    while let Some(Some(answered)) = waiting.try_join_next().map(Result::ok) {
+        assert_eq!(answered, Err(ReceiptError::TooMany));
+    }
+    waiting.abort_all();
+    while waiting.join_next().await.is_some() {}
+    let counts = cluster[0].receipts();
+    assert_eq!((counts.waiting, counts.abandoned), (0, 4_096), "who waits no longer leaves nothing behind");
+    cluster.nodes().iter().for_each(|node| node.set_denied(&[]));
+    let receipt = remove(&caches[0], "k").acked(PATIENCE).await.unwrap();
+    assert!(receipt.is_complete(), "there is room again: {receipt:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn half_of_all_receipts_come_within_a_usual_timeout() {
+    const RECEIPTS: usize = 200;
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    let mut times = Vec::new();
+    for n in 0..RECEIPTS {
+        let begun = Instant::now();
+        remove(&caches[0], &n.to_string()).acked(PATIENCE).await.unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    let half = times[RECEIPTS / 2];
+    println!("receipts: p50 {half:?}, p90 {:?}, max {:?}", times[RECEIPTS * 9 / 10], times[RECEIPTS - 1]);
+    assert!(half < SHORT, "{half:?}");
+    cluster.shutdown().await;
+}
