@@ -50,6 +50,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.flights()
     }
 
+    fn tagged(&self) -> usize {
+        self.tagged()
+    }
+
     fn subscribers(&self) -> usize {
         self.topic.subscribers()
     }
@@ -75,6 +79,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     fn housekeep(&self) {
         self.expire_tokens();
         self.reclaim();
+        self.retire_sweeps();
+        self.reclaim_tags();
         self.entries.run_pending_tasks();
         self.tell_overdue();
         self.tell_local_events();
@@ -84,11 +90,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.clear_all()
     }
 
+    fn invalidate_tags(&self, tags: &[&str]) -> Result<(), WriteError> {
+        self.invalidate_all_of(tags)
+    }
+
+    fn invalidate_prefix(&self, prefix: &str) -> Result<(), WriteError> {
+        self.invalidate_under(prefix)
+    }
+
     fn close(&self) {
         if self.mark_closed() {
             // Whoever changes a key looks under its shard's lock whether the cache is closed: after this every change
             // that was under way is done, and nothing is stored any more that no invalidation would reach.
-            self.end_all_flights();
+            self.end_all();
             self.fence_slots(SlotSet::ALL);
             self.domain.unregister(self.id);
             self.topic.close();

@@ -327,6 +327,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Write<'_, K, V> {
         self
     }
 
+    /// Gives what is stored a tag, besides those that [`crate::CacheBuilder::tags`] computes.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.options.tags.push(tag.into());
+        self
+    }
+
+    /// Gives what is stored several tags.
+    pub fn tags(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.options.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     /// Leaves the change out of the writer's own subscription.
     pub fn without(mut self, writer: WriterId) -> Self {
         self.options.writer = Some(writer);

@@ -103,6 +103,11 @@ impl Gate {
         now.after(COARSE_LAG) <= fresh_until
     }
 
+    /// What was read before `fresh_until` was so long ago does not count any more, whatever it said.
+    pub(crate) fn certainly_stale_after(&self) -> Duration {
+        self.max_staleness + 2 * COARSE_LAG
+    }
+
     /// A load must have begun after this to be joined: the floor, and while in doubt `max_staleness` ago.
     pub(crate) fn joinable_after(&self, now: Tick) -> Tick {
         let floor = self.floor();

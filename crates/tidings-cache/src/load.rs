@@ -18,10 +18,8 @@ use crate::domain::Domain;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::stats::Striped;
+use crate::tags::{Loaded, TagError, Tags};
 use crate::write::{Change, Options, Subject, When, WriteError, Written};
-
-/// How long a fill token is good for unless the caller says otherwise.
-pub const TOKEN_TIME: Duration = Duration::from_secs(10);
 
 /// How one load ended, for those who joined it.
 #[derive(Debug)]
@@ -62,6 +60,14 @@ impl<V> Waiting<V> {
     }
 }
 
+/// How a flight ended that has brought a value.
+pub(crate) struct Landing {
+    pub(crate) start: Start,
+    /// Nothing had ended it.
+    pub(crate) sound: bool,
+    pub(crate) ttl: Option<Duration>,
+}
+
 /// Where the value of [`Cache::get_or_load`] may come from.
 enum Turn<V> {
     Ready(V),
@@ -79,13 +85,13 @@ struct Leader<'a, K: Key, V: Clone + Send + Sync + 'static> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Leader<'_, K, V> {
     /// Takes the flight out of the table; stores the value if nothing had ended it.
-    fn land(&self, value: Option<V>) {
+    fn land(&self, value: Option<(V, Tags)>) {
         let key = self.key.borrowed();
         let mut shard = self.core.shard(key);
         let now = self.core.domain.clock().coarse();
         let sound = shard.flights.finish(key, self.start, self.core.epoch(key.slot()), now);
-        if let Some(value) = value {
-            self.core.land(&mut shard, key, value, self.start, sound, None);
+        if let Some((value, tags)) = value {
+            self.core.land(&mut shard, (key, tags), value, Landing { start: self.start, sound, ttl: None });
         }
     }
 }
@@ -130,13 +136,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Turn::Ready(value);
         }
         let epoch = self.epoch(key.slot());
-        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after: self.joinable_after(now) }) {
+        let after = self.joinable_after(now).max(shard.mark);
+        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after }) {
             count(if limited { &self.stats.limited } else { &self.stats.coalesced });
             return Turn::Join(waiting);
         }
         count(if limited { &self.stats.limited } else { &self.stats.misses });
         let waiting = Waiting::new();
-        let start = shard.flights.begin_load(key, epoch, now, waiting.clone());
+        let began = shard.after_mark(now);
+        let start = shard.flights.begin_load(key, epoch, began, waiting.clone());
         Turn::Lead(start, waiting)
     }
 
@@ -149,7 +157,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let now = self.domain.clock().coarse();
-        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose(now))
+        let began = shard.after_mark(now);
+        shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose(now))
     }
 
     /// Closes a guard, if it is still open, without a result.
@@ -159,22 +168,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.shard(key).flights.finish(key, start, self.epoch(key.slot()), now);
     }
 
+    /// The tags of a value that was loaded. One that cannot have its tags is not stored, which is counted.
+    pub(crate) fn tags_loaded(
+        &self,
+        (key, typed): (KeyRef<'_>, &K),
+        value: &V,
+        given: &[String],
+    ) -> Result<Tags, TagError> {
+        self.tags_of((key, Some(typed)), value, given).inspect_err(|_| self.stats.untagged.count())
+    }
+
     /// Stores what a flight has brought, if it is sound. Call under the key's shard lock. Returns whether it did.
-    fn land(
+    pub(crate) fn land(
         &self,
         shard: &mut ShardGuard<'_, V>,
-        key: KeyRef<'_>,
+        (key, tags): (KeyRef<'_>, Tags),
         value: V,
-        start: Start,
-        sound: bool,
-        ttl: Option<Duration>,
+        Landing { start, sound, ttl }: Landing,
     ) -> bool {
-        let stored = sound && !self.is_closed();
+        let stored = sound && !self.is_closed() && !self.was_named(shard, key, &tags, start.began);
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
+            self.set_tags(shard, key, tags);
         } else {
             self.stats.fence_rejects.count();
         }
@@ -205,36 +223,6 @@ pub enum WriteThroughError<E> {
     Cache(#[source] WriteError),
 }
 
-/// Permission to fill one key, given with a miss. It is good until its deadline, for one use, and only as long as
-/// nothing invalidates the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FillToken {
-    pub(crate) start: Start,
-}
-
-impl FillToken {
-    /// Its parts, to be carried elsewhere as text: number, epoch, beginning.
-    #[must_use]
-    pub fn parts(self) -> (u64, u32, u64) {
-        (self.start.id, self.start.epoch, self.start.began.0)
-    }
-
-    /// The token that was carried away as these parts.
-    #[must_use]
-    pub fn from_parts(id: u64, epoch: u32, began: u64) -> Self {
-        Self { start: Start { id, epoch, began: Tick(began) } }
-    }
-}
-
-/// What a read with intent to fill found.
-#[derive(Clone, Debug)]
-pub enum ReadOrFill<V> {
-    /// The value.
-    Hit(V),
-    /// Nothing: load the value and hand it to [`Cache::fill`].
-    Miss(FillToken),
-}
-
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// The value of a key, loaded if it is not cached. One loader runs per key and node; callers that come meanwhile
     /// wait for it. The result is stored only if nothing invalidated the key since the load began, and is never
@@ -252,6 +240,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     where
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>>,
+    {
+        self.get_or_load_tagged(key, || async { load().await.map(Loaded::new) }).await
+    }
+
+    /// As [`Cache::get_or_load`], with a loader that says which tags its value has, besides those that
+    /// [`crate::CacheBuilder::tags`] computes. A value whose tags are too many or too long is returned, and not stored.
+    ///
+    /// # Errors
+    /// [`LoadError`]. Failures are not cached.
+    ///
+    /// # Cancel safety
+    /// As [`Cache::get_or_load`].
+    pub async fn get_or_load_tagged<E, F>(&self, key: &K, load: impl FnOnce() -> F) -> Result<V, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<Loaded<V>, E>>,
     {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
@@ -278,8 +282,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             let result = load().await;
             drop(timed);
             return match result {
-                Ok(value) => {
-                    leader.land(Some(value.clone()));
+                Ok(Loaded { value, tags }) => {
+                    let tags = core.tags_loaded((encoded.borrowed(), key), &value, &tags);
+                    leader.land(tags.ok().map(|tags| (value.clone(), tags)));
                     leader.waiting.end(Ended::Loaded(value.clone()));
                     // Last, for a value whose `clone` panics counts as failed.
                     core.stats.loaded.count();
@@ -344,41 +349,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let change = Change::Put(value.clone());
         let outcome =
             core.change(subject, Operation::WriteThrough, &options, When::StoreUnended(start), change);
-        guard.open = false;
+        // A value that cannot have its tags was judged before anything was changed: the guard ends as of a failed write.
+        guard.open = matches!(outcome, Err(WriteError::Tags(_)));
         let outcome = outcome.map_err(WriteThroughError::Cache)?;
         let written = outcome.written.expect("a write-through is made whatever ended its guard");
         Ok((value, written))
-    }
-
-    /// The value of a key, or permission to fill it: for callers that cannot pass a loader.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn get_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<V>, KeyError> {
-        if let Some(value) = self.try_get(key)? {
-            return Ok(ReadOrFill::Hit(value));
-        }
-        let encoded = Encoded::new(self.core.id, key)?;
-        let start = self.core.guard(&encoded, |now| Purpose::Token(now.after(time)));
-        Ok(ReadOrFill::Miss(FillToken { start }))
-    }
-
-    /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
-    /// anything invalidated the key meanwhile.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn fill(&self, key: &K, value: V, token: FillToken, ttl: Option<Duration>) -> Result<bool, KeyError> {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key)?;
-        let key = encoded.borrowed();
-        let mut shard = core.shard(key);
-        let sound =
-            shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        let stored = core.land(&mut shard, key, value, token.start, sound, ttl);
-        drop(shard);
-        core.tell_local_events();
-        Ok(stored)
     }
 }
 

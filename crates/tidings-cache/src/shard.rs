@@ -1,11 +1,15 @@
-//! What one of a cache's shard locks guards: the flights of its keys, and which of them were stored lately.
+//! What one of a cache's shard locks guards: the flights of its keys, which of them were stored lately, and the tags of
+//! their entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tidings_proto::time::Tick;
+
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
 use crate::load::Waiting;
+use crate::tags::TagIndex;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -53,11 +57,21 @@ pub(crate) struct Shard<V> {
     lately: Lately,
     /// The [`Room`] in which they were noted.
     room: Room,
+    /// Keys whose entries have tags; nothing before the first.
+    pub(crate) tags: Option<Box<TagIndex>>,
+    /// The moment of the newest invalidation of a tag or prefix.
+    pub(crate) mark: Tick,
 }
 
 impl<V> Default for Shard<V> {
     fn default() -> Self {
-        Self { flights: FlightTable::default(), lately: Lately::default(), room: Room::default() }
+        Self {
+            flights: FlightTable::default(),
+            lately: Lately::default(),
+            room: Room::default(),
+            tags: None,
+            mark: Tick::NEVER,
+        }
     }
 }
 
@@ -67,7 +81,27 @@ impl<V> Shard<V> {
     #[inline]
     pub(crate) fn end(&mut self, key: KeyRef<'_>) -> Option<Room> {
         self.flights.end(key);
+        self.untag(key);
         self.lately.forget(key.hash).then_some(self.room)
+    }
+
+    /// Forgets the tags of a key whose entry goes.
+    #[inline]
+    pub(crate) fn untag(&mut self, key: KeyRef<'_>) {
+        if let Some(tags) = &mut self.tags {
+            tags.remove(key);
+        }
+    }
+
+    /// When something begins that begins now: after every tag and prefix that was invalidated.
+    #[inline]
+    pub(crate) fn after_mark(&self, now: Tick) -> Tick {
+        now.max(Tick(self.mark.0 + 1))
+    }
+
+    /// Notes the moment of an invalidation of a tag or prefix.
+    pub(crate) fn note_mark(&mut self, at: Tick) {
+        self.mark = self.mark.max(at);
     }
 
     /// Notes that a key was stored.

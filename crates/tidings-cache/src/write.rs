@@ -15,6 +15,7 @@ use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
 use crate::shard::Room;
 use crate::table::Bare;
+use crate::tags::{TagError, Tags};
 use crate::topic::Told;
 
 /// A mutation was not made. Nothing has changed, and no peer was told, unless the variant says otherwise.
@@ -36,6 +37,15 @@ pub enum WriteError {
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,
+    /// Tags cannot be used.
+    #[error(transparent)]
+    Tags(#[from] TagError),
+    /// An empty prefix names everything: clear the cache if that is meant.
+    #[error("an empty prefix")]
+    EmptyPrefix,
+    /// Only keys that are strings have prefixes.
+    #[error("the keys of this cache are no strings: they have no prefixes")]
+    NoText,
     /// A number would leave its type's range.
     #[error("the number would overflow")]
     Overflow,
@@ -56,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) ttl: Option<Duration>,
     pub(crate) metadata: Vec<(String, String)>,
     pub(crate) writer: Option<WriterId>,
+    /// Besides those that are computed.
+    pub(crate) tags: Vec<String>,
     /// It ends a write-through, which a leaving node still waits for.
     pub(crate) ends_write: bool,
 }
@@ -101,6 +113,17 @@ pub(crate) struct Subject<'a, K> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Whether changes can be made.
+    pub(crate) fn may_change(&self) -> Result<(), WriteError> {
+        if self.is_closed() {
+            Err(WriteError::Closed)
+        } else if self.domain.is_leaving() {
+            Err(WriteError::Leaving)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Makes one change of one key.
     pub(crate) fn change(
         &self,
@@ -121,6 +144,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             // Before anything is changed, the limit that may be exceeded; that of the key was checked.
             self.draft_one(key, EventKind::Deleted, operation, options)?;
         }
+        let tags = self.tags_after(&subject, options, &change)?;
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
 
         let mut shard = self.shard(key);
@@ -129,11 +153,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Err(WriteError::Closed);
         }
         let (now, wall_ms) = self.domain.clock().at_change();
+        if let When::Unended(start) | When::StoreUnended(start) = when
+            && self.was_named(&shard, key, &tags, start.began)
+        {
+            shard.flights.end(key);
+        }
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
         let lately = shard.end(key);
         let (kind, taken) = self.change_entry(&mut shard, (key, lately), when, change, options, now);
+        self.set_tags(&mut shard, key, tags);
         let logged = if self.travels() {
             let logged = self.log_one(key, kind, operation, options, wall_ms);
             Some(logged.inspect_err(|_| _ = shard.end(key))?)
@@ -164,6 +194,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         self.tell_local_events();
         Ok(Outcome { written: Some(Written { kind, positions }), taken })
+    }
+
+    /// The tags of the entry that there will be.
+    #[inline]
+    pub(crate) fn tags_after(
+        &self,
+        subject: &Subject<'_, K>,
+        options: &Options,
+        change: &Change<V>,
+    ) -> Result<Tags, TagError> {
+        match change {
+            Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
+                self.tags_of((subject.key, subject.typed), value, &options.tags)
+            }
+            _ => Ok(Tags::default()),
+        }
     }
 
     #[inline(always)]
@@ -229,7 +275,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 let (began, epoch) = match when {
                     // Not the epoch of now: a fence that comes at this moment excludes what began before it.
                     When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
-                    _ => (now, self.epoch(key.slot())),
+                    _ => (shard.after_mark(now), self.epoch(key.slot())),
                 };
                 let birth = Birth { began, epoch, ttl: options.ttl };
                 (kind_of(self.put(shard, (key, lately), value, birth, now)), None)

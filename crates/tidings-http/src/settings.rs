@@ -138,6 +138,8 @@ pub fn open(
         .mode(mode)
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
+        // Whoever puts or fills an entry says which tags it has.
+        .explicit_tags()
         .eviction_events(settings.eviction_events);
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),

@@ -92,6 +92,22 @@ impl<K: Key> InvalidateOnly<K> {
         self.cache.write().remove_many(keys)
     }
 
+    /// Tells every member that whatever has this tag has changed.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn invalidate_tag(&self, tag: &str) -> Result<(), WriteError> {
+        self.cache.invalidate_tag(tag)
+    }
+
+    /// Tells every member that whatever has a key that starts so has changed. Only for keys that are a `String`.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn invalidate_prefix(&self, prefix: &str) -> Result<(), WriteError> {
+        self.cache.invalidate_prefix(prefix)
+    }
+
     /// Tells every member that everything has changed.
     ///
     /// # Errors

@@ -15,6 +15,8 @@ mod loads;
 mod operations;
 mod partitions;
 mod peers;
+mod prefixes;
 mod records;
 mod subscriptions;
+mod tags;
 mod write_through;

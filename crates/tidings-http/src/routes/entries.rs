@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use tidings::{Cache, ReadOrFill};
+use tidings::{Cache, Loaded, ReadOrFill};
 
 use crate::app::App;
 use crate::extract::{Named, Params, read};
@@ -66,18 +66,27 @@ pub(crate) struct ChangeQuery {
     acked: Option<String>,
 }
 
+/// What they ask for.
+struct ChangeOptions {
+    ttl: Option<Duration>,
+    tags: Vec<String>,
+}
+
 impl ChangeQuery {
-    /// The time to live, and nothing that is not there yet.
-    fn judge(self) -> Result<Option<Duration>, Problem> {
+    /// What is asked for, and nothing that is not there yet.
+    fn judge(self) -> Result<ChangeOptions, Problem> {
         if self.acked.is_some_and(|acked| !acked.is_empty()) {
             return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "acked"));
         }
-        if self.tags.is_some_and(|tags| !tags.is_empty()) {
-            return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"));
-        }
-        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else { return Ok(None) };
+        let tags = self.tags.filter(|tags| !tags.is_empty());
+        let tags = tags.map(|tags| tags.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default();
+        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else {
+            return Ok(ChangeOptions { ttl: None, tags });
+        };
         match quantity::duration(&text) {
-            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => Ok(Some(time)),
+            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => {
+                Ok(ChangeOptions { ttl: Some(time), tags })
+            }
             _ => Err(Problem::query(format!("ttl={text}: expected a duration such as 250ms or 5m"))),
         }
     }
@@ -92,7 +101,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    let ttl = query.judge()?;
+    let ChangeOptions { ttl, tags } = query.judge()?;
     let metadata = metadata(&headers)?;
     let value = read(&headers, body, VALUE_BYTES_MAX).await?;
     // A slice of a connection's buffer would keep all of it.
@@ -103,12 +112,12 @@ pub(crate) async fn put(
             return Err(Problem::new(StatusCode::BAD_REQUEST, "metadata_on_fill", detail));
         }
         let token = token(&app, &named.cache, &headers)?;
-        if !cache.fill(&named.key, value, token.token, ttl)? {
+        if !cache.fill_tagged(&named.key, Loaded { value, tags }, token.token, ttl)? {
             return Err(ended("it was used, its time is over, or the key has changed meanwhile"));
         }
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let mut write = cache.write();
+    let mut write = cache.write().tags(tags);
     for (name, text) in metadata {
         write = write.metadata(name, text);
     }
@@ -127,8 +136,9 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    if query.judge()?.is_some() {
-        return Err(Problem::query("ttl: a removal has none"));
+    let ChangeOptions { ttl, tags } = query.judge()?;
+    if ttl.is_some() || !tags.is_empty() {
+        return Err(Problem::query("ttl, tags: a removal has none"));
     }
     let mut write = cache.write();
     for (name, text) in metadata(&headers)? {

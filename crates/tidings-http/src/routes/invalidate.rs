@@ -28,31 +28,27 @@ struct Targets {
 #[derive(Debug)]
 enum Target {
     Keys(Vec<String>),
+    Tags(Vec<String>),
+    Prefix(String),
     All,
 }
 
 impl Targets {
     fn judge(self) -> Result<Target, Problem> {
-        let invalid = |code, detail: &str| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
         match self {
             Self { keys: Some(keys), tags: None, prefix: None, all: None } if !keys.is_empty() => {
                 Ok(Target::Keys(keys))
             }
             Self { keys: None, tags: None, prefix: None, all: Some(true) } => Ok(Target::All),
-            Self { keys: None, tags: None, prefix: Some(prefix), all: None } if prefix.is_empty() => invalid(
-                "empty_prefix",
-                "an empty prefix names everything: say {\"all\": true} if that is meant",
-            ),
-            Self { keys: None, tags: None, prefix: Some(_), all: None } => {
-                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "prefix"))
-            }
+            // An empty one is refused by the cache.
+            Self { keys: None, tags: None, prefix: Some(prefix), all: None } => Ok(Target::Prefix(prefix)),
             Self { keys: None, tags: Some(tags), prefix: None, all: None } if !tags.is_empty() => {
-                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"))
+                Ok(Target::Tags(tags))
             }
-            _ => invalid(
-                "invalid_target",
-                "name exactly one of keys, tags, prefix or \"all\": true, and not nothing",
-            ),
+            _ => {
+                let detail = "name exactly one of keys, tags, prefix or \"all\": true, and not nothing";
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_target", detail))
+            }
         }
     }
 }
@@ -77,20 +73,36 @@ pub(crate) async fn invalidate(
             cache.clear()?;
             Ok(Json(json!({ "invalidated": "all" })).into_response())
         }
+        Target::Prefix(prefix) => {
+            cache.invalidate_prefix(&prefix)?;
+            Ok(Json(json!({ "invalidated": { "prefix": prefix } })).into_response())
+        }
+        Target::Tags(tags) => {
+            let count = tags.len();
+            blocking(move || {
+                let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+                Ok(cache.invalidate_tags(&tags)?)
+            })
+            .await?;
+            Ok(Json(json!({ "invalidated": { "tags": count } })).into_response())
+        }
         Target::Keys(keys) => {
             let count = keys.len();
             let cache = app.bytes_cache(&named.cache)?;
-            // Up to some hundred thousand keys, and a client that hangs up must not leave half of them.
-            let work = move || {
+            blocking(move || {
                 // Every key is judged before any is changed.
                 keys.iter().try_for_each(|key| judge(key))?;
                 keys.iter().try_for_each(|key| cache.write().invalidate(key).map(drop).map_err(Problem::from))
-            };
-            let done = tokio::task::spawn_blocking(work).await;
-            let failed =
-                |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
-            done.map_err(failed)??;
+            })
+            .await?;
             Ok(Json(json!({ "invalidated": { "keys": count } })).into_response())
         }
     }
+}
+
+/// Does what may take a while: up to some hundred thousand keys, and a client that hangs up must not leave half of
+/// them.
+async fn blocking(work: impl FnOnce() -> Result<(), Problem> + Send + 'static) -> Result<(), Problem> {
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -191,11 +191,13 @@ async fn what_cannot_be_done_is_said() {
     let (rig, api) = one().await;
     let put = |name: &str, text: &str| api.entry(Method::PUT, "c", "k").query(&[(name, text)]).body("v");
     answer(put("acked", "50ms")).await.problem(422, "not_available");
-    answer(put("tags", "a,b")).await.problem(422, "not_available");
+    answer(put("tags", "a,,b")).await.problem(422, "invalid_tags");
+    answer(put("tags", &"t".repeat(257))).await.problem(422, "invalid_tags");
     answer(put("tll", "5m")).await.problem(400, "invalid_query");
     let delete = |name: &str| api.entry(Method::DELETE, "c", "k").query(&[(name, "5s")]);
     answer(delete("acked")).await.problem(422, "not_available");
     answer(delete("ttl")).await.problem(400, "invalid_query");
+    answer(delete("tags")).await.problem(400, "invalid_query");
     for (method, path) in
         [(Method::GET, "/v1/caches/x/entries/k"), (Method::DELETE, "/v1/caches/x/entries/k")]
     {

@@ -7,6 +7,7 @@ mod common;
 mod credentials;
 mod lanes;
 mod leaving;
+mod named;
 mod observing;
 mod starting;
 mod subscribers;
