@@ -14,7 +14,7 @@ use crate::key::Key;
 use crate::remote::RemoteChange;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
-use crate::write::WriteError;
+use crate::write::{Leave, WriteError};
 
 impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     fn name(&self) -> &Arc<str> {
@@ -87,7 +87,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     }
 
     fn clear(&self) -> Result<(), WriteError> {
-        self.clear_all()
+        self.clear_all(Leave::Refuses)
     }
 
     fn invalidate_tags(&self, tags: &[&str]) -> Result<(), WriteError> {
@@ -96,6 +96,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
 
     fn invalidate_prefix(&self, prefix: &str) -> Result<(), WriteError> {
         self.invalidate_under(prefix)
+    }
+
+    fn clear_derived(&self) -> Result<(), WriteError> {
+        self.clear_all(Leave::Waits)
+    }
+
+    fn derives(&self) -> Vec<CacheId> {
+        self.rules.targets()
     }
 
     fn close(&self) {

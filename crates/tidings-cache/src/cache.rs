@@ -12,7 +12,7 @@ use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key, KeyError};
 use crate::stats::CacheCounts;
 use crate::subscribe::Subscribe;
-use crate::write::{Change, Options, Outcome, Subject, When, WriteError, Written};
+use crate::write::{Change, Leave, Options, Outcome, Subject, When, WriteError, Written};
 
 /// A cache of values `V` under keys `K`. Clones are handles of the same cache.
 ///
@@ -222,7 +222,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     /// [`WriteError`].
     pub fn clear(&self) -> Result<(), WriteError> {
-        self.core.clear_all()
+        self.core.clear_all(Leave::Refuses)
     }
 
     /// All readable entries, in no order; to see them is no access. Entries that come or go meanwhile may be seen or not.

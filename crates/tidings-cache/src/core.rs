@@ -23,6 +23,7 @@ use tidings_proto::time::Tick;
 
 use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
+use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::key::{self, Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
@@ -61,6 +62,7 @@ pub(crate) struct Core<K, V> {
     pub(crate) clears: Clears,
     pub(crate) recents: Recents,
     pub(crate) sweeps: Sweeps,
+    pub(crate) rules: Rules<K>,
     /// It is known here which entries have tags.
     pub(crate) tagged: AtomicBool,
     /// Some entry has a time to live.
@@ -152,6 +154,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             clears: Clears::default(),
             recents: Recents::default(),
             sweeps: Sweeps::default(),
+            rules: Rules::default(),
         }
     }
 

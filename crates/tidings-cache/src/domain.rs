@@ -1,18 +1,19 @@
 //! What all caches of a node share: its clock, its log, the published freshness, and the table of open caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
 use tidings_proto::freshness::Published;
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::{Origin, Sequence, SlotSet};
+use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
-use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::record::{BatchRef, Draft, DraftTarget, Parts, Unsound};
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -20,8 +21,10 @@ use tokio_util::task::TaskTracker;
 use crate::builder::Mode;
 use crate::clock::Clock;
 use crate::erased::AnyCache;
+use crate::key::Encoded;
 use crate::remote::RemoteChange;
 use crate::stats::Striped;
+use crate::write::WriteError;
 
 /// How far a coarse clock reading may lag behind the truth: one kernel tick at 100 Hz. Taken off every bound, so that
 /// the promise holds to the letter.
@@ -46,9 +49,11 @@ struct Inner {
     published_before: AtomicU64,
     counts: RemoteStats,
     leaving: AtomicBool,
-    /// Write-throughs whose user code is under way.
+    /// Write-throughs whose user code is under way, and changes from which others follow.
     open_writes: AtomicUsize,
     writes_changed: Notify,
+    /// Held while a derived rule is made.
+    rules: Mutex<()>,
 }
 
 /// What came of other nodes' records on this node.
@@ -142,6 +147,7 @@ impl Domain {
             leaving: AtomicBool::new(false),
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
+            rules: Mutex::default(),
         }))
     }
 
@@ -335,7 +341,7 @@ impl Domain {
         self.0.leaving.load(Ordering::Relaxed)
     }
 
-    /// Waits until no write-through is under way.
+    /// Waits until no write-through is under way, nor any change from which others follow.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -349,11 +355,11 @@ impl Domain {
         }
     }
 
-    pub(crate) fn write_begins(&self) {
+    fn write_begins(&self) {
         self.0.open_writes.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn write_ends(&self) {
+    fn write_ends(&self) {
         self.0.open_writes.fetch_sub(1, Ordering::SeqCst);
         self.0.writes_changed.notify_waiters();
     }
@@ -365,5 +371,89 @@ impl Domain {
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+}
+
+/// Counts a write-through, or a change from which others follow, as under way.
+pub(crate) struct OpenWrite<'a>(&'a Domain);
+
+impl<'a> OpenWrite<'a> {
+    pub(crate) fn of(domain: &'a Domain) -> Self {
+        domain.write_begins();
+        Self(domain)
+    }
+}
+
+impl Drop for OpenWrite<'_> {
+    fn drop(&mut self) {
+        self.0.write_ends();
+    }
+}
+
+/// What derived rules need.
+impl Domain {
+    /// Whether it is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Nobody else makes a rule meanwhile.
+    pub(crate) fn making_rules(&self) -> MutexGuard<'_, ()> {
+        self.0.rules.lock()
+    }
+
+    /// Whether changes of any of these caches derive, at last, changes of this one.
+    pub(crate) fn reaches(&self, mut from: Vec<CacheId>, to: CacheId) -> bool {
+        let caches = self.open_caches();
+        let mut seen = BTreeSet::new();
+        while let Some(id) = from.pop() {
+            if id == to {
+                return true;
+            }
+            if seen.insert(id) {
+                from.extend(caches.get(&id).map(|cache| cache.derives()).unwrap_or_default());
+            }
+        }
+        false
+    }
+
+    /// Tells peers of changed keys of a cache that is not open here.
+    pub(crate) fn tell_keys_of_closed(&self, cache: CacheId, keys: &[Encoded]) -> Result<(), WriteError> {
+        for key in keys {
+            let key = key.borrowed();
+            let draft = Draft::new(Parts {
+                kind: EventKind::Deleted,
+                operation: Operation::Invalidate,
+                ignorable: false,
+                cache,
+                slot: key.slot(),
+                version: None,
+                metadata: &[],
+                value: None,
+                target: DraftTarget::Key(key.bytes),
+            })?;
+            self.0.log.append(key.slot(), self.0.clock.wall_ms(), &draft)?.waiters.wake();
+            self.0.published_before.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Tells peers that everything changed in a cache that is not open here.
+    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId) -> Result<(), WriteError> {
+        let draft = Draft::new(Parts {
+            kind: EventKind::Cleared,
+            operation: Operation::Clear,
+            ignorable: false,
+            cache,
+            slot: Slot::of_hash(0),
+            version: None,
+            metadata: &[],
+            value: None,
+            target: DraftTarget::All,
+        })?;
+        let appended = self.0.log.append_to_all(self.0.clock.wall_ms(), &draft, || {})?;
+        appended.into_iter().for_each(|appended| appended.waiters.wake());
+        self.0.published_before.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -61,6 +61,13 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`crate::Cache::invalidate_prefix`].
     fn invalidate_prefix(&self, prefix: &str) -> Result<(), crate::WriteError>;
+    /// As [`AnyCache::clear`], following from a change that was made: also while the node is leaving.
+    ///
+    /// # Errors
+    /// As [`AnyCache::clear`].
+    fn clear_derived(&self) -> Result<(), crate::WriteError>;
+    /// The caches whose changes follow from its own.
+    fn derives(&self) -> Vec<CacheId>;
     /// Closes it: subscriptions end, later mutations fail, its memory is freed with the last handle.
     fn close(&self);
     /// For `lookup` by type.

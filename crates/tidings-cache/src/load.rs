@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
-use crate::domain::Domain;
+use crate::domain::OpenWrite;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::stats::Striped;
@@ -398,21 +398,5 @@ impl<'a> Timed<'a> {
 impl Drop for Timed<'_> {
     fn drop(&mut self) {
         self.times.record(self.clock.now().since(self.since));
-    }
-}
-
-/// Counts a write-through as under way.
-struct OpenWrite<'a>(&'a Domain);
-
-impl<'a> OpenWrite<'a> {
-    fn of(domain: &'a Domain) -> Self {
-        domain.write_begins();
-        Self(domain)
-    }
-}
-
-impl Drop for OpenWrite<'_> {
-    fn drop(&mut self) {
-        self.0.write_ends();
     }
 }

@@ -7,6 +7,7 @@ use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MA
 use tidings_proto::wake::Waiters;
 
 use crate::core::{Birth, Core, ShardGuard};
+use crate::derive::Changed;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::tags::Tags;
 use crate::topic::{Told, Woken};
@@ -36,26 +37,33 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
     ) -> Result<(), WriteError> {
-        self.may_change()?;
+        let deriving = self.deriving();
+        self.may_change(options.leave())?;
         self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
-        let mut all = Vec::new();
+        let (mut all, mut keys) = (Vec::new(), Vec::new());
         for (key, change) in changes {
             let encoded = Encoded::new(self.id, &key)?;
             let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
             let subject = Subject { key: encoded.borrowed(), typed: Some(&key) };
             let tags = self.tags_after(&subject, options, &change)?;
             all.push(One { encoded, partition, tags, change: Some(change) });
+            if deriving.is_some() {
+                keys.push(key);
+            }
         }
         if all.is_empty() {
             return Ok(());
         }
         let mut telling = Telling::default();
-        for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
-            self.change_some(some, operation, options, &mut telling)?;
-        }
+        let mut chunks = all.chunks_mut(KEYS_PER_HOLD_MAX);
+        let changed = chunks.try_for_each(|some| self.change_some(some, operation, options, &mut telling));
         self.tell_local_events();
-        Ok(())
+        if telling.begun || changed.is_ok() {
+            // Also if it failed half way.
+            self.derive(Changed::Keys(&keys));
+        }
+        changed
     }
 
     fn change_some(

@@ -16,12 +16,13 @@ use tidings_proto::wake::Waiters;
 
 use crate::cache::Cache;
 use crate::core::{Core, ShardGuard};
+use crate::derive::Changed;
 use crate::event::RawTarget;
 use crate::key::{Key, SHARDS};
 use crate::recent::Named;
 use crate::tags::TagHash;
 use crate::topic::{Told, Woken};
-use crate::write::WriteError;
+use crate::write::{Leave, WriteError};
 
 /// Most entries of a tag that are removed under one hold of a shard's lock: about 100 us.
 const TAGGED_PER_HOLD_MAX: usize = 128;
@@ -43,11 +44,13 @@ struct Whole<'a> {
     kind: EventKind,
     operation: Operation,
     target: DraftTarget<'a>,
+    leave: Leave,
 }
 
 impl<'a> Whole<'a> {
     fn invalidation(target: DraftTarget<'a>) -> Self {
-        Self { kind: EventKind::Deleted, operation: Operation::Invalidate, target }
+        let (kind, operation) = (EventKind::Deleted, Operation::Invalidate);
+        Self { kind, operation, target, leave: Leave::Refuses }
     }
 
     fn told(&self) -> RawTarget {
@@ -61,14 +64,15 @@ impl<'a> Whole<'a> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Removes everything: epochs last.
-    pub(crate) fn clear_all(&self) -> Result<(), WriteError> {
-        let whole = Whole { kind: EventKind::Cleared, operation: Operation::Clear, target: DraftTarget::All };
+    pub(crate) fn clear_all(&self, leave: Leave) -> Result<(), WriteError> {
+        let whole =
+            Whole { kind: EventKind::Cleared, operation: Operation::Clear, target: DraftTarget::All, leave };
         self.change_whole(&whole, |_| self.fence_slots(SlotSet::ALL))
     }
 
     /// Removes the entries with any of these tags. Every tag is judged before any is invalidated.
     pub(crate) fn invalidate_all_of(&self, tags: &[&str]) -> Result<(), WriteError> {
-        self.may_change()?;
+        self.may_change(Leave::Refuses)?;
         for tag in tags {
             TagHash::judged(self.id, tag)?;
         }
@@ -109,7 +113,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         whole: &Whole<'_>,
         act: impl FnOnce(&mut [ShardGuard<'_, V>]),
     ) -> Result<(), WriteError> {
-        self.may_change()?;
+        let _deriving = self.deriving();
+        self.may_change(whole.leave)?;
         let draft = Draft::new(Parts {
             kind: whole.kind,
             operation: whole.operation,
@@ -151,6 +156,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shards);
         log_waiters.into_iter().for_each(Waiters::wake);
         rings.wake();
+        self.derive(Changed::Everything);
         Ok(())
     }
 

@@ -130,7 +130,7 @@ counters! {
         lagged,
         /// Events of expiry or eviction that were dropped because their queue was full.
         local_events_dropped,
-        /// Calls of a partitioner or listener that panicked.
+        /// Calls of a partitioner, listener or derived rule that panicked.
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,

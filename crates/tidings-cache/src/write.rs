@@ -10,6 +10,7 @@ use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
 
 use crate::core::{Birth, Core, Lookup, ShardGuard};
+use crate::derive::Changed;
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
@@ -68,11 +69,22 @@ pub(crate) struct Options {
     pub(crate) writer: Option<WriterId>,
     /// Besides those that are computed.
     pub(crate) tags: Vec<String>,
-    /// It ends a write-through, which a leaving node still waits for.
+    /// It ends a write-through or follows from a change, which a leaving node still waits for.
     pub(crate) ends_write: bool,
 }
 
+/// What a node that is leaving does about a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    Refuses,
+    Waits,
+}
+
 impl Options {
+    pub(crate) fn leave(&self) -> Leave {
+        if self.ends_write { Leave::Waits } else { Leave::Refuses }
+    }
+
     pub(crate) fn told_metadata(&self) -> Metadata {
         if self.metadata.is_empty() { Metadata::default() } else { self.metadata.clone().into() }
     }
@@ -114,10 +126,10 @@ pub(crate) struct Subject<'a, K> {
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Whether changes can be made.
-    pub(crate) fn may_change(&self) -> Result<(), WriteError> {
+    pub(crate) fn may_change(&self, leave: Leave) -> Result<(), WriteError> {
         if self.is_closed() {
             Err(WriteError::Closed)
-        } else if self.domain.is_leaving() {
+        } else if leave == Leave::Refuses && self.domain.is_leaving() {
             Err(WriteError::Leaving)
         } else {
             Ok(())
@@ -133,12 +145,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         when: When,
         change: Change<V>,
     ) -> Result<Outcome<V>, WriteError> {
-        if self.is_closed() {
-            return Err(WriteError::Closed);
-        }
-        if self.domain.is_leaving() && !options.ends_write {
-            return Err(WriteError::Leaving);
-        }
+        let _deriving = self.deriving();
+        self.may_change(options.leave())?;
         let key = subject.key;
         if !options.metadata.is_empty() {
             // Before anything is changed, the limit that may be exceeded; that of the key was checked.
@@ -193,6 +201,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             waiting.wake();
         }
         self.tell_local_events();
+        self.derive(
+            subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key))),
+        );
         Ok(Outcome { written: Some(Written { kind, positions }), taken })
     }
 

@@ -24,11 +24,12 @@ pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
 pub use tidings_cache::{
-    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, FillError,
-    FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError, Loaded, ManualClock, Mode, Number,
-    OnOverflow, OpenError, Operation, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill,
-    RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription, TAG_BYTES_MAX,
-    TAGS_PER_ENTRY_MAX, TagError, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, DERIVED_KEYS_MAX, DeriveError, Domain,
+    Event, EventKind, FillError, FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError, Loaded,
+    ManualClock, Mode, Number, OnOverflow, OpenError, Operation, RawEvent, RawSubscribe, RawSubscription,
+    RawTarget, ReadOrFill, RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription,
+    TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TagError, Target, Write, WriteError, WriteThroughError, WriterId,
+    Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::frame::Refusal;

@@ -6,6 +6,7 @@
 mod common;
 
 mod counts;
+mod derived;
 mod expiry;
 mod freshness;
 mod lifecycle;

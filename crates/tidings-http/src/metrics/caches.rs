@@ -25,7 +25,9 @@ const COUNTERS: [(&str, &str, Count); 7] = [
     ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
-    ("tidings_subscriber_panics", "Panics of partitioners and listeners.", |counts| counts.panics),
+    ("tidings_subscriber_panics", "Panics of partitioners, listeners and derived rules.", |counts| {
+        counts.panics
+    }),
     (
         "tidings_subscriber_unpartitioned",
         "Events that no subscriber was told because they had no partition.",

@@ -69,7 +69,7 @@ async fn a_load_under_way_on_another_node_is_not_kept() {
         let caches: Vec<_> = cluster.nodes().iter().map(users).collect();
         let (deliver, source) = oneshot::channel();
         let slow = "slow".to_owned();
-        let mut load = std::pin::pin!(caches[1].get_or_load(&slow, || async { source.await }));
+        let mut load = std::pin::pin!(caches[1].get_or_load(&slow, || source));
         assert!(poll!(load.as_mut()).is_pending());
         invalidate(&caches[0]);
         until("it is applied", || caches[1].counts().applied() == 1).await;
@@ -103,5 +103,26 @@ async fn subscribers_on_every_node_are_told_of_a_tag_and_a_prefix_once() {
         ];
         assert_eq!(targets, expected);
     }
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_is_derived_from_a_change_goes_on_every_node() {
+    let cluster = quick(3).await;
+    let users: Vec<_> = cluster.nodes().iter().map(users).collect();
+    let pages: Vec<Cache<String, u64>> =
+        cluster.nodes().iter().map(|node| node.cache("pages").open().unwrap()).collect();
+    users[0].derive(&pages[0], |user| [format!("profile:{user}")]).unwrap();
+    fill(&pages, "profile:ann", 1).await;
+    fill(&pages, "profile:bob", 1).await;
+    users[0].insert("ann".to_owned(), 2).unwrap();
+    let held = |name: &str| pages.iter().filter(|cache| cache.contains(&name.to_owned())).count();
+    until("no profile of hers is left", || held("profile:ann") == 0).await;
+    assert_eq!(held("profile:bob"), 3);
+    // It is in the log before the call returns: a node that leaves at once has told of it.
+    fill(&pages, "profile:ann", 2).await;
+    users[0].remove(&"ann".to_owned()).unwrap();
+    assert!(cluster[0].shutdown(PATIENCE).await, "drained in time");
+    assert_eq!(pages[1..].iter().filter(|cache| cache.contains(&"profile:ann".to_owned())).count(), 0);
     cluster.shutdown().await;
 }
