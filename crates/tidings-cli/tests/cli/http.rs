@@ -120,6 +120,16 @@ fn a_change_that_some_peers_have_not_applied_exits_7() {
 }
 
 #[test]
+fn tags_of_what_is_put_may_be_repeated_or_separated_by_commas() {
+    let api = Api::new(&[("PUT /v1/caches/users/entries/42", Answer::new(204, ""))]);
+    for arguments in [&["--tag", "red", "--tag", "round"][..], &["--tags", "red,round"]] {
+        api.run(&[&["cache", "put", "users", "42", "Ann"], arguments].concat()).exits(0);
+        let line = api.got().pop().unwrap().line;
+        assert_eq!(line, "PUT /v1/caches/users/entries/42?tags=red%2Cround");
+    }
+}
+
+#[test]
 fn exactly_what_is_named_is_invalidated() {
     let api = Api::new(&[("POST /v1/caches/users/invalidate", Answer::new(200, "{}"))]);
     for (arguments, expected) in [
