@@ -348,6 +348,9 @@ fn domain_with_peers(clock: &Clock) -> Domain {
     Domain::new(clock.clone(), log, origin, Duration::from_millis(40))
 }
 
+/// Least invalidations, and least rounds of housekeeping.
+const ROUNDS: u64 = 300;
+
 #[test]
 fn prefixes_invalidated_at_any_moment_let_nothing_old_through() {
     let wanted = reads_wanted() / 4;
@@ -357,14 +360,20 @@ fn prefixes_invalidated_at_any_moment_let_nothing_old_through() {
     let name = |key: usize| format!("{}-{key}", key % TAGS);
     let record = Record::new();
     let (stale, hits, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let (swept, clock) = (AtomicU64::new(0), &clock);
+    let (invalidated, swept, clock) = (AtomicU64::new(0), AtomicU64::new(0), &clock);
+    let is_over = || {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        of(&reads) >= wanted && of(&invalidated) >= ROUNDS && of(&swept) >= ROUNDS
+    };
     std::thread::scope(|scope| {
         for seed in 0..3 {
             let (cache, record, stale, hits, reads) = (&cache, &record, &stale, &hits, &reads);
+            let is_over = &is_over;
             scope.spawn(move || {
                 let mut random = Random::new(seed + 1);
                 let mut loading = std::collections::VecDeque::new();
-                while reads.fetch_add(1, Ordering::Relaxed) < wanted {
+                while !is_over() {
+                    reads.fetch_add(1, Ordering::Relaxed);
                     if loading.len() > 16 {
                         let (key, version, token) = loading.pop_front().unwrap();
                         cache.fill(&name(key), version, token, None).unwrap();
@@ -383,18 +392,19 @@ fn prefixes_invalidated_at_any_moment_let_nothing_old_through() {
         }
         scope.spawn(|| {
             let mut random = Random::new(77);
-            while reads.load(Ordering::Relaxed) < wanted {
+            while !is_over() {
                 let key = random.below(KEYS);
                 let keys = record.keys_like(key);
                 let versions: Vec<_> = keys.iter().map(|key| record.write(*key)).collect();
                 cache.invalidate_prefix(&format!("{}-", key % TAGS)).unwrap();
                 keys.iter().zip(versions).for_each(|(key, version)| record.settle(*key, version));
+                invalidated.fetch_add(1, Ordering::Relaxed);
                 (0..2_000).for_each(|_| std::hint::spin_loop());
                 std::thread::yield_now();
             }
         });
         scope.spawn(|| {
-            while reads.load(Ordering::Relaxed) < wanted {
+            while !is_over() {
                 let fresh_until = clock.now().after(Duration::from_millis(30));
                 domain.publish(Published { fresh_until, floor: Tick::NEVER });
                 domain.housekeep();
@@ -403,8 +413,8 @@ fn prefixes_invalidated_at_any_moment_let_nothing_old_through() {
             }
         });
     });
-    let (hits, swept) = (hits.into_inner(), swept.into_inner());
-    println!("{hits} hits of {wanted} reads, {swept} rounds of housekeeping");
-    assert!(hits * 50 > wanted && swept > 10, "too few to judge: {hits} hits, {swept} rounds");
+    let [hits, reads] = [hits, reads].map(AtomicU64::into_inner);
+    println!("{hits} hits of {reads} reads, {} invalidations", invalidated.into_inner());
+    assert!(hits * 50 > reads, "too few to judge: {hits} hits of {reads} reads");
     assert_eq!(stale.into_inner(), 0);
 }

@@ -86,12 +86,16 @@ async fn callers_may_say_which_tags_an_entry_has() {
     assert!(on_b.fill_tagged(&key("filled"), filled, token(&on_b, "filled"), None).unwrap());
     on_b.write().tag("red").ttl(Duration::from_secs(60)).insert(key("written"), 1).unwrap();
     on_b.write().tags(["green", "red"]).insert_many([(key("many"), 1)]).unwrap();
-    fill(&on_b, "untagged", 1);
     on_b.write().tag("green").insert(key("green"), 1).unwrap();
+    on_b.write().tag("red").insert(key("untagged"), 1).unwrap();
+    on_b.insert(key("untagged"), 2).unwrap();
+    on_b.write().tag("red").insert(key("refilled"), 1).unwrap();
+    on_b.remove(&key("refilled")).unwrap();
+    fill(&on_b, "refilled", 2);
     on_a.invalidate_tag("red").unwrap();
     Wire::new([&a, &b]).carry();
     assert_eq!(held(&on_b, &["loaded", "filled", "written", "many"]), [false; 4]);
-    assert_eq!(held(&on_b, &["untagged", "green"]), [true; 2]);
+    assert_eq!(held(&on_b, &["untagged", "refilled", "green"]), [true; 3], "what they have now counts");
 }
 
 #[test]
