@@ -9,8 +9,11 @@ use std::time::Duration;
 use tidings::testing::Cluster;
 use tidings::{Cache, Node};
 
+type Users = Cache<u32, String>;
+type Profiles = Cache<String, String>;
+
 /// Every node that changes users needs the rule: who makes a change derives what follows from it.
-fn open(node: &Node) -> Result<(Cache<u32, String>, Cache<String, String>), Box<dyn std::error::Error>> {
+fn open(node: &Node) -> Result<(Users, Profiles), Box<dyn std::error::Error>> {
     let users = node.cache("users").open()?;
     let profiles = node.cache("profiles").open()?;
     users.derive(&profiles, |id: &u32| [format!("profile:{id}"), format!("card:{id}")])?;
