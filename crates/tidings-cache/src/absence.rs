@@ -7,6 +7,7 @@ use crate::core::Lookup;
 use crate::key::{Encoded, Key};
 use crate::load::LoadError;
 use crate::stats::Outcome;
+use crate::tags::Loaded;
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// As [`Cache::get_or_load`], of a key that may have no value. That it has none is remembered for the cache's
@@ -29,7 +30,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<Option<V>, E>>,
     {
-        self.load_one(key, true, load).await
+        self.load_one(key, true, || async { load().await.map(|value| value.map(Loaded::new)) }).await
     }
 
     /// What is cached of a key: its value, `Some(None)` if it is known to have none, `None` if nothing is known.

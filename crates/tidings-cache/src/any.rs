@@ -15,7 +15,7 @@ use crate::receipt::Written;
 use crate::remote::RemoteChange;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
-use crate::write::WriteError;
+use crate::write::{Leave, WriteError};
 
 impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     fn name(&self) -> &Arc<str> {
@@ -51,6 +51,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.flights()
     }
 
+    fn tagged(&self) -> usize {
+        self.tagged()
+    }
+
     fn subscribers(&self) -> usize {
         self.topic.subscribers()
     }
@@ -76,20 +80,38 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     fn housekeep(&self) {
         self.expire_tokens();
         self.reclaim();
+        self.retire_sweeps();
+        self.reclaim_tags();
         self.entries.run_pending_tasks();
         self.tell_overdue();
         self.tell_local_events();
     }
 
     fn clear(&self) -> Result<Written<'_>, WriteError> {
-        self.clear_all()
+        self.clear_all(Leave::Refuses)
+    }
+
+    fn invalidate_tags(&self, tags: &[&str]) -> Result<Written<'_>, WriteError> {
+        self.invalidate_all_of(tags)
+    }
+
+    fn invalidate_prefix(&self, prefix: &str) -> Result<Written<'_>, WriteError> {
+        self.invalidate_under(prefix)
+    }
+
+    fn clear_derived(&self) -> Result<Written<'_>, WriteError> {
+        self.clear_all(Leave::Waits)
+    }
+
+    fn derives(&self) -> Vec<CacheId> {
+        self.rules.targets()
     }
 
     fn close(&self) {
         if self.mark_closed() {
             // Whoever changes a key looks under its shard's lock whether the cache is closed: after this every change
             // that was under way is done, and nothing is stored any more that no invalidation would reach.
-            self.end_all_flights();
+            self.end_all();
             self.background.stop();
             self.fence_slots(SlotSet::ALL);
             self.domain.unregister(self.id);

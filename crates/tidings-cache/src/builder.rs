@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_proto::event::EventKind;
+use tidings_proto::hash::CacheId;
 use tidings_proto::id::{InvalidName, check_name};
 
 use crate::cache::Cache;
@@ -13,6 +14,7 @@ use crate::domain::Domain;
 use crate::key::Key;
 use crate::policy::LoadPolicy;
 use crate::ring::RingBounds;
+use crate::tags::Tagger;
 
 /// Most partitions of a cache.
 pub const PARTITIONS_MAX: usize = 1_024;
@@ -75,6 +77,8 @@ pub struct Settings {
     pub ring: RingBounds,
     /// Whether expiries and evictions are reported and counted.
     pub eviction_events: bool,
+    /// Whether callers say which tags an entry has: one without has none.
+    pub explicit_tags: bool,
     /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
     /// What it does when a loader fails or is slow, and before an entry expires.
@@ -128,14 +132,20 @@ pub enum OpenError {
 pub(crate) type Weigher<V> = Arc<dyn Fn(&[u8], &V) -> u32 + Send + Sync>;
 pub(crate) type Partitioner<K> = Arc<dyn Fn(&K) -> Option<usize> + Send + Sync>;
 
+/// What the user's code decides.
+pub(crate) struct Functions<K, V> {
+    pub(crate) weigher: Option<Weigher<V>>,
+    pub(crate) partitioner: Option<Partitioner<K>>,
+    pub(crate) tagger: Option<Tagger<K, V>>,
+}
+
 /// Opens a cache.
 #[must_use = "a builder does nothing until it is opened"]
 pub struct CacheBuilder<K, V> {
     domain: Domain,
     name: String,
     pub(crate) settings: Settings,
-    weigher: Option<Weigher<V>>,
-    partitioner: Option<Partitioner<K>>,
+    functions: Functions<K, V>,
     types: PhantomData<fn(K) -> V>,
 }
 
@@ -158,6 +168,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             partitions: 1,
             ring: RingBounds::default(),
             eviction_events: false,
+            explicit_tags: false,
             replica_lag: Duration::ZERO,
             loads: LoadPolicy::default(),
         };
@@ -165,8 +176,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             domain: domain.clone(),
             name: name.to_owned(),
             settings,
-            weigher: None,
-            partitioner: None,
+            functions: Functions { weigher: None, partitioner: None, tagger: None },
             types: PhantomData,
         }
     }
@@ -192,7 +202,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// Weighs an entry, given its encoded key, so that the capacity is a weight. It runs within mutations and must not
     /// call the cache.
     pub fn weigher(mut self, weigher: impl Fn(&[u8], &V) -> u32 + Send + Sync + 'static) -> Self {
-        self.weigher = Some(Arc::new(weigher));
+        self.functions.weigher = Some(Arc::new(weigher));
         self.settings.weighed = true;
         self
     }
@@ -218,7 +228,29 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// Chooses the partition of a key. `None` drops the event for subscribers; a partition that does not exist, or a
     /// panic, drops and counts it. Called outside every lock. Default: a stable hash of the key.
     pub fn partitioner(mut self, partitioner: impl Fn(&K) -> Option<usize> + Send + Sync + 'static) -> Self {
-        self.partitioner = Some(Arc::new(partitioner));
+        self.functions.partitioner = Some(Arc::new(partitioner));
+        self
+    }
+
+    /// Computes the tags of an entry, by which [`Cache::invalidate_tag`] finds it, however it came to be: at most
+    /// [`TAGS_PER_ENTRY_MAX`](crate::TAGS_PER_ENTRY_MAX) of at most [`TAG_BYTES_MAX`](crate::TAG_BYTES_MAX) bytes, or it
+    /// is not stored. The same key and value must have the same tags on every node. Called outside every lock.
+    pub fn tags<I>(mut self, tags: impl Fn(&K, &V) -> I + Send + Sync + 'static) -> Self
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let cache = CacheId::of_name(&self.name);
+        self.functions.tagger = Some(Arc::new(move |key, value, all| {
+            tags(key, value).into_iter().try_for_each(|tag| all.add(cache, tag.as_ref()))
+        }));
+        self
+    }
+
+    /// Says that callers give entries their tags ([`Cache::get_or_load_tagged`], [`crate::Write::tags`]), so that one
+    /// without has none. Default: a cache in which nothing was ever tagged cannot know what a tag names, and drops
+    /// everything when one is invalidated.
+    pub fn explicit_tags(mut self) -> Self {
+        self.settings.explicit_tags = true;
         self
     }
 
@@ -265,8 +297,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         }
         self.settings.loads.check(self.settings.time_to_live)?;
         let name: Arc<str> = self.name.into();
-        let core =
-            Core::new(self.domain.clone(), name.clone(), self.settings, self.weigher, self.partitioner);
+        let core = Core::new(self.domain.clone(), name.clone(), self.settings, self.functions);
         let core = Arc::new(core);
         match self.domain.register(core.clone()) {
             Ok(()) => Ok(Cache::of(core)),

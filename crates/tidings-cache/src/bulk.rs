@@ -9,6 +9,7 @@ use crate::cache::Cache;
 use crate::key::{CarriedHash, Encoded, Key, StoredKey};
 use crate::leader::{Ended, Leader, Timed, Turn, Waiting};
 use crate::load::LoadError;
+use crate::tags::Loaded;
 
 /// Keys of one call by what becomes of them, each by its place in it.
 struct Round<K: Key, V: Clone + Send + Sync + 'static> {
@@ -125,7 +126,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 }
                 for (index, leader) in led {
                     let value = brought.remove(&leader.key());
-                    leader.end_loaded(value.clone());
+                    leader.end_loaded(value.clone().map(Loaded::new));
                     values[index] = value;
                 }
                 core.tell_local_events();

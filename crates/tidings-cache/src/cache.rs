@@ -13,7 +13,7 @@ use crate::key::{Encoded, Key, KeyError};
 use crate::receipt::Written;
 use crate::stats::CacheCounts;
 use crate::subscribe::Subscribe;
-use crate::write::{Change, Options, Outcome, Subject, When, WriteError};
+use crate::write::{Change, Leave, Options, Outcome, Subject, When, WriteError};
 
 /// A cache of values `V` under keys `K`. Clones are handles of the same cache.
 ///
@@ -223,7 +223,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     /// [`WriteError`].
     pub fn clear(&self) -> Result<Written<'_>, WriteError> {
-        self.core.clear_all()
+        self.core.clear_all(Leave::Refuses)
     }
 
     /// All readable entries, in no order; to see them is no access. Entries that come or go meanwhile may be seen or not.
@@ -325,6 +325,18 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
     /// Tells subscribers more, on every node.
     pub fn metadata(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
         self.options.metadata.push((name.into(), text.into()));
+        self
+    }
+
+    /// Gives what is stored a tag, besides those that [`crate::CacheBuilder::tags`] computes.
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.options.tags.push(tag.into());
+        self
+    }
+
+    /// Gives what is stored several tags.
+    pub fn tags(mut self, tags: impl IntoIterator<Item: Into<String>>) -> Self {
+        self.options.tags.extend(tags.into_iter().map(Into::into));
         self
     }
 

@@ -8,8 +8,6 @@
 //! - moka runs housekeeping, weigher and eviction listener inside its own calls on any thread: the listener only
 //!   pushes to a bounded queue, which is drained outside every lock.
 
-mod reclaim;
-
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -18,22 +16,28 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use tidings_proto::codec;
-use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::CacheId;
 use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
 use crate::background::Background;
-use crate::builder::{Mode, Partitioner, Settings, Weigher};
+use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
+use crate::derive::Rules;
 use crate::domain::Domain;
-use crate::key::{Key, KeyRef, SHARDS};
+use crate::key::{self, Key, KeyRef, SHARDS};
+use crate::recent::{Recents, Sweeps};
 use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
 use crate::stats::CacheStats;
-use crate::table::{self, Bare, Entry, LocalEvent, LocalEvents, Peeking, Table};
-use crate::topic::{Audience, Told, Topic};
+use crate::table::{self, Bare, Entry, LocalEvents, Peeking, Table};
+use crate::tags::Tagger;
+use crate::topic::{Audience, Topic};
+
+/// Bit of a slot's epoch that says that entries of a prefix are being looked for: hits are compared with it then. A
+/// slot that is fenced a thousand times a second reaches it after 24 days, and then all that it costs is time.
+const SWEEPING: u32 = 1 << 31;
 
 /// Keeps neighbouring shards' locks out of each other's cache line.
 #[repr(align(128))]
@@ -54,24 +58,32 @@ pub(crate) struct Core<K, V> {
     shards: Box<[Padded<V>]>,
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
-    local_events: Arc<LocalEvents>,
+    pub(crate) tagger: Option<Tagger<K, V>>,
+    pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     pub(crate) clears: Clears,
     /// When slots were fenced, where loads read a replica that lags.
     replica_fences: Option<Box<Fences>>,
     pub(crate) background: Background,
+    pub(crate) recents: Recents,
+    pub(crate) sweeps: Sweeps,
+    pub(crate) rules: Rules<K>,
+    /// It is known here which entries have tags.
+    pub(crate) tagged: AtomicBool,
+    /// The moment of the newest invalidation of a tag. What has no value has no tags that say whether it was meant.
+    pub(crate) newest_tag: AtomicU64,
     /// Some entry has a time to live.
     timed: AtomicBool,
     /// Some entry has one of its own, shorter than the cache's.
-    own_times: AtomicBool,
+    pub(crate) own_times: AtomicBool,
     /// When entries whose own time is over were last looked for.
-    swept: AtomicU64,
+    pub(crate) swept: AtomicU64,
     /// Counts what may have made entries unreadable, but for the floor: fences, and entries stored too late.
-    fences: AtomicU64,
+    pub(crate) fences: AtomicU64,
     /// That count when memory was last reclaimed.
-    reclaimed_fences: AtomicU64,
+    pub(crate) reclaimed_fences: AtomicU64,
     /// The floor when it was.
-    reclaimed_floor: AtomicU64,
+    pub(crate) reclaimed_floor: AtomicU64,
     closed: AtomicBool,
     key: PhantomData<fn(K)>,
 }
@@ -117,9 +129,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         domain: Domain,
         name: Arc<str>,
         settings: Settings,
-        weigher: Option<Weigher<V>>,
-        partitioner: Option<Partitioner<K>>,
+        functions: Functions<K, V>,
     ) -> Self {
+        let Functions { weigher, partitioner, tagger } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
         let local_events = Arc::new(LocalEvents::new(audience.clone()));
@@ -131,6 +143,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             load_time: Histogram::default(),
+            tagged: AtomicBool::new(settings.explicit_tags || tagger.is_some()),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
             swept: AtomicU64::new(0),
@@ -143,11 +156,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             name,
             settings,
             partitioner,
+            tagger,
             local_events,
             rooms: Rooms::default(),
             clears: Clears::default(),
             background: Background::new(),
             replica_fences: lags.then(|| Box::new(Fences::new())),
+            recents: Recents::default(),
+            sweeps: Sweeps::default(),
+            newest_tag: AtomicU64::new(0),
+            rules: Rules::default(),
         }
     }
 
@@ -175,7 +193,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     pub(crate) fn epoch(&self, slot: Slot) -> u32 {
-        self.epochs[slot.index()].load(Ordering::Acquire)
+        self.epochs[slot.index()].load(Ordering::Acquire) & !SWEEPING
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -196,7 +214,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let fresh_until = self.domain.gate().fresh_until();
         // Judged where it lies: on the way of every hit, moving it once more would cost as much as judging it.
         let entry = self.entries.get(&key);
-        match entry.as_ref().map_or(Verdict::Miss, |entry| self.judge(key.slot(), entry, fresh_until)) {
+        match entry.as_ref().map_or(Verdict::Miss, |entry| self.judge(key, entry, fresh_until)) {
             Verdict::Hit => {
                 self.stats.hits.count();
                 entry?.into_value()
@@ -217,7 +235,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn lookup(&self, key: KeyRef<'_>) -> Lookup<V> {
         let fresh_until = self.domain.gate().fresh_until();
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        match self.judge(key.slot(), &entry, fresh_until) {
+        match self.judge(key, &entry, fresh_until) {
             Verdict::Hit => Lookup::Hit(entry),
             Verdict::Limited => Lookup::Limited,
             Verdict::Miss => Lookup::Miss,
@@ -226,8 +244,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Whether an entry counts, `fresh_until` having been read before it.
     #[inline]
-    fn judge(&self, slot: Slot, entry: &Entry<V>, fresh_until: Tick) -> Verdict {
-        if !self.is_coherent(slot, entry.began, entry.epoch) {
+    fn judge(&self, key: KeyRef<'_>, entry: &Entry<V>, fresh_until: Tick) -> Verdict {
+        if !self.is_coherent(key, entry.began, entry.epoch) {
             return Verdict::Miss;
         }
         let always_fresh = fresh_until == Tick::FOREVER || !self.travels();
@@ -235,7 +253,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Verdict::Hit;
         }
         let now = self.domain.clock().coarse();
-        if now >= entry.expires {
+        if now >= entry.expires || entry.absent && entry.began <= self.newest_tag() {
             Verdict::Miss
         } else if always_fresh || self.domain.gate().counts(fresh_until, entry.began, now) {
             Verdict::Hit
@@ -244,10 +262,32 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Whether neither a fence nor the floor excludes an entry.
+    /// Whether neither a fence, the floor nor a prefix excludes an entry.
     #[inline]
-    pub(crate) fn is_coherent(&self, slot: Slot, began: Tick, epoch: u32) -> bool {
-        epoch == self.epoch(slot) && (began > self.domain.gate().floor() || !self.travels())
+    pub(crate) fn is_coherent(&self, key: KeyRef<'_>, began: Tick, epoch: u32) -> bool {
+        let now = self.epochs[key.slot().index()].load(Ordering::Acquire);
+        (epoch == now || self.is_spared(key, began, (epoch, now)))
+            && (began > self.domain.gate().floor() || !self.travels())
+    }
+
+    /// Whether an entry is none of those that are being looked for.
+    #[cold]
+    fn is_spared(&self, key: KeyRef<'_>, began: Tick, (epoch, now): (u32, u32)) -> bool {
+        epoch | SWEEPING == now
+            && self.text(key).is_none_or(|text| !self.sweeps.name(key.slot(), text, began))
+    }
+
+    /// Marks slots as ones that entries of a prefix are being looked for in.
+    pub(crate) fn mark_sweeping(&self, slots: SlotSet) {
+        for slot in slots.iter() {
+            self.epochs[slot.index()].fetch_or(SWEEPING, Ordering::AcqRel);
+        }
+    }
+
+    pub(crate) fn unmark_sweeping(&self, slots: SlotSet) {
+        for slot in slots.iter() {
+            self.epochs[slot.index()].fetch_and(!SWEEPING, Ordering::AcqRel);
+        }
     }
 
     /// As [`Core::lookup`] of a value, and no access as far as the time to idle is concerned.
@@ -331,7 +371,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
-        if !self.is_coherent(key.slot(), began, epoch) {
+        if !self.is_coherent(key, began, epoch) {
             // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
             self.fences.fetch_add(1, Ordering::AcqRel);
         }
@@ -354,11 +394,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Whether an entry has no value that is ever read again.
     fn is_excluded(&self, key: KeyRef<'_>, entry: &Entry<V>) -> bool {
-        entry.absent || !self.is_coherent(key.slot(), entry.began, entry.epoch) || self.is_over(entry.expires)
+        entry.absent || !self.is_coherent(key, entry.began, entry.epoch) || self.is_over(entry.expires)
     }
 
     /// Whether a time to live is over.
-    fn is_over(&self, expires: Tick) -> bool {
+    pub(crate) fn is_over(&self, expires: Tick) -> bool {
         expires != Tick::FOREVER && expires <= self.domain.clock().coarse()
     }
 
@@ -415,33 +455,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Tells moka's expiries and evictions to subscribers. Call without any lock.
-    pub(crate) fn tell_local_events(&self) {
-        let events = self.local_events.take();
-        if events.is_empty() {
-            return;
-        }
-        let origin = self.domain.origin();
-        for LocalEvent { key, kind, began, epoch } in events {
-            let key = key.borrowed();
-            // What a clear, fence or floor had removed before did not go now.
-            if !self.is_coherent(key.slot(), began, epoch) {
-                continue;
-            }
-            if let Some(partition) = self.partition(key, None) {
-                let operation = if kind == EventKind::Expired { Operation::Expire } else { Operation::Evict };
-                let told = Told::here(kind, operation, origin.clone(), self.domain.clock().wall_ms());
-                self.topic.tell_key(partition, key, told).wake();
-            }
-        }
-    }
-
-    /// Counters that moka's listener keeps.
-    pub(crate) fn local_counts(&self) -> (u64, u64, u64) {
-        let counts = &self.local_events.counts;
-        (counts.evicted.get(), counts.expired.get(), counts.dropped.get())
-    }
-
     /// Ends the fill tokens whose deadline has passed.
     pub(crate) fn expire_tokens(&self) {
         let now = self.domain.clock().coarse();
@@ -454,16 +467,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
     }
 
-    pub(crate) fn end_all_flights(&self) {
+    /// Ends all flights, and forgets all tags.
+    pub(crate) fn end_all(&self) {
         for index in 0..SHARDS {
-            self.shard_at(index).flights.end_all();
+            let mut shard = self.shard_at(index);
+            shard.flights.end_all();
+            shard.tags = None;
         }
+    }
+
+    /// Whether keys are strings.
+    pub(crate) fn has_text(&self) -> bool {
+        std::any::TypeId::of::<K>() == std::any::TypeId::of::<String>()
+    }
+
+    /// The text of a key that is a string.
+    pub(crate) fn text<'k>(&self, key: KeyRef<'k>) -> Option<&'k [u8]> {
+        self.has_text().then(|| key::text_of(key.bytes))
     }
 
     /// A key that is a string.
     pub(crate) fn string_key(&self, bytes: &[u8]) -> Option<String> {
-        let is_text = std::any::TypeId::of::<K>() == std::any::TypeId::of::<String>();
-        if is_text { codec::decode(bytes).ok() } else { None }
+        if self.has_text() { codec::decode(bytes).ok() } else { None }
     }
 
     pub(crate) fn key_text(&self, bytes: &[u8]) -> String {

@@ -1,18 +1,19 @@
 //! What all caches of a node share: its clock, its log, the published freshness, and the table of open caches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
 use tidings_proto::freshness::Published;
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::{Origin, Sequence, SlotSet};
+use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
-use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::record::{BatchRef, Draft, DraftTarget, Parts, Unsound};
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -20,9 +21,11 @@ use tokio_util::task::TaskTracker;
 use crate::builder::Mode;
 use crate::clock::{COARSE_LAG, Clock};
 use crate::erased::AnyCache;
+use crate::key::Encoded;
 use crate::receipt::ReceiptSource;
 use crate::remote::RemoteChange;
 use crate::stats::Striped;
+use crate::write::WriteError;
 
 /// Shared by all caches of one node. Clones share it.
 #[derive(Clone)]
@@ -43,10 +46,12 @@ struct Inner {
     published_before: AtomicU64,
     counts: RemoteStats,
     leaving: AtomicBool,
-    /// Write-throughs whose user code is under way.
+    /// Write-throughs whose user code is under way, and changes from which others follow.
     open_writes: AtomicUsize,
     writes_changed: Notify,
     receipts: OnceLock<ReceiptSource>,
+    /// Held while a derived rule is made.
+    rules: Mutex<()>,
 }
 
 /// What came of other nodes' records on this node.
@@ -101,6 +106,11 @@ impl Gate {
         now.after(COARSE_LAG) <= fresh_until
     }
 
+    /// What was read before `fresh_until` was so long ago does not count any more, whatever it said.
+    pub(crate) fn certainly_stale_after(&self) -> Duration {
+        self.max_staleness + 2 * COARSE_LAG
+    }
+
     /// A load must have begun after this to be joined: the floor, and while in doubt `max_staleness` ago.
     pub(crate) fn joinable_after(&self, now: Tick) -> Tick {
         let floor = self.floor();
@@ -136,6 +146,7 @@ impl Domain {
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
             receipts: OnceLock::new(),
+            rules: Mutex::default(),
         }))
     }
 
@@ -333,7 +344,7 @@ impl Domain {
         self.0.leaving.load(Ordering::Relaxed)
     }
 
-    /// Waits until no write-through is under way.
+    /// Waits until no write-through is under way, nor any change from which others follow.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -347,11 +358,11 @@ impl Domain {
         }
     }
 
-    pub(crate) fn write_begins(&self) {
+    fn write_begins(&self) {
         self.0.open_writes.fetch_add(1, Ordering::SeqCst);
     }
 
-    pub(crate) fn write_ends(&self) {
+    fn write_ends(&self) {
         self.0.open_writes.fetch_sub(1, Ordering::SeqCst);
         self.0.writes_changed.notify_waiters();
     }
@@ -363,5 +374,89 @@ impl Domain {
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
+    }
+}
+
+/// Counts a write-through, or a change from which others follow, as under way.
+pub(crate) struct OpenWrite<'a>(&'a Domain);
+
+impl<'a> OpenWrite<'a> {
+    pub(crate) fn of(domain: &'a Domain) -> Self {
+        domain.write_begins();
+        Self(domain)
+    }
+}
+
+impl Drop for OpenWrite<'_> {
+    fn drop(&mut self) {
+        self.0.write_ends();
+    }
+}
+
+/// What derived rules need.
+impl Domain {
+    /// Whether it is the same one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Nobody else makes a rule meanwhile.
+    pub(crate) fn making_rules(&self) -> MutexGuard<'_, ()> {
+        self.0.rules.lock()
+    }
+
+    /// Whether changes of any of these caches derive, at last, changes of this one.
+    pub(crate) fn reaches(&self, mut from: Vec<CacheId>, to: CacheId) -> bool {
+        let caches = self.open_caches();
+        let mut seen = BTreeSet::new();
+        while let Some(id) = from.pop() {
+            if id == to {
+                return true;
+            }
+            if seen.insert(id) {
+                from.extend(caches.get(&id).map(|cache| cache.derives()).unwrap_or_default());
+            }
+        }
+        false
+    }
+
+    /// Tells peers of changed keys of a cache that is not open here.
+    pub(crate) fn tell_keys_of_closed(&self, cache: CacheId, keys: &[Encoded]) -> Result<(), WriteError> {
+        for key in keys {
+            let key = key.borrowed();
+            let draft = Draft::new(Parts {
+                kind: EventKind::Deleted,
+                operation: Operation::Invalidate,
+                ignorable: false,
+                cache,
+                slot: key.slot(),
+                version: None,
+                metadata: &[],
+                value: None,
+                target: DraftTarget::Key(key.bytes),
+            })?;
+            self.0.log.append(key.slot(), self.0.clock.wall_ms(), &draft)?.waiters.wake();
+            self.0.published_before.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Tells peers that everything changed in a cache that is not open here.
+    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId) -> Result<(), WriteError> {
+        let draft = Draft::new(Parts {
+            kind: EventKind::Cleared,
+            operation: Operation::Clear,
+            ignorable: false,
+            cache,
+            slot: Slot::of_hash(0),
+            version: None,
+            metadata: &[],
+            value: None,
+            target: DraftTarget::All,
+        })?;
+        let appended = self.0.log.append_to_all(self.0.clock.wall_ms(), &draft, || {})?;
+        appended.into_iter().for_each(|appended| appended.waiters.wake());
+        self.0.published_before.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 }

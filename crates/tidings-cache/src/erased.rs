@@ -31,6 +31,8 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn weight(&self) -> u64;
     /// Open loads, tokens and write-throughs, by keys.
     fn flights(&self) -> usize;
+    /// Entries that are known by their tags, and about as many that were until lately.
+    fn tagged(&self) -> usize;
     /// Subscriptions that are open.
     fn subscribers(&self) -> usize;
     /// An encoded key as text: a string as it is, anything else as JSON-like debug text; hexadecimal if it does not
@@ -49,6 +51,23 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     /// # Errors
     /// As [`crate::Cache::clear`].
     fn clear(&self) -> Result<crate::Written<'_>, crate::WriteError>;
+    /// Removes the entries with any of these tags here and at every peer.
+    ///
+    /// # Errors
+    /// As [`crate::Cache::invalidate_tags`].
+    fn invalidate_tags(&self, tags: &[&str]) -> Result<crate::Written<'_>, crate::WriteError>;
+    /// Removes the entries whose keys start so here and at every peer.
+    ///
+    /// # Errors
+    /// As [`crate::Cache::invalidate_prefix`].
+    fn invalidate_prefix(&self, prefix: &str) -> Result<crate::Written<'_>, crate::WriteError>;
+    /// As [`AnyCache::clear`], following from a change that was made: also while the node is leaving.
+    ///
+    /// # Errors
+    /// As [`AnyCache::clear`].
+    fn clear_derived(&self) -> Result<crate::Written<'_>, crate::WriteError>;
+    /// The caches whose changes follow from its own.
+    fn derives(&self) -> Vec<CacheId>;
     /// Closes it: subscriptions end, later mutations fail, its memory is freed with the last handle.
     fn close(&self);
     /// For `lookup` by type.

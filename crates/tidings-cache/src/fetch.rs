@@ -16,6 +16,7 @@ use crate::leader::{Ended, Leader, Turn, Waiting};
 use crate::load::LoadError;
 use crate::stats::{CacheStats, Outcome};
 use crate::table::Entry;
+use crate::tags::Loaded;
 
 /// What [`Cache::fetch`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         // The order of reads is that of a hit.
         let fresh_until = self.domain.gate().fresh_until();
         let entry = self.entries.get(&key)?;
-        if !self.is_coherent(key.slot(), entry.began, entry.epoch) {
+        if !self.is_coherent(key, entry.began, entry.epoch) {
             return None;
         }
         let now = self.domain.clock().coarse();
@@ -92,7 +93,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn refresh<E, F>(self: &Arc<Self>, key: Encoded, load: impl FnOnce() -> F + Send + 'static)
     where
         E: Send + Sync + 'static,
-        F: Future<Output = Result<Option<V>, E>> + Send + 'static,
+        F: Future<Output = Result<Option<Loaded<V>>, E>> + Send + 'static,
     {
         let Some(place) = self.background.place() else { return };
         let Some(leader) = self.refresh_flight(key) else { return };
@@ -155,7 +156,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     {
         let core = &self.core;
         let encoded = Encoded::new(core.id, key)?;
-        let load = || async { load().await.map(Some) };
+        let load = || async { load().await.map(|value| Some(Loaded::new(value))) };
         let mut read = Read { stats: &core.stats, outcome: Outcome::Miss };
         let limited = match core.lookup(encoded.borrowed()) {
             Lookup::Hit(entry) => {

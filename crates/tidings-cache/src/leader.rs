@@ -14,8 +14,9 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::flight::Start;
 use crate::key::{Encoded, Key, KeyRef};
-use crate::load::LoadError;
+use crate::load::{Landing, LoadError};
 use crate::table::Entry;
+use crate::tags::{Loaded, Tags};
 
 /// How one load ended, for those who joined it.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl<V> Turn<V> {
 
 /// What a load brought.
 enum Brought<V> {
-    Value(Option<V>),
+    Value(Option<(V, Tags)>),
     /// Its loader failed, panicked, or took too long.
     Failure,
     /// It was cancelled.
@@ -123,7 +124,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
     ) -> Result<Option<V>, LoadError<E>>
     where
         E: Send + Sync + 'static,
-        F: Future<Output = Result<Option<V>, E>>,
+        F: Future<Output = Result<Option<Loaded<V>>, E>>,
     {
         let core = &*self.core;
         core.stats.loads.count();
@@ -141,8 +142,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         };
         drop(timed);
         match result {
-            Ok(value) => {
-                self.end_loaded(value.clone());
+            Ok(loaded) => {
+                let value = loaded.as_ref().map(|loaded| loaded.value.clone());
+                self.end_loaded(loaded);
                 core.tell_local_events();
                 Ok(value)
             }
@@ -154,8 +156,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         }
     }
 
-    pub(crate) fn end_loaded(&self, value: Option<V>) {
-        self.land(Brought::Value(value.clone()));
+    pub(crate) fn end_loaded(&self, loaded: Option<Loaded<V>>) {
+        let value = loaded.as_ref().map(|loaded| loaded.value.clone());
+        let tagged = loaded.map(|Loaded { value, tags }| {
+            self.core.tags_loaded((self.key(), None), &value, &tags).map(|tags| (value, tags))
+        });
+        // What cannot have its tags is not stored.
+        self.land(tagged.transpose().map_or(Brought::Nothing, Brought::Value));
         self.waiting.end(value.map_or(Ended::Absent, Ended::Loaded));
         // Last, for a value whose `clone` panics counts as failed.
         if self.counts {
@@ -190,7 +197,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         let sound = shard.flights.finish(key, self.start, core.epoch(key.slot()), now);
         match brought {
             Brought::Value(value) => {
-                core.land(&mut shard, key, value, self.start, sound && self.waiting.stores, None);
+                let landing = Landing { start: self.start, sound: sound && self.waiting.stores, ttl: None };
+                core.land(&mut shard, key, value, landing);
             }
             Brought::Failure => shard.pause(key, now),
             Brought::Nothing => {}

@@ -1,4 +1,4 @@
-//! Loads and fill tokens: flights around moka, so that a slow load never overwrites a newer
+//! Loads: flights around moka, so that a slow load never overwrites a newer
 //! invalidation, and one loader runs per key.
 
 use std::future::Future;
@@ -9,13 +9,19 @@ use tidings_proto::time::Tick;
 
 use crate::cache::Cache;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
-use crate::flight::{Joinable, NO_FLIGHT, Purpose, Start};
+use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::leader::{Ended, Leader, Turn, Waiting};
 use crate::stats::Outcome;
+use crate::tags::{Loaded, TagError, Tags};
 
-/// How long a fill token is good for unless the caller says otherwise.
-pub const TOKEN_TIME: Duration = Duration::from_secs(10);
+/// How a flight ended that has brought a value.
+pub(crate) struct Landing {
+    pub(crate) start: Start,
+    /// Nothing had ended it.
+    pub(crate) sound: bool,
+    pub(crate) ttl: Option<Duration>,
+}
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Where a read gets its value from, and what it counts as. Only who takes `absence` for an answer gets it.
@@ -60,11 +66,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let now = self.domain.clock().coarse();
         let epoch = self.epoch(key.slot());
         let lag = self.settings.replica_lag;
-        let after = self.joinable_after(now).before(lag);
+        let after = self.joinable_after(now).max(shard.mark).before(lag);
         if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after }) {
             return Turn::Join(waiting);
         }
-        let as_of = now.before(lag);
+        let as_of = shard.after_mark(now).before(lag);
         let waiting = Waiting::new(now, self.may_store(shard, key, as_of));
         let start = shard.flights.begin_load(key, epoch, as_of, waiting.clone());
         Turn::Lead(start, waiting)
@@ -78,21 +84,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> Start {
         let key = key.borrowed();
         let mut shard = self.shard(key);
-        let now = self.domain.clock().coarse();
-        shard.flights.begin_guard(key, self.epoch(key.slot()), now, purpose)
-    }
-
-    /// Opens a fill token's guard. Where what it brings could not be stored, it has none.
-    fn token(&self, key: &Encoded, time: Duration) -> Start {
-        let key = key.borrowed();
-        let mut shard = self.shard(key);
-        let now = self.domain.clock().coarse();
-        let (epoch, as_of) = (self.epoch(key.slot()), now.before(self.settings.replica_lag));
-        if self.may_store(&shard, key, as_of) {
-            shard.flights.begin_guard(key, epoch, as_of, Purpose::Token(now.after(time)))
-        } else {
-            Start { id: NO_FLIGHT, epoch, began: as_of }
-        }
+        let began = shard.after_mark(self.domain.clock().coarse());
+        shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose)
     }
 
     /// Closes a guard, if it is still open, without a result.
@@ -102,26 +95,44 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.shard(key).flights.finish(key, start, self.epoch(key.slot()), now);
     }
 
-    /// Stores what a flight has brought, a value or its absence, if it is sound. Call under the key's shard lock. Returns whether it did.
+    /// The tags of a value that was loaded. One that cannot have its tags is not stored, which is counted. Runs user
+    /// code: call without any lock.
+    pub(crate) fn tags_loaded(
+        &self,
+        key: (KeyRef<'_>, Option<&K>),
+        value: &V,
+        given: &[String],
+    ) -> Result<Tags, TagError> {
+        self.tags_of(key, value, given).inspect_err(|_| self.stats.untagged.count())
+    }
+
+    /// Stores what a flight has brought, a value or its absence, if it is sound. Call under the key's shard lock. Returns
+    /// whether it did.
     pub(crate) fn land(
         &self,
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
-        value: Option<V>,
-        start: Start,
-        sound: bool,
-        ttl: Option<Duration>,
+        value: Option<(V, Tags)>,
+        Landing { start, sound, ttl }: Landing,
     ) -> bool {
         if value.is_none() && self.settings.loads.negative_ttl.is_none() {
             return false;
         }
-        let stored = sound && !self.is_closed();
+        let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
+        let (value, tags) = value.unzip();
+        let was_named = match &tags {
+            Some(tags) => self.was_named(shard, key, tags, start.began),
+            // Nobody knows the tags of a value that was not found.
+            None => start.began <= shard.mark,
+        };
+        let tags = tags.unwrap_or_default();
+        let stored = sound && !self.is_closed() && !was_named;
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
-            let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
+            self.set_tags(shard, key, tags);
         } else {
             self.stats.fence_rejects.count();
         }
@@ -142,36 +153,6 @@ pub enum LoadError<E> {
     /// The loader did not answer within the cache's hard timeout. Only [`Cache::fetch`] has one.
     #[error("the loader did not answer in time")]
     TimedOut,
-}
-
-/// Permission to fill one key, given with a miss. It is good until its deadline, for one use, and only as long as
-/// nothing invalidates the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FillToken {
-    pub(crate) start: Start,
-}
-
-impl FillToken {
-    /// Its parts, to be carried elsewhere as text: number, epoch, beginning.
-    #[must_use]
-    pub fn parts(self) -> (u64, u32, u64) {
-        (self.start.id, self.start.epoch, self.start.began.0)
-    }
-
-    /// The token that was carried away as these parts.
-    #[must_use]
-    pub fn from_parts(id: u64, epoch: u32, began: u64) -> Self {
-        Self { start: Start { id, epoch, began: Tick(began) } }
-    }
-}
-
-/// What a read with intent to fill found.
-#[derive(Clone, Debug)]
-pub enum ReadOrFill<V> {
-    /// The value.
-    Hit(V),
-    /// Nothing: load the value and hand it to [`Cache::fill`].
-    Miss(FillToken),
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
@@ -196,6 +177,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<V, E>>,
     {
+        self.get_or_load_tagged(key, || async { load().await.map(Loaded::new) }).await
+    }
+
+    /// As [`Cache::get_or_load`], with a loader that says which tags its value has, besides those that
+    /// [`crate::CacheBuilder::tags`] computes. A value whose tags are too many or too long is returned, and not stored.
+    ///
+    /// # Errors
+    /// [`LoadError`]. Failures are not cached.
+    ///
+    /// # Cancel safety
+    /// As [`Cache::get_or_load`].
+    ///
+    /// # Panics
+    /// Only if `load` does.
+    pub async fn get_or_load_tagged<E, F>(&self, key: &K, load: impl FnOnce() -> F) -> Result<V, LoadError<E>>
+    where
+        E: Send + Sync + 'static,
+        F: Future<Output = Result<Loaded<V>, E>>,
+    {
         let load = || async { load().await.map(Some) };
         let loaded = self.load_one(key, false, load).await?;
         Ok(loaded.expect("only who asks for it is told of an absence"))
@@ -210,7 +210,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ) -> Result<Option<V>, LoadError<E>>
     where
         E: Send + Sync + 'static,
-        F: Future<Output = Result<Option<V>, E>>,
+        F: Future<Output = Result<Option<Loaded<V>>, E>>,
     {
         let core = &self.core;
         let key = Encoded::new(core.id, key)?;
@@ -240,36 +240,5 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Ended::Absent | Ended::TimedOut | Ended::Abandoned => {}
             }
         }
-    }
-
-    /// The value of a key, or permission to fill it: for callers that cannot pass a loader.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn get_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<V>, KeyError> {
-        if let Some(value) = self.try_get(key)? {
-            return Ok(ReadOrFill::Hit(value));
-        }
-        let encoded = Encoded::new(self.core.id, key)?;
-        let start = self.core.token(&encoded, time);
-        Ok(ReadOrFill::Miss(FillToken { start }))
-    }
-
-    /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
-    /// anything invalidated the key meanwhile, or within the cache's replica lag before.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn fill(&self, key: &K, value: V, token: FillToken, ttl: Option<Duration>) -> Result<bool, KeyError> {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key)?;
-        let key = encoded.borrowed();
-        let mut shard = core.shard(key);
-        let sound =
-            shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        let stored = core.land(&mut shard, key, Some(value), token.start, sound, ttl);
-        drop(shard);
-        core.tell_local_events();
-        Ok(stored)
     }
 }

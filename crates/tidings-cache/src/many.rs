@@ -1,19 +1,19 @@
-//! Changes of many keys at once, and of all.
+//! Changes of many keys at once.
 
 use bytes::Bytes;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::id::{Slot, SlotSet};
-use tidings_proto::log::Appended;
+use tidings_proto::id::Slot;
 use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MAX, Parts, RECORD_BYTES_MAX};
 use tidings_proto::wake::Waiters;
 
 use crate::core::{Birth, Core, ShardGuard};
-use crate::event::RawTarget;
+use crate::derive::Changed;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::receipt::Written;
+use crate::tags::Tags;
 use crate::topic::{Told, Woken};
-use crate::write::{Change, Options, WriteError};
+use crate::write::{Change, Options, Subject, WriteError};
 
 /// Most keys in one record; a larger change becomes several.
 const KEYS_PER_RECORD_MAX: usize = 256;
@@ -27,6 +27,7 @@ const KEYS_PER_HOLD_MAX: usize = 1_024;
 struct One<V> {
     encoded: Encoded,
     partition: Option<usize>,
+    tags: Tags,
     change: Option<Change<V>>,
 }
 
@@ -38,27 +39,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
-        if self.is_closed() {
-            return Err(WriteError::Closed);
-        }
-        if self.domain.is_leaving() {
-            return Err(WriteError::Leaving);
-        }
+        let deriving = self.deriving();
+        self.may_change(options.leave())?;
         self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
-        let mut all = Vec::new();
+        let (mut all, mut keys) = (Vec::new(), Vec::new());
         for (key, change) in changes {
             let encoded = Encoded::new(self.id, &key)?;
             let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
-            all.push(One { encoded, partition, change: Some(change) });
+            let subject = Subject { key: encoded.borrowed(), typed: Some(&key) };
+            let tags = self.tags_after(&subject, options, &change)?;
+            all.push(One { encoded, partition, tags, change: Some(change) });
+            if deriving.is_some() {
+                keys.push(key);
+            }
         }
         let mut telling = Telling::default();
-        for some in all.chunks_mut(KEYS_PER_HOLD_MAX) {
-            self.change_some(some, operation, options, &mut telling)?;
+        let mut chunks = all.chunks_mut(KEYS_PER_HOLD_MAX);
+        let changed = chunks.try_for_each(|some| self.change_some(some, operation, options, &mut telling));
+        self.tell_local_events();
+        if telling.begun || changed.is_ok() {
+            // Also if it failed half way.
+            self.derive(Changed::Keys(&keys));
         }
-        if !all.is_empty() {
-            self.tell_local_events();
-        }
+        changed?;
         let kind = match operation {
             Operation::Insert if telling.any_new => EventKind::Inserted,
             Operation::Insert => EventKind::Updated,
@@ -84,6 +88,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
             let change = one.change.take().expect("each change is made once");
             by_kind[self.change_table(shard, key, change, options) as usize].push(index);
+            self.set_tags(shard, key, std::mem::take(&mut one.tags));
         }
         telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());
@@ -125,7 +130,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
             Change::Put(value) => {
                 let now = self.domain.clock().coarse();
-                let birth = Birth { began: now, epoch: self.epoch(key.slot()), ttl: options.ttl };
+                let epoch = self.epoch(key.slot());
+                let birth = Birth { began: shard.after_mark(now), epoch, ttl: options.ttl };
                 let displaced = self.put(shard, key, value, birth, now);
                 if displaced { Done::Updated } else { Done::Inserted }
             }
@@ -198,60 +204,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             value: None,
             target,
         })?)
-    }
-
-    /// Removes everything: sequenced on every lane under one stamp, epochs last.
-    pub(crate) fn clear_all(&self) -> Result<Written<'_>, WriteError> {
-        if self.is_closed() {
-            return Err(WriteError::Closed);
-        }
-        if self.domain.is_leaving() {
-            return Err(WriteError::Leaving);
-        }
-        let draft = Draft::new(Parts {
-            kind: EventKind::Cleared,
-            operation: Operation::Clear,
-            ignorable: false,
-            cache: self.id,
-            slot: Slot::of_hash(0),
-            version: None,
-            metadata: &[],
-            value: None,
-            target: DraftTarget::All,
-        })?;
-        // The order of the clear among all changes is the same in the table, in the log and for subscribers.
-        let shards = self.all_shards();
-        // Once more, for a close that came between: it waits for these locks.
-        if self.is_closed() {
-            return Err(WriteError::Closed);
-        }
-        let wall_ms = self.domain.clock().wall_ms();
-        let raise = || self.fence_slots(SlotSet::ALL);
-        let mut told = Told::here(EventKind::Cleared, Operation::Clear, self.domain.origin(), wall_ms);
-        let mut log_waiters = Vec::new();
-        let mut positions = Positions::default();
-        if self.travels() {
-            for appended in self.domain.log().append_to_all(wall_ms, &draft, raise)? {
-                let Appended { lane, sequence, stamp, waiters } = appended;
-                told.stamp = stamp;
-                told.position.get_or_insert((lane, sequence));
-                positions.add(lane, sequence);
-                log_waiters.push(waiters);
-            }
-        } else {
-            raise();
-        }
-        let rings = if self.topic.is_active() {
-            self.stats.delivered.count();
-            self.topic.tell_all(RawTarget::All, told)
-        } else {
-            Woken::default()
-        };
-        self.stats.mutations.count();
-        drop(shards);
-        log_waiters.into_iter().for_each(Waiters::wake);
-        rings.wake();
-        Ok(self.written(EventKind::Cleared, positions))
     }
 }
 

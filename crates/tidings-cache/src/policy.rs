@@ -134,7 +134,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     }
 
     /// For how long after a failed load a key that can be served is not loaded again, so that a source that fails is
-    /// not asked for every call, be it for an entry whose time is over or for an eager refresh. Default: 1 s. Of the keys of one of 64 shards, 1,024 are remembered.
+    /// not asked for every call, be it for an entry whose time is over or for an eager refresh. Default: 1 s. Of the keys
+    /// of one of 64 shards, 1,024 are remembered.
     pub fn retry_after(mut self, time: Duration) -> Self {
         self.settings.loads.retry_after = time;
         self
@@ -170,7 +171,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
 
     /// For how long [`crate::Cache::get_or_load_optional`] and [`crate::Cache::get_or_load_many`] remember that a key
     /// has no value; the cache's time to live still bounds it. Default: they do not. With a weigher, what is remembered
-    /// weighs as much as its encoded key is long.
+    /// weighs as much as its encoded key is long. The invalidation of any tag ends it: the value that there may be now has
+    /// tags that nobody here knows.
     pub fn negative_ttl(mut self, time: Duration) -> Self {
         self.settings.loads.negative_ttl = Some(time);
         self

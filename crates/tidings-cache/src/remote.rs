@@ -11,6 +11,8 @@ use crate::clears::Due;
 use crate::core::Core;
 use crate::event::RawTarget;
 use crate::key::{Key, KeyRef};
+use crate::named::By;
+use crate::recent::Named;
 use crate::topic::{Told, Woken};
 
 /// A peer's change of one of this node's caches.
@@ -56,14 +58,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 // What comes of it counts it.
                 Target::Key(_) => {}
                 Target::Keys(_) | Target::MoreKeys(_) => self.stats.many_applied.count(),
-                Target::Tag(_) | Target::Prefix(_) | Target::All => self.stats.all_fenced.count(),
+                Target::Tag(_) => self.stats.tag_applied.count(),
+                Target::Prefix(_) => self.stats.prefix_applied.count(),
+                Target::All => self.stats.all_fenced.count(),
             }
         }
         match change.record.target {
             Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
             Target::Keys(keys) | Target::MoreKeys(keys) => self.apply_keys(change, keys, evicts),
-            // Tags are not kept yet, and a prefix needs a scan: what they may have named is fenced, lane by lane.
-            Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_all(change, evicts),
+            Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_whole(change, evicts),
         }
     }
 
@@ -141,11 +144,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         told.wake();
     }
 
-    fn apply_all(&self, change: &RemoteChange<'_>, evicts: bool) {
-        // As with a clear of this node's own, nothing may come between the fence and its event.
-        let shards = if self.topic.is_active() { self.all_shards() } else { Vec::new() };
-        if evicts {
-            self.fence_slots(change.lanes.slots_of(change.lane));
+    fn apply_whole(&self, change: &RemoteChange<'_>, evicts: bool) {
+        let slots = change.lanes.slots_of(change.lane);
+        let named = match change.record.target {
+            _ if !evicts => None,
+            Target::Tag(tag) => self.named_tag(tag, slots),
+            Target::Prefix(prefix) => Some(Named::Prefix(prefix.into())),
+            _ => None,
+        };
+        // As with a change of this node's own, nothing may come between it and its event.
+        let mut shards = if self.topic.is_active() { self.all_shards() } else { Vec::new() };
+        match named {
+            Some(named) => self.exclude(named, slots, &mut shards, By::Peer),
+            None if evicts => self.fence_slots(slots),
+            None => {}
         }
         let due = || {
             let target = match change.record.target {

@@ -10,7 +10,7 @@ use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
 use crate::clock::{COARSE_LAG, Clock};
-use crate::recent::Recent;
+use crate::notes::Recent;
 
 /// The last changes of one shard's keys.
 #[derive(Debug)]

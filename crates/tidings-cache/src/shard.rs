@@ -1,4 +1,5 @@
-//! What one of a cache's shard locks guards: the flights of its keys, and which of them were stored lately.
+//! What one of a cache's shard locks guards: the flights of its keys, which of them were stored lately, and the tags of
+//! their entries.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -10,8 +11,9 @@ use crate::clock::Clock;
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
 use crate::leader::Waiting;
-use crate::recent::Recent;
+use crate::notes::Recent;
 use crate::replica::Changes;
+use crate::tags::TagIndex;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -68,6 +70,10 @@ pub(crate) struct Shard<V> {
     pub(crate) changes: Option<Box<Changes>>,
     /// Keys whose loaders are not to be asked for a while.
     pauses: Option<Box<Recent>>,
+    /// Keys whose entries have tags; nothing before the first.
+    pub(crate) tags: Option<Box<TagIndex>>,
+    /// The moment of the newest invalidation of a tag or prefix.
+    pub(crate) mark: Tick,
 }
 
 impl<V> Shard<V> {
@@ -79,6 +85,8 @@ impl<V> Shard<V> {
             room: Room::default(),
             changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
             pauses: settings.loads.pauses().then(|| Box::new(Recent::new(settings.loads.retry_after))),
+            tags: None,
+            mark: Tick::NEVER,
         }
     }
 
@@ -87,6 +95,7 @@ impl<V> Shard<V> {
     pub(crate) fn end(&mut self, key: KeyRef<'_>) {
         self.flights.end(key);
         self.note_change(key);
+        self.untag(key);
         self.lately.forget(key.hash);
     }
 
@@ -104,6 +113,25 @@ impl<V> Shard<V> {
         if let Some(changes) = &mut self.changes {
             changes.note(key.hash);
         }
+    }
+
+    /// Forgets the tags of a key whose entry goes.
+    #[inline]
+    pub(crate) fn untag(&mut self, key: KeyRef<'_>) {
+        if let Some(tags) = &mut self.tags {
+            tags.remove(key);
+        }
+    }
+
+    /// When something begins that begins now: after every tag and prefix that was invalidated.
+    #[inline]
+    pub(crate) fn after_mark(&self, now: Tick) -> Tick {
+        now.max(Tick(self.mark.0 + 1))
+    }
+
+    /// Notes the moment of an invalidation of a tag or prefix.
+    pub(crate) fn note_mark(&mut self, at: Tick) {
+        self.mark = self.mark.max(at);
     }
 
     /// Notes that a key was stored.

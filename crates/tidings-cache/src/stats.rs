@@ -99,6 +99,8 @@ counters! {
         /// Results that were not stored because something had ended their flight, or because what they were read from
         /// may have lacked a change.
         fence_rejects,
+        /// Loaded values that were not stored because they have too many tags, or too long ones.
+        untagged,
         /// Changes made on this node.
         mutations,
         /// Other nodes' changes of one key whose copy here they removed.
@@ -113,6 +115,12 @@ counters! {
         keys_absent,
         /// Other nodes' changes of everything, which fenced everything here, one per change.
         all_fenced,
+        /// Other nodes' invalidations of a tag.
+        tag_applied,
+        /// Local copies that those removed.
+        tag_evicted,
+        /// Other nodes' invalidations of a prefix.
+        prefix_applied,
         /// Other nodes' changes that only subscribers were told of, as the cache's invalidator has it.
         only_told,
         /// Entries displaced to keep within the capacity. Counted only with [`crate::CacheBuilder::eviction_events`].
@@ -125,7 +133,7 @@ counters! {
         lagged,
         /// Events of expiry or eviction that were dropped because their queue was full.
         local_events_dropped,
-        /// Calls of a partitioner or listener that panicked.
+        /// Calls of a partitioner, listener or derived rule that panicked.
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,
@@ -158,13 +166,19 @@ impl CacheCounts {
     /// Changes of other nodes that were applied, one per change whatever the number of keys or lanes.
     #[must_use]
     pub fn applied(&self) -> u64 {
-        self.key_evicted + self.key_absent + self.many_applied + self.all_fenced + self.only_told
+        self.key_evicted
+            + self.key_absent
+            + self.many_applied
+            + self.all_fenced
+            + self.tag_applied
+            + self.prefix_applied
+            + self.only_told
     }
 
-    /// Local copies that other nodes' changes removed by their keys.
+    /// Local copies that other nodes' changes removed by their keys or tags.
     #[must_use]
     pub fn invalidated(&self) -> u64 {
-        self.key_evicted + self.keys_evicted
+        self.key_evicted + self.keys_evicted + self.tag_evicted
     }
 }
 

@@ -9,11 +9,13 @@ use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
 
 use crate::core::{Birth, Core, Lookup, ShardGuard};
+use crate::derive::Changed;
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
 use crate::receipt::Written;
 use crate::table::Bare;
+use crate::tags::{TagError, Tags};
 use crate::topic::Told;
 
 /// A mutation was not made. Nothing has changed, and no peer was told, unless the variant says otherwise.
@@ -35,6 +37,15 @@ pub enum WriteError {
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,
+    /// Tags cannot be used.
+    #[error(transparent)]
+    Tags(#[from] TagError),
+    /// An empty prefix names everything: clear the cache if that is meant.
+    #[error("an empty prefix")]
+    EmptyPrefix,
+    /// Only keys that are strings have prefixes.
+    #[error("the keys of this cache are no strings: they have no prefixes")]
+    NoText,
     /// A number would leave its type's range.
     #[error("the number would overflow")]
     Overflow,
@@ -46,11 +57,24 @@ pub(crate) struct Options {
     pub(crate) ttl: Option<Duration>,
     pub(crate) metadata: Vec<(String, String)>,
     pub(crate) writer: Option<WriterId>,
-    /// It ends a write-through, which a leaving node still waits for.
+    /// Besides those that are computed.
+    pub(crate) tags: Vec<String>,
+    /// It ends a write-through or follows from a change, which a leaving node still waits for.
     pub(crate) ends_write: bool,
 }
 
+/// What a node that is leaving does about a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leave {
+    Refuses,
+    Waits,
+}
+
 impl Options {
+    pub(crate) fn leave(&self) -> Leave {
+        if self.ends_write { Leave::Waits } else { Leave::Refuses }
+    }
+
     pub(crate) fn told_metadata(&self) -> Metadata {
         if self.metadata.is_empty() { Metadata::default() } else { self.metadata.clone().into() }
     }
@@ -91,6 +115,17 @@ pub(crate) struct Subject<'a, K> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Whether changes can be made.
+    pub(crate) fn may_change(&self, leave: Leave) -> Result<(), WriteError> {
+        if self.is_closed() {
+            Err(WriteError::Closed)
+        } else if leave == Leave::Refuses && self.domain.is_leaving() {
+            Err(WriteError::Leaving)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Makes one change of one key.
     pub(crate) fn change(
         &self,
@@ -100,17 +135,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         when: When,
         change: Change<V>,
     ) -> Result<Outcome<'_, V>, WriteError> {
-        if self.is_closed() {
-            return Err(WriteError::Closed);
-        }
-        if self.domain.is_leaving() && !options.ends_write {
-            return Err(WriteError::Leaving);
-        }
+        let _deriving = self.deriving();
+        self.may_change(options.leave())?;
         let key = subject.key;
         if !options.metadata.is_empty() {
             // Before anything is changed, the limit that may be exceeded; that of the key was checked.
             self.draft_one(key, EventKind::Deleted, operation, options)?;
         }
+        let tags = self.tags_after(&subject, options, &change)?;
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
 
         let mut shard = self.shard(key);
@@ -119,10 +151,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Err(WriteError::Closed);
         }
         let (now, wall_ms) = self.domain.clock().at_change();
+        if let When::Unended(start) | When::StoreUnended(start) = when
+            && self.was_named(&shard, key, &tags, start.began)
+        {
+            shard.flights.end(key);
+        }
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
         let (kind, taken) = self.change_entry(&mut shard, key, when, change, options, now);
+        self.set_tags(&mut shard, key, tags);
         let logged = if self.travels() {
             let logged = self.log_one(key, kind, operation, options, wall_ms);
             Some(logged.inspect_err(|_| shard.end(key))?)
@@ -152,12 +190,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             waiting.wake();
         }
         self.tell_local_events();
+        self.derive(
+            subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key))),
+        );
         Ok(Outcome { written: Some(self.written(kind, positions)), taken })
     }
 
     #[inline]
     pub(crate) fn written(&self, kind: EventKind, positions: Positions) -> Written<'_> {
         Written { kind, positions, domain: self.travels().then_some(&self.domain) }
+    }
+
+    /// The tags of the entry that there will be.
+    #[inline]
+    pub(crate) fn tags_after(
+        &self,
+        subject: &Subject<'_, K>,
+        options: &Options,
+        change: &Change<V>,
+    ) -> Result<Tags, TagError> {
+        match change {
+            Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
+                self.tags_of((subject.key, subject.typed), value, &options.tags)
+            }
+            _ => Ok(Tags::default()),
+        }
     }
 
     #[inline(always)]
@@ -225,7 +282,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 let (began, epoch) = match when {
                     // Not the epoch of now: a fence that comes at this moment excludes what began before it.
                     When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
-                    _ => (now, self.epoch(key.slot())),
+                    _ => (shard.after_mark(now), self.epoch(key.slot())),
                 };
                 let birth = Birth { began, epoch, ttl: options.ttl };
                 (kind_of(self.put(shard, key, value, birth, now)), None)

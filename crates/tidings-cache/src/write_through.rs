@@ -5,7 +5,7 @@ use std::future::Future;
 use tidings_proto::event::Operation;
 
 use crate::cache::Cache;
-use crate::domain::Domain;
+use crate::domain::OpenWrite;
 use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key};
 use crate::receipt::Written;
@@ -71,7 +71,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let change = Change::Put(value.clone());
         let outcome =
             core.change(subject, Operation::WriteThrough, &options, When::StoreUnended(start), change);
-        guard.open = false;
+        // A value that cannot have its tags was judged before anything was changed: the guard ends as of a failed write.
+        guard.open = matches!(outcome, Err(WriteError::Tags(_)));
         let outcome = outcome.map_err(WriteThroughError::Cache)?;
         let written = outcome.written.expect("a write-through is made whatever ended its guard");
         Ok((value, written))
@@ -100,21 +101,5 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
                 tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
             }
         }
-    }
-}
-
-/// Counts a write-through as under way.
-struct OpenWrite<'a>(&'a Domain);
-
-impl<'a> OpenWrite<'a> {
-    fn of(domain: &'a Domain) -> Self {
-        domain.write_begins();
-        Self(domain)
-    }
-}
-
-impl Drop for OpenWrite<'_> {
-    fn drop(&mut self) {
-        self.0.write_ends();
     }
 }

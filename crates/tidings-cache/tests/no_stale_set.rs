@@ -8,14 +8,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use tidings_cache::{Cache, CacheBuilder, Domain, Mode, ReadOrFill, TOKEN_TIME};
+use tidings_cache::{Cache, CacheBuilder, Clock, Domain, Mode, ReadOrFill, TOKEN_TIME};
+use tidings_proto::freshness::Published;
+use tidings_proto::id::{Incarnation, Origin};
+use tidings_proto::log::ChangeLog;
+use tidings_proto::time::Tick;
 use tokio::task::JoinSet;
 
-const MILLISECOND: std::time::Duration = std::time::Duration::from_millis(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// Few enough that every key is contended.
 const KEYS: usize = 256;
+
+/// Each key has one of so many tags, or prefixes.
+const TAGS: usize = 8;
 
 /// Reads between two looks at whether there have been enough.
 const READS_PER_ROUND: u64 = 512;
@@ -44,6 +52,11 @@ impl Record {
 
     fn settle(&self, key: usize, version: u64) {
         self.settled[key].fetch_max(version, Ordering::SeqCst);
+    }
+
+    /// The keys with its tag.
+    fn keys_like(&self, key: usize) -> Vec<usize> {
+        (0..KEYS).filter(|other| other % TAGS == key % TAGS).collect()
     }
 
     fn bound(&self, key: usize) -> u64 {
@@ -107,7 +120,8 @@ impl Arena {
         let domain = Domain::standalone();
         let told = mode == Mode::Invalidate;
         let builder = CacheBuilder::new(&domain, "arena").mode(mode).eviction_events(told);
-        let cache = builder.max_capacity(KEYS as u64 * 3 / 4).open().unwrap();
+        let tagged = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
+        let cache = tagged.max_capacity(KEYS as u64 * 3 / 4).open().unwrap();
         Arc::new(Self {
             domain,
             cache,
@@ -123,6 +137,7 @@ impl Arena {
         let domain = Domain::standalone();
         let builder = CacheBuilder::new(&domain, "arena").eviction_events(true).max_capacity(KEYS as u64 - 4);
         let builder = builder.time_to_live(5 * MILLISECOND).fail_safe(5_000 * MILLISECOND).ttl_jitter(0.2);
+        let builder = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
         let builder = builder.eager_refresh(0.5).soft_timeout(MILLISECOND).hard_timeout(10 * MILLISECOND);
         let cache = builder.retry_after(5 * MILLISECOND).negative_ttl(20 * MILLISECOND).open().unwrap();
         Arc::new(Self {
@@ -319,6 +334,12 @@ impl Arena {
                 self.domain.fence_all();
                 self.record.settle(key, version);
             }
+            33..=34 => {
+                let keys = self.record.keys_like(key);
+                let versions: Vec<_> = keys.iter().map(|key| self.record.write(*key)).collect();
+                self.cache.invalidate_tag(&format!("{}", key % TAGS)).unwrap();
+                keys.iter().zip(versions).for_each(|(key, version)| self.record.settle(*key, version));
+            }
             _ => {
                 let version = self.record.write(key);
                 self.cache.remove(&key).unwrap();
@@ -435,4 +456,82 @@ fn fences_raised_at_any_moment_let_nothing_old_through() {
     });
     assert!(hits.load(Ordering::Relaxed) > 1_000, "too few hits to judge");
     assert_eq!(stale.load(Ordering::Relaxed), 0);
+}
+
+/// A node that is fresh for a moment at a time, so that hits look at the clock and the table is looked through later.
+fn domain_with_peers(clock: &Clock) -> Domain {
+    let origin = Origin { node: "a".parse().unwrap(), incarnation: Incarnation(1) };
+    let log = Arc::new(ChangeLog::new(Default::default(), Default::default()));
+    Domain::new(clock.clone(), log, origin, Duration::from_millis(40))
+}
+
+/// Least invalidations, and least rounds of housekeeping.
+const ROUNDS: u64 = 300;
+
+#[test]
+fn prefixes_invalidated_at_any_moment_let_nothing_old_through() {
+    let wanted = reads_wanted() / 4;
+    let clock = Clock::system();
+    let domain = domain_with_peers(&clock);
+    let cache: Cache<String, u64> = CacheBuilder::new(&domain, "prefixed").open().unwrap();
+    let name = |key: usize| format!("{}-{key}", key % TAGS);
+    let record = Record::new();
+    let (stale, hits, reads) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (invalidated, swept, clock) = (AtomicU64::new(0), AtomicU64::new(0), &clock);
+    let is_over = || {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        of(&reads) >= wanted && of(&invalidated) >= ROUNDS && of(&swept) >= ROUNDS
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let (cache, record, stale, hits, reads) = (&cache, &record, &stale, &hits, &reads);
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let mut random = Random::new(seed + 1);
+                let mut loading = std::collections::VecDeque::new();
+                while !is_over() {
+                    reads.fetch_add(1, Ordering::Relaxed);
+                    if loading.len() > 16 {
+                        let (key, version, token) = loading.pop_front().unwrap();
+                        cache.fill(&name(key), version, token, None).unwrap();
+                    }
+                    let key = random.below(KEYS);
+                    let bound = record.bound(key);
+                    match cache.get_or_token(&name(key), TOKEN_TIME).unwrap() {
+                        ReadOrFill::Hit(version) => {
+                            hits.fetch_add(1, Ordering::Relaxed);
+                            stale.fetch_add(u64::from(version < bound), Ordering::Relaxed);
+                        }
+                        ReadOrFill::Miss(token) => loading.push_back((key, record.load(key), token)),
+                    }
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut random = Random::new(77);
+            while !is_over() {
+                let key = random.below(KEYS);
+                let keys = record.keys_like(key);
+                let versions: Vec<_> = keys.iter().map(|key| record.write(*key)).collect();
+                cache.invalidate_prefix(&format!("{}-", key % TAGS)).unwrap();
+                keys.iter().zip(versions).for_each(|(key, version)| record.settle(*key, version));
+                invalidated.fetch_add(1, Ordering::Relaxed);
+                (0..2_000).for_each(|_| std::hint::spin_loop());
+                std::thread::yield_now();
+            }
+        });
+        scope.spawn(|| {
+            while !is_over() {
+                let fresh_until = clock.now().after(Duration::from_millis(30));
+                domain.publish(Published { fresh_until, floor: Tick::NEVER });
+                domain.housekeep();
+                swept.fetch_add(1, Ordering::Relaxed);
+                std::thread::yield_now();
+            }
+        });
+    });
+    let [hits, reads] = [hits, reads].map(AtomicU64::into_inner);
+    println!("{hits} hits of {reads} reads, {} invalidations", invalidated.into_inner());
+    assert!(hits * 50 > reads, "too few to judge: {hits} hits of {reads} reads");
+    assert_eq!(stale.into_inner(), 0);
 }

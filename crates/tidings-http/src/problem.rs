@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tidings::{KeyError, WriteError};
+use tidings::{FillError, KeyError, TagError, WriteError};
 
 /// The answer of a route.
 pub(crate) type Answer = Result<Response, Problem>;
@@ -44,10 +44,6 @@ impl Problem {
 
     pub(crate) fn not_configured() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_configured", "this part is not configured on this node")
-    }
-
-    pub(crate) fn not_available(status: StatusCode, what: &str) -> Self {
-        Self::new(status, "not_available", format!("{what}: not available in this release"))
     }
 
     pub(crate) fn query(detail: impl Into<String>) -> Self {
@@ -94,11 +90,32 @@ impl From<KeyError> for Problem {
     }
 }
 
+impl From<TagError> for Problem {
+    fn from(error: TagError) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_tags", error.to_string())
+    }
+}
+
+impl From<FillError> for Problem {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Key(error) => error.into(),
+            FillError::Tags(error) => error.into(),
+        }
+    }
+}
+
 impl From<WriteError> for Problem {
     fn from(error: WriteError) -> Self {
         let detail = error.to_string();
         match error {
             WriteError::Key(error) => error.into(),
+            WriteError::Tags(error) => error.into(),
+            WriteError::EmptyPrefix => {
+                let detail = "an empty prefix names everything: say {\"all\": true} if that is meant";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "empty_prefix", detail)
+            }
+            WriteError::NoText => Self::new(StatusCode::CONFLICT, "other_type", detail),
             WriteError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail),
             WriteError::Sealed(_) | WriteError::Leaving => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)

@@ -176,6 +176,8 @@ pub fn open(
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
         .replica_lag(settings.replica_lag)
+        // Whoever puts or fills an entry says which tags it has.
+        .explicit_tags()
         .eviction_events(settings.eviction_events);
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),

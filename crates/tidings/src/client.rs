@@ -92,6 +92,34 @@ impl<K: Key> InvalidateOnly<K> {
         self.cache.write().remove_many(keys)
     }
 
+    /// Tells every member that whatever has this tag has changed.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn invalidate_tag(&self, tag: &str) -> Result<Written<'_>, WriteError> {
+        self.cache.invalidate_tag(tag)
+    }
+
+    /// As [`InvalidateOnly::invalidate_tag`] for each of several tags, every one of which is judged before any is told
+    /// of.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn invalidate_tags<T: AsRef<str>>(
+        &self,
+        tags: impl IntoIterator<Item = T>,
+    ) -> Result<Written<'_>, WriteError> {
+        self.cache.invalidate_tags(tags)
+    }
+
+    /// Tells every member that whatever has a key that starts so has changed. Only for keys that are a `String`.
+    ///
+    /// # Errors
+    /// [`WriteError`].
+    pub fn invalidate_prefix(&self, prefix: &str) -> Result<Written<'_>, WriteError> {
+        self.cache.invalidate_prefix(prefix)
+    }
+
     /// Tells every member that everything has changed.
     ///
     /// # Errors

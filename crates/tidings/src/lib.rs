@@ -26,11 +26,12 @@ pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
 pub use receipts::ReceiptCounts;
 pub use tidings_cache::{
-    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, Domain, Event, EventKind, Fetched,
-    FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError, LoadPolicy, ManualClock, Missing,
-    MissingReason, Mode, Number, OnOverflow, OpenError, Operation, Positions, RawEvent, RawSubscribe,
-    RawSubscription, RawTarget, ReadOrFill, Receipt, ReceiptError, RingBounds, Scope, Settings, SlotSet,
-    Subscribe, SubscribeError, Subscription, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+    AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, DERIVED_KEYS_MAX, DeriveError, Domain,
+    Event, EventKind, Fetched, FillError, FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError,
+    LoadPolicy, Loaded, ManualClock, Missing, MissingReason, Mode, Number, OnOverflow, OpenError, Operation,
+    Positions, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, Receipt, ReceiptError,
+    RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription, TAG_BYTES_MAX,
+    TAGS_PER_ENTRY_MAX, TagError, Target, Write, WriteError, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::frame::Refusal;

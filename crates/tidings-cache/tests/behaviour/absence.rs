@@ -72,6 +72,31 @@ async fn a_remembered_absence_ends_like_any_entry() {
 }
 
 #[tokio::test]
+async fn the_invalidation_of_any_tag_ends_a_remembered_absence() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let open = |node: &Node| {
+        let tagged = node.cache("users").tags(|_: &String, value: &u64| [format!("t{value}")]);
+        tagged.negative_ttl(MINUTE).open().unwrap()
+    };
+    let (on_a, on_b): (Users, Users) = (open(&a), open(&b));
+    let mut wire = Wire::new([&a, &b]);
+    for from in [&on_a, &on_b] {
+        assert_eq!((find(&on_a, None).await, on_a.get_optional(&key("k"))), (None, Some(None)));
+        from.invalidate_tag("t1").unwrap();
+        wire.carry();
+        assert_eq!(on_a.get_optional(&key("k")), None, "what there is now may have the tag");
+        let (deliver, source) = oneshot::channel();
+        let k = key("k");
+        let mut load = std::pin::pin!(on_a.get_or_load_optional(&k, || source));
+        assert!(poll!(load.as_mut()).is_pending());
+        from.invalidate_tag("t1").unwrap();
+        wire.carry();
+        deliver.send(None).unwrap();
+        assert_eq!((load.await.unwrap(), on_a.get_optional(&k)), (None, None));
+    }
+}
+
+#[tokio::test]
 async fn a_key_without_a_value_is_absent_for_every_other_operation() {
     let node = Node::new("a");
     let users = remembering(&node);

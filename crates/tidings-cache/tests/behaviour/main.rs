@@ -7,6 +7,7 @@ mod common;
 
 mod absence;
 mod counts;
+mod derived;
 mod expiry;
 mod fetch;
 mod freshness;
@@ -17,8 +18,10 @@ mod loads;
 mod operations;
 mod partitions;
 mod peers;
+mod prefixes;
 mod receipts;
 mod records;
 mod replica;
 mod subscriptions;
+mod tags;
 mod write_through;

@@ -48,6 +48,8 @@ pub(crate) enum CacheVerb {
     },
     /// Drop several entries on every node: exactly what is named
     #[command(after_help = "Examples:\n  tidings cache invalidate users --key 1 --key 2\n  \
+        tidings cache invalidate users --tag tenant:7\n  \
+        tidings cache invalidate users --prefix session:\n  \
         tidings cache invalidate users --all")]
     Invalidate(InvalidateArgs),
 }
@@ -64,8 +66,8 @@ pub(crate) struct PutArgs {
     /// The entry's time to live; by default the cache's
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     pub(crate) ttl: Option<Duration>,
-    /// Tag of the entry; may be repeated
-    #[arg(long = "tag", value_name = "TAG")]
+    /// Tag of the entry; several are separated by commas, or repeated
+    #[arg(long = "tag", visible_alias = "tags", value_name = "TAG", value_delimiter = ',')]
     pub(crate) tags: Vec<String>,
     /// Note for subscribers, NAME=VALUE; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]

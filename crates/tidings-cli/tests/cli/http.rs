@@ -130,15 +130,29 @@ fn every_change_can_be_waited_for_and_says_who_has_applied_it() {
             ("DELETE /v1/caches/users/entries/42", answer.clone()),
             ("POST /v1/caches/users/invalidate", answer.clone()),
         ]);
-        for arguments in
-            [&["put", "users", "42", "Ann"][..], &["del", "users", "42"], &["invalidate", "users", "--all"]]
-        {
+        for arguments in [
+            &["put", "users", "42", "Ann"][..],
+            &["del", "users", "42"],
+            &["invalidate", "users", "--all"],
+            &["invalidate", "users", "--tag", "red", "--tag", "round"],
+            &["invalidate", "users", "--prefix", "user:"],
+        ] {
             let ran = api.run(&[&["cache"], arguments, &["--acked", "50ms", "--json"]].concat()).exits(exit);
             let expected: serde_json::Value =
                 serde_json::from_str(if exit == 0 { receipt } else { partial }).unwrap();
             assert_eq!(ran.json(), expected);
             assert!(api.got().pop().unwrap().line.ends_with("?acked=50ms"));
         }
+    }
+}
+
+#[test]
+fn tags_of_what_is_put_may_be_repeated_or_separated_by_commas() {
+    let api = Api::new(&[("PUT /v1/caches/users/entries/42", Answer::new(204, ""))]);
+    for arguments in [&["--tag", "red", "--tag", "round"][..], &["--tags", "red,round"]] {
+        api.run(&[&["cache", "put", "users", "42", "Ann"], arguments].concat()).exits(0);
+        let line = api.got().pop().unwrap().line;
+        assert_eq!(line, "PUT /v1/caches/users/entries/42?tags=red%2Cround");
     }
 }
 

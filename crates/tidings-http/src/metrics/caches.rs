@@ -11,16 +11,23 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 6] = [
+const COUNTERS: [(&str, &str, Count); 7] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
         "Loads and fills that were not stored: their key changed meanwhile, or within the replica lag before.",
         |counts| counts.fence_rejects,
     ),
+    (
+        "tidings_cache_untagged",
+        "Loads and fills that were not stored because their tags are too many or too long.",
+        |counts| counts.untagged,
+    ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
-    ("tidings_subscriber_panics", "Panics of partitioners and listeners.", |counts| counts.panics),
+    ("tidings_subscriber_panics", "Panics of partitioners, listeners and derived rules.", |counts| {
+        counts.panics
+    }),
     (
         "tidings_subscriber_unpartitioned",
         "Events that no subscriber was told because they had no partition.",
@@ -39,21 +46,25 @@ const REQUESTS: [(&str, Count); 5] = [
 const LOADS: [(&str, Count); 2] =
     [("loaded", |counts| counts.loaded), ("failed", |counts| counts.load_failures)];
 
-const INVALIDATIONS: [(&str, &str, Count); 5] = [
+const INVALIDATIONS: [(&str, &str, Count); 8] = [
     ("key", "evicted", |counts| counts.key_evicted),
     ("key", "absent", |counts| counts.key_absent),
     ("keys", "evicted", |counts| counts.keys_evicted),
     ("keys", "absent", |counts| counts.keys_absent),
+    ("tag", "applied", |counts| counts.tag_applied),
+    ("tag", "evicted", |counts| counts.tag_evicted),
+    ("prefix", "applied", |counts| counts.prefix_applied),
     ("all", "fenced", |counts| counts.all_fenced),
 ];
 
 const EVICTIONS: [(&str, Count); 2] =
     [("size", |counts| counts.evicted), ("expired", |counts| counts.expired)];
 
-const GAUGES: [(&str, &str, Gauge); 4] = [
+const GAUGES: [(&str, &str, Gauge); 5] = [
     ("tidings_cache_entries", "About how many entries the cache holds.", |cache| cache.entries() as f64),
     ("tidings_cache_weight", "About how much its entries weigh.", |cache| cache.weight() as f64),
     ("tidings_cache_flights", "Keys that are being loaded.", |cache| cache.flights() as f64),
+    ("tidings_cache_tagged", "Entries that are known by their tags.", |cache| cache.tagged() as f64),
     ("tidings_subscribers", "Open subscriptions.", |cache| cache.subscribers() as f64),
 ];
 
@@ -96,7 +107,7 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
     });
     out.counter(
         "tidings_invalidations",
-        "What came of other nodes' changes here: keys of which a copy was held or was not, changes of everything.",
+        "What came of other nodes' changes here: keys of which a copy was held or was not, tags and the copies that had them, prefixes, changes of everything.",
         invalidations,
     )?;
     for (name, help, count) in COUNTERS {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::{AnyCache, Cache, Positions, ReadOrFill};
+use tidings::{AnyCache, Cache, Loaded, Positions, ReadOrFill};
 
 use super::acked;
 use crate::app::App;
@@ -68,16 +68,27 @@ pub(crate) struct ChangeQuery {
     acked: Option<String>,
 }
 
+/// What they ask for.
+struct ChangeOptions {
+    ttl: Option<Duration>,
+    tags: Vec<String>,
+    /// How long the peers are waited for.
+    acked: Option<Duration>,
+}
+
 impl ChangeQuery {
-    /// The time to live, how long to wait for peers, and nothing that is not there yet.
-    fn judge(self, cache: &dyn AnyCache) -> Result<(Option<Duration>, Option<Duration>), Problem> {
+    /// What is asked for of a change of this cache.
+    fn judge(self, cache: &dyn AnyCache) -> Result<ChangeOptions, Problem> {
         let acked = acked::judge(self.acked, cache)?;
-        if self.tags.is_some_and(|tags| !tags.is_empty()) {
-            return Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"));
-        }
-        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else { return Ok((None, acked)) };
+        let tags = self.tags.filter(|tags| !tags.is_empty());
+        let tags = tags.map(|tags| tags.split(',').map(ToOwned::to_owned).collect()).unwrap_or_default();
+        let Some(text) = self.ttl.filter(|text| !text.is_empty()) else {
+            return Ok(ChangeOptions { ttl: None, tags, acked });
+        };
         match quantity::duration(&text) {
-            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => Ok((Some(time), acked)),
+            Some(time) if !time.is_zero() && time <= LIFETIME_MAX => {
+                Ok(ChangeOptions { ttl: Some(time), tags, acked })
+            }
             _ => Err(Problem::query(format!("ttl={text}: expected a duration such as 250ms or 5m"))),
         }
     }
@@ -92,7 +103,7 @@ pub(crate) async fn put(
     body: Body,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    let (ttl, acked) = query.judge(&*cache.erased())?;
+    let ChangeOptions { ttl, tags, acked } = query.judge(&*cache.erased())?;
     let metadata = metadata(&headers)?;
     let value = read(&headers, body, VALUE_BYTES_MAX).await?;
     // A slice of a connection's buffer would keep all of it.
@@ -107,12 +118,12 @@ pub(crate) async fn put(
             return Err(Problem::new(StatusCode::BAD_REQUEST, "acked_on_fill", detail));
         }
         let token = token(&app, &named.cache, &headers)?;
-        if !cache.fill(&named.key, value, token.token, ttl)? {
+        if !cache.fill_tagged(&named.key, Loaded { value, tags }, token.token, ttl)? {
             return Err(ended("it was used, its time is over, or the key has changed meanwhile"));
         }
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let mut write = cache.write();
+    let mut write = cache.write().tags(tags);
     for (name, text) in metadata {
         write = write.metadata(name, text);
     }
@@ -131,9 +142,10 @@ pub(crate) async fn delete(
     headers: HeaderMap,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    let (None, acked) = query.judge(&*cache.erased())? else {
-        return Err(Problem::query("ttl: a removal has none"));
-    };
+    let ChangeOptions { ttl, tags, acked } = query.judge(&*cache.erased())?;
+    if ttl.is_some() || !tags.is_empty() {
+        return Err(Problem::query("ttl, tags: a removal has none"));
+    }
     let mut write = cache.write();
     for (name, text) in metadata(&headers)? {
         write = write.metadata(name, text);

@@ -36,31 +36,27 @@ pub(crate) struct InvalidateQuery {
 #[derive(Debug)]
 enum Target {
     Keys(Vec<String>),
+    Tags(Vec<String>),
+    Prefix(String),
     All,
 }
 
 impl Targets {
     fn judge(self) -> Result<Target, Problem> {
-        let invalid = |code, detail: &str| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail));
         match self {
             Self { keys: Some(keys), tags: None, prefix: None, all: None } if !keys.is_empty() => {
                 Ok(Target::Keys(keys))
             }
             Self { keys: None, tags: None, prefix: None, all: Some(true) } => Ok(Target::All),
-            Self { keys: None, tags: None, prefix: Some(prefix), all: None } if prefix.is_empty() => invalid(
-                "empty_prefix",
-                "an empty prefix names everything: say {\"all\": true} if that is meant",
-            ),
-            Self { keys: None, tags: None, prefix: Some(_), all: None } => {
-                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "prefix"))
-            }
+            // An empty one is refused by the cache.
+            Self { keys: None, tags: None, prefix: Some(prefix), all: None } => Ok(Target::Prefix(prefix)),
             Self { keys: None, tags: Some(tags), prefix: None, all: None } if !tags.is_empty() => {
-                Err(Problem::not_available(StatusCode::UNPROCESSABLE_ENTITY, "tags"))
+                Ok(Target::Tags(tags))
             }
-            _ => invalid(
-                "invalid_target",
-                "name exactly one of keys, tags, prefix or \"all\": true, and not nothing",
-            ),
+            _ => {
+                let detail = "name exactly one of keys, tags, prefix or \"all\": true, and not nothing";
+                Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_target", detail))
+            }
         }
     }
 }
@@ -84,10 +80,21 @@ pub(crate) async fn invalidate(
     let targets: Targets = document(&headers, body).await?;
     let (positions, change) = match targets.judge()? {
         Target::All => (cache.clear()?.positions, json!({ "invalidated": "all" })),
+        Target::Prefix(prefix) => {
+            let positions = cache.invalidate_prefix(&prefix)?.positions;
+            (positions, json!({ "invalidated": { "prefix": prefix } }))
+        }
+        Target::Tags(tags) => {
+            let count = tags.len();
+            let work = move || {
+                let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
+                Ok::<_, Problem>(cache.invalidate_tags(&tags)?.positions)
+            };
+            (blocking(work).await?, json!({ "invalidated": { "tags": count } }))
+        }
         Target::Keys(keys) => {
             let count = keys.len();
             let cache = app.bytes_cache(&named.cache)?;
-            // Up to some hundred thousand keys, and a client that hangs up must not leave half of them.
             let work = move || {
                 // Every key is judged before any is changed.
                 keys.iter().try_for_each(|key| judge(key))?;
@@ -97,14 +104,20 @@ pub(crate) async fn invalidate(
                 }
                 Ok::<_, Problem>(positions)
             };
-            let done = tokio::task::spawn_blocking(work).await;
-            let failed =
-                |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
-            (done.map_err(failed)??, json!({ "invalidated": { "keys": count } }))
+            (blocking(work).await?, json!({ "invalidated": { "keys": count } }))
         }
     };
     match acked {
         Some(time) => acked::answer(&app, &positions, time, change).await,
         None => Ok(Json(change).into_response()),
     }
+}
+
+/// Does what may take a while: up to some hundred thousand keys, and a client that hangs up must not leave half of
+/// them.
+async fn blocking(
+    work: impl FnOnce() -> Result<Positions, Problem> + Send + 'static,
+) -> Result<Positions, Problem> {
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the work was cut off");
+    tokio::task::spawn_blocking(work).await.map_err(failed)?
 }

@@ -1,7 +1,7 @@
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 
-use crate::support::{Rig, answer, until};
+use crate::support::{Api, Rig, answer, until};
 
 #[tokio::test]
 async fn caches_are_opened_listed_and_closed() {
@@ -140,6 +140,53 @@ async fn exactly_what_is_named_is_invalidated_on_every_node() {
 }
 
 #[tokio::test]
+async fn entries_are_invalidated_by_tag_and_prefix_on_every_node() {
+    let rig = Rig::start(2).await;
+    let [here, there] = &rig.apis[..] else { unreachable!() };
+    for api in [here, there] {
+        api.open("c", &json!({ "partitions": 1 })).await;
+    }
+    // A change on the one, fills on the other, each with its tags.
+    let put = |key: &'static str, tags: &'static str| {
+        answer(here.entry(Method::PUT, "c", key).query(&[("tags", tags)]).body("v"))
+    };
+    put("user:1", "red,round").await.is(204);
+    put("user:2", "green").await.is(204);
+    put("other", "").await.is(204);
+    until("they are told", async || rig.node(1).following().iter().any(|it| it.applied == 3)).await;
+    for (key, tags) in [("user:1", "red,round"), ("user:2", "green"), ("other", "")] {
+        let miss = there.read("c", key).await.is(404);
+        let token = miss.header("tidings-fill-token").unwrap();
+        let fill = there.entry(Method::PUT, "c", key).query(&[("tags", tags)]);
+        answer(fill.header("tidings-fill-token", token).body("v")).await.is(204);
+    }
+    let invalidate = async |targets: Json| {
+        here.json(Method::POST, "/v1/caches/c/invalidate", &targets).await.is(200).document()
+    };
+    let held = async |api: &Api| {
+        let mut held = Vec::new();
+        for key in ["user:1", "user:2", "other"] {
+            held.push(api.read("c", key).await.status == 200);
+        }
+        held
+    };
+    assert_eq!(
+        invalidate(json!({ "tags": ["none", "round"] })).await,
+        json!({ "invalidated": { "tags": 2 } })
+    );
+    until("the tag goes", async || there.read("c", "user:1").await.status == 404).await;
+    assert_eq!((held(here).await, held(there).await), (vec![false, true, true], vec![false, true, true]));
+    assert_eq!(
+        invalidate(json!({ "prefix": "user:" })).await,
+        json!({ "invalidated": { "prefix": "user:" } })
+    );
+    assert_eq!(held(here).await, [false, false, true]);
+    until("the prefix goes", async || there.read("c", "user:2").await.status == 404).await;
+    assert_eq!(held(there).await, [false, false, true]);
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn targets_that_are_not_exactly_one_are_refused() {
     let rig = Rig::start(1).await;
     let api = &rig.apis[0];
@@ -152,8 +199,9 @@ async fn targets_that_are_not_exactly_one_are_refused() {
         (json!({ "tags": [] }), "invalid_target"),
         (json!({ "keys": ["a"], "prefix": "" }), "invalid_target"),
         (json!({ "prefix": "" }), "empty_prefix"),
-        (json!({ "prefix": "a" }), "not_available"),
-        (json!({ "tags": ["a"] }), "not_available"),
+        (json!({ "tags": ["a", ""] }), "invalid_tags"),
+        (json!({ "tags": ["t".repeat(257)] }), "invalid_tags"),
+        (json!({ "prefix": "a", "tags": ["a"] }), "invalid_target"),
         (json!({ "key": "a" }), "invalid_document"),
         (json!({ "keys": "a" }), "invalid_document"),
     ] {

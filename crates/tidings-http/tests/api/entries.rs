@@ -193,11 +193,13 @@ async fn what_cannot_be_done_is_said() {
     for acked in ["5", "-1s", "x", "61s"] {
         answer(put("acked", acked)).await.problem(400, "invalid_query");
     }
-    answer(put("tags", "a,b")).await.problem(422, "not_available");
+    answer(put("tags", "a,,b")).await.problem(422, "invalid_tags");
+    answer(put("tags", &"t".repeat(257))).await.problem(422, "invalid_tags");
     answer(put("tll", "5m")).await.problem(400, "invalid_query");
     let delete = |name: &str| api.entry(Method::DELETE, "c", "k").query(&[(name, "5m")]);
     answer(delete("acked")).await.problem(400, "invalid_query");
     answer(delete("ttl")).await.problem(400, "invalid_query");
+    answer(delete("tags")).await.problem(400, "invalid_query");
     for (method, path) in
         [(Method::GET, "/v1/caches/x/entries/k"), (Method::DELETE, "/v1/caches/x/entries/k")]
     {

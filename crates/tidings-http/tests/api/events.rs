@@ -132,6 +132,16 @@ async fn kinds_and_operations_say_what_happened() {
     assert_eq!((cleared.name.as_str(), &cleared.data["target"]), ("cleared", &json!("all")));
     assert_eq!(cleared.data["partition"], Json::Null);
 
+    for (targets, target) in [
+        (json!({ "tags": ["red"] }), json!({ "tag": "red" })),
+        (json!({ "prefix": "user:" }), json!({ "prefix": "user:" })),
+    ] {
+        there.json(Method::POST, "/v1/caches/c/invalidate", &targets).await.is(200);
+        let named = events.next().await.unwrap();
+        assert_eq!((named.name.as_str(), &named.data["target"]), ("deleted", &target));
+        assert_eq!((&named.data["operation"], &named.data["local"]), (&json!("invalidate"), &json!(false)));
+    }
+
     here.put("c", "k", "3").await;
     there.put("c", "k", "4").await;
     assert_eq!(events.next().await.unwrap().name, "inserted");

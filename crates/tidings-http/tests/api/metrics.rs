@@ -165,12 +165,20 @@ async fn a_change_is_published_once_and_applied_once_by_each_follower() {
     answer(writer.entry(Method::DELETE, "c", "k0")).await.is(204);
     let keys = json!({ "keys": ["k1", "k2", "absent"] });
     writer.json(Method::POST, "/v1/caches/c/invalidate", &keys).await.is(200);
-    const CHANGES: f64 = 14.0;
+    for whole in [json!({ "tags": ["red", "green"] }), json!({ "prefix": "k" })] {
+        writer.json(Method::POST, "/v1/caches/c/invalidate", &whole).await.is(200);
+    }
+    const CHANGES: f64 = 17.0;
     assert_eq!(writer.metric("tidings_events_published_total").await, Some(CHANGES));
     for follower in followers {
         let applied = async || follower.metric("tidings_events_applied_total").await == Some(CHANGES);
         until("all are applied", applied).await;
         assert_eq!(follower.metric("tidings_events_published_total").await, Some(0.0));
+        for (target, changes) in [("tag", 2.0), ("prefix", 1.0)] {
+            let labels = format!("cache=\"c\",target=\"{target}\",outcome=\"applied\"");
+            let applied = follower.metric(&format!("tidings_invalidations_total{{{labels}}}")).await;
+            assert_eq!(applied, Some(changes), "{target}");
+        }
         assert_eq!(follower.metric("tidings_events_applied_total{origin=\"n1\"}").await, Some(CHANGES));
     }
     assert_eq!(writer.metric("tidings_events_applied_total").await, Some(0.0));

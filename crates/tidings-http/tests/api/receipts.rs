@@ -62,6 +62,35 @@ async fn whoever_asks_is_told_who_has_applied_a_change() {
 }
 
 #[tokio::test]
+async fn what_goes_by_a_tag_or_prefix_is_gone_where_the_receipt_says_so() {
+    let rig = Rig::start(2).await;
+    for api in &rig.apis {
+        api.open("c", &json!({})).await;
+    }
+    let [here, there] = &rig.apis[..] else { unreachable!() };
+    for (what, done) in [
+        (json!({ "tags": ["none", "red"] }), json!({ "tags": 2 })),
+        (json!({ "prefix": "us" }), json!({ "prefix": "us" })),
+    ] {
+        for (key, tags) in [("user", "red,round"), ("other", "round")] {
+            let query = [("tags", tags), ("acked", PATIENCE)];
+            answer(here.entry(Method::PUT, "c", key).query(&query).body("v")).await.is(200);
+            let miss = there.read("c", key).await.is(404);
+            let token = miss.header("tidings-fill-token").unwrap();
+            let fill = there.entry(Method::PUT, "c", key).query(&[("tags", tags)]);
+            answer(fill.header("tidings-fill-token", token).body("v")).await.is(204);
+        }
+        let expected = json!({ "invalidated": done, "applied": ["n2"], "missing": [], "expired": [] });
+        assert_eq!(invalidate(here, PATIENCE, &what).await.is(200).document(), expected);
+        for api in [here, there] {
+            api.read("c", "user").await.problem(404, "not_cached");
+            api.read("c", "other").await.is(200);
+        }
+    }
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_peer_that_has_not_applied_a_change_is_named_with_the_reason() {
     let rig = cut(3).await;
     let api = &rig.apis[0];

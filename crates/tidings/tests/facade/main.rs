@@ -8,6 +8,7 @@ mod common;
 mod credentials;
 mod lanes;
 mod leaving;
+mod named;
 mod observing;
 mod receipts;
 mod starting;

@@ -40,7 +40,18 @@ async fn a_receipt_names_everybody_once_they_have_applied_the_change_whatever_it
     let others = |key: &String| caches[1..].iter().any(|cache| cache.contains(key));
     let all: Vec<String> = (0..100_u64).map(|n| n.to_string()).collect();
     let [first, ..] = &caches[..] else { unreachable!("three were opened") };
-    for change in ["insert", "write through", "remove", "invalidate", "clear", "insert many", "remove many"] {
+    const CHANGES: [&str; 9] = [
+        "insert",
+        "write through",
+        "remove",
+        "invalidate",
+        "tag",
+        "prefix",
+        "clear",
+        "insert many",
+        "remove many",
+    ];
+    for change in CHANGES {
         fill(&caches, &key, 1).await;
         for key in &all {
             fill(&caches[1..], key, 1).await;
@@ -50,6 +61,9 @@ async fn a_receipt_names_everybody_once_they_have_applied_the_change_whatever_it
             "write through" => first.write_through(&key, || async { Ok::<_, ()>(3) }).await.unwrap().1,
             "remove" => remove(first, &key),
             "invalidate" => first.write().invalidate(&key).unwrap(),
+            // Of a cache that knows of no tags: everything goes.
+            "tag" => first.invalidate_tag("t").unwrap(),
+            "prefix" => first.invalidate_prefix("k").unwrap(),
             "clear" => first.clear().unwrap(),
             "insert many" => first.write().insert_many(all.iter().map(|key| (key.clone(), 2))).unwrap(),
             _ => first.write().remove_many(all.clone()).unwrap(),
@@ -62,8 +76,8 @@ async fn a_receipt_names_everybody_once_they_have_applied_the_change_whatever_it
         assert_eq!((missing(&receipt), names(&receipt.expired)), (vec![], vec![]), "{change}");
     }
     let counts = cluster[0].receipts();
-    assert_eq!((counts.complete, counts.partial, counts.failed, counts.waiting), (7, 0, 0, 0));
-    assert_eq!(counts.times.count(), 7);
+    assert_eq!((counts.complete, counts.partial, counts.failed, counts.waiting), (9, 0, 0, 0));
+    assert_eq!(counts.times.count(), 9);
     cluster.shutdown().await;
 }
 

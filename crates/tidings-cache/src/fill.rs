@@ -1,0 +1,127 @@
+//! Fill tokens: loads by callers that cannot pass a loader.
+
+use std::time::Duration;
+
+use tidings_proto::time::Tick;
+
+use crate::cache::Cache;
+use crate::core::Core;
+use crate::flight::{NO_FLIGHT, Purpose, Start};
+use crate::key::{Encoded, Key, KeyError};
+use crate::load::Landing;
+use crate::tags::{Loaded, TagError};
+
+/// How long a fill token is good for unless the caller says otherwise.
+pub const TOKEN_TIME: Duration = Duration::from_secs(10);
+
+/// A fill failed.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The tags cannot.
+    #[error(transparent)]
+    Tags(#[from] TagError),
+}
+
+/// Permission to fill one key, given with a miss. It is good until its deadline, for one use, and only as long as
+/// nothing invalidates the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillToken {
+    pub(crate) start: Start,
+}
+
+impl FillToken {
+    /// Its parts, to be carried elsewhere as text: number, epoch, beginning.
+    #[must_use]
+    pub fn parts(self) -> (u64, u32, u64) {
+        (self.start.id, self.start.epoch, self.start.began.0)
+    }
+
+    /// The token that was carried away as these parts.
+    #[must_use]
+    pub fn from_parts(id: u64, epoch: u32, began: u64) -> Self {
+        Self { start: Start { id, epoch, began: Tick(began) } }
+    }
+}
+
+/// What a read with intent to fill found.
+#[derive(Clone, Debug)]
+pub enum ReadOrFill<V> {
+    /// The value.
+    Hit(V),
+    /// Nothing: load the value and hand it to [`Cache::fill`].
+    Miss(FillToken),
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Opens a fill token's guard. Where what it brings could not be stored, it has none.
+    fn token(&self, key: &Encoded, time: Duration) -> Start {
+        let key = key.borrowed();
+        let mut shard = self.shard(key);
+        let now = self.domain.clock().coarse();
+        let epoch = self.epoch(key.slot());
+        let as_of = shard.after_mark(now).before(self.settings.replica_lag);
+        if self.may_store(&shard, key, as_of) {
+            shard.flights.begin_guard(key, epoch, as_of, Purpose::Token(now.after(time)))
+        } else {
+            Start { id: NO_FLIGHT, epoch, began: as_of }
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
+    /// The value of a key, or permission to fill it: for callers that cannot pass a loader.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn get_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<V>, KeyError> {
+        if let Some(value) = self.try_get(key)? {
+            return Ok(ReadOrFill::Hit(value));
+        }
+        let encoded = Encoded::new(self.core.id, key)?;
+        let start = self.core.token(&encoded, time);
+        Ok(ReadOrFill::Miss(FillToken { start }))
+    }
+
+    /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
+    /// anything invalidated the key meanwhile, or within the cache's replica lag before.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn fill(&self, key: &K, value: V, token: FillToken, ttl: Option<Duration>) -> Result<bool, KeyError> {
+        match self.fill_tagged(key, Loaded::new(value), token, ttl) {
+            Ok(stored) => Ok(stored),
+            Err(FillError::Key(error)) => Err(error),
+            // Those that were computed, and counted.
+            Err(FillError::Tags(_)) => Ok(false),
+        }
+    }
+
+    /// As [`Cache::fill`], with the tags of the value.
+    ///
+    /// # Errors
+    /// [`FillError`]; the token is as good as before.
+    pub fn fill_tagged(
+        &self,
+        key: &K,
+        loaded: Loaded<V>,
+        token: FillToken,
+        ttl: Option<Duration>,
+    ) -> Result<bool, FillError> {
+        let core = &*self.core;
+        let encoded = Encoded::new(core.id, key)?;
+        let Loaded { value, tags } = loaded;
+        let tags = core.tags_loaded((encoded.borrowed(), Some(key)), &value, &tags)?;
+        let key = encoded.borrowed();
+        let mut shard = core.shard(key);
+        let sound =
+            shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
+        let stored =
+            core.land(&mut shard, key, Some((value, tags)), Landing { start: token.start, sound, ttl });
+        drop(shard);
+        core.tell_local_events();
+        Ok(stored)
+    }
+}

@@ -1,0 +1,121 @@
+//! What goes by itself: entries whose time is over or that doubt, fences or invalidated prefixes have excluded.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::time::Tick;
+
+use crate::core::Core;
+use crate::key::{Key, KeyRef, SHARDS};
+use crate::table::{Bare, Entry, LocalEvent, Peeking};
+use crate::topic::Told;
+
+/// How often memory of entries is reclaimed whose own time to live is over, where nothing else notices: a walk over
+/// all entries, about 0.1 us each.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Places of a shard's tag index that housekeeping looks at under one hold of its lock: about 25 us.
+const TAGS_PROBED: usize = 256;
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Tells moka's expiries and evictions to subscribers. Call without any lock.
+    pub(crate) fn tell_local_events(&self) {
+        let events = self.local_events.take();
+        if events.is_empty() {
+            return;
+        }
+        let origin = self.domain.origin();
+        for LocalEvent { key, kind, began, epoch } in events {
+            let key = key.borrowed();
+            // What a clear, fence or floor had removed before did not go now.
+            if !self.is_coherent(key, began, epoch) {
+                continue;
+            }
+            if let Some(partition) = self.partition(key, None) {
+                let operation = if kind == EventKind::Expired { Operation::Expire } else { Operation::Evict };
+                let told = Told::here(kind, operation, origin.clone(), self.domain.clock().wall_ms());
+                self.topic.tell_key(partition, key, told).wake();
+            }
+        }
+    }
+
+    /// Counters that moka's listener keeps.
+    pub(crate) fn local_counts(&self) -> (u64, u64, u64) {
+        let counts = &self.local_events.counts;
+        (counts.evicted.get(), counts.expired.get(), counts.dropped.get())
+    }
+
+    /// Frees the memory of entries that a fence, the floor or the end of their own time has made unreadable, one shard
+    /// lock at a time.
+    pub(crate) fn reclaim(&self) {
+        let floor = if self.travels() { self.domain.gate().floor() } else { Tick::NEVER };
+        let fences = self.fences.load(Ordering::Acquire);
+        // After the count, which is raised after a sweep began: what is counted is walked for.
+        let sweeps = self.sweeps.next();
+        let raised = self.reclaimed_floor.load(Ordering::Acquire) < floor.0;
+        let fenced = raised || self.reclaimed_fences.load(Ordering::Acquire) != fences;
+        if !fenced && !self.is_sweep_due() {
+            return;
+        }
+        self.reclaim_excluded();
+        self.sweeps.walked(sweeps, self.domain.clock().coarse());
+        if fenced {
+            // Of a key that moka displaced meanwhile nothing was seen.
+            (0..SHARDS).for_each(|index| self.shard_at(index).forget_stored());
+        }
+        // What came meanwhile is for the next time.
+        self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
+        self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
+    }
+
+    /// Stops comparing hits with prefixes whose entries are gone for longer than any reader may hold one.
+    pub(crate) fn retire_sweeps(&self) {
+        let after = self.domain.gate().certainly_stale_after();
+        self.sweeps.retire(self.domain.clock().coarse(), after, |slots| self.unmark_sweeping(slots));
+    }
+
+    /// Forgets tags of entries that the table has let go, at some places of every shard.
+    pub(crate) fn reclaim_tags(&self) {
+        for index in 0..SHARDS {
+            if let Some(tags) = &mut self.shard_at(index).tags {
+                tags.probe_some(TAGS_PROBED, |key| self.entries.contains_key(&key));
+            }
+        }
+    }
+
+    fn reclaim_excluded(&self) {
+        let keeps = self.settings.loads.keeps();
+        let gone = |key: KeyRef<'_>, entry: &Entry<V>| {
+            // A watched table tells of what expires, and frees it by itself.
+            let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires.after(keeps));
+            !self.is_coherent(key, entry.began, entry.epoch) || is_over()
+        };
+        let _bare = Bare::begin();
+        for (key, entry) in &self.entries {
+            let key = key.borrowed();
+            if gone(key, &entry) {
+                let mut shard = self.shard(key);
+                // What stands there now may be newer than what was seen.
+                let _peeking = Peeking::begin();
+                if self.entries.get(&key).is_some_and(|now| gone(key, &now)) {
+                    self.entries.invalidate(&key);
+                    shard.untag(key);
+                }
+            }
+        }
+    }
+
+    /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.
+    fn is_sweep_due(&self) -> bool {
+        if self.settings.watches_entries() || !self.own_times.load(Ordering::Relaxed) {
+            return false;
+        }
+        let now = self.domain.clock().coarse();
+        let due = now.since(Tick(self.swept.load(Ordering::Relaxed))) >= SWEEP_INTERVAL;
+        if due {
+            self.swept.store(now.0, Ordering::Relaxed);
+        }
+        due
+    }
+}
