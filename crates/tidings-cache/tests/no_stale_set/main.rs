@@ -6,8 +6,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
+mod record;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings_cache::{Cache, CacheBuilder, Clock, Domain, Mode, ReadOrFill, TOKEN_TIME};
@@ -16,6 +18,8 @@ use tidings_proto::id::{Incarnation, Origin};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::time::Tick;
 use tokio::task::JoinSet;
+
+use record::{Random, Record, Tally, is_absent};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
@@ -27,82 +31,6 @@ const TAGS: usize = 8;
 
 /// Reads between two looks at whether there have been enough.
 const READS_PER_ROUND: u64 = 512;
-
-/// The truth, and what must be visible of it.
-struct Record {
-    versions: Vec<AtomicU64>,
-    /// Versions whose invalidation has returned.
-    settled: Vec<AtomicU64>,
-}
-
-impl Record {
-    fn new() -> Self {
-        let zeros = || (0..KEYS).map(|_| AtomicU64::new(0)).collect();
-        Self { versions: zeros(), settled: zeros() }
-    }
-
-    /// What the system of record answers now.
-    fn load(&self, key: usize) -> u64 {
-        self.versions[key].load(Ordering::SeqCst)
-    }
-
-    fn write(&self, key: usize) -> u64 {
-        self.versions[key].fetch_add(1, Ordering::SeqCst) + 1
-    }
-
-    fn settle(&self, key: usize, version: u64) {
-        self.settled[key].fetch_max(version, Ordering::SeqCst);
-    }
-
-    /// The keys with its tag.
-    fn keys_like(&self, key: usize) -> Vec<usize> {
-        (0..KEYS).filter(|other| other % TAGS == key % TAGS).collect()
-    }
-
-    fn bound(&self, key: usize) -> u64 {
-        self.settled[key].load(Ordering::SeqCst)
-    }
-}
-
-/// Xorshift: quick, and the same for one seed.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % bound
-    }
-}
-
-#[derive(Default)]
-struct Tally {
-    reads: AtomicU64,
-    hits: AtomicU64,
-    stale: AtomicU64,
-    enough: AtomicBool,
-}
-
-impl Tally {
-    fn judge_absent(&self, bound: u64, now: u64) {
-        let was_absent = (bound..=now).any(is_absent);
-        self.stale.fetch_add(u64::from(!was_absent), Ordering::Relaxed);
-    }
-
-    fn judge(&self, bound: u64, version: u64) {
-        self.stale.fetch_add(u64::from(version < bound), Ordering::Relaxed);
-    }
-}
-
-/// Whether a key has no value at this version, for who asks so.
-fn is_absent(version: u64) -> bool {
-    version.is_multiple_of(5)
-}
 
 struct Arena {
     domain: Domain,
