@@ -50,14 +50,12 @@ impl Arena {
         let builder = CacheBuilder::new(&domain, "arena").mode(mode).eviction_events(told);
         let tagged = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
         let cache = tagged.max_capacity(KEYS as u64 * 3 / 4).open().unwrap();
-        Arc::new(Self {
-            domain,
-            cache,
-            record: Record::new(),
-            tally: Tally::default(),
-            wanted,
-            fetches: false,
-        })
+        Self::of(domain, cache, wanted, false)
+    }
+
+    fn of(domain: Domain, cache: Cache<usize, u64>, wanted: u64, fetches: bool) -> Arc<Self> {
+        let (record, tally) = (Record::new(), Tally::default());
+        Arc::new(Self { domain, cache, record, tally, wanted, fetches })
     }
 
     /// One whose entries expire all the time, and are served, refreshed and loaded in every way there is.
@@ -68,14 +66,7 @@ impl Arena {
         let builder = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
         let builder = builder.eager_refresh(0.5).soft_timeout(MILLISECOND).hard_timeout(10 * MILLISECOND);
         let cache = builder.retry_after(5 * MILLISECOND).negative_ttl(20 * MILLISECOND).open().unwrap();
-        Arc::new(Self {
-            domain,
-            cache,
-            record: Record::new(),
-            tally: Tally::default(),
-            wanted,
-            fetches: true,
-        })
+        Self::of(domain, cache, wanted, true)
     }
 
     /// A read by a loader that may go on without its caller, that brings many keys, or that finds nothing.
