@@ -296,6 +296,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             return Err(OpenError::ReplicaLag(self.settings.replica_lag));
         }
         self.settings.loads.check(self.settings.time_to_live)?;
+        if self.settings.explicit_tags && self.settings.loads.eager_refresh.is_some() {
+            let why = "not with explicit_tags: what is reloaded would lose its tags";
+            return Err(OpenError::Option { option: "eager_refresh", why });
+        }
         let name: Arc<str> = self.name.into();
         let core = Core::new(self.domain.clone(), name.clone(), self.settings, self.functions);
         let core = Arc::new(core);

@@ -188,18 +188,19 @@ impl<'a> TargetCache<'a> {
                 }
             }
             if derived.len() >= DERIVED_KEYS_MAX {
-                self.invalidate::<D, W>(std::mem::take(&mut derived));
+                self.invalidate::<D, W>(std::mem::take(&mut derived), stats);
             }
         }
         if !derived.is_empty() {
-            self.invalidate::<D, W>(derived);
+            self.invalidate::<D, W>(derived, stats);
         }
     }
 
-    fn invalidate<D: Key, W: Clone + Send + Sync + 'static>(&self, keys: Vec<D>) {
+    fn invalidate<D: Key, W: Clone + Send + Sync + 'static>(&self, keys: Vec<D>, stats: &CacheStats) {
         // Judged before any is changed, and kept for a target that is not open.
-        let encoded: Result<Vec<Encoded>, _> = keys.iter().map(|key| Encoded::new(self.id, key)).collect();
-        let Ok(encoded) = encoded else { return self.clear() };
+        let encode = || keys.iter().map(|key| Encoded::new(self.id, key)).collect::<Result<Vec<_>, _>>();
+        let encoded = catch_unwind(AssertUnwindSafe(encode)).inspect_err(|_| stats.panics.count());
+        let Ok(Ok(encoded)) = encoded else { return self.clear() };
         let told = match &self.open {
             None => self.domain.tell_keys_of_closed(self.id, &encoded),
             Some(open) => match Cache::<D, W>::from_erased(open.clone()) {

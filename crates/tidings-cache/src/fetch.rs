@@ -136,6 +136,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// A value is marked as stale if its time was over and the loader failed, took too long, or has failed lately.
     /// Nothing that is returned, marked or not, is older than an invalidation that had returned before the call.
     ///
+    /// What it loads has the tags that the cache computes, and no others.
+    ///
     /// # Errors
     /// [`LoadError`], if nothing is kept that could be served.
     ///

@@ -123,7 +123,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let was_named = match &tags {
             Some(tags) => self.was_named(shard, key, tags, start.began),
             // Nobody knows the tags of a value that was not found.
-            None => start.began <= shard.mark,
+            None => self.dated(start.began) <= shard.mark,
         };
         let tags = tags.unwrap_or_default();
         let stored = sound && !self.is_closed() && !was_named;

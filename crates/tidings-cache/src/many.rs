@@ -58,7 +58,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut chunks = all.chunks_mut(KEYS_PER_HOLD_MAX);
         let changed = chunks.try_for_each(|some| self.change_some(some, operation, options, &mut telling));
         self.tell_local_events();
-        if telling.begun || changed.is_ok() {
+        if telling.counted || changed.is_ok() {
             // Also if it failed half way.
             self.derive(Changed::Keys(&keys));
         }
@@ -100,7 +100,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
         }
         if result.is_err() {
-            some.iter().for_each(|one| self.entries.invalidate(&one.encoded.borrowed()));
+            for one in &*some {
+                let key = one.encoded.borrowed();
+                self.entries.invalidate(&key);
+                if let Some(shard) = &mut shards[key.shard()] {
+                    shard.end(key);
+                }
+            }
         }
         // Under the locks, so that a close sees it; and also if it failed half way, as others count it.
         if (result.is_ok() || telling.begun) && !std::mem::replace(&mut telling.counted, true) {

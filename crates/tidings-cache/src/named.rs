@@ -109,6 +109,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if !self.travels() || self.domain.gate().fresh_until() == Tick::FOREVER {
             // There may be nobody who keeps house, and hits do not look at the clock here.
             self.reclaim();
+            self.retire_sweeps();
         }
         Ok(written)
     }

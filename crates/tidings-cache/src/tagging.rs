@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tidings_proto::codec;
 use tidings_proto::time::Tick;
 
+use crate::clock::COARSE_LAG;
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::Candidate;
@@ -26,9 +27,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         given.iter().try_for_each(|tag| tags.add(self.id, tag))?;
         if let Some(tagger) = &self.tagger {
             let decoded = if typed.is_none() { codec::decode::<K>(key.bytes).ok() } else { None };
-            if let Some(typed) = typed.or(decoded.as_ref()) {
-                tagger(typed, value, &mut tags)?;
-            }
+            tagger(typed.or(decoded.as_ref()).ok_or(TagError::Key)?, value, &mut tags)?;
         }
         Ok(tags)
     }
@@ -67,6 +66,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (0..SHARDS).map(|index| self.shard_at(index).tags.as_ref().map_or(0, |tags| tags.len())).sum()
     }
 
+    /// When a flight began, to be compared with moments: these may be early by what a coarse clock lags, and of a replica
+    /// that lags too nothing else makes up for that.
+    pub(crate) fn dated(&self, began: Tick) -> Tick {
+        if self.settings.replica_lag.is_zero() { began } else { began.before(COARSE_LAG) }
+    }
+
     /// Whether a tag or prefix was invalidated since a flight began that names what it wants to store. Call under the
     /// key's shard lock.
     #[inline]
@@ -77,6 +82,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         tags: &Tags,
         began: Tick,
     ) -> bool {
+        let began = self.dated(began);
         began <= shard.mark && {
             let candidate = Candidate { slot: key.slot(), text: self.text(key), tags, began };
             self.recents.name(candidate)

@@ -36,6 +36,10 @@ pub enum TagError {
     /// One is empty. Leave it out.
     #[error("an empty tag")]
     Empty,
+    /// Its key cannot be read back from how it encodes, so that what its tags are cannot be computed. Use a key that is no
+    /// untagged and no internally tagged enum.
+    #[error("a key that cannot be read back has no tags")]
+    Key,
 }
 
 /// A tag, as it is remembered.

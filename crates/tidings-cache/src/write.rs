@@ -161,9 +161,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let (kind, taken) = self.change_entry(&mut shard, key, when, change, options, now);
         self.set_tags(&mut shard, key, tags);
+        let changed =
+            subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key)));
         let logged = if self.travels() {
-            let logged = self.log_one(key, kind, operation, options, wall_ms);
-            Some(logged.inspect_err(|_| shard.end(key))?)
+            match self.log_one(key, kind, operation, options, wall_ms) {
+                Ok(appended) => Some(appended),
+                Err(error) => {
+                    shard.end(key);
+                    drop(shard);
+                    // Its entry is gone all the same.
+                    self.derive(changed);
+                    return Err(error);
+                }
+            }
         } else {
             None
         };
@@ -190,9 +200,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             waiting.wake();
         }
         self.tell_local_events();
-        self.derive(
-            subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key))),
-        );
+        self.derive(changed);
         Ok(Outcome { written: Some(self.written(kind, positions)), taken })
     }
 

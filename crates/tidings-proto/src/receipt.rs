@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::id::{LaneId, NodeId, Origin, Sequence};
+use crate::id::{LaneId, Lanes, NodeId, Origin, Sequence};
 use crate::time::Tick;
 
 /// Where a change log has a change: the newest position in each lane that it touched. Nothing, if nobody has to be
@@ -35,6 +35,13 @@ impl Positions {
             Some((_, newest)) => *newest = sequence.max(*newest),
             None => self.0.push((lane, sequence)),
         }
+    }
+
+    /// Those in lanes of a log that has so many: others are of another node's log, and mean nothing to it.
+    #[must_use]
+    pub fn within(&self, lanes: Lanes) -> Self {
+        let known = |(lane, _): &(LaneId, Sequence)| lane.index() < usize::from(lanes.count());
+        Self(self.0.iter().copied().filter(known).collect())
     }
 
     /// Adds those of another change: both together are one.

@@ -146,6 +146,7 @@ async fn wait(bus: &Bus, positions: &Positions, timeout: Duration) -> Result<Rec
     if bus.receipts.ended.is_cancelled() {
         return Err(ReceiptError::Ended);
     }
+    let positions = &positions.within(bus.domain.log().lanes());
     let asked = bus.domain.clock().now();
     let members = bus.coherence.members_at(positions).ok_or(ReceiptError::NoContact)?;
     let bound = bus.coherence.bounds().max_staleness;

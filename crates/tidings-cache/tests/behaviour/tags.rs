@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, poll};
+use serde::{Deserialize, Serialize};
 use tidings_cache::{
-    Cache, Computed, EventKind, FillError, Loaded, Operation, ReadOrFill, TAGS_PER_ENTRY_MAX, TOKEN_TIME,
-    TagError, Target, WriteError, WriteThroughError,
+    Cache, CacheBuilder, Computed, EventKind, FillError, Loaded, OpenError, Operation, ReadOrFill,
+    TAGS_PER_ENTRY_MAX, TOKEN_TIME, TagError, Target, WriteError, WriteThroughError,
 };
 use tidings_proto::id::Lanes;
 use tidings_proto::log::Retention;
@@ -367,4 +368,37 @@ async fn more_invalidations_than_are_remembered_end_every_load_that_began_before
     let early = token(&users, "other");
     (0..1_025).for_each(|n| drop(users.invalidate_tag(&format!("tenant:{}", 100 + n)).unwrap()));
     assert!(!users.fill(&key("other"), 1, early, None).unwrap(), "what named it may be forgotten");
+}
+
+/// Encodes, and cannot be read back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Loose {
+    Number(u64),
+}
+
+#[tokio::test]
+async fn what_is_loaded_under_a_key_that_cannot_be_read_back_is_not_kept_without_its_tags() {
+    let node = Node::new("a");
+    let users = CacheBuilder::<Loose, u64>::new(&node.domain, "users").tags(|_, _| ["all"]).open().unwrap();
+    let key = Loose::Number(7);
+    let load = || async { Ok::<_, ()>(1) };
+    assert_eq!(users.get_or_load(&key, load).await.unwrap(), 1);
+    assert_eq!((users.get(&key), users.counts().untagged), (None, 1), "it would outlive its tags");
+    // Who has the key at hand can tell.
+    users.insert(key.clone(), 2).unwrap();
+    assert_eq!(users.get(&key), Some(2));
+    users.invalidate_tag("all").unwrap();
+    assert_eq!(users.get(&key), None);
+}
+
+#[test]
+fn an_eager_refresh_is_refused_where_callers_give_the_tags() {
+    let node = Node::new("a");
+    let minute = Duration::from_secs(60);
+    let builder = CacheBuilder::<String, u64>::new(&node.domain, "users")
+        .explicit_tags()
+        .time_to_live(minute)
+        .eager_refresh(0.5);
+    assert!(matches!(builder.open().map(drop), Err(OpenError::Option { option: "eager_refresh", .. })));
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
-use tidings::{Cache, Missing, MissingReason, Mode, Node, Receipt, ReceiptError, State, Written};
+use tidings::{
+    Cache, Lanes, Missing, MissingReason, Mode, Node, Positions, Receipt, ReceiptError, State, Written,
+};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -221,6 +223,18 @@ async fn where_there_is_nobody_to_tell_that_is_said() {
     assert_eq!(remove(&cache, "k").acked(SHORT).await, Err(ReceiptError::NoContact));
     assert_eq!(nowhere.receipts().failed, 1);
     nowhere.shutdown(Duration::ZERO).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn positions_of_a_log_with_more_lanes_are_waited_for_by_nobody() {
+    let cluster = quick(2).await;
+    let far = Lanes::new(64).unwrap().ids().last().unwrap();
+    let positions = Positions::one(far, 1);
+    let receipt = cluster[0].domain().acked(&positions, SHORT);
+    // On a runtime with one thread: it would hear of no time-out if it spun.
+    let receipt = tokio::time::timeout(PATIENCE, receipt).await.expect("an answer").unwrap();
+    assert_eq!(receipt, Receipt::default());
     cluster.shutdown().await;
 }
 
