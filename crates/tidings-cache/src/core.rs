@@ -26,7 +26,7 @@ use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
 use crate::derive::Rules;
 use crate::domain::Domain;
-use crate::key::{self, Key, KeyRef, SHARDS};
+use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
 use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
@@ -77,7 +77,7 @@ pub(crate) struct Core<K, V> {
     /// Some entry has one of its own, shorter than the cache's.
     pub(crate) own_times: AtomicBool,
     /// When entries whose own time is over were last looked for.
-    pub(crate) swept: AtomicU64,
+    pub(crate) expiry_walked: AtomicU64,
     /// Counts what may have made entries unreadable, but for the floor: fences, and entries stored too late.
     pub(crate) fences: AtomicU64,
     /// That count when memory was last reclaimed.
@@ -146,7 +146,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             tagged: AtomicBool::new(settings.explicit_tags || tagger.is_some()),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
-            swept: AtomicU64::new(0),
+            expiry_walked: AtomicU64::new(0),
             fences: AtomicU64::new(0),
             reclaimed_fences: AtomicU64::new(0),
             reclaimed_floor: AtomicU64::new(0),
@@ -483,7 +483,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// The text of a key that is a string.
     pub(crate) fn text<'k>(&self, key: KeyRef<'k>) -> Option<&'k [u8]> {
-        self.has_text().then(|| key::text_of(key.bytes))
+        self.has_text().then(|| codec::text_of(key.bytes))
     }
 
     /// A key that is a string.

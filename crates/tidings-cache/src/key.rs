@@ -122,18 +122,6 @@ impl Write for Encoded {
     }
 }
 
-/// The text of an encoded string: what follows its length.
-pub(crate) fn text_of(encoded: &[u8]) -> &[u8] {
-    // As the codec has it: up to 250 the first byte is the length, from there on it says how many bytes follow.
-    let length = match encoded.first() {
-        Some(251) => 3,
-        Some(252) => 5,
-        Some(253) => 9,
-        _ => 1,
-    };
-    encoded.get(length..).unwrap_or_default()
-}
-
 /// A borrowed encoded key with its hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyRef<'a> {
@@ -262,22 +250,5 @@ impl BuildHasher for CarriedHash {
 
     fn build_hasher(&self) -> Self {
         Self(0)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_of_an_encoded_string_is_that_string() {
-        for length in [0, 1, 250, 251, 252, 4_096, 70_000] {
-            let text = "x".repeat(length);
-            assert_eq!(
-                text_of(&codec::encode(&text).expect("a string encodes")),
-                text.as_bytes(),
-                "{length}"
-            );
-        }
     }
 }

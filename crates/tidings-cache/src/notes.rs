@@ -14,7 +14,7 @@ const NOTES_MAX: usize = 1_024;
 
 /// Keys by their hashes, with the time of their last note. Keys of one hash count as one.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct Notes {
     window: Duration,
     last: HashMap<u64, Tick, CarriedHash>,
     /// Each of them once, with a time at which it was noted.
@@ -23,7 +23,7 @@ pub(crate) struct Recent {
     forgotten: Tick,
 }
 
-impl Recent {
+impl Notes {
     pub(crate) fn new(window: Duration) -> Self {
         Self { window, last: HashMap::default(), notes: VecDeque::new(), forgotten: Tick::NEVER }
     }
@@ -81,7 +81,7 @@ mod tests {
         fn no_note_within_the_window_is_forgotten_and_memory_is_bounded(
             notes in prop::collection::vec((0_u64..3_000, 0_u64..3), 1..4_000),
         ) {
-            let mut recent = Recent::new(WINDOW);
+            let mut recent = Notes::new(WINDOW);
             let mut truth = std::collections::HashMap::new();
             let mut now = Tick(1 << 40);
             for (hash, pause) in notes {
@@ -99,15 +99,16 @@ mod tests {
 
     #[test]
     fn a_key_that_was_not_noted_is_unknown_until_notes_are_forgotten() {
-        let mut recent = Recent::new(WINDOW);
+        let mut recent = Notes::new(WINDOW);
         (0..NOTES_MAX as u64).for_each(|hash| recent.note(hash, Tick(10)));
         assert_eq!((recent.last_possible(u64::MAX), recent.last(3)), (Tick::NEVER, Tick(10)));
         recent.note(NOTES_MAX as u64, Tick(11));
         assert_eq!((recent.last_possible(u64::MAX), recent.last(0)), (Tick(10), Tick::NEVER));
     }
+
     #[test]
     fn a_key_that_is_noted_all_the_time_pushes_no_other_out() {
-        let mut recent = Recent::new(WINDOW);
+        let mut recent = Notes::new(WINDOW);
         recent.note(1, Tick(10));
         (0..10 * NOTES_MAX as u64).for_each(|n| recent.note(2, Tick(11 + n % 2)));
         assert_eq!((recent.last(1), recent.last_possible(3)), (Tick(10), Tick::NEVER));

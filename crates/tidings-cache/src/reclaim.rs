@@ -13,7 +13,7 @@ use crate::topic::Told;
 
 /// How often memory of entries is reclaimed whose own time to live is over, where nothing else notices: a walk over
 /// all entries, about 0.1 us each.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Places of a shard's tag index that housekeeping looks at under one hold of its lock: about 25 us.
 const TAGS_PROBED: usize = 256;
@@ -55,7 +55,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let sweeps = self.sweeps.next();
         let raised = self.reclaimed_floor.load(Ordering::Acquire) < floor.0;
         let fenced = raised || self.reclaimed_fences.load(Ordering::Acquire) != fences;
-        if !fenced && !self.is_sweep_due() {
+        if !fenced && !self.is_expiry_due() {
             return;
         }
         self.reclaim_excluded();
@@ -107,14 +107,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.
-    fn is_sweep_due(&self) -> bool {
+    fn is_expiry_due(&self) -> bool {
         if self.settings.watches_entries() || !self.own_times.load(Ordering::Relaxed) {
             return false;
         }
         let now = self.domain.clock().coarse();
-        let due = now.since(Tick(self.swept.load(Ordering::Relaxed))) >= SWEEP_INTERVAL;
+        let due = now.since(Tick(self.expiry_walked.load(Ordering::Relaxed))) >= EXPIRY_INTERVAL;
         if due {
-            self.swept.store(now.0, Ordering::Relaxed);
+            self.expiry_walked.store(now.0, Ordering::Relaxed);
         }
         due
     }

@@ -10,27 +10,27 @@ use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
 use crate::clock::{COARSE_LAG, Clock};
-use crate::notes::Recent;
+use crate::notes::Notes;
 
 /// The last changes of one shard's keys.
 #[derive(Debug)]
 pub(crate) struct Changes {
     clock: Clock,
-    recent: Recent,
+    notes: Notes,
 }
 
 impl Changes {
     pub(crate) fn new(clock: Clock, lag: Duration) -> Self {
-        Self { clock, recent: Recent::new(lag.saturating_add(COARSE_LAG)) }
+        Self { clock, notes: Notes::new(lag.saturating_add(COARSE_LAG)) }
     }
 
     pub(crate) fn note(&mut self, hash: u64) {
-        self.recent.note(hash, no_earlier(&self.clock));
+        self.notes.note(hash, no_earlier(&self.clock));
     }
 
     /// Whether what is from this moment may lack the key's last change. Ask when a load begins: later ones end it.
     pub(crate) fn overtook(&self, hash: u64, as_of: Tick) -> bool {
-        as_of <= self.recent.last_possible(hash)
+        as_of <= self.notes.last_possible(hash)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::flight::FlightTable;
 use crate::key::KeyRef;
 use crate::leader::Waiting;
-use crate::notes::Recent;
+use crate::notes::Notes;
 use crate::replica::Changes;
 use crate::tags::TagIndex;
 
@@ -69,7 +69,7 @@ pub(crate) struct Shard<V> {
     /// When keys changed, where loads read a replica that lags.
     pub(crate) changes: Option<Box<Changes>>,
     /// Keys whose loaders are not to be asked for a while.
-    pauses: Option<Box<Recent>>,
+    pauses: Option<Box<Notes>>,
     /// Keys whose entries have tags; nothing before the first.
     pub(crate) tags: Option<Box<TagIndex>>,
     /// The moment of the newest invalidation of a tag or prefix.
@@ -84,7 +84,7 @@ impl<V> Shard<V> {
             lately: Lately::default(),
             room: Room::default(),
             changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
-            pauses: settings.loads.pauses().then(|| Box::new(Recent::new(settings.loads.retry_after))),
+            pauses: settings.loads.pauses().then(|| Box::new(Notes::new(settings.loads.retry_after))),
             tags: None,
             mark: Tick::NEVER,
         }

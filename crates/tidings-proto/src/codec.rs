@@ -59,6 +59,19 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     if used == bytes.len() { Ok(value) } else { Err(CodecError::Trailing(bytes.len() - used)) }
 }
 
+/// The text of an encoded string, as bytes: what follows its length. Of what encodes no string it means nothing.
+#[must_use]
+pub fn text_of(encoded: &[u8]) -> &[u8] {
+    // Up to 250 the first byte is the length, from there on it says how many bytes follow.
+    let length = match encoded.first() {
+        Some(251) => 3,
+        Some(252) => 5,
+        Some(253) => 9,
+        _ => 1,
+    };
+    encoded.get(length..).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +87,13 @@ mod tests {
     fn a_claimed_length_beyond_the_limit_is_refused_before_it_is_allocated() {
         let claim = encode(&(1_u64 << 40)).unwrap();
         assert!(matches!(decode::<Vec<u8>>(&claim), Err(CodecError::Decode(_))));
+    }
+
+    #[test]
+    fn text_of_an_encoded_string_is_that_string() {
+        for length in [0, 1, 250, 251, 252, 4_096, 70_000] {
+            let text = "x".repeat(length);
+            assert_eq!(text_of(&encode(&text).unwrap()), text.as_bytes(), "{length}");
+        }
     }
 }
