@@ -81,8 +81,9 @@ pub(crate) async fn invalidate(
     let (positions, change) = match targets.judge()? {
         Target::All => (cache.clear()?.positions, json!({ "invalidated": "all" })),
         Target::Prefix(prefix) => {
-            let positions = cache.invalidate_prefix(&prefix)?.positions;
-            (positions, json!({ "invalidated": { "prefix": prefix } }))
+            let change = json!({ "invalidated": { "prefix": prefix } });
+            let work = move || Ok::<_, Problem>(cache.invalidate_prefix(&prefix)?.positions);
+            (blocking(work).await?, change)
         }
         Target::Tags(tags) => {
             let count = tags.len();
@@ -113,8 +114,8 @@ pub(crate) async fn invalidate(
     }
 }
 
-/// Does what may take a while: up to some hundred thousand keys, and a client that hangs up must not leave half of
-/// them.
+/// Does what may take a while: up to some hundred thousand keys, or for a prefix without peers a walk over all entries;
+/// and a client that hangs up must not leave half of it.
 async fn blocking(
     work: impl FnOnce() -> Result<Positions, Problem> + Send + 'static,
 ) -> Result<Positions, Problem> {
