@@ -97,7 +97,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     #[inline]
     pub fn get(&self, key: &K) -> Option<V> {
         let mut encoded = Encoded::empty();
-        self.core.hit(encoded.set(self.core.id, key).ok()?)
+        encoded.set(self.core.id, key).ok()?;
+        self.core.hit(encoded.borrowed())
     }
 
     /// The cached value of a key, with the error of one that cannot be used.
@@ -106,7 +107,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`KeyError`].
     pub fn try_get(&self, key: &K) -> Result<Option<V>, KeyError> {
         let mut encoded = Encoded::empty();
-        Ok(self.core.hit(encoded.set(self.core.id, key)?))
+        encoded.set(self.core.id, key)?;
+        Ok(self.core.hit(encoded.borrowed()))
     }
 
     /// The value and its age (time since its load began, and the replica lag), without counting a request. No access as far as the time to idle
@@ -145,8 +147,30 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// [`WriteError`].
+    #[inline]
     pub fn insert(&self, key: K, value: V) -> Result<Written<'_>, WriteError> {
-        self.write().insert(key, value)
+        self.insert_with(key, value, &PLAIN)
+    }
+
+    #[inline]
+    fn insert_with(&self, key: K, value: V, options: &Options) -> Result<Written<'_>, WriteError> {
+        let outcome = self.change(&key, Operation::Insert, options, When::Always, Change::Put(value))?;
+        Ok(outcome.written.expect("an insert has no condition"))
+    }
+
+    #[inline]
+    fn change(
+        &self,
+        key: &K,
+        operation: Operation,
+        options: &Options,
+        when: When,
+        change: Change<V>,
+    ) -> Result<Outcome<'_, V>, WriteError> {
+        let mut encoded = Encoded::empty();
+        encoded.set(self.core.id, key)?;
+        let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
+        self.core.change(subject, operation, options, when, change)
     }
 
     /// Stores a value if the key has none. Returns whether it did.
@@ -302,6 +326,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Decision<'_, K, V> {
     }
 }
 
+/// How most mutations are made.
+static PLAIN: Options =
+    Options { ttl: None, metadata: Vec::new(), writer: None, tags: Vec::new(), ends_write: false };
+
 /// A mutation with options.
 #[must_use = "options do nothing until a mutation is made with them"]
 pub struct Write<'a, K, V> {
@@ -353,9 +381,7 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
         when: When,
         change: Change<V>,
     ) -> Result<Outcome<'a, V>, WriteError> {
-        let mut encoded = Encoded::empty();
-        let subject = Subject { key: encoded.set(self.cache.core.id, key)?, typed: Some(key) };
-        self.cache.core.change(subject, operation, &self.options, when, change)
+        self.cache.change(key, operation, &self.options, when, change)
     }
 
     /// As [`Cache::insert`].
@@ -366,8 +392,7 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
     /// # Panics
     /// Never.
     pub fn insert(&self, key: K, value: V) -> Result<Written<'a>, WriteError> {
-        let outcome = self.run(&key, Operation::Insert, When::Always, Change::Put(value))?;
-        Ok(outcome.written.expect("an insert has no condition"))
+        self.cache.insert_with(key, value, &self.options)
     }
 
     /// As [`Cache::insert_if_absent`].

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::io::{self, Write};
+use std::num::NonZeroU8;
 
 use bytes::Bytes;
 use equivalent::Equivalent;
@@ -67,21 +68,17 @@ impl Encoded {
         Ok(encoded)
     }
 
-    /// Encodes a key into an empty one, in place: on the way of every hit, a move of what was just written would
-    /// stall.
+    /// Encodes a key into an empty one, in place, and returns nothing: on the way of every hit, a move of what was just
+    /// written would stall.
     #[inline]
-    pub(crate) fn set<K: Serialize + ?Sized>(
-        &mut self,
-        cache: CacheId,
-        key: &K,
-    ) -> Result<KeyRef<'_>, KeyError> {
+    pub(crate) fn set<K: Serialize + ?Sized>(&mut self, cache: CacheId, key: &K) -> Result<(), KeyError> {
         codec::encode_into(key, self).map_err(KeyError::Encode)?;
         let length = self.bytes().len();
         if length > KEY_BYTES_MAX {
             return Err(KeyError::TooLong(length));
         }
         self.hash = key_hash(cache, self.bytes());
-        Ok(self.borrowed())
+        Ok(())
     }
 
     #[inline]
@@ -153,25 +150,49 @@ impl<'a> KeyRef<'a> {
 
 /// Longest key, in bytes, that is stored without an allocation of its own: a UUID as text fits, and a key with its
 /// hash fills 48 bytes.
-const INLINE_BYTES: usize = 38;
+const INLINE_BYTES: usize = 39;
+
+/// The bytes stand first, where they are aligned, and the length has no zero, so that it says too which of
+/// [`StoredBytes`] it is.
+#[derive(Debug)]
+#[repr(C)]
+struct Inline {
+    bytes: [u8; INLINE_BYTES],
+    /// One more than there are bytes.
+    end: NonZeroU8,
+}
 
 #[derive(Debug)]
 enum StoredBytes {
-    Inline { length: u8, bytes: [u8; INLINE_BYTES] },
+    Inline(Inline),
     Boxed(Box<[u8]>),
 }
 
 impl StoredBytes {
+    #[inline]
     fn of(key: &[u8]) -> Self {
-        let mut bytes = [0; INLINE_BYTES];
-        match bytes.get_mut(..key.len()) {
-            Some(inline) => {
-                copy(inline, key);
-                Self::Inline { length: key.len() as u8, bytes }
-            }
+        let end = NonZeroU8::MIN.saturating_add(u8::try_from(key.len()).unwrap_or(u8::MAX));
+        match padded(key) {
+            Some(bytes) => Self::Inline(Inline { bytes, end }),
             None => Self::Boxed(key.into()),
         }
     }
+}
+
+/// A short key with zeros behind it. What was written in pieces cannot be read at once, so those of 16 to 32 bytes,
+/// which most have, are put together in registers.
+#[inline]
+fn padded(key: &[u8]) -> Option<[u8; INLINE_BYTES]> {
+    let mut bytes = [0; INLINE_BYTES];
+    match (key.first_chunk::<16>(), key.last_chunk::<16>()) {
+        (Some(head), Some(tail)) if key.len() <= 32 => {
+            let rest = u128::from_le_bytes(*tail).checked_shr(8 * (32 - key.len()) as u32).unwrap_or(0);
+            bytes[..16].copy_from_slice(head);
+            bytes[16..32].copy_from_slice(&rest.to_le_bytes());
+        }
+        _ => bytes.get_mut(..key.len())?.copy_from_slice(key),
+    }
+    Some(bytes)
 }
 
 impl std::ops::Deref for StoredBytes {
@@ -180,7 +201,7 @@ impl std::ops::Deref for StoredBytes {
     #[inline]
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Inline(Inline { bytes, end }) => &bytes[..usize::from(end.get() - 1)],
             Self::Boxed(bytes) => bytes,
         }
     }
@@ -250,5 +271,22 @@ impl BuildHasher for CarriedHash {
 
     fn build_hasher(&self) -> Self {
         Self(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_any_length_is_stored_as_it_is() {
+        let text: Vec<u8> = (1..=100).collect();
+        for length in 0..=text.len() {
+            let key = KeyRef::of(CacheId(1), &text[..length]);
+            let stored = key.stored();
+            assert_eq!(stored.borrowed(), key);
+            let inline = matches!(stored.bytes, StoredBytes::Inline(_));
+            assert_eq!(inline, length <= INLINE_BYTES, "{length} bytes");
+        }
     }
 }
