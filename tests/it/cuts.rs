@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tidings_tests::cluster::{Cluster, Setup};
 use tidings_tests::drive::{Drive, Load};
+use tidings_tests::facts;
 use tidings_tests::network::Network;
 use tidings_tests::scale;
 use tidings_tests::wait::until;
@@ -36,11 +37,11 @@ async fn through(fault: impl FnOnce(&mut Network) -> Result<()>) -> Result<()> {
     verdict::kept(&mut cluster, drive, &[0, 1, 2]).await
 }
 
-async fn healed(cluster: &mut Cluster) -> Result<()> {
+pub(crate) async fn healed(cluster: &mut Cluster) -> Result<()> {
     cluster.network().heal()?;
     let healed = Instant::now();
     cluster.formed().await?;
-    eprintln!("in step {:?} after the network was whole", healed.elapsed());
+    facts::note("G13", format!("in step {:.1?} after the network was whole", healed.elapsed()));
     ensure!(healed.elapsed() <= HEALED_WITHIN, "healed only after {:?}", healed.elapsed());
     Ok(())
 }

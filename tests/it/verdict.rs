@@ -4,16 +4,38 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tidings_tests::cluster::Cluster;
-use tidings_tests::drive::Drive;
+use tidings_tests::drive::{Drive, Stopped};
+use tidings_tests::facts;
 use tidings_tests::pace;
 use tidings_tests::wait::until;
 
 /// Longest time from the last write until every node agrees with the record.
 const AGREED_WITHIN: Duration = Duration::from_secs(5);
 
+/// As [`kept_with`], and notes what it came to.
+pub(crate) async fn kept(cluster: &mut Cluster, drive: Drive, undisturbed: &[usize]) -> Result<()> {
+    let stopped = kept_with(cluster, drive, undisturbed).await?;
+    let summary = stopped.record().summary();
+    let bound = cluster.max_staleness();
+    let ratios: Vec<String> =
+        stopped.phases.iter().map(|phase| format!("{:.2} {}", phase.hit_ratio(), phase.name())).collect();
+    facts::note(
+        "G2 G9",
+        format!(
+            "{} hits judged, {} stale by at most {:.1?} of {bound:?}, {} violations; hit ratio {}",
+            summary.hits,
+            summary.stale,
+            summary.staleness_max,
+            summary.violations,
+            ratios.join(", ")
+        ),
+    );
+    Ok(())
+}
+
 /// Stops the traffic and judges it: every promise was kept, nothing differs from the record in the end, and writes at
 /// these nodes were not delayed by what happened to others.
-pub(crate) async fn kept(cluster: &mut Cluster, drive: Drive, undisturbed: &[usize]) -> Result<()> {
+pub(crate) async fn kept_with(cluster: &mut Cluster, drive: Drive, undisturbed: &[usize]) -> Result<Stopped> {
     let stopped = drive.stop().await;
     cluster.formed().await?;
     let everywhere: Vec<usize> = (0..cluster.ids().len()).collect();
@@ -32,5 +54,5 @@ pub(crate) async fn kept(cluster: &mut Cluster, drive: Drive, undisturbed: &[usi
             panic!("n{}: {slower}", node + 1);
         }
     }
-    Ok(())
+    Ok(stopped)
 }

@@ -146,6 +146,13 @@ impl Api {
         Ok(())
     }
 
+    /// Takes the node out of service: it says that it is not ready, and goes on answering.
+    pub async fn drain(&self) -> Result<()> {
+        let answer = self.send(self.request(Method::POST, &["v1", "drain"]).json(&json!({}))).await?;
+        ensure!(answer.status.is_success(), "{}", answer.describe());
+        Ok(())
+    }
+
     /// What the node knows of the cluster.
     pub async fn cluster(&self) -> Result<ClusterView> {
         self.send(self.request(Method::GET, &["v1", "cluster"])).await?.must_be(StatusCode::OK)?.json()

@@ -110,6 +110,20 @@ impl Counts {
 }
 
 impl Phase {
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The share of lookups that hit, at all nodes.
+    #[must_use]
+    pub fn hit_ratio(&self) -> f64 {
+        let (hits, loads) = (self.nodes.values())
+            .fold((0, 0), |(hits, loads), counts| (hits + counts.hits, loads + counts.loads));
+        hits as f64 / (hits + loads).max(1) as f64
+    }
+
     /// What happened at one node.
     #[must_use]
     pub fn node(&self, node: usize) -> Counts {

@@ -13,6 +13,7 @@ pub mod api;
 pub mod cluster;
 pub mod directory;
 pub mod drive;
+pub mod facts;
 pub mod host;
 pub mod network;
 pub mod node;

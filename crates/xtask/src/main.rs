@@ -1,6 +1,7 @@
 //! The project's own commands. People and CI run the same one: `cargo xtask test`.
 
 mod audit;
+mod guarantees;
 mod licences;
 mod packages;
 mod steps;
@@ -33,6 +34,11 @@ enum Command {
         #[arg(long, value_name = "STEP", value_parser = steps::names())]
         only: Vec<String>,
     },
+    /// Runs the trials that try to break the guarantees, and prints what they read as a Markdown table.
+    ///
+    /// Environment: TIDINGS_TEST_SCALE as in `test`; TIDINGS_STALE_READS is the number of reads that race loads and
+    /// invalidations.
+    Guarantees,
     /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
     Audit,
 }
@@ -51,6 +57,7 @@ fn run(command: Command) -> Result<()> {
     let workspace = Workspace::load()?;
     match command {
         Command::Test { only } => steps::run(&workspace, &only),
+        Command::Guarantees => guarantees::run(&workspace),
         Command::Audit => audit::run(&workspace),
     }
 }
