@@ -77,6 +77,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         }
     }
 
+    fn doubt_begins(&self) {
+        self.doubt_begins();
+    }
+
     fn housekeep(&self) {
         self.expire_tokens();
         self.reclaim();

@@ -79,6 +79,8 @@ pub(crate) struct Gate {
     fresh_until: AtomicU64,
     floor: AtomicU64,
     max_staleness: Duration,
+    /// Caches were told that doubt has begun, and it has not ended since.
+    doubted: AtomicBool,
 }
 
 impl Gate {
@@ -94,10 +96,8 @@ impl Gate {
         Tick(self.floor.load(Ordering::Acquire))
     }
 
-    /// Whether an entry counts, `now` having been read from a coarse clock after everything else.
-    #[inline]
-    pub(crate) fn counts(&self, fresh_until: Tick, began: Tick, now: Tick) -> bool {
-        self.is_fresh(fresh_until, now) || now.after(COARSE_LAG).since(began) <= self.max_staleness
+    pub(crate) fn max_staleness(&self) -> Duration {
+        self.max_staleness
     }
 
     /// Whether every entry counts, however old.
@@ -131,7 +131,13 @@ impl Domain {
     /// The shared part of a node whose changes go to `log`.
     #[must_use]
     pub fn new(clock: Clock, log: Arc<ChangeLog>, origin: Origin, max_staleness: Duration) -> Self {
-        let gate = Gate { fresh_until: AtomicU64::new(0), floor: AtomicU64::new(0), max_staleness };
+        let gate = Gate {
+            fresh_until: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            max_staleness,
+            // A node starts in doubt, with empty caches.
+            doubted: AtomicBool::new(true),
+        };
         Self(Arc::new(Inner {
             clock,
             gate,
@@ -203,8 +209,18 @@ impl Domain {
         *self.0.origin.write() = Arc::new(origin);
     }
 
-    /// Publishes freshness. Call after the evictions that it stands for, from one place.
+    /// Publishes freshness. Call after the evictions that it stands for, from one place; and a few times a second, so
+    /// that caches are told when what was published has run out.
     pub fn publish(&self, published: Published) {
+        let gate = &self.0.gate;
+        let now = self.0.clock.coarse();
+        // Before what ends the doubt again: what a cache is emptied of for it was not readable during it.
+        if !gate.is_fresh(gate.fresh_until(), now) && !gate.doubted.swap(true, Ordering::AcqRel) {
+            self.open_caches().values().for_each(|cache| cache.doubt_begins());
+        }
+        if gate.is_fresh(published.fresh_until, now) {
+            gate.doubted.store(false, Ordering::Release);
+        }
         self.0.gate.floor.store(published.floor.0, Ordering::Release);
         self.0.gate.fresh_until.store(published.fresh_until.0, Ordering::Release);
     }

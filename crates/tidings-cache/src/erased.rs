@@ -44,6 +44,8 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn apply(&self, change: &RemoteChange<'_>);
     /// Makes slots unreadable.
     fn fence(&self, slots: SlotSet);
+    /// The node's doubt has begun: what the cache does then that reads do not do by themselves.
+    fn doubt_begins(&self);
     /// Notices expiry, delivers local events, reclaims fenced entries.
     fn housekeep(&self);
     /// Removes everything here and at every peer.

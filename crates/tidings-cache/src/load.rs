@@ -34,7 +34,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 }
                 false
             }
-            Lookup::Limited => true,
+            Lookup::Limited(_) => true,
             Lookup::Miss => false,
         };
         self.turn_in(&mut self.shard(key), key, absence, limited)
@@ -126,13 +126,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             None => self.dated(start.began) <= shard.mark,
         };
         let tags = tags.unwrap_or_default();
-        let stored = sound && !self.is_closed() && !was_named;
+        let sound = sound && !self.is_closed() && !was_named;
+        let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
+        } else if sound {
+            self.stats.bypassed.count();
         } else {
             self.stats.fence_rejects.count();
         }

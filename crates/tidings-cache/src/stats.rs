@@ -88,7 +88,7 @@ counters! {
         coalesced,
         /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
-        /// Reads that were served an entry whose time was over, and told so.
+        /// Reads that were served an entry whose time was over, or that doubt had made too old, and told so.
         stale,
         /// Loaders that began.
         loads,
@@ -99,6 +99,10 @@ counters! {
         /// Results that were not stored because something had ended their flight, or because what they were read from
         /// may have lacked a change.
         fence_rejects,
+        /// Results that were not stored because the cache bypasses, and its node was in doubt.
+        bypassed,
+        /// Times that the cache was emptied because its node came into doubt.
+        flushed,
         /// Loaded values that were not stored because they have too many tags, or too long ones.
         untagged,
         /// Changes made on this node.

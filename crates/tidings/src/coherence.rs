@@ -340,7 +340,7 @@ impl Coherence {
         match (inner.doubts.is_empty(), doubts.is_empty()) {
             (_, true) => tracing::info!("out of doubt: all members are heard, every hit counts"),
             (true, false) => {
-                tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+                tracing::warn!(reasons = ?doubts, "in doubt: older entries are limited, or what their caches do with them");
             }
             (false, false) => tracing::debug!(reasons = ?doubts, "still in doubt"),
         }

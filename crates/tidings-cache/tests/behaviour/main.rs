@@ -11,6 +11,7 @@ mod derived;
 mod expiry;
 mod fetch;
 mod freshness;
+mod isolated;
 mod lifecycle;
 mod limits;
 mod listeners;

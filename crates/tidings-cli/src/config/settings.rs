@@ -184,7 +184,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "coherence.when_isolated",
         WHEN_ISOLATED,
         "\"limit\"",
-        "Older entries in doubt: limit | bypass | serve | flush.",
+        "Older entries in doubt: limit | bypass | serve | flush. Of caches that do not say.",
     ),
     works(
         "coherence.lost_grace",
@@ -268,6 +268,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Duration,
         "\"0s\"",
         "How far the replica that is loaded from may be behind; at most a day.",
+    ),
+    unset(
+        "cache[].when_isolated",
+        WHEN_ISOLATED,
+        "\"limit\"",
+        "Older entries in doubt: miss (limit), nothing cached (bypass), marked (serve), all dropped (flush).",
     ),
     unset(
         "cache[].ttl_jitter",

@@ -93,6 +93,7 @@ pub(crate) struct Cache {
     pub(crate) partitions: u64,
     pub(crate) eviction_events: bool,
     pub(crate) replica_lag: Duration,
+    pub(crate) when_isolated: String,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -171,6 +172,8 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         partitions: get.count(&at("partitions"))?,
         eviction_events: get.flag(&at("eviction_events"))?,
         replica_lag: get.duration(&at("replica_lag"))?,
+        // Unless it says otherwise, a cache does what all do.
+        when_isolated: get.text(&at("when_isolated")).or_else(|| get.text("coherence.when_isolated"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

@@ -11,12 +11,22 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 7] = [
+const COUNTERS: [(&str, &str, Count); 9] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
         "Loads and fills that were not stored: their key changed meanwhile, or within the replica lag before.",
         |counts| counts.fence_rejects,
+    ),
+    (
+        "tidings_cache_bypassed",
+        "Loads and fills that were not stored because the cache bypasses in doubt.",
+        |counts| counts.bypassed,
+    ),
+    (
+        "tidings_cache_flushed",
+        "Times that the cache was emptied because the node came into doubt.",
+        |counts| counts.flushed,
     ),
     (
         "tidings_cache_untagged",

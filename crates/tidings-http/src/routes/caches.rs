@@ -104,6 +104,8 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "loads": counts.loads,
         "load_failures": counts.load_failures,
         "fence_rejects": counts.fence_rejects,
+        "bypassed": counts.bypassed,
+        "flushed": counts.flushed,
         "mutations": counts.mutations,
         "applied": counts.applied(),
         "invalidated": counts.invalidated(),
