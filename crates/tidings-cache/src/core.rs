@@ -415,11 +415,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Whether what a load of a key brings that begins now is stored: where it reads a replica that lags, not if it may
-    /// lack a change of the key or a fence of its slot. Call under the key's shard lock, after its epoch was read.
+    /// lack a change of the key or a fence of its slot, and not if a write of it may still land. Call under the key's shard lock, after its epoch was read.
     pub(crate) fn may_store(&self, shard: &ShardGuard<'_, V>, key: KeyRef<'_>, as_of: Tick) -> bool {
         let changed = shard.changes.as_ref().is_some_and(|changes| changes.overtook(key.hash, as_of));
         let fenced = || self.replica_fences.as_ref().is_some_and(|fences| fences.overtook(key.slot(), as_of));
-        !changed && !fenced()
+        !changed && !self.is_uncertain(shard, key, as_of) && !fenced()
     }
 
     pub(crate) fn fence_slots(&self, slots: SlotSet) {

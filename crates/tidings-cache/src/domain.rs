@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
-use tidings_proto::freshness::Published;
+use tidings_proto::freshness::{Bounds, Published};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
@@ -33,7 +33,7 @@ pub struct Domain(Arc<Inner>);
 
 type Caches = BTreeMap<CacheId, Arc<dyn AnyCache>>;
 
-struct Inner {
+pub(crate) struct Inner {
     clock: Clock,
     gate: Gate,
     log: Arc<ChangeLog>,
@@ -47,8 +47,11 @@ struct Inner {
     counts: RemoteStats,
     leaving: AtomicBool,
     /// Write-throughs whose user code is under way, and changes from which others follow.
-    open_writes: AtomicUsize,
-    writes_changed: Notify,
+    pub(crate) open_writes: AtomicUsize,
+    pub(crate) writes_changed: Notify,
+    write_horizon: Duration,
+    /// When the last window is over that a write-through of this node's has opened.
+    pub(crate) windows_end: AtomicU64,
     receipts: OnceLock<ReceiptSource>,
     /// Held while a derived rule is made.
     rules: Mutex<()>,
@@ -128,9 +131,16 @@ fn published(cache: &dyn AnyCache) -> u64 {
 }
 
 impl Domain {
-    /// The shared part of a node whose changes go to `log`.
+    /// The shared part of a node whose changes go to `log`, with the default bounds but for this one.
     #[must_use]
     pub fn new(clock: Clock, log: Arc<ChangeLog>, origin: Origin, max_staleness: Duration) -> Self {
+        Self::bounded(clock, log, origin, Bounds { max_staleness, ..Bounds::default() })
+    }
+
+    /// The shared part of a node whose changes go to `log`.
+    #[must_use]
+    pub fn bounded(clock: Clock, log: Arc<ChangeLog>, origin: Origin, bounds: Bounds) -> Self {
+        let max_staleness = bounds.max_staleness;
         let gate = Gate {
             fresh_until: AtomicU64::new(0),
             floor: AtomicU64::new(0),
@@ -151,6 +161,8 @@ impl Domain {
             leaving: AtomicBool::new(false),
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
+            write_horizon: bounds.write_horizon,
+            windows_end: AtomicU64::new(0),
             receipts: OnceLock::new(),
             rules: Mutex::default(),
         }))
@@ -174,6 +186,14 @@ impl Domain {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn write_horizon(&self) -> Duration {
+        self.0.write_horizon
     }
 
     pub(crate) fn gate(&self) -> &Gate {
@@ -302,7 +322,7 @@ impl Domain {
                     // What it named is unknown, but it can only have been of this lane.
                     self.0.counts.opaque.count();
                     let slots = lanes.slots_of(batch.lane);
-                    self.fence_some(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
+                    self.fence_missed(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
                     continue;
                 }
             };
@@ -325,16 +345,25 @@ impl Domain {
         Ok(Applied { next: batch.next(), changes })
     }
 
-    fn fence_some(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
+    /// What was missed may have been the removal of a key whose truth is uncertain.
+    fn fence_missed(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
         for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
-            cache.fence(slots);
+            cache.fence_uncertain(slots);
             self.0.counts.fenced_slots.add(slots.iter().count() as u64);
         }
     }
 
     /// Makes everything in these slots, of every cache, unreadable unless its load begins from now on.
     pub fn fence(&self, slots: SlotSet) {
-        self.fence_some(&self.open_caches(), slots, None);
+        let caches = self.open_caches();
+        caches.values().for_each(|cache| cache.fence(slots));
+        self.0.counts.fenced_slots.add((slots.iter().count() * caches.len()) as u64);
+    }
+
+    /// As [`Domain::fence`], of slots of which a peer's records were missed: what those were of may still land, so that
+    /// nothing is stored there whose load begins within the write horizon from now.
+    pub fn fence_uncertain(&self, slots: SlotSet) {
+        self.fence_missed(&self.open_caches(), slots, None);
     }
 
     /// Makes everything unreadable whose load did not begin from now on: what a node does that cannot know what it
@@ -360,29 +389,6 @@ impl Domain {
         self.0.leaving.load(Ordering::Relaxed)
     }
 
-    /// Waits until no write-through is under way, nor any change from which others follow.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe.
-    pub async fn writes_settled(&self) {
-        loop {
-            let changed = self.0.writes_changed.notified();
-            if self.0.open_writes.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    fn write_begins(&self) {
-        self.0.open_writes.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn write_ends(&self) {
-        self.0.open_writes.fetch_sub(1, Ordering::SeqCst);
-        self.0.writes_changed.notify_waiters();
-    }
-
     /// Closes every cache and waits for the tasks of their listeners.
     pub async fn close(&self) {
         for cache in self.caches() {
@@ -390,22 +396,6 @@ impl Domain {
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
-    }
-}
-
-/// Counts a write-through, or a change from which others follow, as under way.
-pub(crate) struct OpenWrite<'a>(&'a Domain);
-
-impl<'a> OpenWrite<'a> {
-    pub(crate) fn of(domain: &'a Domain) -> Self {
-        domain.write_begins();
-        Self(domain)
-    }
-}
-
-impl Drop for OpenWrite<'_> {
-    fn drop(&mut self) {
-        self.0.write_ends();
     }
 }
 
@@ -437,7 +427,12 @@ impl Domain {
     }
 
     /// Tells peers of changed keys of a cache that is not open here.
-    pub(crate) fn tell_keys_of_closed(&self, cache: CacheId, keys: &[Encoded]) -> Result<(), WriteError> {
+    pub(crate) fn tell_keys_of_closed(
+        &self,
+        cache: CacheId,
+        keys: &[Encoded],
+        uncertain: bool,
+    ) -> Result<(), WriteError> {
         for key in keys {
             let key = key.borrowed();
             let draft = Draft::new(Parts {
@@ -451,6 +446,7 @@ impl Domain {
                 value: None,
                 target: DraftTarget::Key(key.bytes),
             })?;
+            let draft = if uncertain { draft.uncertain() } else { draft };
             self.0.log.append(key.slot(), self.0.clock.wall_ms(), &draft)?.waiters.wake();
             self.0.published_before.fetch_add(1, Ordering::Relaxed);
         }
@@ -458,7 +454,7 @@ impl Domain {
     }
 
     /// Tells peers that everything changed in a cache that is not open here.
-    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId) -> Result<(), WriteError> {
+    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId, uncertain: bool) -> Result<(), WriteError> {
         let draft = Draft::new(Parts {
             kind: EventKind::Cleared,
             operation: Operation::Clear,
@@ -470,6 +466,7 @@ impl Domain {
             value: None,
             target: DraftTarget::All,
         })?;
+        let draft = if uncertain { draft.uncertain() } else { draft };
         let appended = self.0.log.append_to_all(self.0.clock.wall_ms(), &draft, || {})?;
         appended.into_iter().for_each(|appended| appended.waiters.wake());
         self.0.published_before.fetch_add(1, Ordering::Relaxed);

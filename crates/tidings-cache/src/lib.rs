@@ -28,6 +28,7 @@ mod load;
 mod many;
 mod named;
 mod notes;
+mod open_writes;
 mod policy;
 mod reader;
 mod receipt;
@@ -43,6 +44,7 @@ mod table;
 mod tagging;
 mod tags;
 mod topic;
+mod uncertain;
 mod write;
 mod write_through;
 

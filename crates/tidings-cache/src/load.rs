@@ -80,12 +80,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.travels() { self.domain.gate().joinable_after(now) } else { Tick::NEVER }
     }
 
-    /// Opens a guard.
-    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> Start {
+    /// Opens a guard. Returns with it whether what it ends in may not be stored, for it begins while its key's truth is
+    /// uncertain.
+    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> (Start, bool) {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let began = shard.after_mark(self.domain.clock().coarse());
-        shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose)
+        let start = shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose);
+        (start, self.is_uncertain(&shard, key, began))
     }
 
     /// Closes a guard, if it is still open, without a result.

@@ -432,7 +432,7 @@ impl Peering for Face {
     fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason) {
         match reason {
             FenceReason::Reset => {
-                self.domain.fence(lanes.slots_of(lane));
+                self.domain.fence_uncertain(lanes.slots_of(lane));
                 self.observers.tell(Observation::Reset { origin: origin.clone(), lane });
             }
         }

@@ -112,7 +112,7 @@ impl Node {
         let clock = config.clock.clone();
         let origin = Origin { node: node.clone(), incarnation: Incarnation(clock.wall_ms()) };
         let log = Arc::new(ChangeLog::new(config.lanes, config.retention));
-        let domain = Domain::new(clock, log, origin.clone(), config.bounds.max_staleness);
+        let domain = Domain::bounded(clock, log, origin.clone(), config.bounds);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
         let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);

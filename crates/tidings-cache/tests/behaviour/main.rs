@@ -25,4 +25,5 @@ mod records;
 mod replica;
 mod subscriptions;
 mod tags;
+mod uncertain;
 mod write_through;

@@ -104,6 +104,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "loads": counts.loads,
         "load_failures": counts.load_failures,
         "fence_rejects": counts.fence_rejects,
+        "uncertain": counts.uncertain,
         "bypassed": counts.bypassed,
         "flushed": counts.flushed,
         "mutations": counts.mutations,
