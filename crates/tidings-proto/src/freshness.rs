@@ -450,3 +450,7 @@ pub fn counts(published: Published, max_staleness: Duration, began: Tick, now: T
 #[cfg(test)]
 #[path = "freshness_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "freshness_members_tests.rs"]
+mod members_tests;
