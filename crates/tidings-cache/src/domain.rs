@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ pub(crate) struct Inner {
     /// Changes of caches that are closed.
     published_before: AtomicU64,
     counts: RemoteStats,
-    leaving: AtomicBool,
+    /// Why changes are refused, if they are: one byte, for it is read with every change.
+    pub(crate) stance: AtomicU8,
     /// Write-throughs whose user code is under way, and changes from which others follow.
     pub(crate) open_writes: AtomicUsize,
     pub(crate) writes_changed: Notify,
@@ -158,7 +159,7 @@ impl Domain {
             caches: RwLock::default(),
             published_before: AtomicU64::new(0),
             counts: RemoteStats::default(),
-            leaving: AtomicBool::new(false),
+            stance: AtomicU8::new(0),
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
             write_horizon: bounds.write_horizon,
@@ -378,15 +379,6 @@ impl Domain {
         for cache in self.caches() {
             cache.housekeep();
         }
-    }
-
-    /// Refuses mutations from now on, except the ends of write-throughs that have begun.
-    pub fn leave(&self) {
-        self.0.leaving.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.0.leaving.load(Ordering::Relaxed)
     }
 
     /// Closes every cache and waits for the tasks of their listeners.

@@ -38,6 +38,7 @@ mod remote;
 mod replica;
 mod ring;
 mod shard;
+mod stance;
 mod stats;
 mod subscribe;
 mod table;

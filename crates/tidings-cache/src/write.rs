@@ -34,6 +34,10 @@ pub enum WriteError {
     /// The node has begun to shut down.
     #[error("this node is leaving: it makes no changes any more")]
     Leaving,
+    /// Some member may not know of this node yet, so that the change would not count for its bound, and the node is
+    /// set to refuse such changes. Try again soon.
+    #[error("not every member knows of this node yet")]
+    NotKnown,
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,
@@ -123,8 +127,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn may_change(&self, leave: Leave) -> Result<(), WriteError> {
         if self.is_closed() {
             Err(WriteError::Closed)
-        } else if leave == Leave::Refuses && self.domain.is_leaving() {
-            Err(WriteError::Leaving)
+        } else if leave == Leave::Refuses {
+            self.domain.may_begin()
         } else {
             Ok(())
         }

@@ -9,7 +9,7 @@ use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key};
 use crate::open_writes::OpenWrite;
 use crate::receipt::Written;
-use crate::write::{Change, Options, Subject, When, WriteError};
+use crate::write::{Change, Leave, Options, Subject, When, WriteError};
 
 /// A write-through failed.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +18,7 @@ pub enum WriteThroughError<E> {
     /// every peer, and is not cached anywhere for the write horizon.
     #[error("the write failed: {0}")]
     Write(E),
-    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node is leaving,
+    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node refuses changes,
     /// the user's write did not run; otherwise it was made, and the local entry was removed.
     #[error("the change could not be broadcast")]
     Cache(#[source] WriteError),
@@ -54,12 +54,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
         // Announced before the check, so that a node that leaves either waits for this write or refuses it.
         let _announced = OpenWrite::of(&core.domain);
-        if core.domain.is_leaving() {
-            return Err(WriteThroughError::Cache(WriteError::Leaving));
-        }
-        if core.is_closed() {
-            return Err(WriteThroughError::Cache(WriteError::Closed));
-        }
+        core.may_change(Leave::Refuses).map_err(WriteThroughError::Cache)?;
         let (start, unstored) = core.guard(&encoded, Purpose::Write);
         let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
         let value = match write().await {

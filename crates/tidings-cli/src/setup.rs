@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Domain, Invalidator, Node, NodeBuilder, StartError, WhenIsolated};
+use tidings::{BeforeKnown, Domain, Invalidator, Node, NodeBuilder, StartError, WhenIsolated};
 use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
@@ -34,6 +34,10 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .max_staleness(coherence.max_staleness)
         .lost_grace(coherence.lost_grace.unwrap_or(NEVER))
         .write_horizon(coherence.write_horizon)
+        .before_known(match coherence.before_known.as_str() {
+            "refuse" => BeforeKnown::Refuse,
+            _ => BeforeKnown::Uncovered,
+        })
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {

@@ -140,3 +140,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_is_known_once_everybody_who_is_there_has_answered_it() {
+    let (one, other) = (origin("one"), origin("other"));
+    let mut freshness = Freshness::new(Bounds::default(), true, Tick(1));
+    assert!(!freshness.is_known(), "nobody was reached");
+    freshness.contacted();
+    freshness.met(&one, Tick(2));
+    freshness.named(&one.node, [&other]);
+    freshness.confirmed(&one, Tick(3));
+    assert_eq!((freshness.is_known(), freshness.unaware().collect::<Vec<_>>()), (false, vec![&other]));
+    freshness.lost(&other, Tick(4));
+    assert!(freshness.is_known(), "nobody hears the other one");
+    freshness.found(&other, Tick(5));
+    assert!(!freshness.is_known(), "somebody does");
+    freshness.confirmed(&other, Tick(6));
+    assert!(freshness.is_known());
+    // As another life it has to be known anew.
+    freshness.renumbered(Tick(7));
+    freshness.confirmed(&one, Tick(7));
+    freshness.confirmed(&other, Tick(8));
+    assert_eq!(freshness.unaware().collect::<Vec<_>>(), [&one]);
+    freshness.confirmed(&one, Tick(8));
+    assert!(freshness.is_known());
+}
+
+#[test]
+fn a_node_alone_is_known() {
+    assert!(Freshness::new(Bounds::default(), false, Tick(1)).is_known());
+}

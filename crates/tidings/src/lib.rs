@@ -19,7 +19,7 @@ pub mod testing;
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
-pub use coherence::Following;
+pub use coherence::{BeforeKnown, Following};
 pub use config::Simulated;
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};

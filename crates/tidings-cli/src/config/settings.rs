@@ -205,6 +205,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "After a crash: doubt | trust.",
     ),
     works(
+        "coherence.before_known",
+        Kind::Choice(&["uncovered", "refuse"]),
+        "\"uncovered\"",
+        "Changes before every member knows of this node: uncovered (made, outside the bound) | refuse.",
+    ),
+    works(
         "coherence.unready_when_isolated",
         Kind::Flag,
         "false",

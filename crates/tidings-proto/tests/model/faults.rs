@@ -155,7 +155,7 @@ impl World {
 
     /// Ends a life in the middle of what it does.
     fn crash(&mut self, node: usize) {
-        if self.rng.percent(50) && !self.waits_for_hello(node) {
+        if self.rng.percent(50) && !self.waits_to_be_known(node) {
             for _ in 0..4 {
                 self.begin_write(node, WRITE_HORIZON);
             }

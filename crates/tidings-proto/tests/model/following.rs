@@ -132,7 +132,6 @@ impl World {
             self.send(node, &origin, Channel::Answer, &reply);
             return;
         }
-        process.answered.insert(origin.clone());
         if envelope.settled {
             let process = self.process(node);
             process.freshness.contacted();
@@ -330,15 +329,10 @@ impl World {
         }
     }
 
-    /// The origins that have not answered this node's hello and are not lost: while there is one, writes wait.
-    pub(crate) fn waits_for_hello(&self, node: usize) -> bool {
+    /// While somebody may not know of a node, its writes wait.
+    pub(crate) fn waits_to_be_known(&self, node: usize) -> bool {
         let Some(process) = &self.nodes[node].process else { return true };
-        let unanswered = |origin: &Origin| {
-            process.newest(&origin.node) == Some(origin)
-                && !process.answered.contains(origin)
-                && self.anyone_hears(node, origin)
-        };
-        !process.settled || process.peers.keys().any(unanswered)
+        !process.settled || !process.freshness.is_known()
     }
 
     pub(crate) fn is_settled(&self, node: usize) -> bool {

@@ -1,0 +1,39 @@
+//! Whether a node makes changes, and why not.
+
+use std::sync::atomic::Ordering;
+
+use crate::domain::Domain;
+use crate::write::WriteError;
+
+/// The node has begun to shut down.
+const LEAVING: u8 = 1;
+
+/// Not everybody knows of the node.
+const HELD: u8 = 2;
+
+impl Domain {
+    /// Refuses mutations from now on, except the ends of write-throughs that have begun.
+    pub fn leave(&self) {
+        self.inner().stance.fetch_or(LEAVING, Ordering::SeqCst);
+    }
+
+    /// Refuses mutations from now on, or no longer, because not everybody knows of this node: as with
+    /// [`Domain::leave`], what has begun may end.
+    pub fn hold(&self, hold: bool) {
+        if hold {
+            self.inner().stance.fetch_or(HELD, Ordering::SeqCst);
+        } else {
+            self.inner().stance.fetch_and(!HELD, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether changes may begin.
+    #[inline]
+    pub(crate) fn may_begin(&self) -> Result<(), WriteError> {
+        match self.inner().stance.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            HELD => Err(WriteError::NotKnown),
+            _ => Err(WriteError::Leaving),
+        }
+    }
+}
