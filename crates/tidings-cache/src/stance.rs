@@ -11,6 +11,9 @@ const LEAVING: u8 = 1;
 /// Not everybody knows of the node.
 const HELD: u8 = 2;
 
+/// Another process has its place.
+const SUPERSEDED: u8 = 4;
+
 impl Domain {
     /// Refuses mutations from now on, except the ends of write-throughs that have begun.
     pub fn leave(&self) {
@@ -27,12 +30,18 @@ impl Domain {
         }
     }
 
+    /// Refuses mutations from now on, because another process has this node's id and keeps it: nobody follows this one.
+    pub fn supersede(&self) {
+        self.inner().stance.fetch_or(SUPERSEDED, Ordering::SeqCst);
+    }
+
     /// Whether changes may begin.
     #[inline]
     pub(crate) fn may_begin(&self) -> Result<(), WriteError> {
         match self.inner().stance.load(Ordering::Relaxed) {
             0 => Ok(()),
             HELD => Err(WriteError::NotKnown),
+            stance if stance & LEAVING == 0 => Err(WriteError::Superseded),
             _ => Err(WriteError::Leaving),
         }
     }

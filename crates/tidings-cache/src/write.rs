@@ -38,6 +38,9 @@ pub enum WriteError {
     /// set to refuse such changes. Try again soon.
     #[error("not every member knows of this node yet")]
     NotKnown,
+    /// Another process has this node's id, and keeps it: nobody would be told. Start this one under another id.
+    #[error("another process has this node's id")]
+    Superseded,
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,

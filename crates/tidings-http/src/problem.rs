@@ -121,6 +121,7 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)
             }
             WriteError::NotKnown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_known", detail),
+            WriteError::Superseded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "superseded", detail),
             WriteError::Closed => Self::new(StatusCode::NOT_FOUND, "unknown_cache", detail),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
         }

@@ -373,6 +373,7 @@ impl Host for Face {
 
     fn displaced(&self, holder: SocketAddr) {
         let conflict = Conflict::DuplicateNode { node: self.node.clone(), address: holder };
+        self.domain.supersede();
         self.conflict.send_replace(Some(conflict));
     }
 
