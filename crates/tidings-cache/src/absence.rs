@@ -41,7 +41,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let encoded = Encoded::new(core.id, key).ok()?;
         let (found, outcome) = match core.lookup(encoded.borrowed()) {
             Lookup::Hit(entry) => (Some(entry.into_value()), Outcome::Hit),
-            Lookup::Limited => (None, Outcome::Limited),
+            Lookup::Limited(_) => (None, Outcome::Limited),
             Lookup::Miss => (None, Outcome::Miss),
         };
         core.stats.count_read(outcome);

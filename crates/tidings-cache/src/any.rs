@@ -77,11 +77,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         }
     }
 
+    fn fence_uncertain(&self, slots: SlotSet) {
+        if self.travels() {
+            self.open_slot_windows(slots);
+            self.fence_and_tell(slots);
+        }
+    }
+
+    fn doubt_begins(&self) {
+        self.doubt_begins();
+    }
+
     fn housekeep(&self) {
         self.expire_tokens();
         self.reclaim();
         self.retire_sweeps();
         self.reclaim_tags();
+        self.close_windows();
         self.entries.run_pending_tasks();
         self.tell_overdue();
         self.tell_local_events();
@@ -99,8 +111,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.invalidate_under(prefix)
     }
 
-    fn clear_derived(&self) -> Result<Written<'_>, WriteError> {
-        self.clear_all(Leave::Waits)
+    fn clear_derived(&self, uncertain: bool) -> Result<Written<'_>, WriteError> {
+        self.clear_derived(uncertain)
     }
 
     fn derives(&self) -> Vec<CacheId> {

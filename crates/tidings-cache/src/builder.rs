@@ -11,6 +11,7 @@ use tidings_proto::id::{InvalidName, check_name};
 use crate::cache::Cache;
 use crate::core::Core;
 use crate::domain::Domain;
+use crate::isolated::WhenIsolated;
 use crate::key::Key;
 use crate::policy::LoadPolicy;
 use crate::ring::RingBounds;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub explicit_tags: bool,
     /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
+    /// What it does with what it doubts.
+    pub when_isolated: WhenIsolated,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
 }
@@ -170,6 +173,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             eviction_events: false,
             explicit_tags: false,
             replica_lag: Duration::ZERO,
+            when_isolated: WhenIsolated::default(),
             loads: LoadPolicy::default(),
         };
         Self {
@@ -277,6 +281,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// staleness bound or more.
     pub fn replica_lag(mut self, lag: Duration) -> Self {
         self.settings.replica_lag = lag;
+        self
+    }
+
+    /// What is done while the node cannot know that it has seen every member's changes. Default:
+    /// [`WhenIsolated::Limit`]. A cache of [`Mode::Local`] is never in doubt.
+    pub fn when_isolated(mut self, when: WhenIsolated) -> Self {
+        self.settings.when_isolated = when;
         self
     }
 

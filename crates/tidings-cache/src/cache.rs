@@ -227,7 +227,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         mut decide: impl FnMut(Option<&V>) -> Computed<V>,
     ) -> Result<Option<V>, WriteError> {
         let encoded = Encoded::new(self.core.id, key)?;
-        let write = self.write();
+        let mut write = self.write();
         loop {
             let decision = Decision::open(&self.core, &encoded);
             let current = self.peek(key).map(|(value, _)| value);
@@ -236,6 +236,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Computed::Put(value) => (Change::Put(value.clone()), Some(value)),
                 Computed::Remove => (Change::Remove, None),
             };
+            write.options.unstored = decision.unstored;
             if write.run(key, operation, When::Unended(decision.start), change)?.written.is_some() {
                 return Ok(stored);
             }
@@ -312,11 +313,13 @@ struct Decision<'a, K: Key, V: Clone + Send + Sync + 'static> {
     core: &'a Core<K, V>,
     encoded: &'a Encoded,
     start: Start,
+    unstored: bool,
 }
 
 impl<'a, K: Key, V: Clone + Send + Sync + 'static> Decision<'a, K, V> {
     fn open(core: &'a Core<K, V>, encoded: &'a Encoded) -> Self {
-        Self { core, encoded, start: core.guard(encoded, Purpose::Decision) }
+        let (start, unstored) = core.guard(encoded, Purpose::Decision);
+        Self { core, encoded, start, unstored }
     }
 }
 

@@ -24,6 +24,7 @@ use tidings_proto::time::Tick;
 use crate::background::Background;
 use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
+use crate::clock::COARSE_LAG;
 use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::key::{Key, KeyRef, SHARDS};
@@ -61,6 +62,8 @@ pub(crate) struct Core<K, V> {
     pub(crate) tagger: Option<Tagger<K, V>>,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
+    /// For how long after its load began an entry counts in doubt.
+    life_in_doubt: Duration,
     pub(crate) clears: Clears,
     /// When slots were fenced, where loads read a replica that lags.
     replica_fences: Option<Box<Fences>>,
@@ -119,8 +122,8 @@ enum Verdict {
 /// What a read found.
 pub(crate) enum Lookup<V> {
     Hit(Entry<V>),
-    /// There is an entry, and while in doubt it is too old to be served.
-    Limited,
+    /// There is an entry, and while in doubt it is too old to be served unmarked.
+    Limited(Entry<V>),
     Miss,
 }
 
@@ -134,6 +137,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Functions { weigher, partitioner, tagger } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
+        let life_in_doubt = settings.when_isolated.life(domain.gate().max_staleness());
         let local_events = Arc::new(LocalEvents::new(audience.clone()));
         Self {
             id: CacheId::of_name(&name),
@@ -159,6 +163,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             tagger,
             local_events,
             rooms: Rooms::default(),
+            life_in_doubt,
             clears: Clears::default(),
             background: Background::new(),
             replica_fences: lags.then(|| Box::new(Fences::new())),
@@ -237,7 +242,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
         match self.judge(key, &entry, fresh_until) {
             Verdict::Hit => Lookup::Hit(entry),
-            Verdict::Limited => Lookup::Limited,
+            Verdict::Limited => Lookup::Limited(entry),
             Verdict::Miss => Lookup::Miss,
         }
     }
@@ -255,11 +260,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let now = self.domain.clock().coarse();
         if now >= entry.expires || entry.absent && entry.began <= self.newest_tag() {
             Verdict::Miss
-        } else if always_fresh || self.domain.gate().counts(fresh_until, entry.began, now) {
+        } else if always_fresh || self.counts(fresh_until, entry.began, now) {
             Verdict::Hit
         } else {
             Verdict::Limited
         }
+    }
+
+    /// Whether an entry is young enough, `now` having been read from a coarse clock after everything else.
+    #[inline]
+    pub(crate) fn counts(&self, fresh_until: Tick, began: Tick, now: Tick) -> bool {
+        self.domain.gate().is_fresh(fresh_until, now)
+            || now.after(COARSE_LAG).since(began) <= self.life_in_doubt
     }
 
     /// Whether neither a fence, the floor nor a prefix excludes an entry.
@@ -403,11 +415,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Whether what a load of a key brings that begins now is stored: where it reads a replica that lags, not if it may
-    /// lack a change of the key or a fence of its slot. Call under the key's shard lock, after its epoch was read.
+    /// lack a change of the key or a fence of its slot, and not if a write of it may still land. Call under the key's shard lock, after its epoch was read.
     pub(crate) fn may_store(&self, shard: &ShardGuard<'_, V>, key: KeyRef<'_>, as_of: Tick) -> bool {
         let changed = shard.changes.as_ref().is_some_and(|changes| changes.overtook(key.hash, as_of));
         let fenced = || self.replica_fences.as_ref().is_some_and(|fences| fences.overtook(key.slot(), as_of));
-        !changed && !fenced()
+        !changed && !self.is_uncertain(shard, key, as_of) && !fenced()
     }
 
     pub(crate) fn fence_slots(&self, slots: SlotSet) {
@@ -452,27 +464,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 self.stats.unpartitioned.count();
                 None
             }
-        }
-    }
-
-    /// Ends the fill tokens whose deadline has passed.
-    pub(crate) fn expire_tokens(&self) {
-        let now = self.domain.clock().coarse();
-        for index in 0..SHARDS {
-            self.shard_at(index).flights.expire(now);
-        }
-    }
-
-    pub(crate) fn flights(&self) -> usize {
-        (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
-    }
-
-    /// Ends all flights, and forgets all tags.
-    pub(crate) fn end_all(&self) {
-        for index in 0..SHARDS {
-            let mut shard = self.shard_at(index);
-            shard.flights.end_all();
-            shard.tags = None;
         }
     }
 

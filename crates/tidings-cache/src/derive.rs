@@ -13,9 +13,10 @@ use tidings_proto::hash::CacheId;
 
 use crate::cache::Cache;
 use crate::core::Core;
-use crate::domain::{Domain, OpenWrite};
+use crate::domain::Domain;
 use crate::erased::AnyCache;
 use crate::key::{Encoded, Key};
+use crate::open_writes::OpenWrite;
 use crate::stats::CacheStats;
 use crate::write::{Change, Options, WriteError};
 
@@ -45,8 +46,16 @@ pub enum DeriveError {
 #[derive(Debug)]
 pub(crate) enum Changed<'a, K> {
     Keys(&'a [K]),
+    /// These, by a write that may still land.
+    Uncertain(&'a [K]),
     /// Or nobody knows which keys.
     Everything,
+}
+
+impl<'a, K> Changed<'a, K> {
+    pub(crate) fn keys(keys: &'a [K], uncertain: bool) -> Self {
+        if uncertain { Self::Uncertain(keys) } else { Self::Keys(keys) }
+    }
 }
 
 impl<K> Clone for Changed<'_, K> {
@@ -150,6 +159,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             let target = TargetCache::find(&domain, &name);
             match changed {
                 Changed::Keys(changed) => target.invalidate_mapped::<K, D, W, I>(changed, &keys, stats),
+                Changed::Uncertain(changed) => {
+                    let target = TargetCache { uncertain: true, ..target };
+                    target.invalidate_mapped::<K, D, W, I>(changed, &keys, stats);
+                }
                 Changed::Everything => target.clear(),
             }
         };
@@ -163,11 +176,13 @@ struct TargetCache<'a> {
     id: CacheId,
     name: &'a str,
     open: Option<Arc<dyn AnyCache>>,
+    /// What the change stands for may still land.
+    uncertain: bool,
 }
 
 impl<'a> TargetCache<'a> {
     fn find(domain: &'a Domain, name: &'a str) -> Self {
-        Self { domain, id: CacheId::of_name(name), name, open: domain.cache(name) }
+        Self { domain, id: CacheId::of_name(name), name, open: domain.cache(name), uncertain: false }
     }
 
     fn invalidate_mapped<K, D, W, I>(&self, changed: &[K], keys: &impl Fn(&K) -> I, stats: &CacheStats)
@@ -202,15 +217,18 @@ impl<'a> TargetCache<'a> {
         let encoded = catch_unwind(AssertUnwindSafe(encode)).inspect_err(|_| stats.panics.count());
         let Ok(Ok(encoded)) = encoded else { return self.clear() };
         let told = match &self.open {
-            None => self.domain.tell_keys_of_closed(self.id, &encoded),
+            None => self.domain.tell_keys_of_closed(self.id, &encoded, self.uncertain),
             Some(open) => match Cache::<D, W>::from_erased(open.clone()) {
                 // It was opened anew, for other keys.
                 None => return self.clear(),
                 Some(cache) => {
-                    let options = Options { ends_write: true, ..Options::default() };
+                    let options =
+                        Options { ends_write: true, uncertain: self.uncertain, ..Options::default() };
                     let changes = keys.into_iter().map(|key| (key, Change::Remove));
                     match cache.core.change_many(changes, Operation::Invalidate, &options) {
-                        Err(WriteError::Closed) => self.domain.tell_keys_of_closed(self.id, &encoded),
+                        Err(WriteError::Closed) => {
+                            self.domain.tell_keys_of_closed(self.id, &encoded, self.uncertain)
+                        }
                         result => result.map(drop),
                     }
                 }
@@ -220,8 +238,8 @@ impl<'a> TargetCache<'a> {
     }
 
     fn clear(&self) {
-        let cleared = match self.open.as_ref().map(|open| open.clear_derived()) {
-            None | Some(Err(WriteError::Closed)) => self.domain.tell_clear_of_closed(self.id),
+        let cleared = match self.open.as_ref().map(|open| open.clear_derived(self.uncertain)) {
+            None | Some(Err(WriteError::Closed)) => self.domain.tell_clear_of_closed(self.id, self.uncertain),
             Some(result) => result.map(drop),
         };
         self.report(cleared);

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
-use tidings_proto::freshness::Published;
+use tidings_proto::freshness::{Bounds, Published};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
@@ -33,7 +33,7 @@ pub struct Domain(Arc<Inner>);
 
 type Caches = BTreeMap<CacheId, Arc<dyn AnyCache>>;
 
-struct Inner {
+pub(crate) struct Inner {
     clock: Clock,
     gate: Gate,
     log: Arc<ChangeLog>,
@@ -45,10 +45,14 @@ struct Inner {
     /// Changes of caches that are closed.
     published_before: AtomicU64,
     counts: RemoteStats,
-    leaving: AtomicBool,
+    /// Why changes are refused, if they are: one byte, for it is read with every change.
+    pub(crate) stance: AtomicU8,
     /// Write-throughs whose user code is under way, and changes from which others follow.
-    open_writes: AtomicUsize,
-    writes_changed: Notify,
+    pub(crate) open_writes: AtomicUsize,
+    pub(crate) writes_changed: Notify,
+    write_horizon: Duration,
+    /// When the last window is over that a write-through of this node's has opened.
+    pub(crate) windows_end: AtomicU64,
     receipts: OnceLock<ReceiptSource>,
     /// Held while a derived rule is made.
     rules: Mutex<()>,
@@ -79,6 +83,8 @@ pub(crate) struct Gate {
     fresh_until: AtomicU64,
     floor: AtomicU64,
     max_staleness: Duration,
+    /// Caches were told that doubt has begun, and it has not ended since.
+    doubted: AtomicBool,
 }
 
 impl Gate {
@@ -94,10 +100,8 @@ impl Gate {
         Tick(self.floor.load(Ordering::Acquire))
     }
 
-    /// Whether an entry counts, `now` having been read from a coarse clock after everything else.
-    #[inline]
-    pub(crate) fn counts(&self, fresh_until: Tick, began: Tick, now: Tick) -> bool {
-        self.is_fresh(fresh_until, now) || now.after(COARSE_LAG).since(began) <= self.max_staleness
+    pub(crate) fn max_staleness(&self) -> Duration {
+        self.max_staleness
     }
 
     /// Whether every entry counts, however old.
@@ -128,10 +132,23 @@ fn published(cache: &dyn AnyCache) -> u64 {
 }
 
 impl Domain {
-    /// The shared part of a node whose changes go to `log`.
+    /// The shared part of a node whose changes go to `log`, with the default bounds but for this one.
     #[must_use]
     pub fn new(clock: Clock, log: Arc<ChangeLog>, origin: Origin, max_staleness: Duration) -> Self {
-        let gate = Gate { fresh_until: AtomicU64::new(0), floor: AtomicU64::new(0), max_staleness };
+        Self::bounded(clock, log, origin, Bounds { max_staleness, ..Bounds::default() })
+    }
+
+    /// The shared part of a node whose changes go to `log`.
+    #[must_use]
+    pub fn bounded(clock: Clock, log: Arc<ChangeLog>, origin: Origin, bounds: Bounds) -> Self {
+        let max_staleness = bounds.max_staleness;
+        let gate = Gate {
+            fresh_until: AtomicU64::new(0),
+            floor: AtomicU64::new(0),
+            max_staleness,
+            // A node starts in doubt, with empty caches.
+            doubted: AtomicBool::new(true),
+        };
         Self(Arc::new(Inner {
             clock,
             gate,
@@ -142,9 +159,11 @@ impl Domain {
             caches: RwLock::default(),
             published_before: AtomicU64::new(0),
             counts: RemoteStats::default(),
-            leaving: AtomicBool::new(false),
+            stance: AtomicU8::new(0),
             open_writes: AtomicUsize::new(0),
             writes_changed: Notify::new(),
+            write_horizon: bounds.write_horizon,
+            windows_end: AtomicU64::new(0),
             receipts: OnceLock::new(),
             rules: Mutex::default(),
         }))
@@ -168,6 +187,14 @@ impl Domain {
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.0.clock
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(crate) fn write_horizon(&self) -> Duration {
+        self.0.write_horizon
     }
 
     pub(crate) fn gate(&self) -> &Gate {
@@ -203,8 +230,18 @@ impl Domain {
         *self.0.origin.write() = Arc::new(origin);
     }
 
-    /// Publishes freshness. Call after the evictions that it stands for, from one place.
+    /// Publishes freshness. Call after the evictions that it stands for, from one place; and a few times a second, so
+    /// that caches are told when what was published has run out.
     pub fn publish(&self, published: Published) {
+        let gate = &self.0.gate;
+        let now = self.0.clock.coarse();
+        // Before what ends the doubt again: what a cache is emptied of for it was not readable during it.
+        if !gate.is_fresh(gate.fresh_until(), now) && !gate.doubted.swap(true, Ordering::AcqRel) {
+            self.open_caches().values().for_each(|cache| cache.doubt_begins());
+        }
+        if gate.is_fresh(published.fresh_until, now) {
+            gate.doubted.store(false, Ordering::Release);
+        }
         self.0.gate.floor.store(published.floor.0, Ordering::Release);
         self.0.gate.fresh_until.store(published.fresh_until.0, Ordering::Release);
     }
@@ -286,7 +323,7 @@ impl Domain {
                     // What it named is unknown, but it can only have been of this lane.
                     self.0.counts.opaque.count();
                     let slots = lanes.slots_of(batch.lane);
-                    self.fence_some(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
+                    self.fence_missed(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
                     continue;
                 }
             };
@@ -309,16 +346,25 @@ impl Domain {
         Ok(Applied { next: batch.next(), changes })
     }
 
-    fn fence_some(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
+    /// What was missed may have been the removal of a key whose truth is uncertain.
+    fn fence_missed(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
         for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
-            cache.fence(slots);
+            cache.fence_uncertain(slots);
             self.0.counts.fenced_slots.add(slots.iter().count() as u64);
         }
     }
 
     /// Makes everything in these slots, of every cache, unreadable unless its load begins from now on.
     pub fn fence(&self, slots: SlotSet) {
-        self.fence_some(&self.open_caches(), slots, None);
+        let caches = self.open_caches();
+        caches.values().for_each(|cache| cache.fence(slots));
+        self.0.counts.fenced_slots.add((slots.iter().count() * caches.len()) as u64);
+    }
+
+    /// As [`Domain::fence`], of slots of which a peer's records were missed: what those were of may still land, so that
+    /// nothing is stored there whose load begins within the write horizon from now.
+    pub fn fence_uncertain(&self, slots: SlotSet) {
+        self.fence_missed(&self.open_caches(), slots, None);
     }
 
     /// Makes everything unreadable whose load did not begin from now on: what a node does that cannot know what it
@@ -335,38 +381,6 @@ impl Domain {
         }
     }
 
-    /// Refuses mutations from now on, except the ends of write-throughs that have begun.
-    pub fn leave(&self) {
-        self.0.leaving.store(true, Ordering::SeqCst);
-    }
-
-    pub(crate) fn is_leaving(&self) -> bool {
-        self.0.leaving.load(Ordering::Relaxed)
-    }
-
-    /// Waits until no write-through is under way, nor any change from which others follow.
-    ///
-    /// # Cancel safety
-    /// Cancel-safe.
-    pub async fn writes_settled(&self) {
-        loop {
-            let changed = self.0.writes_changed.notified();
-            if self.0.open_writes.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            changed.await;
-        }
-    }
-
-    fn write_begins(&self) {
-        self.0.open_writes.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn write_ends(&self) {
-        self.0.open_writes.fetch_sub(1, Ordering::SeqCst);
-        self.0.writes_changed.notify_waiters();
-    }
-
     /// Closes every cache and waits for the tasks of their listeners.
     pub async fn close(&self) {
         for cache in self.caches() {
@@ -374,22 +388,6 @@ impl Domain {
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
-    }
-}
-
-/// Counts a write-through, or a change from which others follow, as under way.
-pub(crate) struct OpenWrite<'a>(&'a Domain);
-
-impl<'a> OpenWrite<'a> {
-    pub(crate) fn of(domain: &'a Domain) -> Self {
-        domain.write_begins();
-        Self(domain)
-    }
-}
-
-impl Drop for OpenWrite<'_> {
-    fn drop(&mut self) {
-        self.0.write_ends();
     }
 }
 
@@ -421,7 +419,12 @@ impl Domain {
     }
 
     /// Tells peers of changed keys of a cache that is not open here.
-    pub(crate) fn tell_keys_of_closed(&self, cache: CacheId, keys: &[Encoded]) -> Result<(), WriteError> {
+    pub(crate) fn tell_keys_of_closed(
+        &self,
+        cache: CacheId,
+        keys: &[Encoded],
+        uncertain: bool,
+    ) -> Result<(), WriteError> {
         for key in keys {
             let key = key.borrowed();
             let draft = Draft::new(Parts {
@@ -435,6 +438,7 @@ impl Domain {
                 value: None,
                 target: DraftTarget::Key(key.bytes),
             })?;
+            let draft = if uncertain { draft.uncertain() } else { draft };
             self.0.log.append(key.slot(), self.0.clock.wall_ms(), &draft)?.waiters.wake();
             self.0.published_before.fetch_add(1, Ordering::Relaxed);
         }
@@ -442,7 +446,7 @@ impl Domain {
     }
 
     /// Tells peers that everything changed in a cache that is not open here.
-    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId) -> Result<(), WriteError> {
+    pub(crate) fn tell_clear_of_closed(&self, cache: CacheId, uncertain: bool) -> Result<(), WriteError> {
         let draft = Draft::new(Parts {
             kind: EventKind::Cleared,
             operation: Operation::Clear,
@@ -454,6 +458,7 @@ impl Domain {
             value: None,
             target: DraftTarget::All,
         })?;
+        let draft = if uncertain { draft.uncertain() } else { draft };
         let appended = self.0.log.append_to_all(self.0.clock.wall_ms(), &draft, || {})?;
         appended.into_iter().for_each(|appended| appended.waiters.wake());
         self.0.published_before.fetch_add(1, Ordering::Relaxed);

@@ -44,6 +44,10 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn apply(&self, change: &RemoteChange<'_>);
     /// Makes slots unreadable.
     fn fence(&self, slots: SlotSet);
+    /// As [`AnyCache::fence`], and what begins there within the write horizon is not stored.
+    fn fence_uncertain(&self, slots: SlotSet);
+    /// The node's doubt has begun: what the cache does then that reads do not do by themselves.
+    fn doubt_begins(&self);
     /// Notices expiry, delivers local events, reclaims fenced entries.
     fn housekeep(&self);
     /// Removes everything here and at every peer.
@@ -65,7 +69,7 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// As [`AnyCache::clear`].
-    fn clear_derived(&self) -> Result<crate::Written<'_>, crate::WriteError>;
+    fn clear_derived(&self, uncertain: bool) -> Result<crate::Written<'_>, crate::WriteError>;
     /// The caches whose changes follow from its own.
     fn derives(&self) -> Vec<CacheId>;
     /// Closes it: subscriptions end, later mutations fail, its memory is freed with the last handle.

@@ -18,18 +18,18 @@ use crate::stats::{CacheStats, Outcome};
 use crate::table::Entry;
 use crate::tags::Loaded;
 
-/// What [`Cache::fetch`] returned.
+/// A value that may be marked as stale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetched<V> {
     /// The value.
     pub value: V,
-    /// Whether its time was over, and it is served because its loader failed or took too long. Nothing is known to have
-    /// changed it.
+    /// Whether its time was over, and it is served because its loader failed or took too long; or, in a cache that
+    /// serves what it doubts, whether it is older than the staleness bound. Nothing is known to have changed it.
     pub stale: bool,
 }
 
 impl<V> Fetched<V> {
-    fn fresh(value: V) -> Self {
+    pub(crate) fn fresh(value: V) -> Self {
         Self { value, stale: false }
     }
 }
@@ -61,11 +61,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return None;
         }
         let now = self.domain.clock().coarse();
-        let counts = !self.travels() || self.domain.gate().counts(fresh_until, entry.began, now);
-        if !counts || now >= entry.expires.after(keep) {
+        let counts = !self.travels() || self.counts(fresh_until, entry.began, now);
+        if !(counts || self.serves_doubted()) || now >= entry.expires.after(keep) {
             return None;
         }
-        let stale = now >= entry.expires;
+        let stale = now >= entry.expires || !counts;
         Some(Fetched { value: entry.into_value()?, stale })
     }
 
@@ -133,7 +133,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// As [`Cache::get_or_load`], with a loader that may go on in the background: for caches with a fail-safe, loader
     /// timeouts or an eager refresh (see [`crate::CacheBuilder`]). They share flights: one loader runs per key and node.
     ///
-    /// A value is marked as stale if its time was over and the loader failed, took too long, or has failed lately.
+    /// A value is marked as stale if its time was over and the loader failed, took too long, or has failed lately; and
+    /// in doubt if the cache serves what it doubts, which then is not loaded.
     /// Nothing that is returned, marked or not, is older than an invalidation that had returned before the call.
     ///
     /// What it loads has the tags that the cache computes, and no others.
@@ -172,7 +173,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 }
                 false
             }
-            Lookup::Limited => true,
+            Lookup::Limited(entry) => {
+                if let Some(fetched) = core.doubted(entry) {
+                    read.outcome = Outcome::Stale;
+                    return Ok(fetched);
+                }
+                true
+            }
             Lookup::Miss => false,
         };
         let mut first = true;

@@ -6,6 +6,7 @@ use tidings_proto::time::Tick;
 
 use crate::cache::Cache;
 use crate::core::Core;
+use crate::fetch::Fetched;
 use crate::flight::{NO_FLIGHT, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError};
 use crate::load::Landing;
@@ -77,16 +78,32 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// # Errors
     /// [`KeyError`].
     pub fn get_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<V>, KeyError> {
-        if let Some(value) = self.try_get(key)? {
-            return Ok(ReadOrFill::Hit(value));
+        match self.try_get(key)? {
+            Some(value) => Ok(ReadOrFill::Hit(value)),
+            None => self.get_token(key, time),
         }
+    }
+
+    /// As [`Cache::get_or_token`], with what [`Cache::get_marked`] returns.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn get_marked_or_token(&self, key: &K, time: Duration) -> Result<ReadOrFill<Fetched<V>>, KeyError> {
+        match self.try_get_marked(key)? {
+            Some(fetched) => Ok(ReadOrFill::Hit(fetched)),
+            None => self.get_token(key, time),
+        }
+    }
+
+    fn get_token<T>(&self, key: &K, time: Duration) -> Result<ReadOrFill<T>, KeyError> {
         let encoded = Encoded::new(self.core.id, key)?;
         let start = self.core.token(&encoded, time);
         Ok(ReadOrFill::Miss(FillToken { start }))
     }
 
     /// Stores what was loaded under a token. Returns whether it was: `false` if the token was used or too old, or if
-    /// anything invalidated the key meanwhile, or within the cache's replica lag before.
+    /// anything invalidated the key meanwhile, or within the cache's replica lag before, or if the cache bypasses
+    /// ([`crate::WhenIsolated::Bypass`]) and its node is in doubt.
     ///
     /// # Errors
     /// [`KeyError`].

@@ -34,7 +34,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 }
                 false
             }
-            Lookup::Limited => true,
+            Lookup::Limited(_) => true,
             Lookup::Miss => false,
         };
         self.turn_in(&mut self.shard(key), key, absence, limited)
@@ -80,12 +80,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.travels() { self.domain.gate().joinable_after(now) } else { Tick::NEVER }
     }
 
-    /// Opens a guard.
-    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> Start {
+    /// Opens a guard. Returns with it whether what it ends in may not be stored, for it begins while its key's truth is
+    /// uncertain.
+    pub(crate) fn guard(&self, key: &Encoded, purpose: Purpose) -> (Start, bool) {
         let key = key.borrowed();
         let mut shard = self.shard(key);
         let began = shard.after_mark(self.domain.clock().coarse());
-        shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose)
+        let start = shard.flights.begin_guard(key, self.epoch(key.slot()), began, purpose);
+        (start, self.is_uncertain(&shard, key, began))
     }
 
     /// Closes a guard, if it is still open, without a result.
@@ -126,13 +128,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             None => self.dated(start.began) <= shard.mark,
         };
         let tags = tags.unwrap_or_default();
-        let stored = sound && !self.is_closed() && !was_named;
+        let sound = sound && !self.is_closed() && !was_named;
+        let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
             let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
+        } else if sound {
+            self.stats.bypassed.count();
         } else {
             self.stats.fence_rejects.count();
         }

@@ -5,6 +5,7 @@ use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::Slot;
 use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MAX, Parts, RECORD_BYTES_MAX};
+use tidings_proto::time::Tick;
 use tidings_proto::wake::Waiters;
 
 use crate::core::{Birth, Core, ShardGuard};
@@ -60,7 +61,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.tell_local_events();
         if telling.counted || changed.is_ok() {
             // Also if it failed half way.
-            self.derive(Changed::Keys(&keys));
+            self.derive(Changed::keys(&keys, options.uncertain));
         }
         changed?;
         let kind = match operation {
@@ -82,13 +83,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
+        let now = self.domain.clock().coarse();
         let mut by_kind: [Vec<usize>; 3] = Default::default();
         for (index, one) in some.iter_mut().enumerate() {
             let key = one.encoded.borrowed();
             let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
             let change = one.change.take().expect("each change is made once");
-            by_kind[self.change_table(shard, key, change, options) as usize].push(index);
-            self.set_tags(shard, key, std::mem::take(&mut one.tags));
+            let stores = self.stores(shard, key, options, now);
+            by_kind[self.change_table(shard, key, change, (options, stores, now)) as usize].push(index);
+            self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
+            if options.uncertain {
+                self.open_window(shard, key);
+            }
         }
         telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());
@@ -122,7 +128,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
         change: Change<V>,
-        options: &Options,
+        (options, stores, now): (&Options, bool, Tick),
     ) -> Done {
         match change {
             Change::Remove => {
@@ -130,12 +136,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 self.entries.invalidate(&key);
                 Done::Deleted
             }
-            Change::Put(_) if self.settings.invalidator.acts_on_local() => {
+            Change::Put(_) if !stores => {
                 shard.end(key);
                 if self.evict(key) { Done::Updated } else { Done::Inserted }
             }
             Change::Put(value) => {
-                let now = self.domain.clock().coarse();
                 let epoch = self.epoch(key.slot());
                 let birth = Birth { began: shard.after_mark(now), epoch, ttl: options.ttl };
                 let displaced = self.put(shard, key, value, birth, now);
@@ -171,6 +176,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                         if telling.begun { DraftTarget::MoreKeys(&keys) } else { DraftTarget::Keys(&keys) };
                     let mut draft = self.draft_many(operation, options, slot, target)?;
                     draft.set_kind(kind);
+                    let draft = if options.uncertain { draft.uncertain() } else { draft };
                     let appended = self.domain.log().append(slot, wall_ms, &draft)?;
                     told.position = Some((appended.lane, appended.sequence));
                     told.stamp = appended.stamp;

@@ -47,12 +47,18 @@ struct Whole<'a> {
     operation: Operation,
     target: DraftTarget<'a>,
     leave: Leave,
+    uncertain: bool,
 }
 
 impl<'a> Whole<'a> {
+    fn clear(leave: Leave) -> Self {
+        let (kind, operation) = (EventKind::Cleared, Operation::Clear);
+        Self { kind, operation, target: DraftTarget::All, leave, uncertain: false }
+    }
+
     fn invalidation(target: DraftTarget<'a>) -> Self {
         let (kind, operation) = (EventKind::Deleted, Operation::Invalidate);
-        Self { kind, operation, target, leave: Leave::Refuses }
+        Self { kind, operation, target, leave: Leave::Refuses, uncertain: false }
     }
 
     fn told(&self) -> RawTarget {
@@ -67,9 +73,18 @@ impl<'a> Whole<'a> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Removes everything: epochs last.
     pub(crate) fn clear_all(&self, leave: Leave) -> Result<Written<'_>, WriteError> {
-        let whole =
-            Whole { kind: EventKind::Cleared, operation: Operation::Clear, target: DraftTarget::All, leave };
-        self.change_whole(&whole, |_| self.fence_slots(SlotSet::ALL))
+        self.change_whole(&Whole::clear(leave), |_| self.fence_slots(SlotSet::ALL))
+    }
+
+    /// Removes everything that follows from a change; `uncertain` says that this one may still land.
+    pub(crate) fn clear_derived(&self, uncertain: bool) -> Result<Written<'_>, WriteError> {
+        let whole = Whole { uncertain, ..Whole::clear(Leave::Waits) };
+        self.change_whole(&whole, |shards| {
+            if uncertain {
+                shards.iter_mut().for_each(|shard| self.open_slot_windows_in(shard, SlotSet::ALL));
+            }
+            self.fence_slots(SlotSet::ALL);
+        })
     }
 
     /// Removes the entries with any of these tags. Every tag is judged before any is invalidated.
@@ -133,6 +148,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             value: None,
             target: whole.target,
         })?;
+        let draft = if whole.uncertain { draft.uncertain() } else { draft };
         // The order of the change among all others is the same in the table, in the log and for subscribers.
         let mut shards = self.all_shards();
         // Once more, for a close that came between: it waits for these locks.

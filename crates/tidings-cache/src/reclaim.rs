@@ -40,6 +40,27 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
+    /// Ends the fill tokens whose deadline has passed.
+    pub(crate) fn expire_tokens(&self) {
+        let now = self.domain.clock().coarse();
+        for index in 0..SHARDS {
+            self.shard_at(index).flights.expire(now);
+        }
+    }
+
+    pub(crate) fn flights(&self) -> usize {
+        (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
+    }
+
+    /// Ends all flights, and forgets all tags.
+    pub(crate) fn end_all(&self) {
+        for index in 0..SHARDS {
+            let mut shard = self.shard_at(index);
+            shard.flights.end_all();
+            shard.tags = None;
+        }
+    }
+
     /// Counters that moka's listener keeps.
     pub(crate) fn local_counts(&self) -> (u64, u64, u64) {
         let counts = &self.local_events.counts;

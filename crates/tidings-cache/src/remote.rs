@@ -74,7 +74,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
         let Some(partition) = partition else {
             if evicts {
-                let evicted = self.invalidate(key);
+                let evicted = self.invalidate(key, change.record.uncertain);
                 let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
                 counter.count();
             }
@@ -84,6 +84,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut shard = self.shard(key);
         if evicts {
             shard.end(key);
+            if change.record.uncertain {
+                self.open_window(&mut shard, key);
+            }
             if !self.evict(key) {
                 self.stats.key_absent.count();
             } else {
@@ -100,16 +103,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Ends a key's flights and removes its copy. Returns whether there was a readable one.
-    fn invalidate(&self, key: KeyRef<'_>) -> bool {
+    fn invalidate(&self, key: KeyRef<'_>, uncertain: bool) -> bool {
         let mut shard = self.shard(key);
         shard.end(key);
+        if uncertain {
+            self.open_window(&mut shard, key);
+        }
         self.evict(key)
     }
 
     fn apply_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>, evicts: bool) {
         if !self.topic.is_active() {
             if evicts {
-                let evicted = keys.iter().filter(|key| self.invalidate(KeyRef::of(self.id, key))).count();
+                let uncertain = change.record.uncertain;
+                let evicts = |key: &&[u8]| self.invalidate(KeyRef::of(self.id, key), uncertain);
+                let evicted = keys.iter().filter(evicts).count();
                 self.stats.keys_evicted.add(evicted as u64);
                 self.stats.keys_absent.add((keys.len() - evicted) as u64);
             }
@@ -125,6 +133,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if evicts {
                 if let Some(shard) = &mut shards[key.shard()] {
                     shard.end(key);
+                    if change.record.uncertain {
+                        self.open_window(shard, key);
+                    }
                 }
                 if !self.evict(key) {
                     self.stats.keys_absent.count();
@@ -152,6 +163,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Target::Prefix(prefix) => Some(Named::Prefix(prefix.into())),
             _ => None,
         };
+        if evicts && change.record.uncertain {
+            self.open_slot_windows(slots);
+        }
         // As with a change of this node's own, nothing may come between it and its event.
         let mut shards = if self.topic.is_active() { self.all_shards() } else { Vec::new() };
         match named {

@@ -58,6 +58,6 @@ impl Fences {
 }
 
 /// A coarse reading that is not before the truth.
-fn no_earlier(clock: &Clock) -> Tick {
+pub(crate) fn no_earlier(clock: &Clock) -> Tick {
     clock.coarse().after(COARSE_LAG)
 }

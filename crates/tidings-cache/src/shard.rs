@@ -14,6 +14,7 @@ use crate::leader::Waiting;
 use crate::notes::Notes;
 use crate::replica::Changes;
 use crate::tags::TagIndex;
+use crate::uncertain::Windows;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -68,6 +69,8 @@ pub(crate) struct Shard<V> {
     room: Room,
     /// When keys changed, where loads read a replica that lags.
     pub(crate) changes: Option<Box<Changes>>,
+    /// Of keys and slots whose truth is uncertain; nothing while there are none.
+    pub(crate) windows: Option<Box<Windows>>,
     /// Keys whose loaders are not to be asked for a while.
     pauses: Option<Box<Notes>>,
     /// Keys whose entries have tags; nothing before the first.
@@ -85,6 +88,7 @@ impl<V> Shard<V> {
             room: Room::default(),
             changes: lag.map(|lag| Box::new(Changes::new(clock.clone(), lag))),
             pauses: settings.loads.pauses().then(|| Box::new(Notes::new(settings.loads.retry_after))),
+            windows: None,
             tags: None,
             mark: Tick::NEVER,
         }

@@ -88,7 +88,7 @@ counters! {
         coalesced,
         /// Reads that found an entry which doubt had made too old, whatever they did then.
         limited,
-        /// Reads that were served an entry whose time was over, and told so.
+        /// Reads that were served an entry whose time was over, or that doubt had made too old, and told so.
         stale,
         /// Loaders that began.
         loads,
@@ -96,9 +96,16 @@ counters! {
         loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
-        /// Results that were not stored because something had ended their flight, or because what they were read from
-        /// may have lacked a change.
+        /// Results that were not stored because something had ended their flight, because what they were read from
+        /// may have lacked a change, or because their key's truth was uncertain when they began.
         fence_rejects,
+        /// Times that the truth of a key became uncertain: a write-through of it, here or at a peer, failed or was
+        /// cancelled, and may land all the same.
+        uncertain,
+        /// Results that were not stored because the cache bypasses, and its node was in doubt.
+        bypassed,
+        /// Times that the cache was emptied because its node came into doubt.
+        flushed,
         /// Loaded values that were not stored because they have too many tags, or too long ones.
         untagged,
         /// Changes made on this node.

@@ -34,6 +34,13 @@ pub enum WriteError {
     /// The node has begun to shut down.
     #[error("this node is leaving: it makes no changes any more")]
     Leaving,
+    /// Some member may not know of this node yet, so that the change would not count for its bound, and the node is
+    /// set to refuse such changes. Try again soon.
+    #[error("not every member knows of this node yet")]
+    NotKnown,
+    /// Another process has this node's id, and keeps it: nobody would be told. Start this one under another id.
+    #[error("another process has this node's id")]
+    Superseded,
     /// The cache was closed.
     #[error("the cache is closed")]
     Closed,
@@ -61,6 +68,10 @@ pub(crate) struct Options {
     pub(crate) tags: Vec<String>,
     /// It ends a write-through or follows from a change, which a leaving node still waits for.
     pub(crate) ends_write: bool,
+    /// What it stands for may still land.
+    pub(crate) uncertain: bool,
+    /// It began while its key's truth was uncertain: its value is not stored.
+    pub(crate) unstored: bool,
 }
 
 /// What a node that is leaving does about a change.
@@ -119,8 +130,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn may_change(&self, leave: Leave) -> Result<(), WriteError> {
         if self.is_closed() {
             Err(WriteError::Closed)
-        } else if leave == Leave::Refuses && self.domain.is_leaving() {
-            Err(WriteError::Leaving)
+        } else if leave == Leave::Refuses {
+            self.domain.may_begin()
         } else {
             Ok(())
         }
@@ -159,10 +170,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
-        let (kind, taken) = self.change_entry(&mut shard, key, when, change, options, now);
-        self.set_tags(&mut shard, key, tags);
-        let changed =
-            subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key)));
+        let stores = self.stores(&shard, key, options, now);
+        let (kind, taken) = self.change_entry(&mut shard, key, when, change, (options, stores, now));
+        self.set_tags(&mut shard, key, if stores { tags } else { Tags::default() });
+        if options.uncertain {
+            self.open_window(&mut shard, key);
+        }
+        let changed = subject.typed.map(std::slice::from_ref);
+        let changed = changed.map_or(Changed::Everything, |keys| Changed::keys(keys, options.uncertain));
         let logged = if self.travels() {
             match self.log_one(key, kind, operation, options, wall_ms) {
                 Ok(appended) => Some(appended),
@@ -272,6 +287,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
+    /// Whether a value that is put is stored. Under the shard lock.
+    #[inline(always)]
+    pub(crate) fn stores(
+        &self,
+        shard: &ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        options: &Options,
+        now: Tick,
+    ) -> bool {
+        !self.settings.invalidator.acts_on_local() && !options.unstored && !self.is_uncertain(shard, key, now)
+    }
+
     /// Ends a key's flights and changes the table, under the shard lock. Returns what that was, and the readable value
     /// that a removal took.
     #[inline(always)]
@@ -281,12 +308,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         when: When,
         change: Change<V>,
-        options: &Options,
-        now: Tick,
+        (options, stores, now): (&Options, bool, Tick),
     ) -> (EventKind, Option<V>) {
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         match change {
-            Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
+            Change::Put(value) if stores => {
                 let (began, epoch) = match when {
                     // Not the epoch of now: a fence that comes at this moment excludes what began before it.
                     When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
@@ -323,6 +349,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         wall_ms: u64,
     ) -> Result<Appended, WriteError> {
         let draft = self.draft_one(key, kind, operation, options)?;
+        let draft = if options.uncertain { draft.uncertain() } else { draft };
         let appended = self.domain.log().append(key.slot(), wall_ms, &draft);
         if appended.is_err() {
             self.entries.invalidate(&key);

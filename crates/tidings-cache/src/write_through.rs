@@ -5,19 +5,20 @@ use std::future::Future;
 use tidings_proto::event::Operation;
 
 use crate::cache::Cache;
-use crate::domain::OpenWrite;
 use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key};
+use crate::open_writes::OpenWrite;
 use crate::receipt::Written;
-use crate::write::{Change, Options, Subject, When, WriteError};
+use crate::write::{Change, Leave, Options, Subject, When, WriteError};
 
 /// A write-through failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteThroughError<E> {
-    /// The user's write failed, and may have happened all the same: the key was removed here and at every peer.
+    /// The user's write failed, and may have happened all the same, or may happen yet: the key was removed here and at
+    /// every peer, and is not cached anywhere for the write horizon.
     #[error("the write failed: {0}")]
     Write(E),
-    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node is leaving,
+    /// The cache could not be told. If the key cannot be used, the cache was closed before or the node refuses changes,
     /// the user's write did not run; otherwise it was made, and the local entry was removed.
     #[error("the change could not be broadcast")]
     Cache(#[source] WriteError),
@@ -28,12 +29,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
     /// value is not stored, and the key is evicted everywhere.
     ///
+    /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a window. For
+    /// the write horizon (default 5 s), counted on each node from when it is told, nothing is stored under the key that
+    /// begins within the window: no load, write-through, token or insert.
+    ///
     /// # Errors
     /// [`WriteThroughError::Write`]: the write failed; since it may have happened all the same, the key is evicted
     /// everywhere. [`WriteThroughError::Cache`]: it was made, and could not be broadcast.
     ///
     /// # Cancel safety
-    /// Cancelled, or panicking, it evicts the key everywhere.
+    /// Cancelled, or panicking, it evicts the key everywhere, and opens a window.
     ///
     /// # Panics
     /// Only if `write` does.
@@ -49,13 +54,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
         // Announced before the check, so that a node that leaves either waits for this write or refuses it.
         let _announced = OpenWrite::of(&core.domain);
-        if core.domain.is_leaving() {
-            return Err(WriteThroughError::Cache(WriteError::Leaving));
-        }
-        if core.is_closed() {
-            return Err(WriteThroughError::Cache(WriteError::Closed));
-        }
-        let start = core.guard(&encoded, Purpose::Write);
+        core.may_change(Leave::Refuses).map_err(WriteThroughError::Cache)?;
+        let (start, unstored) = core.guard(&encoded, Purpose::Write);
         let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
         let value = match write().await {
             Ok(value) => value,
@@ -65,7 +65,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             }
         };
         let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
-        let options = Options { ends_write: true, ..Options::default() };
+        let options = Options { ends_write: true, unstored, ..Options::default() };
         // The guard stays open until the change was made or refused: a panic of the value's `clone` is one of the
         // write's.
         let change = Change::Put(value.clone());
@@ -94,7 +94,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
         if self.open {
             core.close_guard(self.encoded, self.start);
             let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
-            let options = Options { ends_write: true, ..Options::default() };
+            let options = Options { ends_write: true, uncertain: true, ..Options::default() };
+            if core.travels() {
+                core.domain.window_opens();
+            }
             let removed =
                 core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
             if let Err(error) = removed {

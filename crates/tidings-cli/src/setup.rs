@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{Domain, Invalidator, Node, NodeBuilder, StartError};
+use tidings::{BeforeKnown, Domain, Invalidator, Node, NodeBuilder, StartError, WhenIsolated};
 use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
@@ -34,6 +34,10 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .max_staleness(coherence.max_staleness)
         .lost_grace(coherence.lost_grace.unwrap_or(NEVER))
         .write_horizon(coherence.write_horizon)
+        .before_known(match coherence.before_known.as_str() {
+            "refuse" => BeforeKnown::Refuse,
+            _ => BeforeKnown::Uncovered,
+        })
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
@@ -75,6 +79,10 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
         partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
         eviction_events: config.eviction_events,
         replica_lag: config.replica_lag,
+        when_isolated: WhenIsolated::ALL
+            .into_iter()
+            .find(|choice| choice.as_str() == config.when_isolated)
+            .unwrap_or_default(),
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

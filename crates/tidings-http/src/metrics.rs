@@ -147,6 +147,13 @@ impl NodeMetrics {
         out.gauge("tidings_ready", None, "1 if the node should get requests, as /readyz says.", one(ready))?;
         let doubts = node.doubts().len() as f64;
         out.gauge("tidings_doubts", None, "Reasons for which not every hit counts.", one(doubts))?;
+        let known = f64::from(u8::from(node.is_known()));
+        out.gauge(
+            "tidings_known",
+            None,
+            "1 if everybody who is there knows of the node, so that its changes count for the bound everywhere.",
+            one(known),
+        )?;
         let expiry = node.identity().info().ok().map(|info| info.not_after.unix_timestamp() as f64);
         out.gauge(
             "tidings_tls_certificate_expiry",

@@ -120,6 +120,8 @@ impl From<WriteError> for Problem {
             WriteError::Sealed(_) | WriteError::Leaving => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)
             }
+            WriteError::NotKnown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_known", detail),
+            WriteError::Superseded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "superseded", detail),
             WriteError::Closed => Self::new(StatusCode::NOT_FOUND, "unknown_cache", detail),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail),
         }

@@ -4,7 +4,9 @@
 //! and only then reports [`Follower::fenced`]; until then nothing of the origin confirms.
 //!
 //! Confirmation is a lease that starts when a probe was **sent**. A heartbeat that was buffered, delayed or
-//! retransmitted confirms no more than what was known to the origin when it read that probe.
+//! retransmitted confirms no more than what was known to the origin when it read that probe. It confirms only once the
+//! origin's member set of the version that it names, or a later one, has been taken note of here: nobody is fresh by an
+//! origin that knows of a writer it does not.
 
 use std::collections::VecDeque;
 
@@ -90,6 +92,8 @@ struct Lane {
 #[derive(Debug)]
 struct Pending {
     heads: Vec<Sequence>,
+    /// Version of the origin's member set.
+    members: u64,
     probed: Tick,
 }
 
@@ -106,6 +110,8 @@ pub struct Follower {
     newest: Option<Pending>,
     confirmed: Option<Tick>,
     goodbye: Option<Vec<Sequence>>,
+    /// Version of the newest member set of the origin's that was taken note of.
+    members: u64,
 }
 
 impl Follower {
@@ -122,6 +128,7 @@ impl Follower {
             newest: None,
             confirmed: None,
             goodbye: None,
+            members: 0,
         }
     }
 
@@ -284,7 +291,7 @@ impl Follower {
             return Err(Rejected::Stale);
         };
         self.probes.retain(|(number, _)| *number > heartbeat.echo);
-        let pending = Pending { heads: heartbeat.heads.clone(), probed };
+        let pending = Pending { heads: heartbeat.heads.clone(), members: heartbeat.members, probed };
         if self.oldest.is_none() {
             self.oldest = Some(pending)
         } else {
@@ -292,6 +299,12 @@ impl Follower {
         }
         self.confirm();
         Ok(probed)
+    }
+
+    /// The origin's member set of this version was taken note of: call after everybody whom it names counts.
+    pub fn on_members(&mut self, version: u64) {
+        self.members = self.members.max(version);
+        self.confirm();
     }
 
     /// The origin has sealed its log with these heads.
@@ -314,6 +327,7 @@ impl Follower {
 
     fn confirm(&mut self) {
         while let Some(oldest) = &self.oldest
+            && oldest.members <= self.members
             && self.has_applied(&oldest.heads)
         {
             self.confirmed = self.confirmed.max(Some(oldest.probed));

@@ -27,6 +27,10 @@ enum Step {
     /// Frames of a request that are left over come late.
     DeliverOld(prop::sample::Index),
     Fence(u8),
+    /// The origin hears of somebody.
+    Name,
+    /// A member set comes, of so many versions ago.
+    Members(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -41,6 +45,8 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0_u8..2).prop_map(Step::Deliver),
         1 => any::<prop::sample::Index>().prop_map(Step::DeliverOld),
         4 => (0_u8..2).prop_map(Step::Fence),
+        2 => Just(Step::Name),
+        4 => (0_u64..3).prop_map(Step::Members),
     ]
 }
 
@@ -63,12 +69,23 @@ struct World {
     lanes: [Reference; 2],
     heartbeats: Vec<Heartbeat>,
     old: Vec<(u8, Attempt, Frame)>,
+    /// When the origin heard of each member, and how many of them are known here.
+    named: Vec<u64>,
+    known: usize,
 }
 
 impl World {
     fn new() -> Self {
         let lanes = std::array::from_fn(|_| Reference { oldest: FIRST, ..Reference::default() });
-        Self { now: 1, follower: idle(), lanes, heartbeats: Vec::new(), old: Vec::new() }
+        Self {
+            now: 1,
+            follower: idle(),
+            lanes,
+            heartbeats: Vec::new(),
+            old: Vec::new(),
+            named: Vec::new(),
+            known: 0,
+        }
     }
 
     fn step(&mut self, step: Step) {
@@ -84,7 +101,8 @@ impl World {
             }
             Step::Answer => {
                 let heads = [0, 1].map(|index: usize| self.lanes[index].appended.len() as u64);
-                self.heartbeats.push(heartbeat(self.follower.probe, heads));
+                let members = self.named.len() as u64;
+                self.heartbeats.push(Heartbeat { members, ..heartbeat(self.follower.probe, heads) });
             }
             Step::Heartbeat(index) if !self.heartbeats.is_empty() => {
                 let heartbeat = index.get(&self.heartbeats);
@@ -121,6 +139,12 @@ impl World {
                     self.follower.fenced(fence);
                 }
             }
+            Step::Name => self.named.push(self.now),
+            Step::Members(ago) => {
+                let version = (self.named.len() as u64).saturating_sub(ago);
+                self.known = self.known.max(version as usize);
+                self.follower.on_members(version);
+            }
             Step::Heartbeat(_) | Step::DeliverOld(_) => {}
         }
     }
@@ -152,8 +176,15 @@ impl World {
         }
     }
 
-    /// Whatever was appended before a confirmed moment is applied or fenced.
+    /// Whatever was appended before a confirmed moment is applied or fenced, and whom the origin knew then is known.
     fn check(&self) {
+        if let Some(Tick(confirmed)) = self.follower.confirmed() {
+            let unknown = self.named.get(self.known);
+            assert!(
+                unknown.is_none_or(|at| *at > confirmed),
+                "confirmed until {confirmed}, a member is unknown"
+            );
+        }
         for (index, lane) in self.lanes.iter().enumerate() {
             let known = self.follower.applied_in(lane_id(index as u8)) as usize;
             assert!(lane.applied[..known].iter().all(|applied| *applied), "lane {index} claims too much");

@@ -323,3 +323,40 @@ fn a_goodbye_ends_an_origin_once_everything_is_applied() {
     follower.fenced(fence);
     assert!(follower.ended());
 }
+
+#[test]
+fn a_heartbeat_confirms_only_once_the_member_set_that_it_names_is_known() {
+    let (mut follower, _) = open();
+    follower.on_members(1);
+    let probe = follower.probe(Tick(100));
+    follower.on_heartbeat(&Heartbeat { members: 2, ..heartbeat(probe, [0, 0]) }).unwrap();
+    assert_eq!(follower.confirmed(), None);
+    follower.on_members(1);
+    assert_eq!(follower.confirmed(), None, "that set was known");
+    // A later set has everybody who counts.
+    follower.on_members(3);
+    assert_eq!(follower.confirmed(), Some(Tick(100)));
+    // What was learned is not unlearned by a set that comes late.
+    follower.on_members(2);
+    let probe = follower.probe(Tick(200));
+    follower.on_heartbeat(&Heartbeat { members: 3, ..heartbeat(probe, [0, 0]) }).unwrap();
+    assert_eq!(follower.confirmed(), Some(Tick(200)));
+}
+
+#[test]
+fn sets_that_change_all_the_time_and_come_late_still_confirm() {
+    let (mut follower, _) = open();
+    for version in 1..100 {
+        let probe = follower.probe(Tick(version));
+        follower.on_heartbeat(&Heartbeat { members: version, ..heartbeat(probe, [0, 0]) }).unwrap();
+        // By then there is a newer one already.
+        follower.on_members(version.saturating_sub(3));
+        if version > 10 {
+            assert!(
+                follower.confirmed() >= Some(Tick(version - 10)),
+                "at {version}: {:?}",
+                follower.confirmed()
+            );
+        }
+    }
+}

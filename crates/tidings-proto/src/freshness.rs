@@ -111,6 +111,8 @@ pub struct Freshness {
     /// The node's former life, until its floor is behind.
     own: Option<Own>,
     floor: Tick,
+    /// When this node's present life began: who has confirmed nothing since may not know of it.
+    alive_since: Tick,
     /// Counts changes of the set of relevant origins.
     changes: u64,
 }
@@ -135,6 +137,7 @@ impl Freshness {
             proven: BTreeMap::new(),
             own: Some(own),
             floor: Tick::NEVER,
+            alive_since: Tick::NEVER,
             changes: 0,
         }
     }
@@ -157,6 +160,27 @@ impl Freshness {
     #[must_use]
     pub fn is_out_of_contact(&self) -> bool {
         matches!(self.own, Some(Own::NoContact))
+    }
+
+    /// This node has taken another incarnation, and all links have ended: nobody knows of it.
+    pub fn renumbered(&mut self, now: Tick) {
+        self.alive_since = now;
+    }
+
+    /// Who is there, as far as is known, and may not know of this node's present life: it has not answered a probe. Who
+    /// answers one has admitted this node before.
+    pub fn unaware(&self) -> impl Iterator<Item = &Origin> {
+        let unaware = |relevant: &Relevant| {
+            let there = matches!(relevant.standing, Standing::Live | Standing::Closing { back: true, .. });
+            there && relevant.confirmed.is_none_or(|tick| tick <= self.alive_since)
+        };
+        self.origins.iter().filter(move |(_, relevant)| unaware(relevant)).map(|(origin, _)| origin)
+    }
+
+    /// Whether what this node changes counts for everybody's bound: everybody who was named to it knows of it, or is lost.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.is_out_of_contact() && self.unaware().next().is_none()
     }
 
     /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
@@ -450,3 +474,7 @@ pub fn counts(published: Published, max_staleness: Duration, began: Tick, now: T
 #[cfg(test)]
 #[path = "freshness_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "freshness_members_tests.rs"]
+mod members_tests;

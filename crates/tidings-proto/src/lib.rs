@@ -14,6 +14,7 @@
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`histogram`] | how long things took, to within a bucket |
 
+mod batch;
 pub mod codec;
 pub mod event;
 pub mod follower;

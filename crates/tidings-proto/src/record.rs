@@ -6,14 +6,20 @@
 //!         | kind and target: u8      bits 0-3 kind, bit 4 ignorable, bits 5-7 target
 //!         | cache: u32 le
 //!         | slot: u8
-//!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 reserved (0)
+//!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 more flags
 //!         | stamp minus base: varint
+//!         | [more flags: u8          bit 0 uncertain, 1-7 reserved (0)]
 //!         | [version: varint] [metadata] [length of the value: varint, value] | target
 //! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
 //!          · 2 tag: the remaining bytes · 3 prefix: the remaining bytes · 4 everything: no bytes
 //!          · 5 more keys of the change that an earlier record began: as 1
 //! ```
+//!
+//! More flags stand there only if one of them is set. A record that is uncertain is of a write of which nobody knows
+//! how it ended: it may still land for a while, and what begins before that is over may lack it. Releases that know of
+//! no more flags fence such a record's lane, as they do with whatever they cannot read: more than a removal, and all of
+//! it but that while.
 //!
 //! Varints are LEB128, at most ten bytes. Every release can read length, kind, ignorable bit, cache and slot: a
 //! record that it does not understand is fenced (or, if ignorable, counted) and passed over, never guessed at.
@@ -27,6 +33,7 @@ use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, Sequence, Slot};
 use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, varint_word};
 
+pub use crate::batch::Batch;
 pub use crate::varint::{Extend8, Unsound};
 
 /// Longest encoded key, tag or prefix, in bytes: a text of 4 KiB, and its length in the encoding of keys.
@@ -47,7 +54,8 @@ const IGNORABLE: u8 = 0x10;
 const HAS_METADATA: u8 = 0x10;
 const HAS_VALUE: u8 = 0x20;
 const HAS_VERSION: u8 = 0x40;
-const RESERVED: u8 = 0x80;
+const HAS_MORE: u8 = 0x80;
+const UNCERTAIN: u8 = 0x01;
 
 /// What a change names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +136,8 @@ pub struct Record<'a> {
     pub value: Option<&'a [u8]>,
     /// What changed.
     pub target: Target<'a>,
+    /// Whether it is of a write that may still land.
+    pub uncertain: bool,
 }
 
 impl Record<'_> {
@@ -261,7 +271,7 @@ impl<'a> Draft<'a> {
             }
             DraftTarget::All => 4,
         };
-        within("record", HEAD_BYTES + middle.len() + rest.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX)?;
+        within("record", HEAD_BYTES + middle.len() + rest.len(), RECORD_BYTES_MAX - VARINT_BYTES_MAX - 1)?;
         let kind = parts.kind as u8 | if parts.ignorable { IGNORABLE } else { 0 } | target << 5;
         let [a, b, c, d] = parts.cache.0.to_le_bytes();
         let head = [kind, a, b, c, d, parts.slot.index() as u8, parts.operation as u8 | flags, 0];
@@ -272,6 +282,14 @@ impl<'a> Draft<'a> {
     /// Says what happened, where that is known only after the draft was made.
     pub fn set_kind(&mut self, kind: EventKind) {
         self.head = self.head & !0x0f | kind as u64;
+    }
+
+    /// Says that the change is of a write that may still land. To be said once.
+    #[must_use]
+    pub fn uncertain(mut self) -> Self {
+        self.head |= u64::from(HAS_MORE) << (8 * (HEAD_BYTES - 1));
+        self.middle.insert(0, UNCERTAIN);
+        self
     }
 
     /// Upper bound of the bytes that [`Draft::write`] appends.
@@ -300,40 +318,6 @@ impl<'a> Draft<'a> {
             out.put(&self.middle);
         }
         out.put(self.target);
-    }
-}
-
-/// Consecutive records of one lane, as the log hands them out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Which lane.
-    pub lane: LaneId,
-    /// Sequence of the first record.
-    pub first: Sequence,
-    /// How many records there are.
-    pub count: u32,
-    /// What the records' stamps are relative to.
-    pub base: Stamp,
-    /// The records.
-    pub records: Bytes,
-}
-
-impl Batch {
-    /// The batch's bytes before its records, for the body of an `Events` frame.
-    #[must_use]
-    pub fn head(&self) -> SmallVec<[u8; 32]> {
-        let mut out = SmallVec::new();
-        out.push(self.lane.number());
-        put_varint(&mut out, self.first);
-        put_varint(&mut out, u64::from(self.count));
-        out.put(&self.base.0.to_le_bytes());
-        out
-    }
-
-    /// The sequence after the last record.
-    #[must_use]
-    pub fn next(&self) -> Sequence {
-        self.first + Sequence::from(self.count)
     }
 }
 
@@ -453,11 +437,13 @@ fn parse_body<'a>(
     base: Stamp,
 ) -> Result<Record<'a>, Unsound> {
     let flags = reader.byte()?;
-    if flags & RESERVED != 0 {
-        return Err(Unsound("reserved flag"));
-    }
     let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
     let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
+    let more = if flags & HAS_MORE != 0 { reader.byte()? } else { 0 };
+    if more & !UNCERTAIN != 0 {
+        return Err(Unsound("reserved flag"));
+    }
+    let uncertain = more & UNCERTAIN != 0;
     let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
     let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
     let mut pairs = Reader(metadata.0);
@@ -491,9 +477,13 @@ fn parse_body<'a>(
         4 if rest.is_empty() => Target::All,
         _ => return Err(Unsound("target")),
     };
-    Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target })
+    Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target, uncertain })
 }
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "record_flags_tests.rs"]
+mod flags_tests;

@@ -299,7 +299,7 @@ fn a_known_kind_may_carry_the_ignorable_bit() {
 fn a_broken_body_of_a_known_kind_is_opaque_and_never_ignorable() {
     type Break = fn(&mut Vec<u8>);
     let breaks: [(&str, Break); 11] = [
-        ("reserved flag", |record| record[6] |= RESERVED),
+        ("reserved flag", |record| record[6] |= HAS_MORE),
         ("unknown operation", |record| record[6] = 0x0c),
         ("unknown target", |record| record[0] |= 6 << 5),
         ("everything, and a key", |record| record[0] |= 4 << 5),

@@ -213,6 +213,8 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
     let peer = link.peer();
     let followed = node.followed(peer);
     let served = node.served(peer);
+    // Whom its hello names was taken note of when it was admitted.
+    followed.state.lock().on_members(peer.members.version);
     let own = control::Probes::default();
     let (probed, probes) = watch::channel(0);
     // Apart, so that an event wakes one of them and not all.

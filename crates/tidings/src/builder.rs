@@ -9,6 +9,7 @@ use tidings_proto::id::Lanes;
 use tidings_proto::log::Retention;
 use tidings_transport::Identity;
 
+use crate::coherence::BeforeKnown;
 use crate::config::{Config, Simulated};
 use crate::node::{Node, StartError};
 
@@ -42,6 +43,7 @@ impl NodeBuilder {
             denied: Vec::new(),
             zone: String::new(),
             bounds: Bounds::default(),
+            before_known: BeforeKnown::default(),
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
@@ -110,6 +112,14 @@ impl NodeBuilder {
     /// The longest that a write of the application may still be under way when its process dies. Default: 5 s.
     pub fn write_horizon(mut self, time: Duration) -> Self {
         self.config.bounds.write_horizon = time;
+        self
+    }
+
+    /// What becomes of changes that are made before everybody who is there knows of this node, which takes a moment after
+    /// its start and whenever a member comes. Whom nobody hears is not waited for. Default: [`BeforeKnown::Uncovered`];
+    /// with [`BeforeKnown::Refuse`], a node whose seeds cannot be reached makes no changes at all.
+    pub fn before_known(mut self, before: BeforeKnown) -> Self {
+        self.config.before_known = before;
         self
     }
 

@@ -373,6 +373,7 @@ impl Host for Face {
 
     fn displaced(&self, holder: SocketAddr) {
         let conflict = Conflict::DuplicateNode { node: self.node.clone(), address: holder };
+        self.domain.supersede();
         self.conflict.send_replace(Some(conflict));
     }
 
@@ -432,7 +433,7 @@ impl Peering for Face {
     fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason) {
         match reason {
             FenceReason::Reset => {
-                self.domain.fence(lanes.slots_of(lane));
+                self.domain.fence_uncertain(lanes.slots_of(lane));
                 self.observers.tell(Observation::Reset { origin: origin.clone(), lane });
             }
         }

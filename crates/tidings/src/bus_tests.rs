@@ -1,4 +1,4 @@
-use tidings_cache::Clock;
+use tidings_cache::{CacheBuilder, Clock, WriteError};
 use tidings_proto::freshness::Bounds;
 use tidings_proto::log::Retention;
 use tokio::sync::watch::Ref;
@@ -66,7 +66,11 @@ fn what_a_peer_says_of_another_holder_is_looked_into_and_not_believed() {
     refuse(&bus, held("a"));
     assert_eq!(*bus.conflict.borrow(), None);
     assert_eq!(*bus.holder.lock(), Some(([127, 0, 0, 1], 7402).into()), "it is dialled");
+    let numbers = CacheBuilder::<String, u64>::new(&bus.domain, "numbers").open().unwrap();
+    numbers.insert("k".to_owned(), 1).unwrap();
     bus.displaced(ELSEWHERE.into());
+    let refused = numbers.insert("k".to_owned(), 2);
+    assert!(matches!(refused, Err(WriteError::Superseded)), "nobody would be told: {refused:?}");
     let node = NodeId::new("a").unwrap();
     assert_eq!(*bus.conflict.borrow(), Some(Conflict::DuplicateNode { node, address: ELSEWHERE.into() }));
 }

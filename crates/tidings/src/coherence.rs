@@ -1,5 +1,6 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
+mod known;
 mod tenure;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,6 +21,8 @@ use tidings_proto::time::Tick;
 use tidings_transport::session::{FollowCounts, Followed, Served};
 use tokio::sync::watch;
 
+pub use self::known::BeforeKnown;
+use self::known::{Known, heard};
 use crate::observe::{Observation, Observers};
 
 /// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
@@ -122,6 +125,7 @@ pub(crate) struct Coherence {
     inner: Mutex<Inner>,
     members: watch::Sender<Arc<MemberSet>>,
     hearsay_refused: AtomicU64,
+    known: Known,
 }
 
 impl Coherence {
@@ -155,6 +159,7 @@ impl Coherence {
             inner,
             members: watch::Sender::default(),
             hearsay_refused: AtomicU64::new(0),
+            known: Known::default(),
         };
         coherence.publish();
         coherence
@@ -324,6 +329,7 @@ impl Coherence {
     fn publish_locked(&self, inner: &mut Inner, now: Tick) {
         let published = inner.freshness.publish(now);
         self.domain.publish(published);
+        self.judge_known(&inner.freshness);
         if inner.freshness.in_doubt(now) || !inner.doubts.is_empty() {
             self.tell_doubts(inner, now);
         }
@@ -340,7 +346,7 @@ impl Coherence {
         match (inner.doubts.is_empty(), doubts.is_empty()) {
             (_, true) => tracing::info!("out of doubt: all members are heard, every hit counts"),
             (true, false) => {
-                tracing::warn!(reasons = ?doubts, "in doubt: entries live only as long as the staleness bound");
+                tracing::warn!(reasons = ?doubts, "in doubt: older entries are limited, or what their caches do with them");
             }
             (false, false) => tracing::debug!(reasons = ?doubts, "still in doubt"),
         }
@@ -458,11 +464,6 @@ impl Coherence {
         let oldest = self.inner.lock().freshness.oldest_confirmation()?;
         Some(now.since(oldest))
     }
-}
-
-/// Whether some live member hears whom membership sees in this state.
-fn heard(state: State) -> bool {
-    matches!(state, State::Live | State::Suspect)
 }
 
 impl Inner {

@@ -316,6 +316,7 @@ impl Driver {
         if let Some(transport) = self.bus.transport() {
             transport.close_links(CloseCode::Ended, "renumbered");
         }
+        self.bus.coherence.renumbered();
         let old = self.bus.membership.lock().take();
         if let Some(membership) = old {
             membership.shutdown().await;

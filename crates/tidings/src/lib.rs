@@ -19,7 +19,7 @@ pub mod testing;
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
-pub use coherence::Following;
+pub use coherence::{BeforeKnown, Following};
 pub use config::Simulated;
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
@@ -31,7 +31,8 @@ pub use tidings_cache::{
     LoadPolicy, Loaded, ManualClock, Missing, MissingReason, Mode, Number, OnOverflow, OpenError, Operation,
     Positions, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, Receipt, ReceiptError,
     RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription, TAG_BYTES_MAX,
-    TAGS_PER_ENTRY_MAX, TagError, Target, Write, WriteError, WriteThroughError, WriterId, Written,
+    TAGS_PER_ENTRY_MAX, TagError, Target, WhenIsolated, Write, WriteError, WriteThroughError, WriterId,
+    Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::frame::Refusal;

@@ -112,10 +112,11 @@ impl Node {
         let clock = config.clock.clone();
         let origin = Origin { node: node.clone(), incarnation: Incarnation(clock.wall_ms()) };
         let log = Arc::new(ChangeLog::new(config.lanes, config.retention));
-        let domain = Domain::new(clock, log, origin.clone(), config.bounds.max_staleness);
+        let domain = Domain::bounded(clock, log, origin.clone(), config.bounds);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
         let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
+        coherence.set_before_known(config.before_known);
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
@@ -225,6 +226,30 @@ impl Node {
     #[must_use]
     pub fn doubts(&self) -> Vec<Doubt> {
         self.inner.bus.coherence.doubts()
+    }
+
+    /// Who may not know of this node yet, so that its changes do not count for the bound there: nobody, in normal life.
+    /// Whom nobody hears is left out. A node with seeds that has reached nobody has nobody to name either: see
+    /// [`Node::known`].
+    #[must_use]
+    pub fn unaware(&self) -> Vec<Origin> {
+        self.inner.bus.coherence.unaware()
+    }
+
+    /// Whether everybody who is there knows of this node: every change that is made now counts for the bound everywhere.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        *self.inner.bus.coherence.known().borrow()
+    }
+
+    /// Waits until everybody who is there knows of this node, at most for a time. Returns whether that is so.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn known(&self, time: Duration) -> bool {
+        let mut known = self.inner.bus.coherence.known();
+        let _ = tokio::time::timeout(time, known.wait_for(|known| *known)).await;
+        self.is_known()
     }
 
     /// Everything that every relevant member did up to so long ago is applied here; `None` for never.

@@ -126,7 +126,7 @@ impl<'a> Wire<'a> {
                     }
                     Read::Overrun(_) => {
                         self.resets += 1;
-                        target.domain.fence(log.lanes().slots_of(lane));
+                        target.domain.fence_uncertain(log.lanes().slots_of(lane));
                     }
                     Read::Empty | Read::End => break,
                 }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings_cache::{Cache, CacheBuilder, Clock, Domain, Mode, ReadOrFill, TOKEN_TIME};
-use tidings_proto::freshness::Published;
+use tidings_proto::freshness::{Bounds, Published};
 use tidings_proto::id::{Incarnation, Origin};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::time::Tick;
@@ -45,7 +45,7 @@ struct Arena {
 impl Arena {
     fn new(mode: Mode, wanted: u64) -> Arc<Self> {
         // A quarter of the keys do not fit, so that displacement takes part.
-        let domain = Domain::standalone();
+        let domain = alone();
         let told = mode == Mode::Invalidate;
         let builder = CacheBuilder::new(&domain, "arena").mode(mode).eviction_events(told);
         let tagged = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
@@ -60,7 +60,7 @@ impl Arena {
 
     /// One whose entries expire all the time, and are served, refreshed and loaded in every way there is.
     fn expiring(wanted: u64) -> Arc<Self> {
-        let domain = Domain::standalone();
+        let domain = alone();
         let builder = CacheBuilder::new(&domain, "arena").eviction_events(true).max_capacity(KEYS as u64 - 4);
         let builder = builder.time_to_live(5 * MILLISECOND).fail_safe(5_000 * MILLISECOND).ttl_jitter(0.2);
         let builder = builder.tags(|key: &usize, _| [format!("{}", key % TAGS)]);
@@ -271,6 +271,16 @@ impl Arena {
     fn differing(&self) -> usize {
         self.cache.iter().filter(|(key, version)| *version != self.record.load(*key)).count()
     }
+}
+
+/// A domain without peers, in which what fails has ended: else nothing would be cached while keys fail all the time.
+fn alone() -> Domain {
+    let origin = Origin { node: "a".parse().unwrap(), incarnation: Incarnation(1) };
+    let log = Arc::new(ChangeLog::new(Default::default(), Default::default()));
+    let bounds = Bounds { write_horizon: Duration::ZERO, ..Bounds::default() };
+    let domain = Domain::bounded(Clock::system(), log, origin, bounds);
+    domain.publish(Published { fresh_until: Tick::FOREVER, floor: Tick::NEVER });
+    domain
 }
 
 fn reads_wanted() -> u64 {

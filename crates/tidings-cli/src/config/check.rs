@@ -161,10 +161,6 @@ impl<'a> Judge<'a> {
     }
 
     fn coherence(&mut self) {
-        if self.text("coherence.when_isolated").is_some_and(|choice| choice != "limit") {
-            let message = "is not available in this release: in doubt, older entries are misses";
-            self.error("coherence.when_isolated", message, "use limit");
-        }
         self.above_zero("coherence.max_staleness");
         self.above_zero("coherence.lost_grace");
         if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes")

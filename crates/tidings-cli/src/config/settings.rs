@@ -184,7 +184,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "coherence.when_isolated",
         WHEN_ISOLATED,
         "\"limit\"",
-        "Older entries in doubt: limit | bypass | serve | flush.",
+        "Older entries in doubt: limit | bypass | serve | flush. Of caches that do not say.",
     ),
     works(
         "coherence.lost_grace",
@@ -203,6 +203,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Choice(&["doubt", "trust"]),
         "\"doubt\"",
         "After a crash: doubt | trust.",
+    ),
+    works(
+        "coherence.before_known",
+        Kind::Choice(&["uncovered", "refuse"]),
+        "\"uncovered\"",
+        "Changes before every member knows of this node: uncovered (made, outside the bound) | refuse.",
     ),
     works(
         "coherence.unready_when_isolated",
@@ -268,6 +274,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Duration,
         "\"0s\"",
         "How far the replica that is loaded from may be behind; at most a day.",
+    ),
+    unset(
+        "cache[].when_isolated",
+        WHEN_ISOLATED,
+        "\"limit\"",
+        "Older entries in doubt: miss (limit), nothing cached (bypass), marked (serve), all dropped (flush).",
     ),
     unset(
         "cache[].ttl_jitter",

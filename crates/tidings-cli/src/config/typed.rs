@@ -74,6 +74,7 @@ pub(crate) struct Coherence {
     pub(crate) lost_grace: Option<Duration>,
     pub(crate) write_horizon: Duration,
     pub(crate) unclean_end: String,
+    pub(crate) before_known: String,
     pub(crate) unready_when_isolated: bool,
     pub(crate) lanes: Lanes,
     pub(crate) log_events: u64,
@@ -93,6 +94,7 @@ pub(crate) struct Cache {
     pub(crate) partitions: u64,
     pub(crate) eviction_events: bool,
     pub(crate) replica_lag: Duration,
+    pub(crate) when_isolated: String,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -145,6 +147,7 @@ fn coherence(get: &Getter<'_>) -> Option<Coherence> {
         lost_grace: get.duration("coherence.lost_grace"),
         write_horizon: get.duration("coherence.write_horizon")?,
         unclean_end: get.text("coherence.unclean_end")?,
+        before_known: get.text("coherence.before_known")?,
         unready_when_isolated: get.flag("coherence.unready_when_isolated")?,
         lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
         log_events: get.count("coherence.log_events")?,
@@ -171,6 +174,8 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         partitions: get.count(&at("partitions"))?,
         eviction_events: get.flag(&at("eviction_events"))?,
         replica_lag: get.duration(&at("replica_lag"))?,
+        // Unless it says otherwise, a cache does what all do.
+        when_isolated: get.text(&at("when_isolated")).or_else(|| get.text("coherence.when_isolated"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

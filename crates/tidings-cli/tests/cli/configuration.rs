@@ -146,6 +146,23 @@ fn the_schema_is_json_and_refuses_unknown_keys() {
 }
 
 #[test]
+fn a_cache_may_do_in_doubt_what_others_do_not() {
+    let text = format!(
+        "{SOUND}[coherence]\nwhen_isolated = \"serve\"\n[[cache]]\nname = \"a\"\n\
+         [[cache]]\nname = \"b\"\nwhen_isolated = \"flush\"\n"
+    );
+    check(&text, &[], &[]).exits(0);
+    let shown = on(&text, &["config", "show", "-"], &["--json"], &[]).exits(0).json();
+    let value = |key: &str| {
+        shown.as_array().unwrap().iter().find(|entry| entry["key"] == key).map(|entry| entry["value"].clone())
+    };
+    assert_eq!(value("coherence.when_isolated"), Some("serve".into()));
+    assert_eq!(value("cache[1].when_isolated"), Some("flush".into()));
+    let refused = check(&text.replace("flush", "ignore"), &[], &[]).exits(78);
+    assert!(refused.stderr.contains("when_isolated") && refused.stderr.contains("bypass"), "{refused:?}");
+}
+
+#[test]
 fn what_a_start_would_refuse_is_found_before() {
     let cache = |more: &str| format!("{SOUND}[[cache]]\nname = \"users\"\n{more}");
     check(&cache(""), &[], &[]).exits(0);

@@ -11,12 +11,27 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 7] = [
+const COUNTERS: [(&str, &str, Count); 10] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
-        "Loads and fills that were not stored: their key changed meanwhile, or within the replica lag before.",
+        "Loads and fills that were not stored: their key changed meanwhile or within the replica lag before, or is uncertain.",
         |counts| counts.fence_rejects,
+    ),
+    (
+        "tidings_cache_uncertain",
+        "Times that a write of a key failed, here or at a peer, and may still land: nothing is stored for a while.",
+        |counts| counts.uncertain,
+    ),
+    (
+        "tidings_cache_bypassed",
+        "Loads and fills that were not stored because the cache bypasses in doubt.",
+        |counts| counts.bypassed,
+    ),
+    (
+        "tidings_cache_flushed",
+        "Times that the cache was emptied because the node came into doubt.",
+        |counts| counts.flushed,
     ),
     (
         "tidings_cache_untagged",

@@ -24,6 +24,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "node": id.as_str(),
         "incarnation": incarnation.0,
         "ready": app.readiness().unready().is_empty(),
+        "known": node.is_known(),
         "members": members,
     });
     Ok(Json(document).into_response())

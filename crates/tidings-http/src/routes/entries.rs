@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::{AnyCache, Cache, Loaded, Positions, ReadOrFill};
+use tidings::{AnyCache, Cache, Fetched, Loaded, Positions, ReadOrFill};
 
 use super::acked;
 use crate::app::App;
@@ -21,6 +21,7 @@ use crate::quantity;
 use crate::token::TokenText;
 
 const AGE: HeaderName = HeaderName::from_static("tidings-age");
+const STALE: HeaderName = HeaderName::from_static("tidings-stale");
 const FILL_TOKEN: HeaderName = HeaderName::from_static("tidings-fill-token");
 
 /// Headers that begin so carry metadata for subscribers; the rest of the name is its name, in lower case.
@@ -29,7 +30,7 @@ const METADATA: &str = "tidings-meta-";
 /// `GET /v1/caches/{cache}/entries/{key}`
 pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    match cache.get_or_token(&named.key, FILL_TIME)? {
+    match cache.get_marked_or_token(&named.key, FILL_TIME)? {
         ReadOrFill::Hit(value) => Ok(hit(&cache, &named.key, value)),
         ReadOrFill::Miss(token) => {
             let token = TokenText { origin: app.node().origin(), cache: named.cache, token };
@@ -44,17 +45,20 @@ pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
     }
 }
 
-fn hit(cache: &Cache<String, Bytes>, key: &String, value: Bytes) -> Response {
-    // Value and age have to be one entry's. If it has gone since, its value was still good when it was read.
-    let (value, age) = match cache.peek(key) {
-        Some((value, age)) => (value, Some(age)),
-        None => (value, None),
+fn hit(cache: &Cache<String, Bytes>, key: &String, read: Fetched<Bytes>) -> Response {
+    // Value, mark and age have to be one entry's. If it has gone since, its value was still good when it was read.
+    let (read, age) = match cache.peek_marked(key) {
+        Some((read, age)) => (read, Some(age)),
+        None => (read, None),
     };
-    let mut response = value.into_response();
+    let mut response = read.value.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if let Some(age) = age.and_then(|age| HeaderValue::try_from(format!("{:.3}", age.as_secs_f64())).ok()) {
         headers.insert(AGE, age);
+    }
+    if read.stale {
+        headers.insert(STALE, HeaderValue::from_static("true"));
     }
     response
 }
@@ -119,7 +123,9 @@ pub(crate) async fn put(
         }
         let token = token(&app, &named.cache, &headers)?;
         if !cache.fill_tagged(&named.key, Loaded { value, tags }, token.token, ttl)? {
-            return Err(ended("it was used, its time is over, or the key has changed meanwhile"));
+            return Err(ended(
+                "it was used, its time is over, the key has changed meanwhile, or nothing is stored in doubt",
+            ));
         }
         return Ok(StatusCode::NO_CONTENT.into_response());
     }

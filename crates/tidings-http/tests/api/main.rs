@@ -7,6 +7,7 @@ mod caches;
 mod cluster;
 mod entries;
 mod events;
+mod isolated;
 mod metrics;
 mod receipts;
 mod support;

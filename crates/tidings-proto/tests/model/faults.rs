@@ -17,6 +17,9 @@ const REJOIN: Ms = 1_200;
 /// How long a departing node waits for acknowledgements.
 const LEAVE_DEADLINE: Ms = 1_200;
 
+/// Newcomers that are cut off as soon as they have joined.
+const NEWCOMER_CUT_PERCENT: u64 = 80;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// Chooses and begins the next one.
@@ -124,6 +127,20 @@ impl World {
         lasts
     }
 
+    /// Whoever has just joined may be cut off, and those who have not heard of it are not told.
+    pub(crate) fn cut_newcomer(&mut self, node: usize) {
+        if self.quiet() || !self.rng.percent(NEWCOMER_CUT_PERCENT) {
+            return;
+        }
+        let until = self.now + self.rng.range(CUT_MAX / 2, CUT_MAX);
+        self.members_lost_until = until;
+        self.note(|| format!("cut n{node}, which has just joined, until {until}"));
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            self.net.cut(node, other, until);
+            self.net.cut(other, node, until);
+        }
+    }
+
     fn expel(&mut self, node: usize, lasts: Ms) {
         if lasts > CUT_MAX {
             self.stats.expulsions += 1;
@@ -138,7 +155,7 @@ impl World {
 
     /// Ends a life in the middle of what it does.
     fn crash(&mut self, node: usize) {
-        if self.rng.percent(50) && !self.waits_for_hello(node) {
+        if self.rng.percent(50) && !self.waits_to_be_known(node) {
             for _ in 0..4 {
                 self.begin_write(node, WRITE_HORIZON);
             }

@@ -14,6 +14,9 @@ use super::{Bug, Ms, PROBE_EVERY, SILENT_AFTER, SUSPECT_AFTER};
 /// Ticks between two mentions of an unchanged member set.
 const MENTION_EVERY: u64 = 6;
 
+/// Member sets that are lost while there are faults.
+const MEMBERS_LOST_PERCENT: u64 = 60;
+
 /// A request for a lane, or a lane with news, that does not get on for this long is followed anew.
 const STUCK_AFTER: Ms = 200;
 
@@ -41,8 +44,7 @@ impl World {
                 let probe = process.peers.get_mut(&origin).expect("known").follower.probe(tick);
                 self.send(node, &origin, Channel::Control, &Control::Probe(probe));
                 if mention {
-                    let members = self.process(node).members();
-                    self.send(node, &origin, Channel::Control, &Control::Members(members));
+                    self.send_members(node, &origin);
                 }
                 self.nudge(node, &origin);
             }
@@ -120,7 +122,7 @@ impl World {
             return;
         }
         self.name(node, &origin, &origin.node);
-        self.name_all(node, &origin.node, &hello.members);
+        self.take_members(node, &origin, &hello.members);
         let process = self.process(node);
         if process.newest(&origin.node) != Some(&origin) {
             return;
@@ -130,11 +132,12 @@ impl World {
             self.send(node, &origin, Channel::Answer, &reply);
             return;
         }
-        process.answered.insert(origin.clone());
         if envelope.settled {
             let process = self.process(node);
             process.freshness.contacted();
-            process.settled = true;
+            if !std::mem::replace(&mut process.settled, true) {
+                self.cut_newcomer(node);
+            }
         }
         let now = self.now;
         let peer = self.process(node).peers.get_mut(&origin).expect("known");
@@ -146,12 +149,19 @@ impl World {
     }
 
     pub(crate) fn on_members(&mut self, envelope: &Envelope, members: &MemberSet) {
-        self.name_all(envelope.to, &node_id(envelope.from.0), members);
+        self.take_members(envelope.to, &origin_of(envelope.from), members);
     }
 
-    fn name_all(&mut self, node: usize, by: &NodeId, members: &MemberSet) {
-        for member in members.members.iter().filter(|member| member.origin.node != *by) {
-            self.name(node, &member.origin, by);
+    /// Takes note of whom an origin names, and only then that it has named them.
+    fn take_members(&mut self, node: usize, by: &Origin, members: &MemberSet) {
+        for member in members.members.iter().filter(|member| member.origin.node != by.node) {
+            self.name(node, &member.origin, &by.node);
+        }
+        let (tick, bug) = (self.tick(node), self.bug);
+        let process = self.process(node);
+        if let Some(peer) = process.peers.get_mut(by) {
+            peer.follower.on_members(members.version);
+            process.confirm(by, tick, bug);
         }
     }
 
@@ -162,10 +172,19 @@ impl World {
             return;
         }
         self.note(|| format!("n{node} hears of {origin}"));
-        let members = Control::Members(self.process(node).members());
         let peers: Vec<Origin> = self.process(node).peers.keys().cloned().collect();
         for peer in peers {
-            self.send(node, &peer, Channel::Control, &members);
+            self.send_members(node, &peer);
+        }
+    }
+
+    /// Says whom a node knows. Often that is lost where heartbeats get through, as on a link of its own.
+    fn send_members(&mut self, node: usize, to: &Origin) {
+        let lost =
+            !self.quiet() && (self.now < self.members_lost_until || self.rng.percent(MEMBERS_LOST_PERCENT));
+        if !lost {
+            let members = Control::Members(self.process(node).members());
+            self.send(node, to, Channel::Control, &members);
         }
     }
 
@@ -268,6 +287,9 @@ impl World {
         let origin = origin_of(envelope.from);
         let (tick, bug) = (self.tick(node), self.bug);
         let Some(peer) = self.process(node).peers.get_mut(&origin) else { return };
+        if bug == Some(Bug::UnknownMembers) {
+            peer.follower.on_members(heartbeat.members);
+        }
         match peer.follower.on_heartbeat(heartbeat) {
             Ok(probed) => {
                 let probed = self.ms_of(node, probed);
@@ -307,15 +329,10 @@ impl World {
         }
     }
 
-    /// The origins that have not answered this node's hello and are not lost: while there is one, writes wait.
-    pub(crate) fn waits_for_hello(&self, node: usize) -> bool {
+    /// While somebody may not know of a node, its writes wait.
+    pub(crate) fn waits_to_be_known(&self, node: usize) -> bool {
         let Some(process) = &self.nodes[node].process else { return true };
-        let unanswered = |origin: &Origin| {
-            process.newest(&origin.node) == Some(origin)
-                && !process.answered.contains(origin)
-                && self.anyone_hears(node, origin)
-        };
-        !process.settled || process.peers.keys().any(unanswered)
+        !process.settled || !process.freshness.is_known()
     }
 
     pub(crate) fn is_settled(&self, node: usize) -> bool {

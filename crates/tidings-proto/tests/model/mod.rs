@@ -56,6 +56,8 @@ pub(crate) enum Bug {
     HeadsBeforeProbe,
     /// Who was given up, and is heard again before its floor is behind, is let go of nevertheless.
     EndedForGood,
+    /// A heartbeat confirms although the member set that it names has not come.
+    UnknownMembers,
     /// An invalidation does not end loads that are under way.
     LoadSurvives,
 }

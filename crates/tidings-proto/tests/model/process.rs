@@ -1,6 +1,6 @@
 //! One life of one node: its log, its cache, whom it knows, and what it follows and serves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 
@@ -73,8 +73,6 @@ pub(crate) struct Process {
     pub(crate) woken: Arc<Mutex<Vec<StreamKey>>>,
     /// Has exchanged hellos with a settled member, or founded the cluster.
     pub(crate) settled: bool,
-    /// Who has answered this life's hello.
-    pub(crate) answered: BTreeSet<Origin>,
     pub(crate) members_version: u64,
     pub(crate) dialled: BTreeMap<usize, Ms>,
     /// Newest probe of each follower, and whether an answer is under way.
@@ -120,7 +118,6 @@ impl Process {
             streams: BTreeMap::new(),
             woken: Arc::default(),
             settled: founder,
-            answered: BTreeSet::new(),
             members_version: 0,
             dialled: BTreeMap::new(),
             probes: BTreeMap::new(),

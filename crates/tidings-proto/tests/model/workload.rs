@@ -75,7 +75,7 @@ impl World {
         if self.now >= self.lull_until && self.rng.percent(1) {
             self.lull_until = self.now + self.rng.range(200, 1_500);
         }
-        if self.quiet() || self.now < self.lull_until || self.waits_for_hello(node) {
+        if self.quiet() || self.now < self.lull_until || self.waits_to_be_known(node) {
             return;
         }
         if self.process(node).leaving.is_none() {

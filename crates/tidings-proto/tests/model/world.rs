@@ -137,6 +137,8 @@ pub(crate) struct World {
     pub(crate) log_events: u64,
     /// Nodes do not write before then: bursts and lulls.
     pub(crate) lull_until: Ms,
+    /// Member sets do not get through before then.
+    pub(crate) members_lost_until: Ms,
     /// A node that was apart from others for longer than the guarantees allow, and until when it is no wonder that
     /// these do not hold between it and them.
     pub(crate) expelled: Option<(usize, Ms)>,
@@ -170,6 +172,7 @@ impl World {
             lanes,
             log_events,
             lull_until: 0,
+            members_lost_until: 0,
             expelled: None,
             bug,
             stats: Stats::default(),

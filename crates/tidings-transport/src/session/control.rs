@@ -121,7 +121,12 @@ pub(super) async fn receive(
                 }
                 followed.progressed(node);
             }
-            Control::Members(members) => node.members_of(followed.origin(), &members),
+            Control::Members(members) => {
+                // Everybody counts before it is said that they are known.
+                node.members_of(followed.origin(), &members);
+                followed.state.lock().on_members(members.version);
+                followed.progressed(node);
+            }
             Control::Caches(names) => node.caches_of(followed.origin(), names),
             Control::Goodbye(heads) => {
                 followed.state.lock().on_goodbye(heads)?;

@@ -6,6 +6,7 @@ mod addresses;
 mod calling_runtime;
 mod common;
 mod credentials;
+mod known;
 mod lanes;
 mod leaving;
 mod named;

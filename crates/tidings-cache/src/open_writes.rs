@@ -1,0 +1,67 @@
+//! What a node that leaves waits for: writes whose end is not told yet, and windows that its own writes have opened.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidings_proto::time::Tick;
+
+use crate::domain::Domain;
+use crate::replica::no_earlier;
+
+/// How often it is looked whether the windows are over: clocks may go on while timers stand still.
+const WINDOWS_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Domain {
+    /// Waits until no write-through is under way, nor any change from which others follow, and until what failed ones
+    /// may still have under way has landed: a write horizon after the last failure.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with its timer, if a write-through has failed lately.
+    pub async fn writes_settled(&self) {
+        loop {
+            let changed = self.inner().writes_changed.notified();
+            if self.inner().open_writes.load(Ordering::SeqCst) > 0 {
+                changed.await;
+                continue;
+            }
+            let left = self.windows_end().since(self.clock().now());
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(WINDOWS_INTERVAL)).await;
+        }
+    }
+
+    /// A write-through of this node's has opened a window, which peers were told of.
+    pub(crate) fn window_opens(&self) {
+        if self.write_horizon().is_zero() {
+            return;
+        }
+        let end = no_earlier(self.clock()).after(self.write_horizon());
+        self.inner().windows_end.fetch_max(end.0, Ordering::SeqCst);
+    }
+
+    fn windows_end(&self) -> Tick {
+        Tick(self.inner().windows_end.load(Ordering::SeqCst))
+    }
+}
+
+/// Counts a write-through, or a change from which others follow, as under way.
+pub(crate) struct OpenWrite<'a>(&'a Domain);
+
+impl<'a> OpenWrite<'a> {
+    pub(crate) fn of(domain: &'a Domain) -> Self {
+        domain.inner().open_writes.fetch_add(1, Ordering::SeqCst);
+        Self(domain)
+    }
+}
+
+impl Drop for OpenWrite<'_> {
+    fn drop(&mut self) {
+        self.0.inner().open_writes.fetch_sub(1, Ordering::SeqCst);
+        self.0.inner().writes_changed.notify_waiters();
+    }
+}
