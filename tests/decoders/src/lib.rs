@@ -20,8 +20,6 @@ mod secrets;
 #[path = "../../../crates/tidings-cli/src/units.rs"]
 mod units;
 
-use tidings_proto::codec::DECODED_BYTES_MAX;
-
 pub use mutate::Mutator;
 
 /// A decoder.
@@ -66,9 +64,8 @@ pub const DECODERS: &[Decoder] = &[
         name: "key",
         decode: frames::key,
         samples: samples::keys,
-        // A text of a mebibyte may be claimed, and room for it is made before it turns out to be missing.
-        bytes_fixed: DECODED_BYTES_MAX + (64 << 10),
-        bytes_per_byte: 4,
+        bytes_fixed: 80 << 10,
+        bytes_per_byte: 256,
     },
     Decoder {
         name: "gossip",
@@ -81,7 +78,8 @@ pub const DECODERS: &[Decoder] = &[
         name: "signed_record",
         decode: gossip::record,
         samples: gossip::records,
-        bytes_fixed: 64 << 10,
+        // serde makes room for up to a mebibyte of bytes whose number is claimed.
+        bytes_fixed: (1 << 20) + (80 << 10),
         bytes_per_byte: 16,
     },
     Decoder {
