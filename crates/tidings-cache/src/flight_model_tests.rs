@@ -28,6 +28,8 @@ enum Planted {
     LateEpoch,
     /// A load that an invalidation has ended can still be joined.
     JoinsEnded,
+    /// A load that began before a fence is joined after it.
+    JoinsAcrossFence,
     /// A store does not look whether its flight was ended.
     StoresEnded,
 }
@@ -57,6 +59,8 @@ struct Shard {
     entry: Option<(u64, u32)>,
     /// Where the planted bug finds a load that was ended.
     last_load: Option<Arc<Waiting>>,
+    /// The epoch at which the newest load began.
+    last_epoch: u32,
 }
 
 impl Harness {
@@ -85,7 +89,11 @@ impl Harness {
                 return version;
             }
             let epoch = self.epoch.load(Ordering::SeqCst);
-            let mut joined = shard.table.join(key, Joinable { epoch, after: Tick::NEVER });
+            let joinable = match self.planted {
+                Planted::JoinsAcrossFence => shard.last_epoch,
+                _ => epoch,
+            };
+            let mut joined = shard.table.join(key, Joinable { epoch: joinable, after: Tick::NEVER });
             if self.planted == Planted::JoinsEnded {
                 joined = shard.last_load.clone();
             }
@@ -95,6 +103,7 @@ impl Harness {
             }
             let waiting = Arc::<Waiting>::default();
             shard.last_load = Some(waiting.clone());
+            shard.last_epoch = epoch;
             (shard.table.begin_load(key, epoch, NOW, waiting.clone()), waiting)
         };
         let version = self.load();
@@ -290,6 +299,11 @@ fn an_epoch_read_after_the_load_is_found() {
 #[test]
 fn a_reader_that_joins_an_ended_flight_is_found() {
     assert!(is_found(Planted::JoinsEnded, READERS_AND_REMOVER));
+}
+
+#[test]
+fn a_reader_that_joins_a_flight_of_before_a_fence_is_found() {
+    assert!(is_found(Planted::JoinsAcrossFence, READERS_AND_FENCE));
 }
 
 #[test]

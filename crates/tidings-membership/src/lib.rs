@@ -28,6 +28,8 @@
 mod attest;
 mod budget;
 mod config;
+#[doc(hidden)]
+pub mod decoders;
 mod driver;
 mod guard;
 mod heartbeat;

@@ -13,6 +13,13 @@ use serde::de::DeserializeOwned;
 /// is encoded is bounded by its types.
 pub const DECODED_BYTES_MAX: usize = 1 << 20;
 
+/// A value claims at most so many bytes for each that it is decoded from: numbers of up to sixteen are written as one.
+const CLAIMED_PER_BYTE: usize = 16;
+
+/// Up to these lengths, in bytes, values may claim only what they can hold: most keys, and most records and frames.
+const SHORT_BYTES: usize = 256;
+const MEDIUM_BYTES: usize = 4 << 10;
+
 /// A value could not be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -29,6 +36,11 @@ pub enum CodecError {
 
 fn config() -> impl bincode::config::Config {
     bincode::config::standard().with_limit::<DECODED_BYTES_MAX>()
+}
+
+fn decode_within<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<(T, usize), CodecError> {
+    let config = bincode::config::standard().with_limit::<LIMIT>();
+    bincode::serde::decode_from_slice(bytes, config).map_err(CodecError::Decode)
 }
 
 /// Appends the encoding of a value.
@@ -55,7 +67,12 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
 /// # Errors
 /// [`CodecError::Decode`] or [`CodecError::Trailing`].
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let (value, used) = bincode::serde::decode_from_slice(bytes, config()).map_err(CodecError::Decode)?;
+    // bincode makes room for a text as soon as its length is read: no more than there could be of it.
+    let (value, used) = match bytes.len() {
+        ..=SHORT_BYTES => decode_within::<T, { SHORT_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
+        ..=MEDIUM_BYTES => decode_within::<T, { MEDIUM_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
+        _ => decode_within::<T, DECODED_BYTES_MAX>(bytes)?,
+    };
     if used == bytes.len() { Ok(value) } else { Err(CodecError::Trailing(bytes.len() - used)) }
 }
 
@@ -87,6 +104,31 @@ mod tests {
     fn a_claimed_length_beyond_the_limit_is_refused_before_it_is_allocated() {
         let claim = encode(&(1_u64 << 40)).unwrap();
         assert!(matches!(decode::<Vec<u8>>(&claim), Err(CodecError::Decode(_))));
+    }
+
+    #[test]
+    fn short_values_may_claim_no_more_than_they_can_hold() {
+        for (length, most) in [(SHORT_BYTES, 4 << 10), (MEDIUM_BYTES, 64 << 10)] {
+            let mut bytes = encode(&(most as u64 + 1)).unwrap();
+            bytes.resize(length, b'x');
+            let refused = decode::<String>(&bytes);
+            let Err(CodecError::Decode(bincode::error::DecodeError::LimitExceeded)) = refused else {
+                panic!("room was made for a text that is not there: {refused:?}")
+            };
+        }
+    }
+
+    #[test]
+    fn what_takes_the_most_room_for_its_length_is_decoded_at_every_length() {
+        for count in (0..600).chain(3_900..4_200).chain([60_000]) {
+            let numbers = vec![0_u64; count];
+            assert_eq!(decode::<Vec<u64>>(&encode(&numbers).unwrap()).unwrap(), numbers);
+            let (small, large) = (vec![Some(1_u32); count / 2], vec![u64::MAX; count / 9]);
+            let both = encode(&(&small, &large)).unwrap();
+            assert_eq!(decode::<(Vec<Option<u32>>, Vec<u64>)>(&both).unwrap(), (small, large));
+            let text = "x".repeat(count);
+            assert_eq!(decode::<String>(&encode(&text).unwrap()).unwrap(), text);
+        }
     }
 
     #[test]

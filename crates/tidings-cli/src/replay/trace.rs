@@ -65,7 +65,11 @@ impl Trace {
         Self::new(File::open(path).map_err(TraceError::Open)?)
     }
 
-    fn new(source: impl Read + Send + 'static) -> Result<Self, TraceError> {
+    /// Reads what a file would hold.
+    ///
+    /// # Errors
+    /// [`TraceError::Open`].
+    pub(super) fn new(source: impl Read + Send + 'static) -> Result<Self, TraceError> {
         let mut source = BufReader::new(source);
         let compressed = source.fill_buf().map_err(TraceError::Open)?.starts_with(&ZSTD_MAGIC);
         let lines: Box<dyn BufRead + Send> = if compressed {

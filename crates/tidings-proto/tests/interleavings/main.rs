@@ -1,0 +1,199 @@
+//! Everything that can happen to a small cluster, in every order: no hit is older than the bound.
+//!
+//! Change logs, followers and freshness are the real ones; the network, the system of record and the reader's two
+//! entries are as small as they can be. What is bounded is how often each thing happens, not when: within its scope a
+//! search is complete. The wide scope is cut short, by
+//! `TIDINGS_MODEL_STATES=30000000` later.
+
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
+mod search;
+mod world;
+
+use crate::search::{Outcome, search};
+use crate::world::World;
+
+/// What the harness does wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Planted {
+    Nothing,
+    /// A lane goes on after a reset although nothing was fenced.
+    NoFence,
+    /// A lane goes on after a reset, and is fenced at some time.
+    LateFence,
+    /// A change returns before it is in the log.
+    SequenceOutsideLock,
+    /// A confirmation dates from the moment at which the answer came.
+    ConfirmedAtReceipt,
+    /// An origin ends and leaves no floor.
+    NoFloor,
+    /// A hit reads its entry before it reads until when entries count.
+    EntryFirst,
+    /// A heartbeat confirms although its sender knows a member that the receiver does not.
+    UnknownMember,
+    /// Events count as applied that were not.
+    SilentDrop,
+}
+
+/// How much happens.
+#[derive(Clone, Copy, Debug)]
+struct Scope {
+    origins: usize,
+    keys: usize,
+    /// The second origin is not known to the reader at first; the first one comes to know it.
+    joins: bool,
+    writes: u8,
+    probes: u8,
+    losses: u8,
+    follows: u8,
+    loads: u8,
+    reads: u8,
+    crashes: u8,
+    restarts: u8,
+    /// Steps of time, each as long as the bound.
+    passes: u8,
+}
+
+/// Nothing happens to one origin.
+const QUIET: Scope = Scope {
+    origins: 1,
+    keys: 1,
+    joins: false,
+    writes: 0,
+    probes: 0,
+    losses: 0,
+    follows: 0,
+    loads: 0,
+    reads: 0,
+    crashes: 0,
+    restarts: 0,
+    passes: 0,
+};
+
+/// Loss, and a log that forgets: gaps, requests, resets, fences.
+const LOSS: Scope = Scope { writes: 2, probes: 2, losses: 1, follows: 1, loads: 1, passes: 2, ..QUIET };
+
+/// Reads that take their time.
+const READS: Scope = Scope { writes: 1, probes: 2, loads: 1, reads: 1, passes: 3, ..QUIET };
+
+/// A crash with a write under way, and a restart.
+const CRASH: Scope =
+    Scope { writes: 1, probes: 1, follows: 1, loads: 1, crashes: 1, restarts: 1, passes: 4, ..QUIET };
+
+/// Two origins with a key each.
+const TWO: Scope = Scope { origins: 2, keys: 2, writes: 2, probes: 1, losses: 1, passes: 2, ..QUIET };
+
+/// Everything at once: more than any run looks at as a whole.
+const WIDE: Scope = Scope {
+    origins: 2,
+    keys: 2,
+    writes: 2,
+    probes: 3,
+    losses: 1,
+    follows: 2,
+    loads: 1,
+    crashes: 1,
+    restarts: 1,
+    passes: 4,
+    ..QUIET
+};
+
+/// An origin that joins by another one.
+const JOIN: Scope = Scope { origins: 2, joins: true, writes: 1, probes: 2, follows: 1, passes: 3, ..QUIET };
+
+/// States that a search looks at before it is given up.
+const STATES_MAX: usize = 1_000_000;
+
+/// States of the wide scope that are looked at unless the environment says otherwise.
+const WIDE_STATES: usize = 100_000;
+
+fn run(scope: Scope, planted: Planted) -> Outcome {
+    search(|| World::new(scope, planted), STATES_MAX)
+}
+
+fn assert_kept(scope: Scope) {
+    let outcome = run(scope, Planted::Nothing);
+    println!("{} states, {} steps deep: {scope:?}", outcome.states, outcome.deepest);
+    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
+    assert!(!outcome.cut_short, "the scope is too large to be looked at as a whole");
+}
+
+fn assert_found(scope: Scope, planted: Planted) {
+    let outcome = run(scope, planted);
+    let broken =
+        outcome.broken.unwrap_or_else(|| panic!("{planted:?} was not found in {} states", outcome.states));
+    println!("{planted:?}: {}", broken.lines().take(2).collect::<Vec<_>>().join(" "));
+}
+
+#[test]
+fn the_bound_is_kept_whatever_is_lost_and_forgotten() {
+    assert_kept(LOSS);
+}
+
+#[test]
+fn the_bound_is_kept_by_reads_that_take_their_time() {
+    assert_kept(READS);
+}
+
+#[test]
+fn the_bound_is_kept_over_a_crash_and_a_restart() {
+    assert_kept(CRASH);
+}
+
+#[test]
+fn the_bound_is_kept_with_two_origins() {
+    assert_kept(TWO);
+}
+
+#[test]
+fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
+    let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
+    let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
+    println!("{} states, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
+    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
+}
+
+#[test]
+fn the_bound_is_kept_while_an_origin_joins_by_another_one() {
+    assert_kept(JOIN);
+}
+
+#[test]
+fn a_reset_without_its_fence_is_found() {
+    assert_found(LOSS, Planted::NoFence);
+}
+
+#[test]
+fn a_fence_after_the_lane_went_on_is_found() {
+    assert_found(LOSS, Planted::LateFence);
+}
+
+#[test]
+fn a_sequence_taken_outside_the_lock_is_found() {
+    assert_found(LOSS, Planted::SequenceOutsideLock);
+}
+
+#[test]
+fn a_confirmation_that_dates_from_its_receipt_is_found() {
+    assert_found(READS, Planted::ConfirmedAtReceipt);
+}
+
+#[test]
+fn events_dropped_in_silence_are_found() {
+    assert_found(LOSS, Planted::SilentDrop);
+}
+
+#[test]
+fn an_origin_that_ends_without_a_floor_is_found() {
+    assert_found(CRASH, Planted::NoFloor);
+}
+
+#[test]
+fn an_entry_read_before_the_time_until_which_it_counts_is_found() {
+    assert_found(READS, Planted::EntryFirst);
+}
+
+#[test]
+fn a_heartbeat_that_confirms_past_an_unknown_member_is_found() {
+    assert_found(JOIN, Planted::UnknownMember);
+}

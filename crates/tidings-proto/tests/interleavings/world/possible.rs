@@ -1,0 +1,90 @@
+//! What can happen next, and what it takes off the scope.
+
+use super::{Action, Due, WIRE_MAX, World, lane};
+use crate::{Planted, search};
+
+impl World {
+    fn actions_of(&self, origin: usize, out: &mut Vec<Action>) {
+        let (home, seen, left) = (&self.homes[origin], &self.seen[origin], &self.left);
+        let mut add = |holds: bool, action| out.extend(holds.then_some(action));
+        let knows = seen.version >= home.beats.front().map_or(0, |beat| beat.members);
+        add(
+            !home.beats.is_empty() && (knows || self.planted == Planted::UnknownMember),
+            Action::Beat(origin),
+        );
+        add(!home.beats.is_empty() && left.losses > 0, Action::LoseBeat(origin));
+        add(home.alive && seen.met && left.probes > 0, Action::Probe(origin));
+        add(home.alive && home.probe.is_some() && home.beats.len() < WIRE_MAX, Action::Answer(origin));
+        add(home.alive && left.crashes > 0, Action::Crash(origin));
+        add(!home.alive && left.restarts > 0, Action::Restart(origin));
+        let may_meet = !self.scope.joins || origin == 0 || self.seen[0].version > 1;
+        add(home.alive && !seen.met && may_meet, Action::Meet(origin));
+        for key in 0..self.scope.keys {
+            let head = home.log.head(lane(key));
+            let news = home.cursors[key].is_some_and(|cursor| cursor.next <= head);
+            let wire = &home.wire[key];
+            let alive = home.alive;
+            add(alive && left.writes > 0 && home.open[key].is_none(), Action::Commit(origin, key));
+            add(alive && home.open[key].is_some(), Action::Append(origin, key));
+            add(home.entering[key].is_some(), Action::Enter(origin, key));
+            let follows = alive && seen.met && seen.attempts[key].is_none();
+            add(follows && left.follows > 0, Action::Follow(origin, key));
+            add(alive && news && wire.len() < WIRE_MAX, Action::Send(origin, key));
+            let waits = matches!(seen.fences[key], Some(Due::Must(_)));
+            add(!wire.is_empty() && !waits, Action::Take(origin, key));
+            add(!wire.is_empty() && left.losses > 0, Action::Lose(origin, key));
+            add(seen.fences[key].is_some(), Action::Fence(origin, key));
+        }
+    }
+
+    /// Takes what an action costs off what is left.
+    fn pay(&mut self, action: Action) {
+        let left = &mut self.left;
+        let cost = match action {
+            Action::Commit(..) => &mut left.writes,
+            Action::Probe(_) => &mut left.probes,
+            Action::Lose(..) | Action::LoseBeat(_) => &mut left.losses,
+            Action::Follow(..) => &mut left.follows,
+            Action::Load(_) => &mut left.loads,
+            Action::BeginRead(_) => &mut left.reads,
+            Action::Crash(_) => &mut left.crashes,
+            Action::Restart(_) => &mut left.restarts,
+            Action::Pass => &mut left.passes,
+            _ => return,
+        };
+        *cost -= 1;
+    }
+}
+
+impl search::World for World {
+    type Action = Action;
+
+    fn actions(&self) -> Vec<Action> {
+        let mut out = Vec::new();
+        (0..self.scope.origins).for_each(|origin| self.actions_of(origin, &mut out));
+        let mut add = |holds: bool, action| out.extend(holds.then_some(action));
+        for key in 0..self.scope.keys {
+            let flight = self.flights[key].is_some();
+            add(!flight && self.left.loads > 0, Action::Load(key));
+            add(flight, Action::Store(key));
+            let reading = self.reading[key].is_some();
+            add(!reading && self.left.reads > 0, Action::BeginRead(key));
+            add(reading, Action::EndRead(key));
+        }
+        add(self.scope.joins && self.homes[0].version == 1, Action::Join);
+        add(self.seen[0].version < self.homes[0].version, Action::Learn);
+        add(self.left.passes > 0, Action::Pass);
+        out
+    }
+
+    fn act(&mut self, action: Action) {
+        self.pay(action);
+        self.act_on(action);
+    }
+
+    fn broken(&self) -> Option<String> {
+        let hits = (0..self.scope.keys).filter_map(|key| Some((key, self.entries[key]?)));
+        let mut hits = hits.filter(|(key, entry)| self.is_hit(*key, *entry, self.published.fresh_until));
+        self.broken.clone().or_else(|| hits.find_map(|(key, entry)| self.overdue(key, entry)))
+    }
+}

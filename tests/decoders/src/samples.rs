@@ -1,0 +1,123 @@
+//! Frames as nodes send them.
+
+use bytes::Bytes;
+use tidings_proto::codec;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::frame::{
+    Control, Follow, FrameType, HEADER_BYTES, Heartbeat, Hello, MemberSet, NamedMember, Refusal, header,
+};
+use tidings_proto::hash::{CacheId, HASH_VERSION};
+use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Slot};
+use tidings_proto::log::{ChangeLog, Cursor, Retention};
+use tidings_proto::record::{Draft, DraftTarget, Parts};
+
+fn member(name: &str, ended: bool) -> NamedMember {
+    let node = NodeId::new(name).expect("a valid node id");
+    let origin = Origin { node, incarnation: Incarnation(1 << 40) };
+    NamedMember { origin, address: ([127, 0, 0, 1], 7_401).into(), ended }
+}
+
+fn hello() -> Hello {
+    Hello {
+        protocols: (1, 1),
+        cluster: "demo".to_owned(),
+        node: NodeId::new("n1").expect("a valid node id"),
+        incarnation: Incarnation(7),
+        log: LogId(0x0102_0304_0506_0708),
+        hash_version: HASH_VERSION,
+        lanes: Lanes::default(),
+        address: ([127, 0, 0, 1], 7_401).into(),
+        zone: "z".to_owned(),
+        release: "0.1.0".to_owned(),
+        wall_ms: 1_700_000_000_000,
+        age_ms: 70_000,
+        members: MemberSet { version: 1, members: vec![member("n2", false), member("n3", true)] },
+    }
+}
+
+fn all() -> Vec<Control> {
+    let lane = Lanes::default().lane(3).expect("there are four");
+    vec![
+        Control::Hello(hello()),
+        Control::Follow(Follow { incarnation: Incarnation(7), lane, from: 70_000 }),
+        Control::Resume(1),
+        Control::Reset(251),
+        Control::Probe(70_000),
+        Control::Heartbeat(Heartbeat { echo: 5, members: 2, heads: vec![0, 1, 250, 251] }),
+        Control::Ack(9),
+        Control::Goodbye(vec![1, 2, 3, 4]),
+        Control::Members(MemberSet { version: 3, members: vec![member("n2", false)] }),
+        Control::Caches(vec!["users".to_owned(), "orders".to_owned()]),
+        Control::Refused(Refusal::Cluster("demo".to_owned())),
+        Control::Refused(Refusal::Protocol(1, 2)),
+        Control::Refused(Refusal::Incarnation(Incarnation(8))),
+        Control::Refused(Refusal::Leaving),
+    ]
+}
+
+/// A frame each, and all of them in a row with a batch between.
+pub(crate) fn streams() -> Vec<Vec<u8>> {
+    let mut samples: Vec<Vec<u8>> = all().iter().map(Control::encode).collect();
+    let row = samples.concat();
+    for body in batches() {
+        let head = header(FrameType::Events, body.len());
+        samples.push([&head[..], &body].concat());
+    }
+    samples.push([&row[..], samples.last().map_or(&[][..], Vec::as_slice)].concat());
+    samples
+}
+
+/// A type and a body each.
+pub(crate) fn controls() -> Vec<Vec<u8>> {
+    let body = |encoded: Vec<u8>| [&encoded[1..2], &encoded[HEADER_BYTES..]].concat();
+    all().iter().map(Control::encode).map(body).collect()
+}
+
+/// Batches of each kind of target, and of all of them.
+pub(crate) fn batches() -> Vec<Vec<u8>> {
+    let keys = [Bytes::from_static(b"\x01a"), Bytes::from_static(b"\x02bc")];
+    let mut targets = vec![
+        DraftTarget::Key(b"\x03key"),
+        DraftTarget::Keys(&keys),
+        DraftTarget::MoreKeys(&keys),
+        DraftTarget::Tag("t"),
+        DraftTarget::Prefix("p:"),
+        DraftTarget::All,
+    ];
+    let mut samples: Vec<Vec<u8>> = targets.iter().map(|target| batch(&[target])).collect();
+    targets.push(DraftTarget::Key(b""));
+    samples.push(batch(&targets.iter().collect::<Vec<_>>()));
+    samples
+}
+
+fn batch(targets: &[&DraftTarget<'_>]) -> Vec<u8> {
+    let lanes = Lanes::default();
+    let log = ChangeLog::new(lanes, Retention::default());
+    let slot = Slot::of_hash(0);
+    let metadata = [("cause".to_owned(), "import".to_owned())];
+    for (index, target) in targets.iter().enumerate() {
+        let draft = Draft::new(Parts {
+            kind: EventKind::Deleted,
+            operation: Operation::Remove,
+            ignorable: index == 3,
+            cache: CacheId(0x0102_0304),
+            slot,
+            version: (index % 2 == 1).then_some(300),
+            metadata: if index % 3 == 0 { &metadata } else { &[] },
+            value: None,
+            target: **target,
+        });
+        let draft = draft.expect("it is small");
+        log.append(slot, 1_700_000_000_000, &draft).expect("the log is open").waiters.wake();
+    }
+    let (mut cursor, mut batches) = (Cursor { next: 1 }, Vec::new());
+    let _ = log.read(lanes.lane_of(slot), &mut cursor, usize::MAX, &mut batches);
+    let batch = batches.first().expect("it was appended");
+    [&batch.head()[..], &batch.records[..]].concat()
+}
+
+/// Encoded keys.
+pub(crate) fn keys() -> Vec<Vec<u8>> {
+    let texts = ["", "user:1", &"x".repeat(300)].map(|text| codec::encode(text).expect("a text encodes"));
+    texts.to_vec()
+}
