@@ -59,6 +59,8 @@ struct Inner {
 pub struct RemoteStats {
     /// Records of a kind that this release does not know and may ignore.
     pub ignored: Striped,
+    /// Records by which nodes that start learn that theirs are applied; they change nothing.
+    pub canaries: Striped,
     /// Records that could not be understood, whose slots were fenced.
     pub opaque: Striped,
     /// Records of caches that are not open here.
@@ -278,7 +280,11 @@ impl Domain {
         for (sequence, record) in batch.records(from) {
             let record = match record? {
                 Ok(record) => record,
-                Err(opaque) if opaque.unknown_kind && opaque.ignorable => {
+                Err(opaque) if opaque.is_canary() => {
+                    self.0.counts.canaries.count();
+                    continue;
+                }
+                Err(opaque) if opaque.unknown_kind.is_some() && opaque.ignorable => {
                     self.0.counts.ignored.count();
                     continue;
                 }
@@ -286,7 +292,7 @@ impl Domain {
                     // What it named is unknown, but it can only have been of this lane.
                     self.0.counts.opaque.count();
                     let slots = lanes.slots_of(batch.lane);
-                    self.fence_some(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
+                    self.fence_some(&caches, slots, opaque.unknown_kind.map(|_| opaque.cache));
                     continue;
                 }
             };

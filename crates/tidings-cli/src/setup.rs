@@ -35,6 +35,8 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .lost_grace(coherence.lost_grace.unwrap_or(NEVER))
         .write_horizon(coherence.write_horizon)
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
+        .max_clock_offset(coherence.max_clock_offset)
+        .unready_when_clock_off(coherence.unready_when_clock_off)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
             events: coherence.log_events,

@@ -192,7 +192,11 @@ impl NodeMetrics {
             "Records that need not be applied here.",
             labelled(
                 "reason",
-                [("unknown_cache", remote.unknown_cache.get()), ("unknown_kind", remote.ignored.get())],
+                [
+                    ("canary", remote.canaries.get()),
+                    ("unknown_cache", remote.unknown_cache.get()),
+                    ("unknown_kind", remote.ignored.get()),
+                ],
             ),
         )?;
         let gaps = sum(|following| following.gaps);
@@ -241,6 +245,17 @@ impl NodeMetrics {
             Some(Unit::Seconds),
             "Round trip to the peer.",
             others().filter_map(|member| Some((of("peer", member), seconds(member.rtt?)))),
+        )?;
+        out.gauge(
+            "tidings_peer_clock_offset",
+            Some(Unit::Seconds),
+            "How far the peer's wall clock is ahead of this node's, to half of a round trip.",
+            others().filter_map(|member| Some((of("peer", member), member.clock?.ahead))),
+        )?;
+        out.counter(
+            "tidings_clock_offsets_exceeded",
+            "Times that a peer's wall clock came to be further away than max_clock_offset.",
+            one(self.0.clock_offsets_exceeded()),
         )?;
         let states = members.iter().flat_map(|member| {
             STATES.map(|state| {

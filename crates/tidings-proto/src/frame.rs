@@ -51,10 +51,11 @@ pub enum FrameType {
     Refused = 10,
     Members = 11,
     Caches = 128,
+    Clock = 129,
 }
 
 impl FrameType {
-    const KNOWN: [Self; 12] = [
+    const KNOWN: [Self; 13] = [
         Self::Hello,
         Self::Follow,
         Self::Resume,
@@ -67,6 +68,7 @@ impl FrameType {
         Self::Refused,
         Self::Members,
         Self::Caches,
+        Self::Clock,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -99,6 +101,9 @@ pub enum Control {
     Members(MemberSet),
     /// Names of the caches that the sender hosts, at most [`CACHES_MAX`], for those who watch. Can be ignored.
     Caches(Vec<String>),
+    /// The sender's wall clock, read between two probes. Comes before the heartbeat that answers the first of them, and
+    /// can be ignored.
+    Clock(ClockReading),
 }
 
 /// Who is calling, and what it speaks.
@@ -174,6 +179,15 @@ pub struct Heartbeat {
     pub members: u64,
     /// The last sequence appended to each lane.
     pub heads: Vec<Sequence>,
+}
+
+/// What a wall clock showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockReading {
+    /// The newest probe that had been read before.
+    pub echo: u64,
+    /// Milliseconds since 1970. Decides nothing about freshness.
+    pub wall_ms: u64,
 }
 
 /// Why a connection is refused, said to the refused.
@@ -297,6 +311,7 @@ impl Control {
             Self::Refused(_) => FrameType::Refused,
             Self::Members(_) => FrameType::Members,
             Self::Caches(_) => FrameType::Caches,
+            Self::Clock(_) => FrameType::Clock,
         }
     }
 
@@ -320,6 +335,7 @@ impl Control {
             Self::Refused(refusal) => codec::encode_into(refusal, &mut out),
             Self::Members(members) => codec::encode_into(members, &mut out),
             Self::Caches(names) => codec::encode_into(names, &mut out),
+            Self::Clock(reading) => codec::encode_into(reading, &mut out),
         };
         encoded.expect("control frames hold only types that encode");
         let head = header(self.kind(), out.len() - HEADER_BYTES);
@@ -347,6 +363,7 @@ impl Control {
             FrameType::Refused => codec::decode(body).map(Self::Refused),
             FrameType::Members => codec::decode(body).map(Self::Members),
             FrameType::Caches => codec::decode(body).map(Self::Caches),
+            FrameType::Clock => codec::decode(body).map(Self::Clock),
             FrameType::Events => return Err(FrameError::Type(kind as u8)),
         }
         .map_err(|error| FrameError::Body(kind, error))?;

@@ -12,6 +12,7 @@
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
 //! | [`receipt`] | who has applied a change, who has not and why |
+//! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
 pub mod codec;
@@ -24,6 +25,7 @@ pub mod histogram;
 pub mod hlc;
 pub mod id;
 pub mod log;
+pub mod offset;
 pub mod receipt;
 pub mod record;
 pub mod time;

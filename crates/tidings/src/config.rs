@@ -11,6 +11,8 @@ use tidings_proto::id::Lanes;
 use tidings_proto::log::Retention;
 use tidings_transport::Identity;
 
+use crate::clocks::ClockBounds;
+
 /// Everything a node is started with. [`crate::NodeBuilder`] makes one.
 #[derive(Clone)]
 pub(crate) struct Config {
@@ -23,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) denied: Vec<String>,
     pub(crate) zone: String,
     pub(crate) bounds: Bounds,
+    pub(crate) clocks: ClockBounds,
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,

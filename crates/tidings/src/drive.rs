@@ -234,6 +234,7 @@ impl Driver {
                     self.bus.coherence.seen(&now);
                 }
                 _ = housekeeping.tick() => {
+                    self.bus.canary.sing(self.bus.domain.log(), self.bus.domain.clock().wall_ms());
                     let idle = tidying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
                     if idle {
                         let domain = self.bus.domain.clone();
@@ -336,7 +337,7 @@ impl Driver {
         let bus = &self.bus;
         bus.domain.writes_settled().await;
         let heads = bus.domain.log().seal();
-        if heads.iter().all(|head| *head == 0) {
+        if bus.canary.is_all_of(&heads) {
             return heads;
         }
         let mut members = bus.coherence.members();

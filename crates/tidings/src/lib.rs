@@ -6,7 +6,9 @@
 
 mod builder;
 mod bus;
+mod canary;
 mod client;
+mod clocks;
 mod coherence;
 mod config;
 mod drive;
@@ -19,6 +21,7 @@ pub mod testing;
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
+pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::Following;
 pub use config::Simulated;
 pub use members::{MemberInfo, SYNCED_WITHIN};
@@ -39,7 +42,9 @@ pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;
-pub use tidings_transport::{BroadcastError, Identity, IdentityError, RefusedReason, TransportStats};
+pub use tidings_transport::{
+    BroadcastError, Identity, IdentityError, Refused, RefusedReason, TransportStats,
+};
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -5,7 +5,7 @@ use serde_json::{Value as Json, json};
 use tidings_proto::id::NodeId;
 
 use crate::client::Client;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, plain};
 
 /// `GET /v1/cluster`.
@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) synced: bool,
     pub(crate) lag_events: Option<u64>,
     pub(crate) confirmed_ms: Option<f64>,
+    pub(crate) clock_ahead_ms: Option<f64>,
+    pub(crate) clock_off: bool,
 }
 
 impl Member {
@@ -85,6 +87,11 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
+    for member in cluster.members.iter().filter(|member| member.clock_off) {
+        let ahead = member.clock_ahead_ms.unwrap_or_default() / 1e3;
+        let text = format!("the one of {} is {ahead:.1} s ahead of {node}'s", plain(&member.node));
+        output.line(format!("clocks   {}", output.paint(Style::Caution, &text)))?;
+    }
     let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
     output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
 }
@@ -115,10 +122,7 @@ pub(crate) async fn cluster(client: &Client) -> Result<Json, Failure> {
 /// The document is not what the API promises.
 pub(crate) fn read(document: Json) -> Result<Cluster, Failure> {
     serde_json::from_value(document).map_err(|error| {
-        Failure::new(
-            crate::exit::Exit::Failed,
-            format!("the node gave an answer that makes no sense: {error}"),
-        )
+        Failure::new(Exit::Failed, format!("the node gave an answer that makes no sense: {error}"))
     })
 }
 

@@ -37,6 +37,18 @@ fn status_says_why_a_node_is_not_ready() {
 }
 
 #[test]
+fn status_says_whose_clock_is_off() {
+    let cluster = CLUSTER.replace(r#""lag_events":0"#, r#""clock_off":true,"clock_ahead_ms":600000.0"#);
+    let api = Api::new(&[
+        ("GET /v1/cluster", Answer::new(200, &cluster)),
+        ("GET /readyz", Answer::new(200, r#"{"status":"ready"}"#)),
+        ("GET /v1/caches", Answer::new(200, "[]")),
+    ]);
+    let ran = api.run(&["status"]).exits(0);
+    assert!(ran.stdout.contains("n2 is 600.0 s ahead of n1's"), "{ran:?}");
+}
+
+#[test]
 fn problems_become_exit_codes() {
     for (status, code, exit) in [
         (404, "unknown_cache", 3),

@@ -41,6 +41,23 @@ async fn every_member_is_told_the_answering_node_too() {
 }
 
 #[tokio::test]
+async fn who_was_refused_is_told_with_what_can_be_done() {
+    let rig = Rig::start(2).await;
+    rig.node(0).set_denied(&["n2".to_owned()]);
+    let refused = async || rig.apis[0].get("/v1/cluster").await.document()["refused"].clone();
+    until("it tries again", async || refused().await[0]["times"].as_u64() > Some(1)).await;
+    let told = refused().await[0].clone();
+    assert_eq!(
+        (&told["node"], &told["reason"], &told["by_peer"]),
+        (&json!("n2"), &json!("denied"), &json!(false))
+    );
+    assert_eq!(told["address"], json!(rig.node(1).address().to_string()));
+    assert!(told["remedy"].as_str().is_some_and(|text| text.contains("deny list")), "{told}");
+    assert_eq!(rig.apis[1].get("/v1/cluster").await.document()["refused"][0]["by_peer"], json!(true));
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_node_that_reaches_nobody_is_alive_and_not_ready() {
     let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let node = Node::builder("alone").node_id("n1").seeds([free.to_string()]).start().await.unwrap();

@@ -237,6 +237,7 @@ impl Lane<'_> {
         }
         let Applied { next, changes } = self.node.apply(&self.followed.origin, &batch, accepted.from)?;
         count(&self.followed.counts.applied, changes);
+        self.followed.heard(self.lane);
         let confirmed = {
             let mut state = self.followed.state.lock();
             let before = state.confirmed();

@@ -64,7 +64,10 @@ async fn one(
     }
     served.follows(lane, node.log().head(lane));
     let (answer, cursor) = match node.log().resume(lane, from) {
-        Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
+        Answer::Resume(cursor) => {
+            served.resumes(lane, cursor.next);
+            (Control::Resume(cursor.next), cursor)
+        }
         Answer::Reset(cursor) => {
             match from {
                 // It has nothing of this log yet, so it did not fall out of it.
@@ -73,19 +76,27 @@ async fn one(
                 Sequence::MAX => link.stats.broadcast_error(BroadcastError::Unreadable),
                 _ => link.stats.broadcast_error(BroadcastError::Overrun),
             }
+            reset(node, served, lane, cursor.next);
             (Control::Reset(cursor.next), cursor)
         }
     };
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
-        end = feed((link, node), lane, cursor, &mut send) => end,
+        end = feed((link, node, served), lane, cursor, &mut send) => end,
         end = acks(node, served, lane, &mut receive, &mut buffer) => end,
+    }
+}
+
+/// Notes that a peer is told to fence a lane and to continue from here.
+fn reset(node: &dyn Peering, served: &Served, lane: LaneId, next: Sequence) {
+    if served.resets(lane, next) {
+        node.canary_wanted(lane, next);
     }
 }
 
 /// Sends what the log has, as it comes.
 async fn feed(
-    (link, node): (&Link, &dyn Peering),
+    (link, node, served): (&Link, &dyn Peering, &Served),
     lane: LaneId,
     mut cursor: Cursor,
     send: &mut SendStream,
@@ -107,6 +118,7 @@ async fn feed(
             }
             Read::Overrun(head) => {
                 link.stats.broadcast_error(BroadcastError::Overrun);
+                reset(node, served, lane, head);
                 send.write_chunk(Control::Reset(head).encode().into()).await?;
             }
             Read::Empty => news.await,

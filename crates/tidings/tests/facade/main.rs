@@ -4,6 +4,7 @@
 
 mod addresses;
 mod calling_runtime;
+mod clocks;
 mod common;
 mod credentials;
 mod lanes;
