@@ -11,7 +11,7 @@ use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
 use tidings_proto::freshness::Published;
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
+use tidings_proto::id::{Origin, SLOTS, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Draft, DraftTarget, Parts, Unsound};
 use tidings_proto::time::Tick;
@@ -67,6 +67,8 @@ pub struct RemoteStats {
     pub unknown_cache: Striped,
     /// Slots fenced, counted per cache.
     pub fenced_slots: Striped,
+    /// About how many entries these held.
+    pub fenced_entries: Striped,
 }
 
 impl fmt::Debug for Domain {
@@ -317,8 +319,11 @@ impl Domain {
 
     fn fence_some(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
         for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
+            let fenced = slots.iter().count() as u64;
+            // Keys are spread evenly over slots.
+            self.0.counts.fenced_entries.add(cache.entries() * fenced / SLOTS as u64);
             cache.fence(slots);
-            self.0.counts.fenced_slots.add(slots.iter().count() as u64);
+            self.0.counts.fenced_slots.add(fenced);
         }
     }
 

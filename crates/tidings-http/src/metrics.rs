@@ -3,6 +3,7 @@
 //! Counts of one origin are the sum over its lives that the node still remembers.
 
 mod caches;
+mod coherence;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,6 +48,7 @@ impl Collector for NodeMetrics {
         self.events(&mut out)?;
         self.members(&mut out)?;
         self.receipts(&mut out)?;
+        coherence::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)
     }

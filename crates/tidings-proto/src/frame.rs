@@ -34,6 +34,9 @@ pub const TEXT_BYTES_MAX: usize = 128;
 /// Most caches that a frame may name.
 pub const CACHES_MAX: usize = 1_024;
 
+/// Most parts that one acknowledgement may be told of: as many as fit the frames that followers send in any release.
+pub const AGES_MAX: usize = 10;
+
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -52,10 +55,11 @@ pub enum FrameType {
     Members = 11,
     Caches = 128,
     Clock = 129,
+    Ages = 130,
 }
 
 impl FrameType {
-    const KNOWN: [Self; 13] = [
+    const KNOWN: [Self; 14] = [
         Self::Hello,
         Self::Follow,
         Self::Resume,
@@ -69,6 +73,7 @@ impl FrameType {
         Self::Members,
         Self::Caches,
         Self::Clock,
+        Self::Ages,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -104,6 +109,9 @@ pub enum Control {
     /// The sender's wall clock, read between two probes. Comes before the heartbeat that answers the first of them, and
     /// can be ignored.
     Clock(ClockReading),
+    /// How long ago what the next `Ack` of this stream acknowledges was applied, oldest first; at most [`AGES_MAX`]. Can be
+    /// ignored.
+    Ages(Vec<Age>),
 }
 
 /// Who is calling, and what it speaks.
@@ -188,6 +196,15 @@ pub struct ClockReading {
     pub echo: u64,
     /// Milliseconds since 1970. Decides nothing about freshness.
     pub wall_ms: u64,
+}
+
+/// When a part of what is acknowledged was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Age {
+    /// Everything up to so many positions before the acknowledged one.
+    pub back: u16,
+    /// Was applied at least so many microseconds ago.
+    pub micros: u16,
 }
 
 /// Why a connection is refused, said to the refused.
@@ -312,6 +329,7 @@ impl Control {
             Self::Members(_) => FrameType::Members,
             Self::Caches(_) => FrameType::Caches,
             Self::Clock(_) => FrameType::Clock,
+            Self::Ages(_) => FrameType::Ages,
         }
     }
 
@@ -336,6 +354,7 @@ impl Control {
             Self::Members(members) => codec::encode_into(members, &mut out),
             Self::Caches(names) => codec::encode_into(names, &mut out),
             Self::Clock(reading) => codec::encode_into(reading, &mut out),
+            Self::Ages(ages) => codec::encode_into(ages, &mut out),
         };
         encoded.expect("control frames hold only types that encode");
         let head = header(self.kind(), out.len() - HEADER_BYTES);
@@ -364,6 +383,7 @@ impl Control {
             FrameType::Members => codec::decode(body).map(Self::Members),
             FrameType::Caches => codec::decode(body).map(Self::Caches),
             FrameType::Clock => codec::decode(body).map(Self::Clock),
+            FrameType::Ages => codec::decode(body).map(Self::Ages),
             FrameType::Events => return Err(FrameError::Type(kind as u8)),
         }
         .map_err(|error| FrameError::Body(kind, error))?;
@@ -371,6 +391,7 @@ impl Control {
             Self::Hello(hello) => (hello.members.members.len(), MEMBERS_MAX),
             Self::Members(set) => (set.members.len(), MEMBERS_MAX),
             Self::Caches(names) => (names.len(), CACHES_MAX),
+            Self::Ages(ages) => (ages.len(), AGES_MAX),
             _ => (0, 0),
         };
         if elements > most {

@@ -60,6 +60,7 @@ fn samples() -> Vec<Control> {
         Control::Members(members(1, "n2")),
         Control::Caches(vec!["users".into(), "orders".into()]),
         Control::Clock(ClockReading { echo: 5, wall_ms: 1_700_000_000_000 }),
+        Control::Ages(vec![Age { back: 300, micros: 4_000 }, Age { back: 0, micros: 7 }]),
     ];
     all.extend(refusals.map(Control::Refused));
     all
@@ -107,6 +108,7 @@ fn bytes_on_the_wire_are_the_same_in_every_release() {
         b"\x01\x0b\x23\x00\x00\x00\x03\x01\x02n2\xfd\xff\xff\xff\xff\xff\xff\xff\xff\x01\x20\x01\x0d\xb8\x00\x00\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfb\xff\xff\x00",
         b"\x01\x80\x0e\x00\x00\x00\x02\x05users\x06orders",
         b"\x01\x81\x0a\x00\x00\x00\x05\xfd\x00\x68\xe5\xcf\x8b\x01\x00\x00",
+        b"\x01\x82\x09\x00\x00\x00\x02\xfb\x2c\x01\xfb\xa0\x0f\x00\x07",
         b"\x01\x0a\x06\x00\x00\x00\x00\x04demo",
         b"\x01\x0a\x04\x00\x00\x00\x01\x02n1",
         b"\x01\x0a\x03\x00\x00\x00\x02\x01\x02",
@@ -261,6 +263,7 @@ fn a_claimed_list_is_not_allocated_before_its_elements_are_there() {
         (FrameType::Heartbeat, b"\x01\x01"),
         (FrameType::Members, b"\x01"),
         (FrameType::Caches, b""),
+        (FrameType::Ages, b""),
     ] {
         let body = [before, claim].concat();
         let frame = take(&mut framed(kind, &body)).unwrap().unwrap();

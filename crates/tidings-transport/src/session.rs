@@ -4,6 +4,7 @@
 //! origin answers and sends, the follower acknowledges. Probes, heartbeats, member sets and the goodbye travel on the
 //! control stream, so that congestion of data holds none of them up.
 
+mod ages;
 mod control;
 mod follow;
 mod herald;
@@ -82,6 +83,16 @@ pub trait Peering: Send + Sync + 'static {
     fn caches(&self) -> watch::Receiver<Arc<Vec<String>>>;
     /// The sealed heads, once this node says goodbye.
     fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>>;
+    /// Everything in a lane of the own log up to here is known to the sessions since this time.
+    fn known(&self, _lane: LaneId, _head: Sequence, _at: Tick) {}
+    /// A peer had applied a lane of the own log up to each of these positions at the times beside them, as far as is known.
+    fn applied_by(
+        &self,
+        _origin: &Origin,
+        _lane: LaneId,
+        _steps: &mut dyn Iterator<Item = (Sequence, Tick)>,
+    ) {
+    }
     /// A peer that has yet to show that it applies records of this lane gets none before this position: without one
     /// there it never could.
     fn canary_wanted(&self, lane: LaneId, next: Sequence);
@@ -121,6 +132,8 @@ pub struct FollowCounts {
     pub duplicates: AtomicU64,
     pub gaps: AtomicU64,
     pub resets: AtomicU64,
+    /// Lanes that were followed on where they had been left.
+    pub resumed: AtomicU64,
     pub rejected: AtomicU64,
 }
 

@@ -29,6 +29,7 @@ use self::sessions::Sessions;
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
 
@@ -75,6 +76,7 @@ pub(crate) struct Bus {
     pub(crate) receipts: Receipts,
     pub(crate) canary: Canary,
     pub(crate) clocks: Clocks,
+    pub(crate) spent: Spent,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -109,13 +111,14 @@ impl Bus {
         // Confirmation must come several times within the bound, or freshness would flicker.
         let probe_interval = PROBE_INTERVAL.min(parts.coherence.bounds().max_staleness / 4);
         let canary = Canary::begin(parts.domain.log(), parts.domain.clock().wall_ms());
+        let began = parts.domain.clock().now();
         let bus = Self {
             cluster: parts.cluster,
             node: parts.origin.node,
             log_id: parts.log_id,
             zone: parts.zone,
             herald: Herald::new(parts.domain.log().lanes()),
-            began: parts.domain.clock().now(),
+            began,
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
@@ -128,6 +131,7 @@ impl Bus {
             receipts: Receipts::default(),
             canary,
             clocks: Clocks::new(parts.clocks),
+            spent: Spent::since(began),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -461,6 +465,14 @@ impl Peering for Face {
 
     fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>> {
         self.goodbye.subscribe()
+    }
+
+    fn known(&self, lane: LaneId, head: Sequence, at: Tick) {
+        self.coherence.known(lane, head, at);
+    }
+
+    fn applied_by(&self, origin: &Origin, lane: LaneId, steps: &mut dyn Iterator<Item = (Sequence, Tick)>) {
+        self.coherence.applied_by(origin, lane, steps);
     }
 
     fn canary_wanted(&self, lane: LaneId, next: Sequence) {

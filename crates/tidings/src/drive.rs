@@ -232,6 +232,7 @@ impl Driver {
                     self.redial_silent();
                     let now = view.borrow().clone();
                     self.bus.coherence.seen(&now);
+                    self.bus.look_around();
                 }
                 _ = housekeeping.tick() => {
                     self.bus.canary.sing(self.bus.domain.log(), self.bus.domain.clock().wall_ms());

@@ -12,6 +12,7 @@ mod clocks;
 mod coherence;
 mod config;
 mod drive;
+mod measure;
 mod members;
 mod node;
 mod observe;
@@ -24,6 +25,7 @@ pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::Following;
 pub use config::Simulated;
+pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
@@ -37,6 +39,7 @@ pub use tidings_cache::{
     TAGS_PER_ENTRY_MAX, TagError, Target, Write, WriteError, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
+pub use tidings_proto::coverage::{Coherent, Share, WITHIN};
 pub use tidings_proto::frame::Refusal;
 pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};

@@ -7,6 +7,7 @@ use tidings_proto::id::NodeId;
 use crate::client::Client;
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, plain};
+use crate::units;
 
 /// `GET /v1/cluster`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -66,9 +67,15 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     let document = cluster(client).await?;
     let (ready, reasons) = client.readiness().await?;
     let caches: Json = client.document(&["v1", "caches"]).await?;
+    let coherence = match client.document(&["v1", "coherence"]).await {
+        // A node of an earlier release measures none.
+        Err(failure) if failure.exit() == Exit::NotFound => Json::Null,
+        measured => measured?,
+    };
     if output.is_json() {
         return output
-            .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches }));
+            .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches,
+                "coherence": coherence }));
     }
     let cluster = read(document)?;
     let readiness = if ready {
@@ -87,6 +94,9 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
+    if coherence != Json::Null {
+        output.line(format!("writes   {}", writes(&coherence)))?;
+    }
     for member in cluster.members.iter().filter(|member| member.clock_off) {
         let ahead = member.clock_ahead_ms.unwrap_or_default() / 1e3;
         let text = format!("the one of {} is {ahead:.1} s ahead of {node}'s", plain(&member.node));
@@ -94,6 +104,20 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     }
     let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
     output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
+}
+
+/// How soon all live nodes had what this one wrote in the last minute.
+fn writes(coherence: &Json) -> String {
+    let within = coherence["writes"]["within"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let share = |row: &Json| {
+        let share = row["last_minute"].as_f64()?;
+        Some(format!("{} within {} ms", units::show_share(share), row["ms"]))
+    };
+    let shares: Vec<String> = within.iter().filter_map(share).collect();
+    match &coherence["writes"]["pending"] {
+        pending if shares.is_empty() => format!("none in the last minute, {pending} pending"),
+        pending => format!("coherent everywhere: {}; {pending} pending", shares.join(", ")),
+    }
 }
 
 /// Declares a lost node ended.

@@ -41,6 +41,35 @@ async fn every_member_is_told_the_answering_node_too() {
 }
 
 #[tokio::test]
+async fn coherence_is_told_as_it_was_measured() {
+    let rig = Rig::start(2).await;
+    rig.apis[0].open("c", &json!({})).await;
+    rig.apis[0].put("c", "k", "v").await;
+    let coherence = async || rig.apis[0].get("/v1/coherence").await.is(200).document();
+    let judged = async || coherence().await["writes"]["within"][3]["since_start"] == json!(1.0);
+    until("the write was coherent within a second", judged).await;
+    let told = coherence().await;
+    let within = told["writes"]["within"].as_array().unwrap();
+    assert_eq!(within.iter().map(|it| it["ms"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 10, 100, 1_000]);
+    assert_eq!((&told["node"], &told["writes"]["pending"]), (&json!("n1"), &json!(0)));
+    assert_eq!(told["repairs"], json!({ "resumed": 0, "gap": 0, "reset": 0 }));
+    assert!(told["duration_ms"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{told}");
+    for (name, value) in [
+        ("tidings_writes_coherent_total{within=\"1\"}", 1.0),
+        ("tidings_writes_judged_total{within=\"1\"}", 1.0),
+        ("tidings_coherence_duration_seconds_count", 1.0),
+        ("tidings_writes_pending", 0.0),
+    ] {
+        assert_eq!(rig.apis[0].metric(name).await, Some(value), "{name}");
+    }
+    assert_eq!(
+        rig.apis[1].get("/v1/coherence").await.document()["writes"]["within"][0]["last_minute"],
+        Json::Null
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn who_was_refused_is_told_with_what_can_be_done() {
     let rig = Rig::start(2).await;
     rig.node(0).set_denied(&["n2".to_owned()]);

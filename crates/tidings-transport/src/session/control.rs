@@ -151,7 +151,11 @@ pub(super) async fn receive(
             Control::Hello(_) | Control::Refused(_) => {
                 return Err(SessionError::Unexpected("handshake frame"));
             }
-            Control::Follow(_) | Control::Resume(_) | Control::Reset(_) | Control::Ack(_) => {
+            Control::Follow(_)
+            | Control::Resume(_)
+            | Control::Reset(_)
+            | Control::Ack(_)
+            | Control::Ages(_) => {
                 return Err(SessionError::Unexpected("lane frame on the control stream"));
             }
         }

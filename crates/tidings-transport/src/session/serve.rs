@@ -8,10 +8,11 @@ use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
 use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
-use tidings_proto::id::{FIRST, LaneId, Sequence};
+use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
+use super::ages;
 use super::{Peering, Served, SessionError};
 use crate::frames::take_within;
 use crate::limits::FOLLOWER_FRAME_BYTES_MAX;
@@ -83,7 +84,7 @@ async fn one(
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
         end = feed((link, node, served), lane, cursor, &mut send) => end,
-        end = acks(node, served, lane, &mut receive, &mut buffer) => end,
+        end = acks((link, node, served), lane, &mut receive, &mut buffer) => end,
     }
 }
 
@@ -138,15 +139,22 @@ fn frame_head(batch: &Batch) -> Bytes {
 
 /// Takes the peer's acknowledgements.
 async fn acks(
-    node: &dyn Peering,
-    served: &Served,
+    (link, node, served): (&Link, &dyn Peering, &Served),
     lane: LaneId,
     receive: &mut RecvStream,
     buffer: &mut BytesMut,
 ) -> Result<(), SessionError> {
+    let peer = link.peer();
+    let origin = Origin { node: peer.node.clone(), incarnation: peer.incarnation };
+    let mut told = Vec::new();
     while let Some(frame) = next_frame(receive, buffer).await? {
         match Control::decode(&frame)? {
-            Control::Ack(sequence) => served.ack(lane, sequence, node),
+            Control::Ages(ages) => told = ages,
+            Control::Ack(sequence) => {
+                let told = std::mem::take(&mut told);
+                node.applied_by(&origin, lane, &mut ages::since(&told, sequence, node.now()));
+                served.ack(lane, sequence, node);
+            }
             _ => return Err(SessionError::Unexpected("frame instead of an acknowledgement")),
         }
     }

@@ -9,6 +9,7 @@ mod common;
 mod credentials;
 mod lanes;
 mod leaving;
+mod measuring;
 mod named;
 mod observing;
 mod receipts;
