@@ -13,7 +13,7 @@ use crate::key::{Encoded, Key, KeyError};
 use crate::receipt::Written;
 use crate::stats::CacheCounts;
 use crate::subscribe::Subscribe;
-use crate::write::{Change, Leave, Options, Outcome, Subject, When, WriteError};
+use crate::write::{Change, Leave, Options, Outcome, PLAIN, Subject, When, WriteError};
 
 /// A cache of values `V` under keys `K`. Clones are handles of the same cache.
 ///
@@ -328,10 +328,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Decision<'_, K, V> {
         self.core.close_guard(self.encoded, self.start);
     }
 }
-
-/// How most mutations are made.
-static PLAIN: Options =
-    Options { ttl: None, metadata: Vec::new(), writer: None, tags: Vec::new(), ends_write: false };
 
 /// A mutation with options.
 #[must_use = "options do nothing until a mutation is made with them"]

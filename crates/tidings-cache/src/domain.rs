@@ -11,7 +11,7 @@ use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::Applied;
 use tidings_proto::freshness::{Bounds, Published};
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::{Origin, Sequence, Slot, SlotSet};
+use tidings_proto::id::{Origin, SLOTS, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Draft, DraftTarget, Parts, Unsound};
 use tidings_proto::time::Tick;
@@ -63,12 +63,16 @@ pub(crate) struct Inner {
 pub struct RemoteStats {
     /// Records of a kind that this release does not know and may ignore.
     pub ignored: Striped,
+    /// Records by which nodes that start learn that theirs are applied; they change nothing.
+    pub canaries: Striped,
     /// Records that could not be understood, whose slots were fenced.
     pub opaque: Striped,
     /// Records of caches that are not open here.
     pub unknown_cache: Striped,
     /// Slots fenced, counted per cache.
     pub fenced_slots: Striped,
+    /// About how many entries these held.
+    pub fenced_entries: Striped,
 }
 
 impl fmt::Debug for Domain {
@@ -315,7 +319,11 @@ impl Domain {
         for (sequence, record) in batch.records(from) {
             let record = match record? {
                 Ok(record) => record,
-                Err(opaque) if opaque.unknown_kind && opaque.ignorable => {
+                Err(opaque) if opaque.is_canary() => {
+                    self.0.counts.canaries.count();
+                    continue;
+                }
+                Err(opaque) if opaque.unknown_kind.is_some() && opaque.ignorable => {
                     self.0.counts.ignored.count();
                     continue;
                 }
@@ -323,7 +331,7 @@ impl Domain {
                     // What it named is unknown, but it can only have been of this lane.
                     self.0.counts.opaque.count();
                     let slots = lanes.slots_of(batch.lane);
-                    self.fence_missed(&caches, slots, opaque.unknown_kind.then_some(opaque.cache));
+                    self.fence_missed(&caches, slots, opaque.unknown_kind.map(|_| opaque.cache));
                     continue;
                 }
             };
@@ -349,8 +357,11 @@ impl Domain {
     /// What was missed may have been the removal of a key whose truth is uncertain.
     fn fence_missed(&self, caches: &Caches, slots: SlotSet, only: Option<CacheId>) {
         for cache in caches.values().filter(|cache| only.is_none_or(|only| only == cache.id())) {
+            let fenced = slots.iter().count() as u64;
+            // Keys are spread evenly over slots.
+            self.0.counts.fenced_entries.add(cache.entries() * fenced / SLOTS as u64);
             cache.fence_uncertain(slots);
-            self.0.counts.fenced_slots.add(slots.iter().count() as u64);
+            self.0.counts.fenced_slots.add(fenced);
         }
     }
 

@@ -113,7 +113,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`KeyError`].
     pub fn try_get_marked(&self, key: &K) -> Result<Option<Fetched<V>>, KeyError> {
         let mut encoded = Encoded::empty();
-        Ok(self.core.hit_marked(encoded.set(self.core.id, key)?))
+        encoded.set(self.core.id, key)?;
+        Ok(self.core.hit_marked(encoded.borrowed()))
     }
 
     /// As [`Cache::peek`], with what [`Cache::get_marked`] returns.

@@ -74,6 +74,17 @@ pub(crate) struct Options {
     pub(crate) unstored: bool,
 }
 
+/// How most mutations are made.
+pub(crate) static PLAIN: Options = Options {
+    ttl: None,
+    metadata: Vec::new(),
+    writer: None,
+    tags: Vec::new(),
+    ends_write: false,
+    uncertain: false,
+    unstored: false,
+};
+
 /// What a node that is leaving does about a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {

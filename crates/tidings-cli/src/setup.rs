@@ -39,6 +39,8 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
             _ => BeforeKnown::Uncovered,
         })
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
+        .max_clock_offset(coherence.max_clock_offset)
+        .unready_when_clock_off(coherence.unready_when_clock_off)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
             events: coherence.log_events,

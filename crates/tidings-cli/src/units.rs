@@ -27,6 +27,13 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(wrong()) }
 }
 
+/// A share of things that should all be fine, in per cent, rounded down: what is not all is never 100 %.
+pub(crate) fn show_share(share: f64) -> String {
+    let thousandths = (share.clamp(0.0, 1.0) * 100_000.0).floor() as u32;
+    let text = format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000);
+    format!("{} %", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +63,15 @@ mod tests {
     fn shown_sizes_are_read_back() {
         for size in [0, 1, 1023, 1024, 64 << 20, 3 << 30, 1_000_000] {
             assert_eq!(bytes(&show_bytes(size)), Ok(size));
+        }
+    }
+
+    #[test]
+    fn what_is_not_all_is_not_shown_as_all() {
+        for (share, text) in
+            [(1.0, "100 %"), (0.999_999, "99.999 %"), (0.5, "50 %"), (0.0, "0 %"), (0.12345, "12.345 %")]
+        {
+            assert_eq!(show_share(share), text);
         }
     }
 

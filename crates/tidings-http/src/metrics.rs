@@ -3,6 +3,7 @@
 //! Counts of one origin are the sum over its lives that the node still remembers.
 
 mod caches;
+mod coherence;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,6 +48,7 @@ impl Collector for NodeMetrics {
         self.events(&mut out)?;
         self.members(&mut out)?;
         self.receipts(&mut out)?;
+        coherence::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)
     }
@@ -199,7 +201,11 @@ impl NodeMetrics {
             "Records that need not be applied here.",
             labelled(
                 "reason",
-                [("unknown_cache", remote.unknown_cache.get()), ("unknown_kind", remote.ignored.get())],
+                [
+                    ("canary", remote.canaries.get()),
+                    ("unknown_cache", remote.unknown_cache.get()),
+                    ("unknown_kind", remote.ignored.get()),
+                ],
             ),
         )?;
         let gaps = sum(|following| following.gaps);
@@ -248,6 +254,17 @@ impl NodeMetrics {
             Some(Unit::Seconds),
             "Round trip to the peer.",
             others().filter_map(|member| Some((of("peer", member), seconds(member.rtt?)))),
+        )?;
+        out.gauge(
+            "tidings_peer_clock_offset",
+            Some(Unit::Seconds),
+            "How far the peer's wall clock is ahead of this node's, to half of a round trip.",
+            others().filter_map(|member| Some((of("peer", member), member.clock?.ahead))),
+        )?;
+        out.counter(
+            "tidings_clock_offsets_exceeded",
+            "Times that a peer's wall clock came to be further away than max_clock_offset.",
+            one(self.0.clock_offsets_exceeded()),
         )?;
         let states = members.iter().flat_map(|member| {
             STATES.map(|state| {

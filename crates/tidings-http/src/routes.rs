@@ -5,6 +5,7 @@ mod acked;
 mod admin;
 mod caches;
 mod cluster;
+mod coherence;
 mod documents;
 mod entries;
 mod events;
@@ -84,6 +85,7 @@ fn table() -> Vec<Route> {
         Route::at("/").get(page::page),
         Route::at("/v1/cluster").get(cluster::show),
         Route::at("/v1/cluster/forget").post(cluster::forget),
+        Route::at("/v1/coherence").get(coherence::show),
         Route::at("/v1/caches").get(caches::list),
         Route::at("/v1/caches/{cache}").get(caches::show).put(caches::open).delete(caches::close),
         entry("/v1/caches/{cache}/entries/{key}"),

@@ -34,6 +34,9 @@ pub const TEXT_BYTES_MAX: usize = 128;
 /// Most caches that a frame may name.
 pub const CACHES_MAX: usize = 1_024;
 
+/// Most parts that one acknowledgement may be told of: as many as fit the frames that followers send in any release.
+pub const AGES_MAX: usize = 10;
+
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -51,10 +54,12 @@ pub enum FrameType {
     Refused = 10,
     Members = 11,
     Caches = 128,
+    Clock = 129,
+    Ages = 130,
 }
 
 impl FrameType {
-    const KNOWN: [Self; 12] = [
+    const KNOWN: [Self; 14] = [
         Self::Hello,
         Self::Follow,
         Self::Resume,
@@ -67,6 +72,8 @@ impl FrameType {
         Self::Refused,
         Self::Members,
         Self::Caches,
+        Self::Clock,
+        Self::Ages,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -99,6 +106,12 @@ pub enum Control {
     Members(MemberSet),
     /// Names of the caches that the sender hosts, at most [`CACHES_MAX`], for those who watch. Can be ignored.
     Caches(Vec<String>),
+    /// The sender's wall clock, read between two probes. Comes before the heartbeat that answers the first of them, and
+    /// can be ignored.
+    Clock(ClockReading),
+    /// How long ago what the next `Ack` of this stream acknowledges was applied, oldest first; at most [`AGES_MAX`]. Can be
+    /// ignored.
+    Ages(Vec<Age>),
 }
 
 /// Who is calling, and what it speaks.
@@ -174,6 +187,24 @@ pub struct Heartbeat {
     pub members: u64,
     /// The last sequence appended to each lane.
     pub heads: Vec<Sequence>,
+}
+
+/// What a wall clock showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockReading {
+    /// The newest probe that had been read before.
+    pub echo: u64,
+    /// Milliseconds since 1970. Decides nothing about freshness.
+    pub wall_ms: u64,
+}
+
+/// When a part of what is acknowledged was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Age {
+    /// Everything up to so many positions before the acknowledged one.
+    pub back: u16,
+    /// Was applied at least so many microseconds ago.
+    pub micros: u16,
 }
 
 /// Why a connection is refused, said to the refused.
@@ -297,6 +328,8 @@ impl Control {
             Self::Refused(_) => FrameType::Refused,
             Self::Members(_) => FrameType::Members,
             Self::Caches(_) => FrameType::Caches,
+            Self::Clock(_) => FrameType::Clock,
+            Self::Ages(_) => FrameType::Ages,
         }
     }
 
@@ -320,6 +353,8 @@ impl Control {
             Self::Refused(refusal) => codec::encode_into(refusal, &mut out),
             Self::Members(members) => codec::encode_into(members, &mut out),
             Self::Caches(names) => codec::encode_into(names, &mut out),
+            Self::Clock(reading) => codec::encode_into(reading, &mut out),
+            Self::Ages(ages) => codec::encode_into(ages, &mut out),
         };
         encoded.expect("control frames hold only types that encode");
         let head = header(self.kind(), out.len() - HEADER_BYTES);
@@ -347,6 +382,8 @@ impl Control {
             FrameType::Refused => codec::decode(body).map(Self::Refused),
             FrameType::Members => codec::decode(body).map(Self::Members),
             FrameType::Caches => codec::decode(body).map(Self::Caches),
+            FrameType::Clock => codec::decode(body).map(Self::Clock),
+            FrameType::Ages => codec::decode(body).map(Self::Ages),
             FrameType::Events => return Err(FrameError::Type(kind as u8)),
         }
         .map_err(|error| FrameError::Body(kind, error))?;
@@ -354,6 +391,7 @@ impl Control {
             Self::Hello(hello) => (hello.members.members.len(), MEMBERS_MAX),
             Self::Members(set) => (set.members.len(), MEMBERS_MAX),
             Self::Caches(names) => (names.len(), CACHES_MAX),
+            Self::Ages(ages) => (ages.len(), AGES_MAX),
             _ => (0, 0),
         };
         if elements > most {

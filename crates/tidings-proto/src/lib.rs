@@ -12,10 +12,13 @@
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
 //! | [`receipt`] | who has applied a change, who has not and why |
+//! | [`coverage`] | how soon what a node writes is applied by every live member |
+//! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
 mod batch;
 pub mod codec;
+pub mod coverage;
 pub mod event;
 pub mod follower;
 pub mod frame;
@@ -25,6 +28,7 @@ pub mod histogram;
 pub mod hlc;
 pub mod id;
 pub mod log;
+pub mod offset;
 pub mod receipt;
 pub mod record;
 pub mod time;

@@ -24,6 +24,8 @@
 //! Varints are LEB128, at most ten bytes. Every release can read length, kind, ignorable bit, cache and slot: a
 //! record that it does not understand is fenced (or, if ignorable, counted) and passed over, never guessed at.
 
+mod canary;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -343,8 +345,8 @@ pub struct Opaque {
     pub ignorable: bool,
     /// In which cache.
     pub cache: CacheId,
-    /// Whether its kind is unknown here; otherwise its body is broken.
-    pub unknown_kind: bool,
+    /// Its kind, if that is unknown here; otherwise its body is broken.
+    pub unknown_kind: Option<u8>,
 }
 
 impl<'a> BatchRef<'a> {
@@ -382,8 +384,7 @@ impl<'a> BatchRef<'a> {
         from: Sequence,
     ) -> impl Iterator<Item = (Sequence, Result<Result<Record<'a>, Opaque>, Unsound>)> + use<'a> {
         let Self { first, count, base, records, .. } = *self;
-        let mut reader = Reader(records);
-        let mut sequence = first;
+        let (mut reader, mut sequence) = (Reader(records), first);
         let end = first + Sequence::from(count);
         std::iter::from_fn(move || {
             while sequence < end {
@@ -422,10 +423,10 @@ fn parse_record(body: &[u8], base: Stamp) -> Result<Result<Record<'_>, Opaque>, 
     let slot = Slot::new(reader.byte()?).ok_or(Unsound("no such slot"))?;
     let ignorable = kind & IGNORABLE != 0;
     let Some(known) = EventKind::of(kind & 0x0f) else {
-        return Ok(Err(Opaque { ignorable, cache, unknown_kind: true }));
+        return Ok(Err(Opaque { ignorable, cache, unknown_kind: Some(kind & 0x0f) }));
     };
     let record = parse_body(reader, known, kind >> 5, cache, slot, base);
-    Ok(record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: false }))
+    Ok(record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: None }))
 }
 
 fn parse_body<'a>(

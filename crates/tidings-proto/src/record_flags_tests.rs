@@ -55,7 +55,7 @@ fn a_record_with_a_flag_of_a_later_release_is_opaque() {
     let mut later = body(&Draft::new(deleted(&[])).unwrap().uncertain());
     for bit in 1..8 {
         later[20] = UNCERTAIN | 1 << bit;
-        let opaque = Opaque { ignorable: false, cache: CacheId(0x0403_0201), unknown_kind: false };
+        let opaque = Opaque { ignorable: false, cache: CacheId(0x0403_0201), unknown_kind: None };
         assert_eq!(read(&later), Err(opaque), "bit {bit}");
     }
 }

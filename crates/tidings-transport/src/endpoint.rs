@@ -33,6 +33,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::limits::{self, DIALS_MAX};
 use crate::link::Link;
 use crate::quiet::Quiet;
+use crate::refusals::{Refusals, Refused};
 use crate::shared::{self, Prepared, Shared};
 use crate::socket::{self, EventSocket};
 use crate::stats::{RefusedReason, TransportStats};
@@ -155,6 +156,7 @@ impl Transport {
             replaced: AtomicU64::new(0),
             verdicts: Verdicts::default(),
             quiet: Quiet::default(),
+            refusals: Refusals::default(),
             changed: watch::Sender::new(()),
             gate: Gate::default(),
             dials_in_flight: Semaphore::new(DIALS_MAX),
@@ -251,6 +253,12 @@ impl Transport {
             tracing::warn!(node = %link.peer().node, serial = link.serial(), reason = "denied", "link closed");
             close::refuse(&link.connection, &Refusal::Denied);
         }
+    }
+
+    /// The newest handshakes that this node or a peer has refused, the newest last.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<Refused> {
+        self.shared.refusals.all()
     }
 
     /// Wanted addresses without a link, each with the reason why its last attempt failed, if one has.

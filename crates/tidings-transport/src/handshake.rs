@@ -169,6 +169,7 @@ fn identify(shared: &Shared, connection: &Connection) -> Result<PeerIdentity, Ha
         }
         Err(reason) => return Err(HandshakeError::Refused(reason, None)),
     };
+    shared.refusals.shown(canonical(connection.remote_address()), &identity.node);
     if shared.denied.load().denies(&identity) {
         return Err(HandshakeError::telling(RefusedReason::Denied, Refusal::Denied));
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use quinn::{ConnectError, Connection, ConnectionError, ReadError, WriteError};
 use tidings_proto::frame::{FrameError, Refusal};
+use tidings_proto::id::NodeId;
 use tokio::time::Instant;
 
 use crate::close::{self, CloseCode};
@@ -128,17 +129,20 @@ impl HandshakeError {
 
     /// A refusal that the host decided on.
     pub(crate) fn of_host(refusal: Refusal) -> Self {
-        let reason = match refusal {
-            Refusal::Cluster(_) => RefusedReason::WrongCluster,
-            Refusal::Identity(_) => RefusedReason::Identity,
-            Refusal::Protocol(..) => RefusedReason::Protocol,
-            Refusal::HashVersion(_) => RefusedReason::HashVersion,
-            Refusal::DuplicateNode { .. } => RefusedReason::DuplicateNode,
-            Refusal::Incarnation(_) => RefusedReason::Incarnation,
-            Refusal::Denied => RefusedReason::Denied,
-            Refusal::Leaving => RefusedReason::Leaving,
-        };
-        Self::telling(reason, refusal)
+        Self::telling(reason_for(&refusal), refusal)
+    }
+
+    /// Whether it is the peer who refused, and why, if one end has refused the other.
+    pub(crate) fn refused(&self) -> Option<(bool, RefusedReason)> {
+        match self {
+            // Whoever does not finish is not there, and whoever leaves is no member.
+            Self::Refused(RefusedReason::Timeout | RefusedReason::Busy | RefusedReason::Leaving, _)
+            | Self::RefusedByPeer(Refusal::Leaving) => None,
+            Self::Refused(reason, _) => Some((false, *reason)),
+            Self::RefusedByPeer(refusal) => Some((true, reason_for(refusal))),
+            Self::Rejected(reason) => Some((true, *reason)),
+            _ => None,
+        }
     }
 
     /// Whether one end refused the other.
@@ -173,27 +177,47 @@ impl HandshakeError {
     }
 
     /// Counts it, and writes a line about it unless there were many of late.
-    pub(crate) fn record(&self, stats: &TransportStats, quiet: &Quiet, remote: SocketAddr) {
+    pub(crate) fn record(
+        &self,
+        stats: &TransportStats,
+        quiet: &Quiet,
+        (remote, node): (SocketAddr, Option<NodeId>),
+    ) {
+        let node = node.map(tracing::field::display);
         let speaks = |what| quiet.speaks(remote.ip(), what, Instant::now());
         match self {
             Self::Refused(reason, refusal) => {
                 stats.refuse(*reason);
                 if let Some(passed) = speaks(reason.as_str()) {
                     let detail = refusal.as_ref().map(ToString::to_string);
-                    let (reason, passed_over) = (reason.as_str(), passed.field());
-                    tracing::warn!(%remote, reason, detail, passed_over, "handshake refused");
+                    let (remedy, reason, passed_over) = (reason.remedy(), reason.as_str(), passed.field());
+                    tracing::warn!(%remote, node, reason, detail, remedy, passed_over, "handshake refused");
                 }
             }
             Self::RefusedByPeer(_) | Self::Rejected(_) => {
                 stats.broadcast_error(BroadcastError::Refused);
                 if let Some(passed) = speaks("by a peer") {
                     let (error, passed_over) = (self.describe(), passed.field());
-                    tracing::warn!(%remote, error, passed_over, "handshake refused by a peer");
+                    let remedy = self.refused().map(|(_, reason)| reason.remedy());
+                    tracing::warn!(%remote, node, error, remedy, passed_over, "handshake refused by a peer");
                 }
             }
             Self::Own => tracing::debug!(%remote, "dialled itself"),
             other => tracing::debug!(%remote, error = other.describe(), "no link"),
         }
+    }
+}
+
+fn reason_for(refusal: &Refusal) -> RefusedReason {
+    match refusal {
+        Refusal::Cluster(_) => RefusedReason::WrongCluster,
+        Refusal::Identity(_) => RefusedReason::Identity,
+        Refusal::Protocol(..) => RefusedReason::Protocol,
+        Refusal::HashVersion(_) => RefusedReason::HashVersion,
+        Refusal::DuplicateNode { .. } => RefusedReason::DuplicateNode,
+        Refusal::Incarnation(_) => RefusedReason::Incarnation,
+        Refusal::Denied => RefusedReason::Denied,
+        Refusal::Leaving => RefusedReason::Leaving,
     }
 }
 

@@ -4,6 +4,7 @@
 //! origin answers and sends, the follower acknowledges. Probes, heartbeats, member sets and the goodbye travel on the
 //! control stream, so that congestion of data holds none of them up.
 
+mod ages;
 mod control;
 mod follow;
 mod herald;
@@ -53,6 +54,8 @@ pub trait Peering: Send + Sync + 'static {
     fn herald(&self) -> &Herald;
     /// The node's clock, precise.
     fn now(&self) -> Tick;
+    /// The node's wall clock, in milliseconds since 1970.
+    fn wall_ms(&self) -> u64;
     /// How often to probe.
     fn probe_interval(&self) -> Duration;
     /// What is known of the origin behind a link; the same object for every link to the same life of a node.
@@ -70,6 +73,8 @@ pub trait Peering: Send + Sync + 'static {
     fn progressed(&self, followed: &Followed);
     /// The peer's member set.
     fn members_of(&self, origin: &Origin, members: &MemberSet);
+    /// What the peer's wall clock showed, in milliseconds since 1970, at some time between `sent` and now.
+    fn clock_of(&self, origin: &Origin, wall_ms: u64, sent: Tick);
     /// The names of the caches that the peer hosts.
     fn caches_of(&self, origin: &Origin, names: Vec<String>);
     /// This node's member set, and every change of it.
@@ -78,6 +83,19 @@ pub trait Peering: Send + Sync + 'static {
     fn caches(&self) -> watch::Receiver<Arc<Vec<String>>>;
     /// The sealed heads, once this node says goodbye.
     fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>>;
+    /// Everything in a lane of the own log up to here is known to the sessions since this time.
+    fn known(&self, _lane: LaneId, _head: Sequence, _at: Tick) {}
+    /// A peer had applied a lane of the own log up to each of these positions at the times beside them, as far as is known.
+    fn applied_by(
+        &self,
+        _origin: &Origin,
+        _lane: LaneId,
+        _steps: &mut dyn Iterator<Item = (Sequence, Tick)>,
+    ) {
+    }
+    /// A peer that has yet to show that it applies records of this lane gets none before this position: without one
+    /// there it never could.
+    fn canary_wanted(&self, lane: LaneId, next: Sequence);
     /// The peer said goodbye on this link; it will close it.
     fn said_goodbye(&self, origin: &Origin);
 }
@@ -90,6 +108,8 @@ pub struct Followed {
     state: Mutex<Follower>,
     requests: Mutex<Vec<Requests>>,
     counts: FollowCounts,
+    /// Lanes of which a record was applied here, a bit each.
+    heard: AtomicU64,
     /// Told when the origin has ended: the links to it are of no use any more.
     ended: Notify,
 }
@@ -112,6 +132,8 @@ pub struct FollowCounts {
     pub duplicates: AtomicU64,
     pub gaps: AtomicU64,
     pub resets: AtomicU64,
+    /// Lanes that were followed on where they had been left.
+    pub resumed: AtomicU64,
     pub rejected: AtomicU64,
 }
 
@@ -129,6 +151,7 @@ impl Followed {
             origin: Arc::new(origin),
             lanes,
             counts: FollowCounts::default(),
+            heard: AtomicU64::new(0),
             ended: Notify::new(),
         }
     }
@@ -143,6 +166,24 @@ impl Followed {
     #[must_use]
     pub fn counts(&self) -> &FollowCounts {
         &self.counts
+    }
+
+    /// Notes that a record of a lane was applied.
+    fn heard(&self, lane: LaneId) {
+        let bit = 1 << lane.index();
+        if self.heard.load(Ordering::Relaxed) & bit == 0 {
+            self.heard.fetch_or(bit, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a record of every lane was applied here, rather than a fence. Of a release that logs no canaries nothing
+    /// can be heard before it changes something: its lanes count if they are confirmed to be empty.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        let state = self.state.lock();
+        let empty = |lane| state.confirmed().is_some() && state.applied_in(lane) == 0;
+        self.lanes.ids().all(|lane| heard & 1 << lane.index() != 0 || empty(lane))
     }
 
     /// Reports progress to the node, and wakes whoever waits for the end.

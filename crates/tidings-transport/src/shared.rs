@@ -30,6 +30,7 @@ use crate::limits::{
 };
 use crate::link::Link;
 use crate::quiet::Quiet;
+use crate::refusals::Refusals;
 use crate::refuse::HandshakeError;
 use crate::run::Registered;
 use crate::socket::canonical;
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     /// About other processes with this node's id.
     pub(crate) verdicts: Verdicts,
     pub(crate) quiet: Quiet,
+    pub(crate) refusals: Refusals,
     /// Notifies of every change of the table and of what is wanted.
     pub(crate) changed: watch::Sender<()>,
     pub(crate) gate: Gate,
@@ -176,7 +178,8 @@ impl Shared {
 
     /// Records a handshake that came to nothing, and tells the host if it is this node that is refused.
     pub(crate) fn handshake_failed(&self, remote: SocketAddr, error: &HandshakeError) {
-        error.record(&self.stats, &self.quiet, remote);
+        error.record(&self.stats, &self.quiet, (remote, self.refusals.name(remote)));
+        self.refusals.note(remote, error, self.host.now());
         if let HandshakeError::RefusedByPeer(refusal) = error {
             self.host.refused(remote, refusal);
         }

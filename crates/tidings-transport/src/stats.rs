@@ -105,6 +105,33 @@ impl RefusedReason {
     }
 }
 
+impl RefusedReason {
+    /// What can be done about it, for people.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::AddressTaken => "give each node an address of its own to advertise",
+            Self::Alpn | Self::WrongCluster => {
+                "set the cluster's name alike, or take the other cluster's node from the seeds"
+            }
+            Self::BadCertificate | Self::WrongEku | Self::WrongSan | Self::NoCertificate => {
+                "issue a certificate for the node (tidings certs issue)"
+            }
+            Self::Busy | Self::Timeout => "none: it tries again",
+            Self::Denied => "take it from the deny list if it may join",
+            Self::DuplicateNode => "give one of the two processes another node id, or stop it",
+            Self::Expired => "issue a new certificate (tidings certs issue), and set the clock",
+            Self::NotYetValid => "set the clock of whichever node is wrong",
+            Self::HashVersion | Self::Protocol => "run releases that understand each other on all nodes",
+            Self::Identity => "let the node id be that of the certificate",
+            Self::Incarnation => "none: it takes a later incarnation",
+            Self::Leaving => "none: it is shutting down",
+            Self::Malformed | Self::TlsVersion => "look at what else sends to this port",
+            Self::UnknownCa => "let one authority sign all certificates of the cluster",
+        }
+    }
+}
+
 /// Why changes did not get to a peer for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(usize)]

@@ -9,6 +9,7 @@ use tidings_proto::id::Lanes;
 use tidings_proto::log::Retention;
 use tidings_transport::Identity;
 
+use crate::clocks::ClockBounds;
 use crate::coherence::BeforeKnown;
 use crate::config::{Config, Simulated};
 use crate::node::{Node, StartError};
@@ -44,6 +45,7 @@ impl NodeBuilder {
             zone: String::new(),
             bounds: Bounds::default(),
             before_known: BeforeKnown::default(),
+            clocks: ClockBounds::default(),
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
@@ -126,6 +128,20 @@ impl NodeBuilder {
     /// `false`: a member that ends without a goodbye is trusted to have told everything. Default: `true`.
     pub fn doubt_unclean_ends(mut self, doubt: bool) -> Self {
         self.config.bounds.doubt_unclean_ends = doubt;
+        self
+    }
+
+    /// How far a peer's wall clock may be from this node's. Default: 500 ms. What is beyond is said, and counted; it makes
+    /// no hit staler, for nothing that keeps caches coherent reads a wall clock.
+    pub fn max_clock_offset(mut self, offset: Duration) -> Self {
+        self.config.clocks.max_offset = offset;
+        self
+    }
+
+    /// `false`: a node becomes ready although its wall clock is beyond [`NodeBuilder::max_clock_offset`] from those of
+    /// most of its peers. Default: `true`; one that was ready once stays so either way.
+    pub fn unready_when_clock_off(mut self, unready: bool) -> Self {
+        self.config.clocks.unready = unready;
         self
     }
 

@@ -1,5 +1,7 @@
 //! The node as its transport sees it: who it is, whom it admits, what it does with what peers say.
 
+mod sessions;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +18,18 @@ use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refu
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
+use tidings_proto::offset::Offset;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
 use tidings_transport::{CloseCode, Host, Identity, Link, SessionFuture, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::sessions::Sessions;
+use crate::canary::Canary;
+use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
 
@@ -67,6 +74,9 @@ pub(crate) struct Bus {
     pub(crate) goodbye: watch::Sender<Option<Vec<Sequence>>>,
     pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
     pub(crate) receipts: Receipts,
+    pub(crate) canary: Canary,
+    pub(crate) clocks: Clocks,
+    pub(crate) spent: Spent,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -93,19 +103,22 @@ pub(crate) struct Parts {
     pub(crate) domain: Domain,
     pub(crate) coherence: Coherence,
     pub(crate) observers: Arc<Observers>,
+    pub(crate) clocks: ClockBounds,
 }
 
 impl Bus {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         // Confirmation must come several times within the bound, or freshness would flicker.
         let probe_interval = PROBE_INTERVAL.min(parts.coherence.bounds().max_staleness / 4);
+        let canary = Canary::begin(parts.domain.log(), parts.domain.clock().wall_ms());
+        let began = parts.domain.clock().now();
         let bus = Self {
             cluster: parts.cluster,
             node: parts.origin.node,
             log_id: parts.log_id,
             zone: parts.zone,
             herald: Herald::new(parts.domain.log().lanes()),
-            began: parts.domain.clock().now(),
+            began,
             domain: parts.domain,
             coherence: parts.coherence,
             observers: parts.observers,
@@ -116,6 +129,9 @@ impl Bus {
             goodbye: watch::Sender::new(None),
             hosted: watch::Sender::default(),
             receipts: Receipts::default(),
+            canary,
+            clocks: Clocks::new(parts.clocks),
+            spent: Spent::since(began),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -213,34 +229,6 @@ impl Bus {
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
         Session { bus: self.clone(), origin }
-    }
-}
-
-/// Counts the sessions with each life, and keeps what it said of itself: it has a link while it has a session.
-#[derive(Debug, Default)]
-struct Sessions(BTreeMap<Origin, (usize, Record)>);
-
-impl Sessions {
-    fn begin(&mut self, record: Record) {
-        let (count, newest) = self.0.entry(record.origin.clone()).or_insert_with(|| (0, record.clone()));
-        *count += 1;
-        *newest = record;
-    }
-
-    /// What a life with a session said of itself.
-    fn record(&self, origin: &Origin) -> Option<Record> {
-        self.0.get(origin).map(|(_, record)| record.clone())
-    }
-
-    /// Returns whether it was the last one.
-    fn end(&mut self, origin: &Origin) -> bool {
-        let Some((count, _)) = self.0.get_mut(origin) else { return false };
-        *count -= 1;
-        let last = *count == 0;
-        if last {
-            self.0.remove(origin);
-        }
-        last
     }
 }
 
@@ -342,6 +330,7 @@ impl Host for Face {
             self.coherence.replaced(origin, hello.address);
         }
         self.coherence.met(hello);
+        self.canary.contacted(self.domain.clock().now());
         self.linked(record_of(hello));
         self.named.notify_one();
         Ok(())
@@ -414,6 +403,15 @@ impl Peering for Face {
         self.domain.clock().now()
     }
 
+    fn wall_ms(&self) -> u64 {
+        self.domain.clock().wall_ms()
+    }
+
+    fn clock_of(&self, origin: &Origin, wall_ms: u64, sent: Tick) {
+        let (now, own) = (self.domain.clock().now(), self.domain.clock().wall_ms());
+        self.clocks.measured(&origin.node, Offset::measure((wall_ms, own), now.since(sent), now), now);
+    }
+
     fn probe_interval(&self) -> Duration {
         self.probe_interval
     }
@@ -468,6 +466,18 @@ impl Peering for Face {
 
     fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>> {
         self.goodbye.subscribe()
+    }
+
+    fn known(&self, lane: LaneId, head: Sequence, at: Tick) {
+        self.coherence.noted(lane, head, at);
+    }
+
+    fn applied_by(&self, origin: &Origin, lane: LaneId, steps: &mut dyn Iterator<Item = (Sequence, Tick)>) {
+        self.coherence.applied_by(origin, lane, steps);
+    }
+
+    fn canary_wanted(&self, lane: LaneId, next: Sequence) {
+        self.canary.want(lane, next);
     }
 
     fn said_goodbye(&self, origin: &Origin) {

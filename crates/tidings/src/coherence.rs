@@ -1,5 +1,6 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
+mod following;
 mod known;
 mod tenure;
 
@@ -12,18 +13,21 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
+use tidings_proto::coverage::Coverage;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness, Named};
 use tidings_proto::histogram::{Histogram, Snapshot};
 use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
 use tidings_proto::receipt::Tenure;
 use tidings_proto::time::Tick;
-use tidings_transport::session::{FollowCounts, Followed, Served};
+use tidings_transport::session::{Followed, Served};
 use tokio::sync::watch;
 
 pub use self::known::BeforeKnown;
 use self::known::{Known, heard};
 use crate::observe::{Observation, Observers};
+
+pub use self::following::Following;
 
 /// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
 const ENDED_KEPT_MAX: usize = 256;
@@ -54,50 +58,6 @@ pub(crate) struct PeerState {
     pub(crate) caches: Vec<String>,
 }
 
-/// What happened so far while following one life of another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Following {
-    /// Whom.
-    pub origin: Origin,
-    /// Changes made by users there that were applied here, one each whatever the number of keys or lanes.
-    pub applied: u64,
-    /// Records that came again, and were dropped.
-    pub duplicates: u64,
-    /// Records that came too early, after which the rest was asked for again.
-    pub gaps: u64,
-    /// Lanes whose missing records were no longer to be had, and whose slots were fenced.
-    pub resets: u64,
-    /// Times that it broke the protocol, and was disconnected.
-    pub rejected: u64,
-}
-
-impl Following {
-    fn none(origin: Origin) -> Self {
-        Self { origin, applied: 0, duplicates: 0, gaps: 0, resets: 0, rejected: 0 }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.applied += other.applied;
-        self.duplicates += other.duplicates;
-        self.gaps += other.gaps;
-        self.resets += other.resets;
-        self.rejected += other.rejected;
-    }
-
-    fn of(followed: &Followed) -> Self {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let FollowCounts { applied, duplicates, gaps, resets, rejected } = followed.counts();
-        Self {
-            origin: (**followed.origin()).clone(),
-            applied: get(applied),
-            duplicates: get(duplicates),
-            gaps: get(gaps),
-            resets: get(resets),
-            rejected: get(rejected),
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Inner {
     freshness: Freshness,
@@ -107,6 +67,7 @@ struct Inner {
     published: Option<u64>,
     /// How far the wall clocks of peers that were met last said to be ahead of this node's, in milliseconds.
     ahead_ms: BTreeMap<NodeId, u64>,
+    coverage: Coverage,
     /// What happened while following lives that are remembered no more.
     dropped: Following,
     /// The newest life of each node that another process replaced, in the order in which that came to be known.
@@ -147,6 +108,7 @@ impl Coherence {
             doubts,
             published: None,
             ahead_ms: BTreeMap::new(),
+            coverage: Coverage::new(lanes),
             dropped,
             replaced: VecDeque::new(),
             predecessor: None,
@@ -376,7 +338,7 @@ impl Coherence {
             }
             changed
         });
-        inner.note_tenures(|| self.domain.log().heads());
+        inner.note_tenures(|| self.domain.log().heads(), self.domain.clock().now());
         let Inner { freshness, peers, dropped, .. } = inner;
         if peers.len() > ENDED_KEPT_MAX {
             peers.retain(|origin, peer| {

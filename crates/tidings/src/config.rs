@@ -11,6 +11,7 @@ use tidings_proto::id::Lanes;
 use tidings_proto::log::Retention;
 use tidings_transport::Identity;
 
+use crate::clocks::ClockBounds;
 use crate::coherence::BeforeKnown;
 
 /// Everything a node is started with. [`crate::NodeBuilder`] makes one.
@@ -26,6 +27,7 @@ pub(crate) struct Config {
     pub(crate) zone: String,
     pub(crate) bounds: Bounds,
     pub(crate) before_known: BeforeKnown,
+    pub(crate) clocks: ClockBounds,
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,

@@ -232,8 +232,10 @@ impl Driver {
                     self.redial_silent();
                     let now = view.borrow().clone();
                     self.bus.coherence.seen(&now);
+                    self.bus.look_around();
                 }
                 _ = housekeeping.tick() => {
+                    self.bus.canary.sing(self.bus.domain.log(), self.bus.domain.clock().wall_ms());
                     let idle = tidying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
                     if idle {
                         let domain = self.bus.domain.clone();
@@ -337,7 +339,7 @@ impl Driver {
         let bus = &self.bus;
         bus.domain.writes_settled().await;
         let heads = bus.domain.log().seal();
-        if heads.iter().all(|head| *head == 0) {
+        if bus.canary.is_all_of(&heads) {
             return heads;
         }
         let mut members = bus.coherence.members();

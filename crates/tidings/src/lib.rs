@@ -6,10 +6,13 @@
 
 mod builder;
 mod bus;
+mod canary;
 mod client;
+mod clocks;
 mod coherence;
 mod config;
 mod drive;
+mod measure;
 mod members;
 mod node;
 mod observe;
@@ -19,8 +22,10 @@ pub mod testing;
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
+pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
 pub use config::Simulated;
+pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
 pub use observe::{Observation, Observed, Observer};
@@ -35,12 +40,15 @@ pub use tidings_cache::{
     Written,
 };
 pub use tidings_membership::State;
+pub use tidings_proto::coverage::{Coherent, Share, WITHIN};
 pub use tidings_proto::frame::Refusal;
 pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;
-pub use tidings_transport::{BroadcastError, Identity, IdentityError, RefusedReason, TransportStats};
+pub use tidings_transport::{
+    BroadcastError, Identity, IdentityError, Refused, RefusedReason, TransportStats,
+};
 
 /// This release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -11,6 +11,7 @@ use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
 use tidings_proto::time::Tick;
 use tidings_transport::session::FollowCounts;
 
+use crate::clocks::ClockOffset;
 use crate::coherence::{Following, PeerState};
 use crate::node::Node;
 
@@ -48,6 +49,8 @@ pub struct MemberInfo {
     pub resets: u64,
     /// See `gaps`.
     pub duplicates: u64,
+    /// How far its wall clock is from this node's, if it has said.
+    pub clock: Option<ClockOffset>,
     /// The caches it hosts.
     pub caches: Vec<String>,
 }
@@ -97,6 +100,7 @@ impl Node {
             gaps: count(|counts| &counts.gaps),
             resets: count(|counts| &counts.resets),
             duplicates: count(|counts| &counts.duplicates),
+            clock: bus.clocks.offset(&origin.node, now),
             caches,
         }
     }
@@ -116,6 +120,12 @@ impl Node {
         self.bus().coherence.invalidation_times_of(peer)
     }
 
+    /// How often a peer's wall clock has come to be beyond [`ClockBounds::max_offset`](crate::ClockBounds::max_offset).
+    #[must_use]
+    pub fn clock_offsets_exceeded(&self) -> u64 {
+        self.bus().clocks.exceeded()
+    }
+
     fn this_member(&self) -> MemberInfo {
         let Origin { node, incarnation } = self.origin();
         MemberInfo {
@@ -133,6 +143,7 @@ impl Node {
             gaps: 0,
             resets: 0,
             duplicates: 0,
+            clock: None,
             caches: self.caches().iter().map(|cache| cache.name().to_string()).collect(),
         }
     }

@@ -120,7 +120,8 @@ impl Node {
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
-        let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers });
+        let clocks = config.clocks;
+        let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks });
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let on_calling_runtime = config.on_calling_runtime;
@@ -311,7 +312,8 @@ impl Node {
         known
     }
 
-    /// Whether the node is ready now.
+    /// Whether the node is ready now: every live member is followed and confirmed, and until the node was ready once,
+    /// a record of its own was applied by each of them and one of each was applied here.
     ///
     /// # Errors
     /// [`NotReady`] says what is missing.
@@ -336,10 +338,11 @@ impl Node {
                 reasons.push(format!("{} is not followed yet", member.node));
             }
         }
+        reasons.extend(self.start_misses(&members, reasons.is_empty()));
         if reasons.is_empty() { Ok(()) } else { Err(NotReady::Waiting { reasons }) }
     }
 
-    /// Waits until the node is ready: every live member is followed and confirmed.
+    /// Waits until the node is ready, as [`Node::readiness`] says.
     ///
     /// # Errors
     /// [`NotReady::Conflict`] at once if it can never be; [`NotReady::Waiting`] if it is not within `time`.

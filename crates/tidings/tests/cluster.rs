@@ -246,7 +246,7 @@ async fn a_node_whose_clock_went_back_takes_the_next_incarnation() {
     let (started, hour) = (Instant::now(), Duration::from_secs(3_600));
     let now = Duration::from_millis(tidings::Clock::system().wall_ms()) - hour;
     let behind = tidings::Clock::from_fn(move || tidings::Tick(0).after(now + started.elapsed()));
-    let second = start("x").clock(behind).start().await.unwrap();
+    let second = start("x").clock(behind).unready_when_clock_off(false).start().await.unwrap();
     until("it is renumbered", || second.origin().incarnation > before).await;
     second.ready(Duration::from_secs(10)).await.unwrap();
     let cache: Cache<String, u64> = second.cache("c").open().unwrap();

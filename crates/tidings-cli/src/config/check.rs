@@ -163,6 +163,7 @@ impl<'a> Judge<'a> {
     fn coherence(&mut self) {
         self.above_zero("coherence.max_staleness");
         self.above_zero("coherence.lost_grace");
+        self.above_zero("coherence.max_clock_offset");
         if let Some(Value::Count(lanes)) = self.values.get("coherence.lanes")
             && u8::try_from(*lanes).ok().and_then(Lanes::new).is_none()
         {

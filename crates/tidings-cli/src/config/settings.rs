@@ -216,6 +216,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "false",
         "Whether a node that hears nobody calls itself not ready.",
     ),
+    works(
+        "coherence.max_clock_offset",
+        Kind::Duration,
+        "\"500ms\"",
+        "Most that wall clocks of nodes may differ; more is reported.",
+    ),
+    works(
+        "coherence.unready_when_clock_off",
+        Kind::Flag,
+        "true",
+        "Whether that keeps a node that starts from being ready.",
+    ),
     later(works("coherence.relay_above", SOME, "50", "Nodes from which on events are relayed.")),
     later(works(
         "coherence.audit_keys_per_second",

@@ -370,6 +370,7 @@ impl<T: Target> Run<T> {
             seed: self.settings.seed,
             per_node: per_node.collect(),
             invalidation_latency_us: self.target.invalidation_latency(),
+            coherent: self.target.coherent(),
             bound_ms: milliseconds(self.settings.bound),
             elapsed_s: elapsed.as_secs_f64(),
             loads: counts.loads,

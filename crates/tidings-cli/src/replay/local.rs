@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidings::{Cache, Item, Listener, Node, NodeId, Scope};
+use tidings::{Cache, Item, Listener, Node, NodeId, Scope, Share, WITHIN};
 use tidings_transport::{Authority, Identity};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::latency::{Sampler, is_sampled};
-use super::target::{Answer, Counters, Latency, Source, Target};
+use super::target::{Answer, Coherence, Counters, Latency, Source, Target};
 use crate::exit::{Exit, Failure, chain};
 
 /// How long the cluster may take to form, beyond the doubt at its start, which takes as long as the bound.
@@ -197,6 +197,19 @@ impl Target for LocalNodes {
 
     fn invalidation_latency(&self) -> Latency {
         self.sampler.latency()
+    }
+
+    fn coherent(&self) -> Vec<Coherence> {
+        let measured: Vec<_> = self.nodes.iter().map(|node| node.measured().writes.since_start).collect();
+        let together = |(index, within): (usize, &Duration)| {
+            let sum = |all: Share, shares: &[Share; WITHIN.len()]| Share {
+                coherent: all.coherent + shares[index].coherent,
+                judged: all.judged + shares[index].judged,
+            };
+            let share = measured.iter().fold(Share::default(), sum).ratio()?;
+            Some(Coherence { within_ms: within.as_millis() as u64, share })
+        };
+        WITHIN.iter().enumerate().filter_map(together).collect()
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::tally::Violation;
-use super::target::Latency;
+use super::target::{Coherence, Latency};
+use crate::units::show_share;
 
 /// The summary. Names and meaning of its fields are part of the program's interface.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +43,9 @@ pub(crate) struct Report {
     pub(crate) per_node: Vec<NodeReport>,
     /// From a write's return to the eviction at a peer.
     pub(crate) invalidation_latency_us: Latency,
+    /// Shares of the writes that every live node had applied in time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) coherent: Vec<Coherence>,
 
     /// The bound that answers were held to.
     pub(crate) bound_ms: f64,
@@ -136,6 +140,9 @@ impl Report {
                 format!("p50 {p50} us, p99 {p99} us, p99.9 {p999} us, max {max} us"),
             );
         }
+        if !self.coherent.is_empty() {
+            line("coherent everywhere", coherent(&self.coherent));
+        }
         line("stale reads", format!("{}, the oldest by {:.1} ms", self.stale_reads, self.max_staleness_ms));
         line(&format!("  beyond {:.0} ms", self.bound_ms), self.stale_reads_after_bound.to_string());
         line(
@@ -154,4 +161,10 @@ impl Report {
         }
         text
     }
+}
+
+/// Shares of writes for people.
+pub(crate) fn coherent(shares: &[Coherence]) -> String {
+    let told = shares.iter().map(|it| format!("{} within {} ms", show_share(it.share), it.within_ms));
+    told.collect::<Vec<_>>().join(", ")
 }

@@ -51,6 +51,11 @@ pub(crate) trait Target: Send + Sync + 'static {
 
     /// How long it takes from a write's return to the eviction at a peer, as far as that was measured.
     fn invalidation_latency(&self) -> Latency;
+
+    /// Of all writes, the share that every live node had applied within each time; nothing if nobody has measured it.
+    fn coherent(&self) -> Vec<Coherence> {
+        Vec::new()
+    }
 }
 
 /// What came of a read.
@@ -118,4 +123,13 @@ pub(crate) struct Latency {
     pub(crate) p99: u64,
     pub(crate) p999: u64,
     pub(crate) max: u64,
+}
+
+/// How many writes every live node had applied within a time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Coherence {
+    /// The time, in milliseconds.
+    pub(crate) within_ms: u64,
+    /// The share of the writes.
+    pub(crate) share: f64,
 }

@@ -114,12 +114,16 @@ fn judge_cluster(cluster: &Cluster) -> Verdict {
             .collect()
     };
     let (lost, suspect, behind) = (named("lost"), named("suspect"), behind(cluster));
+    let off: Vec<&str> =
+        cluster.members.iter().filter(|member| member.clock_off).map(|member| member.node.as_str()).collect();
     if !lost.is_empty() {
         Verdict::new(Health::Critical, format!("lost: {}", lost.join(", ")))
     } else if !suspect.is_empty() {
         Verdict::new(Health::Warning, format!("suspect: {}", suspect.join(", ")))
     } else if !behind.is_empty() {
         Verdict::new(Health::Warning, format!("not in step: {}", behind.join(", ")))
+    } else if !off.is_empty() {
+        Verdict::new(Health::Warning, format!("wall clocks differ too much: {}", off.join(", ")))
     } else {
         Verdict::new(
             Health::Ok,
@@ -238,6 +242,15 @@ mod tests {
         ] {
             assert_eq!(judge_cluster(&cluster(states)).health, expected, "{states:?}");
         }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_off_is_worth_a_warning() {
+        let mut cluster = cluster(&[("live", true), ("live", true)]);
+        cluster.members[1].clock_off = true;
+        let verdict = judge_cluster(&cluster);
+        assert_eq!(verdict.health, Health::Warning);
+        assert!(verdict.summary.contains("n1"), "{verdict:?}");
     }
 
     #[test]

@@ -5,8 +5,9 @@ use serde_json::{Value as Json, json};
 use tidings_proto::id::NodeId;
 
 use crate::client::Client;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Output, Style, plain};
+use crate::units;
 
 /// `GET /v1/cluster`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -36,6 +37,8 @@ pub(crate) struct Member {
     pub(crate) synced: bool,
     pub(crate) lag_events: Option<u64>,
     pub(crate) confirmed_ms: Option<f64>,
+    pub(crate) clock_ahead_ms: Option<f64>,
+    pub(crate) clock_off: bool,
 }
 
 impl Member {
@@ -64,9 +67,15 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     let document = cluster(client).await?;
     let (ready, reasons) = client.readiness().await?;
     let caches: Json = client.document(&["v1", "caches"]).await?;
+    let coherence = match client.document(&["v1", "coherence"]).await {
+        // A node of an earlier release measures none.
+        Err(failure) if failure.exit() == Exit::NotFound => Json::Null,
+        measured => measured?,
+    };
     if output.is_json() {
         return output
-            .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches }));
+            .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches,
+                "coherence": coherence }));
     }
     let cluster = read(document)?;
     let readiness = if ready {
@@ -85,8 +94,30 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
+    if coherence != Json::Null {
+        output.line(format!("writes   {}", writes(&coherence)))?;
+    }
+    for member in cluster.members.iter().filter(|member| member.clock_off) {
+        let ahead = member.clock_ahead_ms.unwrap_or_default() / 1e3;
+        let text = format!("the one of {} is {ahead:.1} s ahead of {node}'s", plain(&member.node));
+        output.line(format!("clocks   {}", output.paint(Style::Caution, &text)))?;
+    }
     let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
     output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
+}
+
+/// How soon all live nodes had what this one wrote in the last minute.
+fn writes(coherence: &Json) -> String {
+    let within = coherence["writes"]["within"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let share = |row: &Json| {
+        let share = row["last_minute"].as_f64()?;
+        Some(format!("{} within {} ms", units::show_share(share), row["ms"]))
+    };
+    let shares: Vec<String> = within.iter().filter_map(share).collect();
+    match &coherence["writes"]["pending"] {
+        pending if shares.is_empty() => format!("none in the last minute, {pending} pending"),
+        pending => format!("coherent everywhere: {}; {pending} pending", shares.join(", ")),
+    }
 }
 
 /// Declares a lost node ended.
@@ -115,10 +146,7 @@ pub(crate) async fn cluster(client: &Client) -> Result<Json, Failure> {
 /// The document is not what the API promises.
 pub(crate) fn read(document: Json) -> Result<Cluster, Failure> {
     serde_json::from_value(document).map_err(|error| {
-        Failure::new(
-            crate::exit::Exit::Failed,
-            format!("the node gave an answer that makes no sense: {error}"),
-        )
+        Failure::new(Exit::Failed, format!("the node gave an answer that makes no sense: {error}"))
     })
 }
 

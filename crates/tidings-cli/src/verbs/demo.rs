@@ -19,6 +19,7 @@ use crate::logging;
 use crate::output::Output;
 use crate::replay::engine::{Run, Settings};
 use crate::replay::local::{LocalNodes, LocalSettings};
+use crate::replay::report::coherent;
 use crate::replay::tally::{Counts, milliseconds};
 use crate::replay::target::Target;
 use crate::replay::workload::{self, Workload};
@@ -164,7 +165,8 @@ async fn summary(run: &Run<LocalNodes>, all: Counts, recent: Counts, period: Dur
     format!(
         "{} requests, {per_second:.0}/s, hit ratio {:.3} (now {:.3})\n\
          {} changes told, {} applied by peers, p50 {} us, p99 {} us after the write\n\
-         {} reads saw a value up to {:.1} ms old, {} beyond the bound; {} gaps, {} resets",
+         {} reads saw a value up to {:.1} ms old, {} beyond the bound; {} gaps, {} resets\n\
+         coherent everywhere: {}",
         all.requests(),
         all.hit_ratio(),
         recent.hit_ratio(),
@@ -177,5 +179,6 @@ async fn summary(run: &Run<LocalNodes>, all: Counts, recent: Counts, period: Dur
         staleness.after_bound,
         events.gaps,
         events.resets,
+        coherent(&run.target().coherent()),
     )
 }

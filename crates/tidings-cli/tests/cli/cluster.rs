@@ -370,6 +370,8 @@ fn the_demonstration_runs_and_sums_up() {
         "{report:#}"
     );
     assert!(report["invalidation_latency_us"]["p50"].as_u64().unwrap() > 0, "{report:#}");
+    let coherent = &report["coherent"][3];
+    assert!(coherent["within_ms"] == 1_000 && coherent["share"].as_f64() > Some(0.9), "{report:#}");
     assert_eq!(ran.stderr, "");
 }
 

@@ -37,6 +37,26 @@ fn status_says_why_a_node_is_not_ready() {
 }
 
 #[test]
+fn status_says_how_coherent_writes_were_and_whose_clock_is_off() {
+    let cluster = CLUSTER.replace(r#""lag_events":0"#, r#""clock_off":true,"clock_ahead_ms":600000.0"#);
+    let coherence = r#"{"writes":{"within":[{"ms":1,"last_minute":0.98765,"since_start":0.5},
+        {"ms":10,"last_minute":1.0,"since_start":1.0},{"ms":100,"last_minute":null,"since_start":null}],"pending":3}}"#;
+    let api = Api::new(&[
+        ("GET /v1/cluster", Answer::new(200, &cluster)),
+        ("GET /readyz", Answer::new(200, r#"{"status":"ready"}"#)),
+        ("GET /v1/caches", Answer::new(200, "[]")),
+        ("GET /v1/coherence", Answer::new(200, coherence)),
+    ]);
+    let ran = api.run(&["status"]).exits(0);
+    assert!(
+        ran.stdout.contains("98.765 % within 1 ms, 100 % within 10 ms; 3 pending")
+            && ran.stdout.contains("n2 is 600.0 s ahead of n1's"),
+        "{ran:?}"
+    );
+    assert_eq!(api.run(&["status", "--json"]).exits(0).json()["coherence"]["writes"]["pending"], 3);
+}
+
+#[test]
 fn problems_become_exit_codes() {
     for (status, code, exit) in [
         (404, "unknown_cache", 3),

@@ -1,5 +1,7 @@
 //! The cluster as this node sees it.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -7,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidings::{MemberInfo, NodeId, Origin};
+use tidings::{MemberInfo, NodeId, Origin, Refused};
 
 use crate::app::App;
 use crate::extract::document;
@@ -19,6 +21,8 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
     let node = app.node();
     let Origin { node: id, incarnation } = node.origin();
     let members: Vec<Value> = node.members().iter().map(member).collect();
+    let now = node.clock().now();
+    let refusals: Vec<Value> = node.refusals().iter().map(|it| refused(it, now.since(it.last))).collect();
     let document = json!({
         "cluster": node.cluster(),
         "node": id.as_str(),
@@ -26,6 +30,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "ready": app.readiness().unready().is_empty(),
         "known": node.is_known(),
         "members": members,
+        "refused": refusals,
     });
     Ok(Json(document).into_response())
 }
@@ -43,7 +48,23 @@ fn member(member: &MemberInfo) -> Value {
         "synced": member.synced(),
         "lag_events": member.lag_events,
         "confirmed_ms": member.confirmed.map(milliseconds),
+        "clock_ahead_ms": member.clock.map(|clock| clock.ahead * 1e3),
+        "clock_uncertain_ms": member.clock.map(|clock| clock.uncertainty * 1e3),
+        "clock_off": member.clock.is_some_and(|clock| clock.exceeded),
         "caches": member.caches,
+    })
+}
+
+fn refused(refused: &Refused, ago: Duration) -> Value {
+    json!({
+        "node": refused.node.as_ref().map(NodeId::as_str),
+        "address": refused.address.to_string(),
+        "by_peer": refused.by_peer,
+        "reason": refused.reason.as_str(),
+        "detail": refused.detail,
+        "remedy": refused.reason.remedy(),
+        "times": refused.times,
+        "ago_ms": milliseconds(ago),
     })
 }
 

@@ -41,6 +41,52 @@ async fn every_member_is_told_the_answering_node_too() {
 }
 
 #[tokio::test]
+async fn coherence_is_told_as_it_was_measured() {
+    let rig = Rig::start(2).await;
+    rig.apis[0].open("c", &json!({})).await;
+    rig.apis[0].put("c", "k", "v").await;
+    let coherence = async || rig.apis[0].get("/v1/coherence").await.is(200).document();
+    let judged = async || coherence().await["writes"]["within"][3]["since_start"] == json!(1.0);
+    until("the write was coherent within a second", judged).await;
+    let told = coherence().await;
+    let within = told["writes"]["within"].as_array().unwrap();
+    assert_eq!(within.iter().map(|it| it["ms"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 10, 100, 1_000]);
+    assert_eq!((&told["node"], &told["writes"]["pending"]), (&json!("n1"), &json!(0)));
+    assert_eq!(told["repairs"], json!({ "resumed": 0, "gap": 0, "reset": 0 }));
+    assert!(told["duration_ms"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{told}");
+    for (name, value) in [
+        ("tidings_writes_coherent_total{within=\"1\"}", 1.0),
+        ("tidings_writes_judged_total{within=\"1\"}", 1.0),
+        ("tidings_coherence_duration_seconds_count", 1.0),
+        ("tidings_writes_pending", 0.0),
+    ] {
+        assert_eq!(rig.apis[0].metric(name).await, Some(value), "{name}");
+    }
+    assert_eq!(
+        rig.apis[1].get("/v1/coherence").await.document()["writes"]["within"][0]["last_minute"],
+        Json::Null
+    );
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn who_was_refused_is_told_with_what_can_be_done() {
+    let rig = Rig::start(2).await;
+    rig.node(0).set_denied(&["n2".to_owned()]);
+    let refused = async || rig.apis[0].get("/v1/cluster").await.document()["refused"].clone();
+    until("it tries again", async || refused().await[0]["times"].as_u64() > Some(1)).await;
+    let told = refused().await[0].clone();
+    assert_eq!(
+        (&told["node"], &told["reason"], &told["by_peer"]),
+        (&json!("n2"), &json!("denied"), &json!(false))
+    );
+    assert_eq!(told["address"], json!(rig.node(1).address().to_string()));
+    assert!(told["remedy"].as_str().is_some_and(|text| text.contains("deny list")), "{told}");
+    assert_eq!(rig.apis[1].get("/v1/cluster").await.document()["refused"][0]["by_peer"], json!(true));
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_node_that_reaches_nobody_is_alive_and_not_ready() {
     let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let node = Node::builder("alone").node_id("n1").seeds([free.to_string()]).start().await.unwrap();

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_proto::follower::Rejected;
-use tidings_proto::frame::{Control, Heartbeat};
+use tidings_proto::frame::{ClockReading, Control, Heartbeat};
 use tidings_proto::time::Tick;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -20,6 +21,9 @@ const PROBES_MAX: usize = 64;
 /// Frames that are handled at most before others have a turn: a peer may send a window full of small ones.
 const TURN_FRAMES: u32 = 64;
 
+/// How often a peer is told what this node's wall clock shows: a clock that is set is noticed so soon.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The probes sent on one link that are not answered yet, with their send times. The follower knows probes too, but
 /// those of all links together, of which the first answer counts.
 #[derive(Debug, Default)]
@@ -32,6 +36,11 @@ impl Probes {
             sent.pop_front();
         }
         sent.push_back((number, now));
+    }
+
+    /// When a probe was sent that is not answered yet.
+    fn sent_at(&self, number: u64) -> Option<Tick> {
+        self.0.lock().iter().find(|(known, _)| *known == number).map(|(_, sent)| *sent)
     }
 
     /// When the probe was sent that is answered now. Older ones will not be.
@@ -57,6 +66,7 @@ pub(super) async fn send(
     members.mark_changed();
     caches.mark_changed();
     goodbye.mark_changed();
+    let mut clock_told = Tick::NEVER;
     loop {
         let frame = tokio::select! {
             biased;
@@ -64,8 +74,13 @@ pub(super) async fn send(
                 if changed.is_err() {
                     return Ok(());
                 }
-                // The order is part of the protocol: the probe, then the member set's version, then the heads.
                 let echo = *probes.borrow_and_update();
+                let now = node.now();
+                if clock_told == Tick::NEVER || now.since(clock_told) >= CLOCK_INTERVAL {
+                    clock_told = now;
+                    control.send(&Control::Clock(ClockReading { echo, wall_ms: node.wall_ms() })).await?;
+                }
+                // The order is part of the protocol: the probe, then the member set's version, then the heads.
                 let version = members.borrow().version;
                 Control::Heartbeat(Heartbeat { echo, members: version, heads: node.log().heads() })
             }
@@ -127,6 +142,11 @@ pub(super) async fn receive(
                 followed.state.lock().on_members(members.version);
                 followed.progressed(node);
             }
+            Control::Clock(ClockReading { echo, wall_ms }) => {
+                if let Some(sent) = own.sent_at(echo) {
+                    node.clock_of(followed.origin(), wall_ms, sent);
+                }
+            }
             Control::Caches(names) => node.caches_of(followed.origin(), names),
             Control::Goodbye(heads) => {
                 followed.state.lock().on_goodbye(heads)?;
@@ -136,7 +156,11 @@ pub(super) async fn receive(
             Control::Hello(_) | Control::Refused(_) => {
                 return Err(SessionError::Unexpected("handshake frame"));
             }
-            Control::Follow(_) | Control::Resume(_) | Control::Reset(_) | Control::Ack(_) => {
+            Control::Follow(_)
+            | Control::Resume(_)
+            | Control::Reset(_)
+            | Control::Ack(_)
+            | Control::Ages(_) => {
                 return Err(SessionError::Unexpected("lane frame on the control stream"));
             }
         }

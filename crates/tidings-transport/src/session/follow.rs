@@ -10,10 +10,11 @@ use futures_util::stream::FuturesUnordered;
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tidings_proto::follower::{Applied, Attempt, Rejected};
 use tidings_proto::frame::{Control, Follow, FrameType, RawFrame, take};
-use tidings_proto::id::{LaneId, Sequence};
+use tidings_proto::id::{FIRST, LaneId, Sequence};
 use tidings_proto::record::BatchRef;
 use tokio::time::{Instant, sleep_until};
 
+use super::ages::Ages;
 use super::{FenceReason, Followed, Peering, SessionError, count};
 use crate::link::Link;
 
@@ -79,7 +80,8 @@ async fn one(
         let (send, receive) = link.open_lane().await?;
         let (attempt, follow) = request(followed, lane);
         let from_head = follow.from == Sequence::MAX;
-        let mut following = Lane { node, followed, lane, attempt, from_head, send, acked: 0, start };
+        let ages = Ages::default();
+        let mut following = Lane { node, followed, lane, attempt, from_head, send, acked: 0, ages, start };
         let end = match following.run(receive, follow).await {
             Err(SessionError::Rejected(Rejected::Stale)) => return Ok(()),
             Ok(())
@@ -148,6 +150,8 @@ struct Lane<'a> {
     from_head: bool,
     send: SendStream,
     acked: Sequence,
+    /// When what is not acknowledged yet was applied.
+    ages: Ages,
     /// Acknowledgements are due at multiples of [`ACK_DELAY`] from then on.
     start: Instant,
 }
@@ -178,6 +182,9 @@ impl Lane<'_> {
                 self.take(&frame)?;
             }
             let applied = self.followed.with(|follower| follower.applied_in(self.lane));
+            if applied > self.acked {
+                self.ages.applied(applied, self.node.now());
+            }
             if owed && ack.deadline() + ACK_OVERDUE <= Instant::now() {
                 // A stream that always has more to read would never let the timer have its turn.
                 owed = false;
@@ -191,7 +198,10 @@ impl Lane<'_> {
 
     async fn acknowledge(&mut self) -> Result<(), SessionError> {
         self.acked = self.followed.with(|follower| follower.applied_in(self.lane));
-        self.send.write_chunk(Control::Ack(self.acked).encode().into()).await?;
+        let ages = self.ages.take(self.acked, self.node.now());
+        let mut frames = Control::Ages(ages).encode();
+        frames.extend_from_slice(&Control::Ack(self.acked).encode());
+        self.send.write_chunk(frames.into()).await?;
         Ok(())
     }
 
@@ -201,7 +211,9 @@ impl Lane<'_> {
         }
         match Control::decode(frame)? {
             Control::Resume(from) => {
-                Ok(self.followed.state.lock().on_resume(self.lane, self.attempt, from)?)
+                self.followed.state.lock().on_resume(self.lane, self.attempt, from)?;
+                count(&self.followed.counts.resumed, u64::from(from > FIRST));
+                Ok(())
             }
             Control::Reset(from) => self.reset(from),
             _ => Err(SessionError::Unexpected("frame on a lane")),
@@ -237,6 +249,7 @@ impl Lane<'_> {
         }
         let Applied { next, changes } = self.node.apply(&self.followed.origin, &batch, accepted.from)?;
         count(&self.followed.counts.applied, changes);
+        self.followed.heard(self.lane);
         let confirmed = {
             let mut state = self.followed.state.lock();
             let before = state.confirmed();

@@ -12,7 +12,6 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{LaneId, Lanes, Sequence};
-use tidings_proto::log::ChangeLog;
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -92,7 +91,7 @@ impl Herald {
     /// system's clock.
     pub async fn run(&self, node: &dyn Peering, linger: bool) {
         let mut timer = if linger { Timer::new() } else { None };
-        self.lanes.iter().for_each(|lane| self.tell(node.log(), lane, node.now()));
+        self.lanes.iter().for_each(|lane| self.tell(node, lane, node.now()));
         let mut pace = Pace::default();
         loop {
             let mut rung = self.rung().await;
@@ -119,7 +118,7 @@ impl Herald {
                 rung |= self.take();
                 pace.tell(told, peers);
             }
-            self.lanes_in(rung).for_each(|lane| self.tell(node.log(), lane, heard));
+            self.lanes_in(rung).for_each(|lane| self.tell(node, lane, heard));
         }
     }
 
@@ -128,9 +127,11 @@ impl Herald {
     }
 
     /// Listens again, and only then wakes the readers: what is appended from now on rings.
-    fn tell(&self, log: &ChangeLog, lane: &Lane, heard: Tick) {
-        log.listen(lane.id, &lane.waker);
-        lane.marks.lock().note(log.head(lane.id), heard);
+    fn tell(&self, node: &dyn Peering, lane: &Lane, heard: Tick) {
+        node.log().listen(lane.id, &lane.waker);
+        let head = node.log().head(lane.id);
+        lane.marks.lock().note(head, heard);
+        node.known(lane.id, head, heard);
         lane.readers.notify_waiters();
     }
 

@@ -8,10 +8,11 @@ use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
 use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
-use tidings_proto::id::{FIRST, LaneId, Sequence};
+use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
+use super::ages;
 use super::{Peering, Served, SessionError};
 use crate::frames::take_within;
 use crate::limits::FOLLOWER_FRAME_BYTES_MAX;
@@ -64,7 +65,10 @@ async fn one(
     }
     served.follows(lane, node.log().head(lane));
     let (answer, cursor) = match node.log().resume(lane, from) {
-        Answer::Resume(cursor) => (Control::Resume(cursor.next), cursor),
+        Answer::Resume(cursor) => {
+            served.resumes(lane, cursor.next);
+            (Control::Resume(cursor.next), cursor)
+        }
         Answer::Reset(cursor) => {
             match from {
                 // It has nothing of this log yet, so it did not fall out of it.
@@ -73,19 +77,27 @@ async fn one(
                 Sequence::MAX => link.stats.broadcast_error(BroadcastError::Unreadable),
                 _ => link.stats.broadcast_error(BroadcastError::Overrun),
             }
+            reset(node, served, lane, cursor.next);
             (Control::Reset(cursor.next), cursor)
         }
     };
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
-        end = feed((link, node), lane, cursor, &mut send) => end,
-        end = acks(node, served, lane, &mut receive, &mut buffer) => end,
+        end = feed((link, node, served), lane, cursor, &mut send) => end,
+        end = acks((link, node, served), lane, &mut receive, &mut buffer) => end,
+    }
+}
+
+/// Notes that a peer is told to fence a lane and to continue from here.
+fn reset(node: &dyn Peering, served: &Served, lane: LaneId, next: Sequence) {
+    if served.resets(lane, next) {
+        node.canary_wanted(lane, next);
     }
 }
 
 /// Sends what the log has, as it comes.
 async fn feed(
-    (link, node): (&Link, &dyn Peering),
+    (link, node, served): (&Link, &dyn Peering, &Served),
     lane: LaneId,
     mut cursor: Cursor,
     send: &mut SendStream,
@@ -107,6 +119,7 @@ async fn feed(
             }
             Read::Overrun(head) => {
                 link.stats.broadcast_error(BroadcastError::Overrun);
+                reset(node, served, lane, head);
                 send.write_chunk(Control::Reset(head).encode().into()).await?;
             }
             Read::Empty => news.await,
@@ -126,15 +139,22 @@ fn frame_head(batch: &Batch) -> Bytes {
 
 /// Takes the peer's acknowledgements.
 async fn acks(
-    node: &dyn Peering,
-    served: &Served,
+    (link, node, served): (&Link, &dyn Peering, &Served),
     lane: LaneId,
     receive: &mut RecvStream,
     buffer: &mut BytesMut,
 ) -> Result<(), SessionError> {
+    let peer = link.peer();
+    let origin = Origin { node: peer.node.clone(), incarnation: peer.incarnation };
+    let mut told = Vec::new();
     while let Some(frame) = next_frame(receive, buffer).await? {
         match Control::decode(&frame)? {
-            Control::Ack(sequence) => served.ack(lane, sequence, node),
+            Control::Ages(ages) => told = ages,
+            Control::Ack(sequence) => {
+                let told = std::mem::take(&mut told);
+                node.applied_by(&origin, lane, &mut ages::since(&told, sequence, node.now()));
+                served.ack(lane, sequence, node);
+            }
             _ => return Err(SessionError::Unexpected("frame instead of an acknowledgement")),
         }
     }

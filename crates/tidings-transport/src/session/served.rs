@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use tidings_proto::histogram::Histogram;
-use tidings_proto::id::{LaneId, Lanes, Sequence};
+use tidings_proto::id::{FIRST, LaneId, Lanes, Sequence};
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 
@@ -27,9 +27,18 @@ struct ServedLane {
     acked: AtomicU64,
     /// The lane's head when the peer first followed it: what was there before has no age for it.
     first: OnceLock<Sequence>,
+    /// What it must acknowledge to have applied a record of this lane, rather than a fence; 0 until it follows.
+    proof: AtomicU64,
     /// Those who wait, by what they wait for, so that an acknowledgement finds the ones that it serves. Whoever adds
     /// one bounds how many there are.
     waiting: Mutex<BTreeMap<Place, Arc<Waiter>>>,
+}
+
+impl ServedLane {
+    fn is_proven(&self) -> bool {
+        let proof = self.proof.load(Ordering::Acquire);
+        proof > 0 && self.acked.load(Ordering::Acquire) >= proof
+    }
 }
 
 /// A sequence, and a number that tells several apart that wait for it.
@@ -120,6 +129,28 @@ impl Served {
         if let Some(lane) = self.lane(lane) {
             lane.first.get_or_init(|| head);
         }
+    }
+
+    /// The peer continues from this position, for it has everything before.
+    pub(super) fn resumes(&self, lane: LaneId, from: Sequence) {
+        if let Some(lane) = self.lane(lane) {
+            // What it was to acknowledge before still counts: its word may have been on its way.
+            let first = from.saturating_sub(1).max(FIRST);
+            let _ = lane.proof.compare_exchange(0, first, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
+    /// The peer continues from this position behind a fence. Returns whether it has yet to show that it applies records.
+    pub(super) fn resets(&self, lane: LaneId, next: Sequence) -> bool {
+        let Some(lane) = self.lane(lane).filter(|lane| !lane.is_proven()) else { return false };
+        lane.proof.store(next, Ordering::Release);
+        true
+    }
+
+    /// Whether the peer has applied and acknowledged at least one record of every lane.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.lanes.iter().all(ServedLane::is_proven)
     }
 
     pub(super) fn ack(&self, lane_id: LaneId, sequence: Sequence, node: &dyn Peering) {
@@ -262,6 +293,22 @@ mod tests {
         assert!(waiter.all().now_or_never().is_some());
         drop(stays);
         assert_eq!(other.watched(), 0);
+    }
+
+    #[test]
+    fn a_peer_proves_itself_by_a_record_of_every_lane_and_not_by_a_fence() {
+        let served = served();
+        let lanes: Vec<_> = Lanes::default().ids().collect();
+        lanes.iter().for_each(|lane| served.resumes(*lane, FIRST));
+        (1..lanes.len()).for_each(|index| acks(&served, index, 1));
+        assert!(!served.is_proven(), "a lane is missing");
+        assert!(served.resets(lanes[0], 100));
+        acks(&served, 0, 99);
+        assert!(!served.is_proven(), "what was fenced was not applied");
+        served.resumes(lanes[0], 101);
+        acks(&served, 0, 100);
+        assert!(served.is_proven(), "it acknowledges on a new link what it had applied on the last one");
+        assert!(!served.resets(lanes[0], 1_000) && served.is_proven(), "what it has shown it has shown");
     }
 
     #[test]

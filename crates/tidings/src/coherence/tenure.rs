@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use tidings_proto::coverage::Coherent;
+use tidings_proto::id::LaneId;
 use tidings_proto::id::{Origin, Sequence};
 use tidings_proto::receipt::{Positions, Tenure};
+use tidings_proto::time::Tick;
 use tidings_transport::session::Served;
 
 use super::{Coherence, Inner, Peer};
@@ -11,9 +14,13 @@ use super::{Coherence, Inner, Peer};
 impl Inner {
     /// Notes the log's heads with every life that has become relevant or has ceased to be so, before anybody hears of
     /// it.
-    pub(super) fn note_tenures(&mut self, heads: impl FnOnce() -> Vec<Sequence>) {
+    pub(super) fn note_tenures(&mut self, heads: impl FnOnce() -> Vec<Sequence>, now: Tick) {
         let heads = heads();
         for (origin, peer) in &mut self.peers {
+            match self.freshness.is_relevant(origin) {
+                true => self.coverage.joined(origin, &heads, now),
+                false => self.coverage.left(origin, &heads, now),
+            }
             match (&mut peer.tenure, self.freshness.is_relevant(origin)) {
                 (tenure @ None, true) => *tenure = Some(Tenure { since: heads.clone(), until: None }),
                 // One that is back is waited for as if it had never been away: it is there.
@@ -26,6 +33,33 @@ impl Inner {
 }
 
 impl Coherence {
+    /// Everything in a lane up to here is known since this time.
+    pub(crate) fn noted(&self, lane: LaneId, head: Sequence, at: Tick) {
+        self.inner.lock().coverage.noted(lane, head, at);
+    }
+
+    /// A life had applied a lane up to each of these positions at the times beside them.
+    pub(crate) fn applied_by(
+        &self,
+        origin: &Origin,
+        lane: LaneId,
+        steps: &mut dyn Iterator<Item = (Sequence, Tick)>,
+    ) {
+        let head = self.domain.log().head(lane);
+        self.inner.lock().coverage.applied(origin, (lane, head), steps);
+    }
+
+    /// How soon every live member had applied what was written here.
+    pub(crate) fn coherent(&self) -> Coherent {
+        let now = self.domain.clock().now();
+        self.inner.lock().coverage.coherent(now)
+    }
+
+    /// Whether nobody has been reached since the start, although there are seeds.
+    pub(crate) fn is_out_of_contact(&self) -> bool {
+        self.inner.lock().freshness.is_out_of_contact()
+    }
+
     /// The lives that were members, live or within their grace, when these positions were appended, and what each has
     /// acknowledged. `None` if nobody has been reached since the start, although there are seeds.
     pub(crate) fn members_at(&self, positions: &Positions) -> Option<Vec<(Origin, Arc<Served>)>> {

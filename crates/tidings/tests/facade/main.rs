@@ -4,11 +4,13 @@
 
 mod addresses;
 mod calling_runtime;
+mod clocks;
 mod common;
 mod credentials;
 mod known;
 mod lanes;
 mod leaving;
+mod measuring;
 mod named;
 mod observing;
 mod receipts;

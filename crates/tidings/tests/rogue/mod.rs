@@ -113,7 +113,7 @@ impl Scene {
     }
 }
 
-fn identity(authority: &Authority, name: &str) -> Identity {
+pub(crate) fn identity(authority: &Authority, name: &str) -> Identity {
     let issued = authority.issue(&NodeId::new(name).unwrap(), &[], NODE_VALIDITY).unwrap();
     Identity::from_pem(authority.ca_pem(), &issued.cert_pem, &issued.key_pem).unwrap()
 }
@@ -158,7 +158,7 @@ impl Host for Script {
 }
 
 impl Rogue {
-    fn start(authority: &Authority, target: SocketAddr) -> Self {
+    pub(crate) fn start(authority: &Authority, target: SocketAddr) -> Self {
         let node = NodeId::new("rogue").unwrap();
         let (links, linked) = mpsc::channel(64);
         let hello = Hello {

@@ -1,0 +1,34 @@
+//! Which lives have a session, and so a link.
+
+use std::collections::BTreeMap;
+
+use tidings_membership::Record;
+use tidings_proto::id::Origin;
+
+/// Counts the sessions with each life, and keeps what it said of itself: it has a link while it has a session.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(pub(super) BTreeMap<Origin, (usize, Record)>);
+
+impl Sessions {
+    pub(super) fn begin(&mut self, record: Record) {
+        let (count, newest) = self.0.entry(record.origin.clone()).or_insert_with(|| (0, record.clone()));
+        *count += 1;
+        *newest = record;
+    }
+
+    /// What a life with a session said of itself.
+    pub(super) fn record(&self, origin: &Origin) -> Option<Record> {
+        self.0.get(origin).map(|(_, record)| record.clone())
+    }
+
+    /// Returns whether it was the last one.
+    pub(super) fn end(&mut self, origin: &Origin) -> bool {
+        let Some((count, _)) = self.0.get_mut(origin) else { return false };
+        *count -= 1;
+        let last = *count == 0;
+        if last {
+            self.0.remove(origin);
+        }
+        last
+    }
+}

@@ -1,0 +1,90 @@
+//! What a node measures of its own coherence.
+
+use std::time::Duration;
+
+use tidings::testing::Cluster;
+use tidings::{Share, WITHIN};
+
+use crate::common::{BOUND, PATIENCE, fill, open, quick, until};
+
+fn ratios(shares: [Share; WITHIN.len()]) -> [Option<f64>; WITHIN.len()] {
+    shares.map(Share::ratio)
+}
+
+#[tokio::test]
+async fn writes_are_coherent_in_less_time_than_their_acknowledgement_is_gathered_for() {
+    let cluster = quick(3).await;
+    let caches = open(&cluster);
+    fill(&caches, "key", 1).await;
+    // One at a time, so that each has a mark of its own.
+    for n in 0..200_u64 {
+        caches[0].remove(&n.to_string()).unwrap().acked(PATIENCE).await.unwrap();
+    }
+    let measured = || cluster[0].measured();
+    until("all are applied", || measured().writes.pending == 0).await;
+    let writes = measured().writes;
+    assert!(writes.times.count() >= 200, "{writes:?}");
+    assert_eq!(ratios(writes.since_start)[3], Some(1.0), "{writes:?}");
+    assert_eq!(writes.last_minute, writes.since_start);
+    // Acknowledgements are gathered for up to 5 ms, 2.5 on average: without their ages the median could not be below.
+    let median = writes.times.quantile(0.5).expect("there were some");
+    assert!(median < Duration::from_millis(2), "{median:?}");
+    let idle = cluster[1].measured();
+    assert_eq!((idle.repairs, idle.over_invalidated, idle.writes.pending), Default::default());
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_member_that_is_cut_off_has_not_applied_is_not_coherent_and_the_cut_is_timed() {
+    let cluster = quick(2).await;
+    let caches = open(&cluster);
+    let [first, second] = cluster.nodes() else { unreachable!("two were started") };
+    caches[0].remove(&"before".to_owned()).unwrap();
+    until("it is applied", || first.measured().writes.times.count() == 1).await;
+    let before = first.measured().writes.since_start[3];
+    first.set_denied(&["n2".to_owned()]);
+    until("it is cut off", || !first.doubts().is_empty()).await;
+    for n in 0..100_u64 {
+        caches[0].remove(&n.to_string()).unwrap();
+    }
+    until("they are late", || first.measured().writes.since_start[3].judged >= before.judged + 100).await;
+    let measured = first.measured();
+    assert_eq!(measured.writes.since_start[3].coherent, before.coherent, "{measured:?}");
+    assert_eq!(measured.writes.pending, 100, "{measured:?}");
+    until("isolation is timed", || first.measured().isolated > Duration::from_secs(1)).await;
+    assert!(first.measured().doubted > Duration::from_secs(1), "{:?}", first.measured());
+    first.set_denied(&[]);
+    until("they are applied in the end", || first.measured().writes.pending == 0).await;
+    let measured = first.measured();
+    assert_eq!(measured.writes.since_start[3].coherent, before.coherent, "late is late: {measured:?}");
+    until("each is in step again", || first.doubts().is_empty() && second.doubts().is_empty()).await;
+    assert!(second.measured().repairs.resumed >= 4, "all lanes were followed on: {:?}", second.measured());
+    let isolated = first.measured().isolated;
+    crate::common::for_a_while(Duration::from_millis(500)).await;
+    assert_eq!(first.measured().isolated, isolated, "the cut is over");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_a_fence_takes_without_need_is_estimated() {
+    let retention = tidings::Retention { events: 64, ..Default::default() };
+    let build = |_, builder: tidings::NodeBuilder| builder.max_staleness(BOUND).retention(retention);
+    let cluster = Cluster::start_with(2, build).await.unwrap();
+    let caches = open(&cluster);
+    let [first, second] = cluster.nodes() else { unreachable!("two were started") };
+    for n in 0..1_000 {
+        fill(&caches[1..], &n.to_string(), n).await;
+    }
+    second.domain().housekeep();
+    first.set_denied(&["n2".to_owned()]);
+    until("the link is down", || !first.doubts().is_empty()).await;
+    for n in 0..20_000_u64 {
+        caches[0].remove(&format!("other-{n}")).unwrap();
+    }
+    first.set_denied(&[]);
+    until("every lane was reset", || second.measured().repairs.resets == 4).await;
+    let fenced = second.measured().over_invalidated;
+    assert!((900..=1_100).contains(&fenced), "{fenced} of 1,000");
+    assert_eq!(first.measured().over_invalidated, 0);
+    cluster.shutdown().await;
+}
