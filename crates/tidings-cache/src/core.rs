@@ -467,12 +467,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
     }
 
-    /// Ends all flights, and forgets all tags.
+    /// Ends all flights, and forgets all tags and versions.
     pub(crate) fn end_all(&self) {
         for index in 0..SHARDS {
             let mut shard = self.shard_at(index);
             shard.flights.end_all();
             shard.tags = None;
+            shard.versions = None;
         }
     }
 

@@ -42,6 +42,8 @@ mod table;
 mod tagging;
 mod tags;
 mod topic;
+mod versioned;
+mod versions;
 mod write;
 mod write_through;
 

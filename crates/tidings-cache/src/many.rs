@@ -89,6 +89,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let change = one.change.take().expect("each change is made once");
             by_kind[self.change_table(shard, key, change, options) as usize].push(index);
             self.set_tags(shard, key, std::mem::take(&mut one.tags));
+            self.set_version(shard, key, None);
         }
         telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());

@@ -8,7 +8,7 @@ use tidings_proto::id::{LaneId, Lanes, Origin, Sequence, SlotSet};
 use tidings_proto::record::{Keys, Record, Target};
 
 use crate::clears::Due;
-use crate::core::Core;
+use crate::core::{Core, ShardGuard};
 use crate::event::RawTarget;
 use crate::key::{Key, KeyRef};
 use crate::named::By;
@@ -74,29 +74,36 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
         let Some(partition) = partition else {
             if evicts {
-                let evicted = self.invalidate(key);
-                let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
-                counter.count();
+                self.invalidate_at(&mut self.shard(key), key, change.record.version);
             }
             return;
         };
         let mut woken = Woken::default();
         let mut shard = self.shard(key);
-        if evicts {
-            shard.end(key);
-            if !self.evict(key) {
-                self.stats.key_absent.count();
-            } else {
-                self.stats.key_evicted.count();
-                let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
-                woken.add(self.topic.tell_key(partition, key, told));
-                self.stats.delivered.count();
-            }
+        if evicts && self.invalidate_at(&mut shard, key, change.record.version) {
+            let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+            woken.add(self.topic.tell_key(partition, key, told));
+            self.stats.delivered.count();
         }
         woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
         self.stats.delivered.count();
         drop(shard);
         woken.wake();
+    }
+
+    /// Ends a key's flights and removes its copy, unless that has seen this version. Counts what came of it. Returns
+    /// whether there was a readable one that is gone.
+    fn invalidate_at(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>, version: Option<u64>) -> bool {
+        if shard.has_seen(key, version) {
+            shard.end_flights(key);
+            self.stats.key_kept.count();
+            return false;
+        }
+        shard.end(key);
+        let evicted = self.evict(key);
+        let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
+        counter.count();
+        evicted
     }
 
     /// Ends a key's flights and removes its copy. Returns whether there was a readable one.

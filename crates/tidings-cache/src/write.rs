@@ -59,6 +59,8 @@ pub(crate) struct Options {
     pub(crate) writer: Option<WriterId>,
     /// Besides those that are computed.
     pub(crate) tags: Vec<String>,
+    /// Which version the change has made: what is stored has it, and entries that have seen it are left.
+    pub(crate) version: Option<u64>,
     /// It ends a write-through or follows from a change, which a leaving node still waits for.
     pub(crate) ends_write: bool,
 }
@@ -98,6 +100,16 @@ pub(crate) enum When {
     Unended(Start),
     /// In any case, but store only if nothing ended this guard; otherwise remove.
     StoreUnended(Start),
+}
+
+impl When {
+    /// What a change is called that left the entry there is.
+    fn kind_of_left<V>(self, change: &Change<V>) -> EventKind {
+        match (self, change) {
+            (Self::StoreUnended(_), _) | (_, Change::Put(_)) => EventKind::Updated,
+            _ => EventKind::Deleted,
+        }
+    }
 }
 
 /// What came of a mutation.
@@ -159,8 +171,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
-        let (kind, taken) = self.change_entry(&mut shard, key, when, change, options, now);
-        self.set_tags(&mut shard, key, tags);
+        let (kind, taken) = if self.is_left(&shard, key, &change, options.version) {
+            shard.end_flights(key);
+            (when.kind_of_left(&change), None)
+        } else {
+            let version = options.version.filter(|_| matches!(change, Change::Put(_)));
+            let done = self.change_entry(&mut shard, key, when, change, options, now);
+            self.set_tags(&mut shard, key, tags);
+            self.set_version(&mut shard, key, version);
+            done
+        };
         let changed =
             subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key)));
         let logged = if self.travels() {
@@ -239,7 +259,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             ignorable: false,
             cache: self.id,
             slot: key.slot(),
-            version: None,
+            version: options.version,
             metadata: &options.metadata,
             value: None,
             target: DraftTarget::Key(key.bytes),

@@ -24,4 +24,5 @@ mod records;
 mod replica;
 mod subscriptions;
 mod tags;
+mod versions;
 mod write_through;

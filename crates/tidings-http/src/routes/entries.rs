@@ -22,6 +22,7 @@ use crate::token::TokenText;
 
 const AGE: HeaderName = HeaderName::from_static("tidings-age");
 const FILL_TOKEN: HeaderName = HeaderName::from_static("tidings-fill-token");
+const VERSION: HeaderName = HeaderName::from_static("tidings-version");
 
 /// Headers that begin so carry metadata for subscribers; the rest of the name is its name, in lower case.
 const METADATA: &str = "tidings-meta-";
@@ -45,16 +46,19 @@ pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
 }
 
 fn hit(cache: &Cache<String, Bytes>, key: &String, value: Bytes) -> Response {
-    // Value and age have to be one entry's. If it has gone since, its value was still good when it was read.
-    let (value, age) = match cache.peek(key) {
-        Some((value, age)) => (value, Some(age)),
-        None => (value, None),
+    // Value, age and version have to be one entry's. If it has gone since, its value was still good when it was read.
+    let (value, age, version) = match cache.peek_versioned(key) {
+        Some((value, age, version)) => (value, Some(age), version),
+        None => (value, None, None),
     };
     let mut response = value.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     if let Some(age) = age.and_then(|age| HeaderValue::try_from(format!("{:.3}", age.as_secs_f64())).ok()) {
         headers.insert(AGE, age);
+    }
+    if let Some(version) = version {
+        headers.insert(VERSION, HeaderValue::from(version));
     }
     response
 }
@@ -105,6 +109,7 @@ pub(crate) async fn put(
     let cache = app.bytes_cache(&named.cache)?;
     let ChangeOptions { ttl, tags, acked } = query.judge(&*cache.erased())?;
     let metadata = metadata(&headers)?;
+    let version = version(&headers)?;
     let value = read(&headers, body, VALUE_BYTES_MAX).await?;
     // A slice of a connection's buffer would keep all of it.
     let value = Bytes::from(value.to_vec().into_boxed_slice());
@@ -118,10 +123,17 @@ pub(crate) async fn put(
             return Err(Problem::new(StatusCode::BAD_REQUEST, "acked_on_fill", detail));
         }
         let token = token(&app, &named.cache, &headers)?;
-        if !cache.fill_tagged(&named.key, Loaded { value, tags }, token.token, ttl)? {
-            return Err(ended("it was used, its time is over, or the key has changed meanwhile"));
+        if !cache.fill_tagged(&named.key, Loaded { value, tags, version }, token.token, ttl)? {
+            return Err(ended(
+                "it was used, its time is over, the key has changed meanwhile, or a newer version is cached",
+            ));
         }
         return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    if version.is_some() {
+        let detail =
+            "a version has to come from a load under a fill token: nobody knows what came before this one";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "version_without_token", detail));
     }
     let mut write = cache.write().tags(tags);
     for (name, text) in metadata {
@@ -134,7 +146,8 @@ pub(crate) async fn put(
     made(&app, &positions, acked).await
 }
 
-/// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here.
+/// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here. With a version, what is
+/// as new or newer is left.
 pub(crate) async fn delete(
     State(app): State<App>,
     named: Named,
@@ -150,7 +163,11 @@ pub(crate) async fn delete(
     for (name, text) in metadata(&headers)? {
         write = write.metadata(name, text);
     }
-    let positions = write.remove(&named.key)?.positions;
+    let written = match version(&headers)? {
+        Some(version) => write.remove_versioned(&named.key, version)?,
+        None => write.remove(&named.key)?,
+    };
+    let positions = written.positions;
     made(&app, &positions, acked).await
 }
 
@@ -184,6 +201,20 @@ fn token(app: &App, cache: &str, headers: &HeaderMap) -> Result<TokenText, Probl
         return Err(ended("it was given for another cache"));
     }
     Ok(token)
+}
+
+/// The version that a request names.
+fn version(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let mut all = headers.get_all(VERSION).iter();
+    let (Some(first), more) = (all.next(), all.next()) else { return Ok(None) };
+    let number = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.filter(|_| more.is_none()).and_then(|text| text.parse().ok()) {
+        Some(version) => Ok(Some(version)),
+        None => {
+            let detail = "tidings-version is a number from 0 to 18446744073709551615";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_version", detail))
+        }
+    }
 }
 
 fn metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {

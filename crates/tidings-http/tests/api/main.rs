@@ -10,3 +10,4 @@ mod events;
 mod metrics;
 mod receipts;
 mod support;
+mod versions;
