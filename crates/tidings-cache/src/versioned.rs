@@ -10,8 +10,7 @@ use tidings_proto::event::Operation;
 
 use crate::cache::{Cache, Write};
 use crate::core::{Core, Lookup, ShardGuard};
-use crate::fill::FillToken;
-use crate::flight::Purpose;
+use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef, SHARDS};
 use crate::load::LoadError;
 use crate::receipt::Written;
@@ -20,6 +19,12 @@ use crate::table::{Bare, Peeking};
 use crate::tags::Loaded;
 use crate::write::{Change, Options, When, WriteError};
 use crate::write_through::WriteThroughError;
+
+/// A write that was begun. It is good for its time, for one use, and only as long as nothing else changes the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteFlight {
+    start: Start,
+}
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Notes the version of an entry that was stored, if it has one. Call under its shard lock.
@@ -153,11 +158,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ///
     /// # Errors
     /// [`KeyError`].
-    pub fn begin_write(&self, key: &K, time: Duration) -> Result<FillToken, KeyError> {
+    pub fn begin_write(&self, key: &K, time: Duration) -> Result<WriteFlight, KeyError> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
         let deadline = core.domain.clock().coarse().after(time);
-        Ok(FillToken { start: core.guard(&encoded, Purpose::Token(deadline)) })
+        Ok(WriteFlight { start: core.guard(&encoded, Purpose::Token(deadline)) })
     }
 
     /// Stores what a write has made, with its version, and tells every peer. It is stored only if nothing ended the
@@ -177,7 +182,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         key: &K,
         value: V,
         version: u64,
-        flight: FillToken,
+        flight: WriteFlight,
     ) -> Result<Written<'_>, WriteError> {
         let write = Write::of(self, Options { version: Some(version), ..Options::default() });
         let outcome =

@@ -171,16 +171,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
             return Ok(Outcome { written: None, taken: None });
         };
-        let (kind, taken) = if self.is_left(&shard, key, &change, options.version) {
-            shard.end_flights(key);
-            (when.kind_of_left(&change), None)
-        } else {
-            let version = options.version.filter(|_| matches!(change, Change::Put(_)));
-            let done = self.change_entry(&mut shard, key, when, change, options, now);
-            self.set_tags(&mut shard, key, tags);
-            self.set_version(&mut shard, key, version);
-            done
-        };
+        let (kind, taken) = self.change_entry(&mut shard, key, when, change, (options, tags), now);
         let changed =
             subject.typed.map_or(Changed::Everything, |key| Changed::Keys(std::slice::from_ref(key)));
         let logged = if self.travels() {
@@ -292,7 +283,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Ends a key's flights and changes the table, under the shard lock. Returns what that was, and the readable value
+    /// Ends a key's flights and changes the table, tags and versions, under the shard lock. Returns what that was, and the readable value
     /// that a removal took.
     #[inline(always)]
     fn change_entry(
@@ -301,11 +292,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         when: When,
         change: Change<V>,
-        options: &Options,
+        (options, tags): (&Options, Tags),
         now: Tick,
     ) -> (EventKind, Option<V>) {
+        if self.is_left(shard, key, &change, options.version) {
+            shard.end_flights(key);
+            return (when.kind_of_left(&change), None);
+        }
+        let version = options.version.filter(|_| matches!(change, Change::Put(_)));
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
-        match change {
+        let done = match change {
             Change::Put(value) if !self.settings.invalidator.acts_on_local() => {
                 let (began, epoch) = match when {
                     // Not the epoch of now: a fence that comes at this moment excludes what began before it.
@@ -329,7 +325,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     (EventKind::Deleted, self.take(key))
                 }
             }
-        }
+        };
+        self.set_tags(shard, key, tags);
+        self.set_version(shard, key, version);
+        done
     }
 
     /// Appends to the log, under the shard lock, so that a key's events are in the order of its changes.

@@ -25,4 +25,5 @@ mod replica;
 mod subscriptions;
 mod tags;
 mod versions;
+mod versions_model;
 mod write_through;

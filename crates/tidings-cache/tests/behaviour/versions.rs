@@ -8,6 +8,12 @@ use tokio::sync::oneshot;
 
 use crate::common::{MAX_STALENESS, Node, Wire, key, kinds, many};
 
+/// A change by the other node.
+type Change<'a> = &'a dyn Fn(&Cache<String, u64>);
+
+/// What ends an entry.
+type End<'a> = &'a dyn Fn(&Node, &Cache<String, u64>);
+
 /// Loads a value with a version, as a read does.
 async fn load(cache: &Cache<String, u64>, name: &str, version: u64) {
     let loaded = cache.get_or_load_versioned(&key(name), || async { Ok::<_, ()>((version, version)) }).await;
@@ -42,7 +48,7 @@ async fn a_change_without_a_version_evicts_every_version() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
     let mut wire = Wire::new([&a, &b]);
-    let changes: [(&str, &dyn Fn(&Cache<String, u64>)); 4] = [
+    let changes: [(&str, Change<'_>); 4] = [
         ("insert", &|on_a| drop(on_a.insert(key("k"), 1).unwrap())),
         ("remove", &|on_a| drop(on_a.remove(&key("k")).unwrap())),
         ("remove_many", &|on_a| drop(on_a.write().remove_many([key("k")]).unwrap())),
@@ -207,7 +213,7 @@ async fn a_version_needs_a_flight_that_nothing_ended() {
 /// Each ends an entry of the highest version, which a change that it has seen does not revive.
 #[tokio::test]
 async fn no_version_outlives_a_fence_a_clear_a_tag_a_prefix_a_floor_or_its_time() {
-    let ends: [(&str, &dyn Fn(&Node, &Cache<String, u64>)); 6] = [
+    let ends: [(&str, End<'_>); 6] = [
         ("fence", &|node, _| node.domain.fence_all()),
         ("clear", &|_, users| drop(users.clear().unwrap())),
         ("tag", &|_, users| drop(users.invalidate_tag("red").unwrap())),
