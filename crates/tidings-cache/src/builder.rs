@@ -81,6 +81,8 @@ pub struct Settings {
     pub explicit_tags: bool,
     /// How far what loads read may be behind (0: it never is).
     pub replica_lag: Duration,
+    /// Which layout its values have.
+    pub schema: u32,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
 }
@@ -170,6 +172,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             eviction_events: false,
             explicit_tags: false,
             replica_lag: Duration::ZERO,
+            schema: 0,
             loads: LoadPolicy::default(),
         };
         Self {
@@ -277,6 +280,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// staleness bound or more.
     pub fn replica_lag(mut self, lag: Duration) -> Self {
         self.settings.replica_lag = lag;
+        self
+    }
+
+    /// Which layout its values have: raise it with a release whose values of one type mean something else. Default: 0.
+    ///
+    /// Nodes of different releases may differ: a change by a node with another schema evicts, whatever its version, and
+    /// nothing that depends on the layout is read. [`crate::CacheCounts::other_schema`] counts such changes.
+    pub fn schema(mut self, schema: u32) -> Self {
+        self.settings.schema = schema;
         self
     }
 

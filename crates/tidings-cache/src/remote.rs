@@ -72,15 +72,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     fn apply_key(&self, change: &RemoteChange<'_>, key: KeyRef<'_>, evicts: bool) {
         let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let version = if evicts { self.version_of(change.record) } else { None };
         let Some(partition) = partition else {
             if evicts {
-                self.invalidate_at(&mut self.shard(key), key, change.record.version);
+                self.invalidate_at(&mut self.shard(key), key, version);
             }
             return;
         };
         let mut woken = Woken::default();
         let mut shard = self.shard(key);
-        if evicts && self.invalidate_at(&mut shard, key, change.record.version) {
+        if evicts && self.invalidate_at(&mut shard, key, version) {
             let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
             woken.add(self.topic.tell_key(partition, key, told));
             self.stats.delivered.count();
@@ -89,6 +90,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.stats.delivered.count();
         drop(shard);
         woken.wake();
+    }
+
+    /// The version that a change can be compared by: one of another schema may mean something else.
+    fn version_of(&self, record: &Record<'_>) -> Option<u64> {
+        let same = record.schema == self.settings.schema;
+        if record.version.is_some() && !same {
+            self.stats.other_schema.count();
+        }
+        record.version.filter(|_| same)
     }
 
     /// Ends a key's flights and removes its copy, unless that has seen this version. Counts what came of it. Returns

@@ -109,6 +109,8 @@ counters! {
         key_absent,
         /// Other nodes' changes of one key whose copy here has seen them, by its version, and was kept.
         key_kept,
+        /// Other nodes' changes whose version is of another schema, and kept nothing.
+        other_schema,
         /// Other nodes' changes of many keys, one per change whatever the number of keys or lanes.
         many_applied,
         /// Keys of those whose copies here were removed.

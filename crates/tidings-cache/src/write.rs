@@ -244,7 +244,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &'a Options,
     ) -> Result<Draft<'a>, TooLarge> {
-        Draft::new(Parts {
+        let draft = Draft::new(Parts {
             kind,
             operation,
             ignorable: false,
@@ -254,7 +254,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             metadata: &options.metadata,
             value: None,
             target: DraftTarget::Key(key.bytes),
-        })
+        })?;
+        if options.version.is_none() { Ok(draft) } else { draft.with_schema(self.settings.schema) }
     }
 
     /// The change to make, or `None` if its condition does not hold. Under the shard lock.

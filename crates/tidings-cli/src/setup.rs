@@ -75,6 +75,7 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
         partitions: usize::try_from(config.partitions).unwrap_or(usize::MAX),
         eviction_events: config.eviction_events,
         replica_lag: config.replica_lag,
+        schema: config.schema,
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

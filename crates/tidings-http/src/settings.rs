@@ -65,6 +65,8 @@ pub struct CacheSettings {
     /// is stored. Default: `0s`; at most a day.
     #[serde(with = "duration")]
     pub replica_lag: Duration,
+    /// Which layout its values have: changes by nodes with another one evict, whatever their version. Default: 0.
+    pub schema: u32,
     /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
     pub ttl_jitter: Option<f64>,
     /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
@@ -89,6 +91,7 @@ impl Default for CacheSettings {
             partitions: PARTITIONS,
             eviction_events: true,
             replica_lag: Duration::ZERO,
+            schema: 0,
             ttl_jitter: None,
             fail_safe: None,
             eager_refresh: None,
@@ -114,6 +117,7 @@ impl CacheSettings {
             partitions: settings.partitions,
             eviction_events: settings.eviction_events,
             replica_lag: settings.replica_lag,
+            schema: settings.schema,
             ttl_jitter: settings.loads.ttl_jitter,
             fail_safe: settings.loads.fail_safe,
             eager_refresh: settings.loads.eager_refresh,
@@ -176,6 +180,7 @@ pub fn open(
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
         .replica_lag(settings.replica_lag)
+        .schema(settings.schema)
         // Whoever puts or fills an entry says which tags it has.
         .explicit_tags()
         .eviction_events(settings.eviction_events);
@@ -336,7 +341,7 @@ mod tests {
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
             "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
-            "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
+            "schema": 3, "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -346,6 +351,7 @@ mod tests {
             partitions: 2,
             eviction_events: false,
             replica_lag: Duration::ZERO,
+            schema: 3,
             ttl_jitter: Some(0.1),
             fail_safe: Some(Duration::from_secs(3_600)),
             eager_refresh: Some(0.9),
@@ -370,6 +376,8 @@ mod tests {
             json!({ "time_to_live": "5" }),
             json!({ "time_to_live": 5 }),
             json!({ "partitions": "4" }),
+            json!({ "schema": -1 }),
+            json!({ "schema": 4_294_967_296_u64 }),
         ] {
             assert!(from_value::<CacheSettings>(document.clone()).is_err(), "{document}");
         }

@@ -3,11 +3,11 @@
 //! ```text
 //! batch  := lane: u8 | first: varint | count: varint | base stamp: u64 le | record*
 //! record := length of the rest: varint
-//!         | kind and target: u8      bits 0-3 kind, bit 4 ignorable, bits 5-7 target
+//!         | kind and target: u8      bits 0-3 kind (14: it follows), bit 4 ignorable, bits 5-7 target
 //!         | cache: u32 le
 //!         | slot: u8
 //!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 reserved (0)
-//!         | stamp minus base: varint
+//!         | stamp minus base: varint | [kind: u8, schema: varint]
 //!         | [version: varint] [metadata] [length of the value: varint, value] | target
 //! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
@@ -28,6 +28,10 @@ use crate::id::{LaneId, Lanes, Sequence, Slot};
 use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, varint_word};
 
 pub use crate::varint::{Extend8, Unsound};
+pub use schema::{Opaque, TooLarge};
+use schema::{STATED, within};
+
+mod schema;
 
 /// Longest encoded key, tag or prefix, in bytes: a text of 4 KiB, and its length in the encoding of keys.
 pub const KEY_BYTES_MAX: usize = (4 << 10) + 3;
@@ -120,6 +124,8 @@ pub struct Record<'a> {
     pub slot: Slot,
     /// When, by the origin's hybrid clock.
     pub stamp: Stamp,
+    /// The schema of what its writer caches there; 0 where it states none.
+    pub schema: u32,
     /// The application's version of the value, where it gave one.
     pub version: Option<u64>,
     /// What the writer wanted subscribers to know.
@@ -191,22 +197,6 @@ pub enum DraftTarget<'a> {
     All,
 }
 
-/// A record would exceed a limit of the wire format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} of {bytes} bytes exceeds {limit}")]
-pub struct TooLarge {
-    /// What exceeds.
-    pub what: &'static str,
-    /// How large it is, in bytes.
-    pub bytes: usize,
-    /// How large it may be, in bytes.
-    pub limit: usize,
-}
-
-fn within(what: &'static str, bytes: usize, limit: usize) -> Result<(), TooLarge> {
-    if bytes > limit { Err(TooLarge { what, bytes, limit }) } else { Ok(()) }
-}
-
 impl<'a> Draft<'a> {
     /// Encodes a record, but for its stamp.
     ///
@@ -271,7 +261,9 @@ impl<'a> Draft<'a> {
 
     /// Says what happened, where that is known only after the draft was made.
     pub fn set_kind(&mut self, kind: EventKind) {
-        self.head = self.head & !0x0f | kind as u64;
+        if !self.set_kind_that_follows(kind) {
+            self.head = self.head & !0x0f | kind as u64;
+        }
     }
 
     /// Upper bound of the bytes that [`Draft::write`] appends.
@@ -352,17 +344,6 @@ pub struct BatchRef<'a> {
     records: &'a [u8],
 }
 
-/// A record that cannot be acted on, but can be passed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opaque {
-    /// Whether its writer said that it may be ignored.
-    pub ignorable: bool,
-    /// In which cache.
-    pub cache: CacheId,
-    /// Whether its kind is unknown here; otherwise its body is broken.
-    pub unknown_kind: bool,
-}
-
 impl<'a> BatchRef<'a> {
     /// Reads the head of an `Events` frame's body.
     ///
@@ -437,27 +418,41 @@ fn parse_record(body: &[u8], base: Stamp) -> Result<Result<Record<'_>, Opaque>, 
     let cache = CacheId(u32::from_le_bytes(reader.array()?));
     let slot = Slot::new(reader.byte()?).ok_or(Unsound("no such slot"))?;
     let ignorable = kind & IGNORABLE != 0;
-    let Some(known) = EventKind::of(kind & 0x0f) else {
-        return Ok(Err(Opaque { ignorable, cache, unknown_kind: true }));
+    let unknown = Opaque { ignorable, cache, unknown_kind: true };
+    let known = match kind & 0x0f {
+        STATED => None,
+        kind => match EventKind::of(kind) {
+            Some(kind) => Some(kind),
+            None => return Ok(Err(unknown)),
+        },
     };
     let record = parse_body(reader, known, kind >> 5, cache, slot, base);
-    Ok(record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: false }))
+    let record = record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: false });
+    Ok(record.and_then(|record| record.ok_or(unknown)))
 }
 
+/// The record, or `None` if the kind that follows is unknown.
 fn parse_body<'a>(
     mut reader: Reader<'a>,
-    kind: EventKind,
+    kind: Option<EventKind>,
     target: u8,
     cache: CacheId,
     slot: Slot,
     base: Stamp,
-) -> Result<Record<'a>, Unsound> {
+) -> Result<Option<Record<'a>>, Unsound> {
     let flags = reader.byte()?;
     if flags & RESERVED != 0 {
         return Err(Unsound("reserved flag"));
     }
     let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
     let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
+    let (kind, schema) = match kind {
+        Some(kind) => (kind, 0),
+        None => match schema::read(&mut reader)? {
+            Some(stated) => stated,
+            None => return Ok(None),
+        },
+    };
     let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
     let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
     let mut pairs = Reader(metadata.0);
@@ -491,7 +486,7 @@ fn parse_body<'a>(
         4 if rest.is_empty() => Target::All,
         _ => return Err(Unsound("target")),
     };
-    Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target })
+    Ok(Some(Record { kind, operation, cache, slot, stamp, schema, version, metadata, value, target }))
 }
 
 #[cfg(test)]

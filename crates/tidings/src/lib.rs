@@ -10,6 +10,7 @@ mod client;
 mod coherence;
 mod config;
 mod drive;
+mod hosted;
 mod members;
 mod node;
 mod observe;

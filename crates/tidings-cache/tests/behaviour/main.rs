@@ -22,6 +22,7 @@ mod prefixes;
 mod receipts;
 mod records;
 mod replica;
+mod schemas;
 mod subscriptions;
 mod tags;
 mod versions;

@@ -93,6 +93,7 @@ pub(crate) struct Cache {
     pub(crate) partitions: u64,
     pub(crate) eviction_events: bool,
     pub(crate) replica_lag: Duration,
+    pub(crate) schema: u32,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -171,6 +172,7 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         partitions: get.count(&at("partitions"))?,
         eviction_events: get.flag(&at("eviction_events"))?,
         replica_lag: get.duration(&at("replica_lag"))?,
+        schema: u32::try_from(get.count(&at("schema"))?).ok()?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

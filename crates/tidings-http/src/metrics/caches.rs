@@ -11,7 +11,7 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 7] = [
+const COUNTERS: [(&str, &str, Count); 8] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
@@ -22,6 +22,11 @@ const COUNTERS: [(&str, &str, Count); 7] = [
         "tidings_cache_untagged",
         "Loads and fills that were not stored because their tags are too many or too long.",
         |counts| counts.untagged,
+    ),
+    (
+        "tidings_cache_other_schema",
+        "Other nodes' changes whose version is of another schema of the cache, and which evicted whatever it is.",
+        |counts| counts.other_schema,
     ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),

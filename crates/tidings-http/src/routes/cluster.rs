@@ -43,6 +43,7 @@ fn member(member: &MemberInfo) -> Value {
         "lag_events": member.lag_events,
         "confirmed_ms": member.confirmed.map(milliseconds),
         "caches": member.caches,
+        "schemas": member.schemas,
     })
 }
 

@@ -39,6 +39,39 @@ async fn a_removal_with_a_version_leaves_newer_entries_on_every_node() {
 }
 
 #[tokio::test]
+async fn nodes_with_another_schema_are_named_and_their_versions_keep_nothing() {
+    let rig = Rig::start(2).await;
+    let [a, b] = &rig.apis[..] else { panic!("two nodes") };
+    a.open("c", &json!({ "schema": 2 })).await;
+    b.open("c", &json!({ "schema": 1 })).await;
+    fill(b, "k", "8").await.is(204);
+    remove(a, "k", "7").await.is(204);
+    until("it goes", async || b.read("c", "k").await.status == 404).await;
+    assert_eq!(b.metric("tidings_cache_other_schema_total{cache=\"c\"}").await, Some(1.0));
+    for (api, other) in [(a, json!({ "n2": 1 })), (b, json!({ "n1": 2 }))] {
+        until("it is named", async || {
+            api.get("/v1/caches/c").await.is(200).document()["other_schemas"] == other
+        })
+        .await;
+        let list = api.get("/v1/caches").await.is(200).document();
+        assert_eq!(list["caches"][0]["other_schemas"], other);
+    }
+    let cluster = a.get("/v1/cluster").await.is(200).document();
+    let of = |node: &str| {
+        let members = cluster["members"].as_array().unwrap();
+        let member = members.iter().find(|member| member["node"] == node).unwrap();
+        (member["caches"].clone(), member["schemas"].clone())
+    };
+    assert_eq!(of("n1"), (json!(["c"]), json!({ "c": 2 })));
+    assert_eq!(of("n2"), (json!(["c"]), json!({ "c": 1 })));
+    // Opened again with the one of all others.
+    a.send(Method::DELETE, "/v1/caches/c").await.is(204);
+    a.open("c", &json!({ "schema": 1 })).await;
+    until("they agree", async || b.get("/v1/caches/c").await.document()["other_schemas"] == json!({})).await;
+    rig.end().await;
+}
+
+#[tokio::test]
 async fn a_value_without_a_version_says_none_and_a_version_needs_a_token() {
     let rig = Rig::start(1).await;
     let api = &rig.apis[0];
