@@ -11,6 +11,7 @@
 //! | [`log`] | what a node did, for as long as it is remembered: append, read, resume or reset, seal |
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
+//! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`histogram`] | how long things took, to within a bucket |
 
@@ -23,6 +24,7 @@ pub mod hash;
 pub mod histogram;
 pub mod hlc;
 pub mod id;
+pub mod lease;
 pub mod log;
 pub mod receipt;
 pub mod record;
