@@ -55,6 +55,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.tagged()
     }
 
+    fn versioned(&self) -> usize {
+        self.versioned()
+    }
+
     fn subscribers(&self) -> usize {
         self.topic.subscribers()
     }

@@ -84,6 +84,8 @@ pub struct Settings {
     pub replica_lag: Duration,
     /// What it does with what it doubts.
     pub when_isolated: WhenIsolated,
+    /// Which layout its values have.
+    pub schema: u32,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
 }
@@ -174,6 +176,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             explicit_tags: false,
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::default(),
+            schema: 0,
             loads: LoadPolicy::default(),
         };
         Self {
@@ -288,6 +291,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// [`WhenIsolated::Limit`]. A cache of [`Mode::Local`] is never in doubt.
     pub fn when_isolated(mut self, when: WhenIsolated) -> Self {
         self.settings.when_isolated = when;
+        self
+    }
+
+    /// Which layout its values have: raise it with a release whose values of one type mean something else. Default: 0.
+    ///
+    /// Nodes of different releases may differ: a change by a node with another schema evicts, whatever its version, and
+    /// nothing that depends on the layout is read. [`crate::CacheCounts::other_schema`] counts such changes.
+    pub fn schema(mut self, schema: u32) -> Self {
+        self.settings.schema = schema;
         self
     }
 

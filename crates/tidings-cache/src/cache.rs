@@ -139,7 +139,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// A mutation with a time to live, metadata, or left out of the writer's own subscription.
     pub fn write(&self) -> Write<'_, K, V> {
-        Write { cache: self, options: Options::default() }
+        Write::of(self, Options::default())
     }
 
     /// Stores a value whose truth is here, and evicts it at every peer. After writing to another system of record use
@@ -332,8 +332,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Decision<'_, K, V> {
 /// A mutation with options.
 #[must_use = "options do nothing until a mutation is made with them"]
 pub struct Write<'a, K, V> {
-    cache: &'a Cache<K, V>,
-    options: Options,
+    pub(crate) cache: &'a Cache<K, V>,
+    pub(crate) options: Options,
 }
 
 impl<K, V> std::fmt::Debug for Write<'_, K, V> {
@@ -343,6 +343,10 @@ impl<K, V> std::fmt::Debug for Write<'_, K, V> {
 }
 
 impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
+    pub(crate) fn of(cache: &'a Cache<K, V>, options: Options) -> Self {
+        Self { cache, options }
+    }
+
     /// How long the entry lives; the cache's own time to live still bounds it.
     pub fn ttl(mut self, time: Duration) -> Self {
         self.options.ttl = Some(time);

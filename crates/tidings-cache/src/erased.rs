@@ -33,6 +33,8 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn flights(&self) -> usize;
     /// Entries that are known by their tags, and about as many that were until lately.
     fn tagged(&self) -> usize;
+    /// Entries that are known to have versions, and some that were until lately.
+    fn versioned(&self) -> usize;
     /// Subscriptions that are open.
     fn subscribers(&self) -> usize;
     /// An encoded key as text: a string as it is, anything else as JSON-like debug text; hexadecimal if it does not

@@ -116,7 +116,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         }
     }
 
-    /// As [`Cache::fill`], with the tags of the value.
+    /// As [`Cache::fill`], with the tags of the value and its version. One whose version is lower than that of what is
+    /// cached is not stored.
     ///
     /// # Errors
     /// [`FillError`]; the token is as good as before.
@@ -129,14 +130,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ) -> Result<bool, FillError> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
-        let Loaded { value, tags } = loaded;
+        let Loaded { value, tags, version } = loaded;
         let tags = core.tags_loaded((encoded.borrowed(), Some(key)), &value, &tags)?;
         let key = encoded.borrowed();
         let mut shard = core.shard(key);
         let sound =
             shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
-        let stored =
-            core.land(&mut shard, key, Some((value, tags)), Landing { start: token.start, sound, ttl });
+        let landing = Landing { start: token.start, sound, ttl, version };
+        let stored = core.land(&mut shard, key, Some((value, tags)), landing);
         drop(shard);
         core.tell_local_events();
         Ok(stored)

@@ -84,7 +84,7 @@ impl<V> Turn<V> {
 
 /// What a load brought.
 enum Brought<V> {
-    Value(Option<(V, Tags)>),
+    Value(Option<(V, Tags)>, Option<u64>),
     /// Its loader failed, panicked, or took too long.
     Failure,
     /// It was cancelled.
@@ -158,11 +158,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
 
     pub(crate) fn end_loaded(&self, loaded: Option<Loaded<V>>) {
         let value = loaded.as_ref().map(|loaded| loaded.value.clone());
-        let tagged = loaded.map(|Loaded { value, tags }| {
+        let version = loaded.as_ref().and_then(|loaded| loaded.version);
+        let tagged = loaded.map(|Loaded { value, tags, .. }| {
             self.core.tags_loaded((self.key(), None), &value, &tags).map(|tags| (value, tags))
         });
         // What cannot have its tags is not stored.
-        self.land(tagged.transpose().map_or(Brought::Nothing, Brought::Value));
+        self.land(tagged.transpose().map_or(Brought::Nothing, |value| Brought::Value(value, version)));
         self.waiting.end(value.map_or(Ended::Absent, Ended::Loaded));
         // Last, for a value whose `clone` panics counts as failed.
         if self.counts {
@@ -196,8 +197,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         let now = core.domain.clock().coarse();
         let sound = shard.flights.finish(key, self.start, core.epoch(key.slot()), now);
         match brought {
-            Brought::Value(value) => {
-                let landing = Landing { start: self.start, sound: sound && self.waiting.stores, ttl: None };
+            Brought::Value(value, version) => {
+                let sound = sound && self.waiting.stores;
+                let landing = Landing { start: self.start, sound, ttl: None, version };
                 core.land(&mut shard, key, value, landing);
             }
             Brought::Failure => shard.pause(key, now),

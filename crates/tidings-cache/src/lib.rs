@@ -46,6 +46,8 @@ mod tagging;
 mod tags;
 mod topic;
 mod uncertain;
+mod versioned;
+mod versions;
 mod write;
 mod write_through;
 
@@ -73,5 +75,6 @@ pub use tags::{Loaded, TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TagError};
 pub use tidings_proto::event::{EventKind, Operation};
 pub use tidings_proto::id::SlotSet;
 pub use tidings_proto::receipt::{Missing, MissingReason, Positions, Receipt};
+pub use versioned::WriteFlight;
 pub use write::WriteError;
 pub use write_through::WriteThroughError;

@@ -21,6 +21,7 @@ pub(crate) struct Landing {
     /// Nothing had ended it.
     pub(crate) sound: bool,
     pub(crate) ttl: Option<Duration>,
+    pub(crate) version: Option<u64>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -115,7 +116,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
         value: Option<(V, Tags)>,
-        Landing { start, sound, ttl }: Landing,
+        Landing { start, sound, ttl, version }: Landing,
     ) -> bool {
         if value.is_none() && self.settings.loads.negative_ttl.is_none() {
             return false;
@@ -128,7 +129,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             None => self.dated(start.began) <= shard.mark,
         };
         let tags = tags.unwrap_or_default();
-        let sound = sound && !self.is_closed() && !was_named;
+        let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
         let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
@@ -136,6 +137,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
+            self.set_version(shard, key, version);
         } else if sound {
             self.stats.bypassed.count();
         } else {

@@ -92,6 +92,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let stores = self.stores(shard, key, options, now);
             by_kind[self.change_table(shard, key, change, (options, stores, now)) as usize].push(index);
             self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
+            self.set_version(shard, key, None);
             if options.uncertain {
                 self.open_window(shard, key);
             }

@@ -15,7 +15,7 @@ use crate::topic::Told;
 /// all entries, about 0.1 us each.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Places of a shard's tag index that housekeeping looks at under one hold of its lock: about 25 us.
+/// Places of a shard's indexes of tags and of versions that housekeeping looks at under one hold of its lock: about 25 us.
 const TAGS_PROBED: usize = 256;
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -52,12 +52,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (0..SHARDS).map(|index| self.shard_at(index).flights.len()).sum()
     }
 
-    /// Ends all flights, and forgets all tags.
+    /// Ends all flights, and forgets all tags and versions.
     pub(crate) fn end_all(&self) {
         for index in 0..SHARDS {
             let mut shard = self.shard_at(index);
             shard.flights.end_all();
             shard.tags = None;
+            shard.versions = None;
         }
     }
 
@@ -96,11 +97,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.sweeps.retire(self.domain.clock().coarse(), after, |slots| self.unmark_sweeping(slots));
     }
 
-    /// Forgets tags of entries that the table has let go, at some places of every shard.
+    /// Forgets tags and versions of entries that the table has let go, at some places of every shard.
     pub(crate) fn reclaim_tags(&self) {
         for index in 0..SHARDS {
-            if let Some(tags) = &mut self.shard_at(index).tags {
+            let mut shard = self.shard_at(index);
+            if let Some(tags) = &mut shard.tags {
                 tags.probe_some(TAGS_PROBED, |key| self.entries.contains_key(&key));
+            }
+            if let Some(versions) = &mut shard.versions {
+                versions.probe_some(TAGS_PROBED, |key| self.entries.contains_key(&key));
             }
         }
     }
@@ -122,6 +127,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 if self.entries.get(&key).is_some_and(|now| gone(key, &now)) {
                     self.entries.invalidate(&key);
                     shard.untag(key);
+                    shard.unversion(key);
                 }
             }
         }

@@ -8,7 +8,7 @@ use tidings_proto::id::{LaneId, Lanes, Origin, Sequence, SlotSet};
 use tidings_proto::record::{Keys, Record, Target};
 
 use crate::clears::Due;
-use crate::core::Core;
+use crate::core::{Core, ShardGuard};
 use crate::event::RawTarget;
 use crate::key::{Key, KeyRef};
 use crate::named::By;
@@ -72,34 +72,56 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     fn apply_key(&self, change: &RemoteChange<'_>, key: KeyRef<'_>, evicts: bool) {
         let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let version = if evicts { self.version_of(change.record) } else { None };
         let Some(partition) = partition else {
             if evicts {
-                let evicted = self.invalidate(key, change.record.uncertain);
-                let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
-                counter.count();
+                self.invalidate_at(&mut self.shard(key), key, (version, change.record.uncertain));
             }
             return;
         };
         let mut woken = Woken::default();
         let mut shard = self.shard(key);
-        if evicts {
-            shard.end(key);
-            if change.record.uncertain {
-                self.open_window(&mut shard, key);
-            }
-            if !self.evict(key) {
-                self.stats.key_absent.count();
-            } else {
-                self.stats.key_evicted.count();
-                let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
-                woken.add(self.topic.tell_key(partition, key, told));
-                self.stats.delivered.count();
-            }
+        if evicts && self.invalidate_at(&mut shard, key, (version, change.record.uncertain)) {
+            let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+            woken.add(self.topic.tell_key(partition, key, told));
+            self.stats.delivered.count();
         }
         woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
         self.stats.delivered.count();
         drop(shard);
         woken.wake();
+    }
+
+    /// The version that a change can be compared by: one of another schema may mean something else.
+    fn version_of(&self, record: &Record<'_>) -> Option<u64> {
+        let same = record.schema == self.settings.schema;
+        if record.version.is_some() && !same {
+            self.stats.other_schema.count();
+        }
+        record.version.filter(|_| same)
+    }
+
+    /// Ends a key's flights and removes its copy, unless that has seen this version. Counts what came of it. Returns
+    /// whether there was a readable one that is gone.
+    fn invalidate_at(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        (version, uncertain): (Option<u64>, bool),
+    ) -> bool {
+        if !uncertain && shard.has_seen(key, version) {
+            shard.end_flights(key);
+            self.stats.key_kept.count();
+            return false;
+        }
+        shard.end(key);
+        if uncertain {
+            self.open_window(shard, key);
+        }
+        let evicted = self.evict(key);
+        let counter = if evicted { &self.stats.key_evicted } else { &self.stats.key_absent };
+        counter.count();
+        evicted
     }
 
     /// Ends a key's flights and removes its copy. Returns whether there was a readable one.

@@ -15,6 +15,7 @@ use crate::notes::Notes;
 use crate::replica::Changes;
 use crate::tags::TagIndex;
 use crate::uncertain::Windows;
+use crate::versions::VersionIndex;
 
 /// Places for keys that a shard remembers as stored, and how many keys share one: the 64 shards of a cache know up to
 /// 4,096 hot keys for 16 KiB.
@@ -75,6 +76,8 @@ pub(crate) struct Shard<V> {
     pauses: Option<Box<Notes>>,
     /// Keys whose entries have tags; nothing before the first.
     pub(crate) tags: Option<Box<TagIndex>>,
+    /// Versions of entries; nothing before the first.
+    pub(crate) versions: Option<Box<VersionIndex>>,
     /// The moment of the newest invalidation of a tag or prefix.
     pub(crate) mark: Tick,
 }
@@ -90,6 +93,7 @@ impl<V> Shard<V> {
             pauses: settings.loads.pauses().then(|| Box::new(Notes::new(settings.loads.retry_after))),
             windows: None,
             tags: None,
+            versions: None,
             mark: Tick::NEVER,
         }
     }
@@ -97,18 +101,24 @@ impl<V> Shard<V> {
     /// Ends every flight of a key, before it is removed. From now on it is not known to be stored.
     #[inline]
     pub(crate) fn end(&mut self, key: KeyRef<'_>) {
+        self.end_flights(key);
+        self.untag(key);
+        self.unversion(key);
+        self.lately.forget(key.hash);
+    }
+
+    /// Ends every flight of a key that was changed, and leaves its entry.
+    #[inline]
+    pub(crate) fn end_flights(&mut self, key: KeyRef<'_>) {
         self.flights.end(key);
         self.note_change(key);
-        self.untag(key);
-        self.lately.forget(key.hash);
     }
 
     /// Ends every flight of a key, before it is stored. Returns whether it is known to have been stored in this room and
     /// not removed since.
     #[inline]
     pub(crate) fn end_for_store(&mut self, key: KeyRef<'_>, room: Option<Room>) -> bool {
-        self.flights.end(key);
-        self.note_change(key);
+        self.end_flights(key);
         room == Some(self.room) && self.lately.knows(key.hash)
     }
 
@@ -124,6 +134,26 @@ impl<V> Shard<V> {
     pub(crate) fn untag(&mut self, key: KeyRef<'_>) {
         if let Some(tags) = &mut self.tags {
             tags.remove(key);
+        }
+    }
+
+    /// The version of a key's entry, if it has one.
+    #[inline]
+    pub(crate) fn version(&self, key: KeyRef<'_>) -> Option<u64> {
+        self.versions.as_ref()?.get(key)
+    }
+
+    /// Whether a change leaves a key's entry, which has seen it.
+    #[inline]
+    pub(crate) fn has_seen(&self, key: KeyRef<'_>, change: Option<u64>) -> bool {
+        change.is_some_and(|change| self.version(key) >= Some(change))
+    }
+
+    /// Forgets the version of a key whose entry goes, or is replaced by one without.
+    #[inline]
+    pub(crate) fn unversion(&mut self, key: KeyRef<'_>) {
+        if let Some(versions) = &mut self.versions {
+            versions.remove(key);
         }
     }
 

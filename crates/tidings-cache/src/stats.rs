@@ -114,6 +114,10 @@ counters! {
         key_evicted,
         /// Other nodes' changes of one key of which there was no copy here.
         key_absent,
+        /// Other nodes' changes of one key whose copy here has seen them, by its version, and was kept.
+        key_kept,
+        /// Other nodes' changes whose version is of another schema, and kept nothing.
+        other_schema,
         /// Other nodes' changes of many keys, one per change whatever the number of keys or lanes.
         many_applied,
         /// Keys of those whose copies here were removed.
@@ -175,6 +179,7 @@ impl CacheCounts {
     pub fn applied(&self) -> u64 {
         self.key_evicted
             + self.key_absent
+            + self.key_kept
             + self.many_applied
             + self.all_fenced
             + self.tag_applied

@@ -86,26 +86,35 @@ impl Tags {
     }
 }
 
-/// What a loader has brought: a value with its tags.
+/// What a loader has brought: a value with its tags and its version.
 #[derive(Clone, Debug)]
 pub struct Loaded<V> {
     /// The value.
     pub value: V,
     /// Its tags, besides those that are computed: see [`TAGS_PER_ENTRY_MAX`] and [`TAG_BYTES_MAX`].
     pub tags: Vec<String>,
+    /// Its version, where values have some: see [`crate::Cache::get_or_load_versioned`].
+    pub version: Option<u64>,
 }
 
 impl<V> Loaded<V> {
-    /// A value without tags.
+    /// A value without tags and version.
     #[must_use]
     pub fn new(value: V) -> Self {
-        Self { value, tags: Vec::new() }
+        Self { value, tags: Vec::new(), version: None }
     }
 
     /// With one more tag.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
+        self
+    }
+
+    /// With its version.
+    #[must_use]
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = Some(version);
         self
     }
 }

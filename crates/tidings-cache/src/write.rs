@@ -66,6 +66,8 @@ pub(crate) struct Options {
     pub(crate) writer: Option<WriterId>,
     /// Besides those that are computed.
     pub(crate) tags: Vec<String>,
+    /// Which version the change has made: what is stored has it, and entries that have seen it are left.
+    pub(crate) version: Option<u64>,
     /// It ends a write-through or follows from a change, which a leaving node still waits for.
     pub(crate) ends_write: bool,
     /// What it stands for may still land.
@@ -80,6 +82,7 @@ pub(crate) static PLAIN: Options = Options {
     metadata: Vec::new(),
     writer: None,
     tags: Vec::new(),
+    version: None,
     ends_write: false,
     uncertain: false,
     unstored: false,
@@ -120,6 +123,16 @@ pub(crate) enum When {
     Unended(Start),
     /// In any case, but store only if nothing ended this guard; otherwise remove.
     StoreUnended(Start),
+}
+
+impl When {
+    /// What a change is called that left the entry there is.
+    fn kind_of_left<V>(self, change: &Change<V>) -> EventKind {
+        match (self, change) {
+            (Self::StoreUnended(_), _) | (_, Change::Put(_)) => EventKind::Updated,
+            _ => EventKind::Deleted,
+        }
+    }
 }
 
 /// What came of a mutation.
@@ -182,8 +195,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Ok(Outcome { written: None, taken: None });
         };
         let stores = self.stores(&shard, key, options, now);
-        let (kind, taken) = self.change_entry(&mut shard, key, when, change, (options, stores, now));
-        self.set_tags(&mut shard, key, if stores { tags } else { Tags::default() });
+        let tags = if stores { tags } else { Tags::default() };
+        let (kind, taken) = self.change_entry(&mut shard, key, (when, change), (options, stores, tags), now);
         if options.uncertain {
             self.open_window(&mut shard, key);
         }
@@ -259,17 +272,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &'a Options,
     ) -> Result<Draft<'a>, TooLarge> {
-        Draft::new(Parts {
+        let draft = Draft::new(Parts {
             kind,
             operation,
             ignorable: false,
             cache: self.id,
             slot: key.slot(),
-            version: None,
+            version: options.version,
             metadata: &options.metadata,
             value: None,
             target: DraftTarget::Key(key.bytes),
-        })
+        })?;
+        if options.version.is_none() { Ok(draft) } else { draft.with_schema(self.settings.schema) }
     }
 
     /// The change to make, or `None` if its condition does not hold. Under the shard lock.
@@ -310,19 +324,24 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         !self.settings.invalidator.acts_on_local() && !options.unstored && !self.is_uncertain(shard, key, now)
     }
 
-    /// Ends a key's flights and changes the table, under the shard lock. Returns what that was, and the readable value
-    /// that a removal took.
+    /// Ends a key's flights and changes the table, tags and versions, under the shard lock. Returns what that was, and
+    /// the readable value that a removal took.
     #[inline(always)]
     fn change_entry(
         &self,
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
-        when: When,
-        change: Change<V>,
-        (options, stores, now): (&Options, bool, Tick),
+        (when, change): (When, Change<V>),
+        (options, stores, tags): (&Options, bool, Tags),
+        now: Tick,
     ) -> (EventKind, Option<V>) {
+        if self.is_left(shard, key, &change, options.version) {
+            shard.end_flights(key);
+            return (when.kind_of_left(&change), None);
+        }
+        let version = options.version.filter(|_| matches!(change, Change::Put(_)));
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
-        match change {
+        let done = match change {
             Change::Put(value) if stores => {
                 let (began, epoch) = match when {
                     // Not the epoch of now: a fence that comes at this moment excludes what began before it.
@@ -346,7 +365,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     (EventKind::Deleted, self.take(key))
                 }
             }
-        }
+        };
+        self.set_tags(shard, key, tags);
+        self.set_version(shard, key, version);
+        done
     }
 
     /// Appends to the log, under the shard lock, so that a key's events are in the order of its changes.

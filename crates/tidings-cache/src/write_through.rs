@@ -9,6 +9,7 @@ use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key};
 use crate::open_writes::OpenWrite;
 use crate::receipt::Written;
+use crate::tags::Loaded;
 use crate::write::{Change, Leave, Options, Subject, When, WriteError};
 
 /// A write-through failed.
@@ -50,6 +51,29 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     where
         F: Future<Output = Result<V, E>>,
     {
+        self.write_through_tagged(key, || async { write().await.map(Loaded::new) }).await
+    }
+
+    /// As [`Cache::write_through`], with a write that says which tags its value has, besides those that
+    /// [`crate::CacheBuilder::tags`] computes, and which version.
+    ///
+    /// # Errors
+    /// As [`Cache::write_through`]. A value whose tags are too many or too long counts as one that was not stored: the
+    /// key is evicted everywhere.
+    ///
+    /// # Cancel safety
+    /// As [`Cache::write_through`].
+    ///
+    /// # Panics
+    /// Only if `write` does.
+    pub async fn write_through_tagged<E, F>(
+        &self,
+        key: &K,
+        write: impl FnOnce() -> F,
+    ) -> Result<(V, Written<'_>), WriteThroughError<E>>
+    where
+        F: Future<Output = Result<Loaded<V>, E>>,
+    {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
         // Announced before the check, so that a node that leaves either waits for this write or refuses it.
@@ -57,15 +81,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         core.may_change(Leave::Refuses).map_err(WriteThroughError::Cache)?;
         let (start, unstored) = core.guard(&encoded, Purpose::Write);
         let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
-        let value = match write().await {
-            Ok(value) => value,
+        let Loaded { value, tags, version } = match write().await {
+            Ok(loaded) => loaded,
             Err(error) => {
                 drop(guard);
                 return Err(WriteThroughError::Write(error));
             }
         };
         let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
-        let options = Options { ends_write: true, unstored, ..Options::default() };
+        let options = Options { ends_write: true, tags, version, unstored, ..Options::default() };
         // The guard stays open until the change was made or refused: a panic of the value's `clone` is one of the
         // write's.
         let change = Change::Put(value.clone());

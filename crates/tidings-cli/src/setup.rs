@@ -85,6 +85,7 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
             .into_iter()
             .find(|choice| choice.as_str() == config.when_isolated)
             .unwrap_or_default(),
+        schema: config.schema,
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

@@ -67,6 +67,8 @@ pub struct CacheSettings {
     pub replica_lag: Duration,
     /// What is done while the node is in doubt: `limit`, `bypass`, `serve` or `flush`. Default: `limit`.
     pub when_isolated: WhenIsolated,
+    /// Which layout its values have: changes by nodes with another one evict, whatever their version. Default: 0.
+    pub schema: u32,
     /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
     pub ttl_jitter: Option<f64>,
     /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
@@ -92,6 +94,7 @@ impl Default for CacheSettings {
             eviction_events: true,
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Limit,
+            schema: 0,
             ttl_jitter: None,
             fail_safe: None,
             eager_refresh: None,
@@ -118,6 +121,7 @@ impl CacheSettings {
             eviction_events: settings.eviction_events,
             replica_lag: settings.replica_lag,
             when_isolated: settings.when_isolated,
+            schema: settings.schema,
             ttl_jitter: settings.loads.ttl_jitter,
             fail_safe: settings.loads.fail_safe,
             eager_refresh: settings.loads.eager_refresh,
@@ -181,6 +185,7 @@ pub fn open(
         .partitions(settings.partitions)
         .replica_lag(settings.replica_lag)
         .when_isolated(settings.when_isolated)
+        .schema(settings.schema)
         // Whoever puts or fills an entry says which tags it has.
         .explicit_tags()
         .eviction_events(settings.eviction_events);
@@ -341,7 +346,7 @@ mod tests {
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
             "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
-            "when_isolated": "serve", "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
+            "when_isolated": "serve", "schema": 3, "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -352,6 +357,7 @@ mod tests {
             eviction_events: false,
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Serve,
+            schema: 3,
             ttl_jitter: Some(0.1),
             fail_safe: Some(Duration::from_secs(3_600)),
             eager_refresh: Some(0.9),
@@ -377,6 +383,8 @@ mod tests {
             json!({ "time_to_live": 5 }),
             json!({ "partitions": "4" }),
             json!({ "when_isolated": "ignore" }),
+            json!({ "schema": -1 }),
+            json!({ "schema": 4_294_967_296_u64 }),
         ] {
             assert!(from_value::<CacheSettings>(document.clone()).is_err(), "{document}");
         }

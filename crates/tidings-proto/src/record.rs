@@ -8,7 +8,7 @@
 //!         | slot: u8
 //!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 more flags
 //!         | stamp minus base: varint
-//!         | [more flags: u8          bit 0 uncertain, 1-7 reserved (0)]
+//!         | [more flags: u8          bit 0 uncertain, 1 schema, 2-7 reserved (0); schema: varint]
 //!         | [version: varint] [metadata] [length of the value: varint, value] | target
 //! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
@@ -25,6 +25,7 @@
 //! record that it does not understand is fenced (or, if ignorable, counted) and passed over, never guessed at.
 
 mod canary;
+mod more;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -57,7 +58,6 @@ const HAS_METADATA: u8 = 0x10;
 const HAS_VALUE: u8 = 0x20;
 const HAS_VERSION: u8 = 0x40;
 const HAS_MORE: u8 = 0x80;
-const UNCERTAIN: u8 = 0x01;
 
 /// What a change names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,8 @@ pub struct Record<'a> {
     pub slot: Slot,
     /// When, by the origin's hybrid clock.
     pub stamp: Stamp,
+    /// The schema of what its writer caches there; 0 where it states none.
+    pub schema: u32,
     /// The application's version of the value, where it gave one.
     pub version: Option<u64>,
     /// What the writer wanted subscribers to know.
@@ -286,14 +288,6 @@ impl<'a> Draft<'a> {
         self.head = self.head & !0x0f | kind as u64;
     }
 
-    /// Says that the change is of a write that may still land. To be said once.
-    #[must_use]
-    pub fn uncertain(mut self) -> Self {
-        self.head |= u64::from(HAS_MORE) << (8 * (HEAD_BYTES - 1));
-        self.middle.insert(0, UNCERTAIN);
-        self
-    }
-
     /// Upper bound of the bytes that [`Draft::write`] appends.
     #[must_use]
     pub fn bytes_max(&self) -> usize {
@@ -440,11 +434,7 @@ fn parse_body<'a>(
     let flags = reader.byte()?;
     let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
     let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
-    let more = if flags & HAS_MORE != 0 { reader.byte()? } else { 0 };
-    if more & !UNCERTAIN != 0 {
-        return Err(Unsound("reserved flag"));
-    }
-    let uncertain = more & UNCERTAIN != 0;
+    let (uncertain, schema) = if flags & HAS_MORE != 0 { more::read(&mut reader)? } else { (false, 0) };
     let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
     let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
     let mut pairs = Reader(metadata.0);
@@ -478,13 +468,9 @@ fn parse_body<'a>(
         4 if rest.is_empty() => Target::All,
         _ => return Err(Unsound("target")),
     };
-    Ok(Record { kind, operation, cache, slot, stamp, version, metadata, value, target, uncertain })
+    Ok(Record { kind, operation, cache, slot, stamp, schema, version, metadata, value, target, uncertain })
 }
 
 #[cfg(test)]
 #[path = "record_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "record_flags_tests.rs"]
-mod flags_tests;

@@ -244,7 +244,7 @@ impl Driver {
                     let caches = self.bus.domain.caches();
                     // A frame holds no more.
                     let caches = caches.iter().take(CACHES_MAX);
-                    let names: Vec<String> = caches.map(|cache| cache.name().to_string()).collect();
+                    let names: Vec<String> = caches.map(|cache| crate::hosted::announced(&**cache)).collect();
                     let now = view.borrow().clone();
                     if let Some(membership) = self.bus.membership() {
                         for origin in self.bus.coherence.forgettable(&now) {

@@ -1,9 +1,11 @@
 //! What a node knows of each member.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidings_cache::AnyCache;
 use tidings_membership::{Member, State};
 use tidings_proto::follower::Follower;
 use tidings_proto::histogram::Snapshot;
@@ -13,6 +15,7 @@ use tidings_transport::session::FollowCounts;
 
 use crate::clocks::ClockOffset;
 use crate::coherence::{Following, PeerState};
+use crate::hosted;
 use crate::node::Node;
 
 /// A member counts as synced if everything it did up to so long ago is applied here.
@@ -53,6 +56,8 @@ pub struct MemberInfo {
     pub clock: Option<ClockOffset>,
     /// The caches it hosts.
     pub caches: Vec<String>,
+    /// Of those, which state a schema ([`crate::CacheBuilder::schema`]), and which.
+    pub schemas: BTreeMap<String, u32>,
 }
 
 impl MemberInfo {
@@ -80,6 +85,7 @@ impl Node {
         let Member { record, state, .. } = member;
         let origin = &record.origin;
         let PeerState { followed, served, caches } = bus.coherence.peer(origin).unwrap_or_default();
+        let hosted: Vec<_> = caches.iter().map(|named| hosted::read(named)).collect();
         let link = bus.transport().and_then(|transport| transport.link(&origin.node));
         let count = |counter: fn(&FollowCounts) -> &AtomicU64| {
             followed.as_ref().map_or(0, |followed| counter(followed.counts()).load(Ordering::Relaxed))
@@ -101,7 +107,8 @@ impl Node {
             resets: count(|counts| &counts.resets),
             duplicates: count(|counts| &counts.duplicates),
             clock: bus.clocks.offset(&origin.node, now),
-            caches,
+            caches: hosted.iter().map(|(name, _)| name.clone()).collect(),
+            schemas: hosted.into_iter().filter(|(_, schema)| *schema != 0).collect(),
         }
     }
 
@@ -128,6 +135,11 @@ impl Node {
 
     fn this_member(&self) -> MemberInfo {
         let Origin { node, incarnation } = self.origin();
+        let caches = self.caches();
+        let stated = |cache: &dyn AnyCache| {
+            let schema = cache.settings().schema;
+            (schema != 0).then(|| (cache.name().to_string(), schema))
+        };
         MemberInfo {
             node,
             this_node: true,
@@ -144,7 +156,8 @@ impl Node {
             resets: 0,
             duplicates: 0,
             clock: None,
-            caches: self.caches().iter().map(|cache| cache.name().to_string()).collect(),
+            caches: caches.iter().map(|cache| cache.name().to_string()).collect(),
+            schemas: caches.iter().filter_map(|cache| stated(&**cache)).collect(),
         }
     }
 }

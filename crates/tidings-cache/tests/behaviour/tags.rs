@@ -83,7 +83,7 @@ async fn callers_may_say_which_tags_an_entry_has() {
     let (on_a, on_b) = (open(&a), open(&b));
     let load = || async { Ok::<_, ()>(Loaded::new(1).tag("red").tag("round")) };
     assert_eq!(on_b.get_or_load_tagged(&key("loaded"), load).await.unwrap(), 1);
-    let filled = Loaded { value: 1, tags: vec!["red".to_owned()] };
+    let filled = Loaded::new(1).tag("red");
     assert!(on_b.fill_tagged(&key("filled"), filled, token(&on_b, "filled"), None).unwrap());
     on_b.write().tag("red").ttl(Duration::from_secs(60)).insert(key("written"), 1).unwrap();
     on_b.write().tags(["green", "red"]).insert_many([(key("many"), 1)]).unwrap();

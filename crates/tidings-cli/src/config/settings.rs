@@ -287,6 +287,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "\"0s\"",
         "How far the replica that is loaded from may be behind; at most a day.",
     ),
+    works(
+        "cache[].schema",
+        Kind::Count(0, 4_294_967_295),
+        "0",
+        "Layout of its values; changes by nodes with another one evict, whatever their version.",
+    ),
     unset(
         "cache[].when_isolated",
         WHEN_ISOLATED,

@@ -97,6 +97,7 @@ pub(crate) struct Cache {
     pub(crate) eviction_events: bool,
     pub(crate) replica_lag: Duration,
     pub(crate) when_isolated: String,
+    pub(crate) schema: u32,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -180,6 +181,7 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         replica_lag: get.duration(&at("replica_lag"))?,
         // Unless it says otherwise, a cache does what all do.
         when_isolated: get.text(&at("when_isolated")).or_else(|| get.text("coherence.when_isolated"))?,
+        schema: u32::try_from(get.count(&at("schema"))?).ok()?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

@@ -171,6 +171,7 @@ fn what_a_start_would_refuse_is_found_before() {
         ("time_to_idle = \"101years\"\n", "time_to_idle"),
         ("replica_lag = \"2days\"\n", "replica lag"),
         ("ttl_jitter = 1\n", "ttl_jitter"),
+        ("schema = 4294967296\n", "schema"),
         ("fail_safe = \"1h\"\n", "which a service opens that embeds a node"),
         ("eager_refresh = 0.9\n", "eager_refresh"),
         ("negative_ttl = \"10s\"\n", "negative_ttl"),

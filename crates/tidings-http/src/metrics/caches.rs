@@ -11,11 +11,11 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 10] = [
+const COUNTERS: [(&str, &str, Count); 11] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
-        "Loads and fills that were not stored: their key changed meanwhile or within the replica lag before, or is uncertain.",
+        "Loads and fills that were not stored: their key changed meanwhile or within the replica lag before, it is uncertain, or a newer version is cached.",
         |counts| counts.fence_rejects,
     ),
     (
@@ -37,6 +37,11 @@ const COUNTERS: [(&str, &str, Count); 10] = [
         "tidings_cache_untagged",
         "Loads and fills that were not stored because their tags are too many or too long.",
         |counts| counts.untagged,
+    ),
+    (
+        "tidings_cache_other_schema",
+        "Other nodes' changes whose version is of another schema of the cache, and which evicted whatever it is.",
+        |counts| counts.other_schema,
     ),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
@@ -61,9 +66,10 @@ const REQUESTS: [(&str, Count); 5] = [
 const LOADS: [(&str, Count); 2] =
     [("loaded", |counts| counts.loaded), ("failed", |counts| counts.load_failures)];
 
-const INVALIDATIONS: [(&str, &str, Count); 8] = [
+const INVALIDATIONS: [(&str, &str, Count); 9] = [
     ("key", "evicted", |counts| counts.key_evicted),
     ("key", "absent", |counts| counts.key_absent),
+    ("key", "kept", |counts| counts.key_kept),
     ("keys", "evicted", |counts| counts.keys_evicted),
     ("keys", "absent", |counts| counts.keys_absent),
     ("tag", "applied", |counts| counts.tag_applied),
@@ -75,11 +81,12 @@ const INVALIDATIONS: [(&str, &str, Count); 8] = [
 const EVICTIONS: [(&str, Count); 2] =
     [("size", |counts| counts.evicted), ("expired", |counts| counts.expired)];
 
-const GAUGES: [(&str, &str, Gauge); 5] = [
+const GAUGES: [(&str, &str, Gauge); 6] = [
     ("tidings_cache_entries", "About how many entries the cache holds.", |cache| cache.entries() as f64),
     ("tidings_cache_weight", "About how much its entries weigh.", |cache| cache.weight() as f64),
     ("tidings_cache_flights", "Keys that are being loaded.", |cache| cache.flights() as f64),
     ("tidings_cache_tagged", "Entries that are known by their tags.", |cache| cache.tagged() as f64),
+    ("tidings_cache_versioned", "Entries that are known to have versions.", |cache| cache.versioned() as f64),
     ("tidings_subscribers", "Open subscriptions.", |cache| cache.subscribers() as f64),
 ];
 

@@ -1,5 +1,7 @@
 //! Caches: listed, opened and closed at run time.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -7,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use serde_json::{Value, json, to_value};
-use tidings::{AnyCache, CacheCounts, OpenError};
+use tidings::{AnyCache, CacheCounts, MemberInfo, OpenError};
 
 use crate::app::App;
 use crate::extract::{Named, document};
@@ -17,14 +19,16 @@ use crate::settings::{CacheSettings, Capacity, InvalidSettings};
 
 /// `GET /v1/caches`
 pub(crate) async fn list(State(app): State<App>) -> Answer {
-    let caches: Vec<Value> = app.node().caches().iter().map(|cache| describe(&app, &**cache)).collect();
+    let members = app.node().members();
+    let caches = app.node().caches();
+    let caches: Vec<Value> = caches.iter().map(|cache| describe(&app, &members, &**cache)).collect();
     Ok(Json(json!({ "caches": caches })).into_response())
 }
 
 /// `GET /v1/caches/{cache}`
 pub(crate) async fn show(State(app): State<App>, named: Named) -> Answer {
     let cache = app.cache(&named.cache)?;
-    Ok(Json(describe(&app, &*cache)).into_response())
+    Ok(Json(describe_one(&app, &*cache)).into_response())
 }
 
 /// `PUT /v1/caches/{cache}`: opening a cache again with the settings that it has changes nothing.
@@ -39,7 +43,7 @@ pub(crate) async fn open(State(app): State<App>, named: Named, headers: HeaderMa
             let detail = format!("cache {name:?} is open with other settings");
             return Err(Problem::new(StatusCode::CONFLICT, "cache_open", detail));
         }
-        return Ok(Json(describe(&app, &*cache)).into_response());
+        return Ok(Json(describe_one(&app, &*cache)).into_response());
     }
     if app.node().caches().len() >= CACHES_MAX {
         let detail = format!("{CACHES_MAX} caches are open: close some first");
@@ -47,7 +51,7 @@ pub(crate) async fn open(State(app): State<App>, named: Named, headers: HeaderMa
     }
     let cache = crate::settings::open(app.node().domain(), &name, &settings).map_err(unopened)?;
     tracing::info!(cache = %cache.name(), "cache opened over HTTP");
-    Ok((StatusCode::CREATED, Json(describe(&app, &*cache.erased()))).into_response())
+    Ok((StatusCode::CREATED, Json(describe_one(&app, &*cache.erased()))).into_response())
 }
 
 /// `DELETE /v1/caches/{cache}`: on this node only.
@@ -71,7 +75,21 @@ fn unopened(error: InvalidSettings) -> Problem {
     Problem::new(status, code, format!("{error}{cause}"))
 }
 
-fn describe(app: &App, cache: &dyn AnyCache) -> Value {
+fn describe_one(app: &App, cache: &dyn AnyCache) -> Value {
+    describe(app, &app.node().members(), cache)
+}
+
+/// The schemas of other nodes that host a cache with another one, by node.
+fn other_schemas(members: &[MemberInfo], cache: &dyn AnyCache) -> BTreeMap<String, u32> {
+    let name: &str = cache.name();
+    let hosts =
+        members.iter().filter(|member| !member.this_node && member.caches.iter().any(|it| it == name));
+    let schemas =
+        hosts.map(|member| (member.node.to_string(), member.schemas.get(name).copied().unwrap_or(0)));
+    schemas.filter(|(_, schema)| *schema != cache.settings().schema).collect()
+}
+
+fn describe(app: &App, members: &[MemberInfo], cache: &dyn AnyCache) -> Value {
     let holds_bytes = app.node().lookup::<String, Bytes>(cache.name()).is_some();
     let mut settings = CacheSettings::of(cache.settings());
     if !holds_bytes {
@@ -81,6 +99,7 @@ fn describe(app: &App, cache: &dyn AnyCache) -> Value {
     let mut document = to_value(settings).unwrap_or_default();
     document["name"] = cache.name().to_string().into();
     document["holds"] = if holds_bytes { "bytes" } else { "other" }.into();
+    document["other_schemas"] = to_value(other_schemas(members, cache)).unwrap_or_default();
     document["statistics"] = statistics(cache);
     document
 }

@@ -52,6 +52,7 @@ fn member(member: &MemberInfo) -> Value {
         "clock_uncertain_ms": member.clock.map(|clock| clock.uncertainty * 1e3),
         "clock_off": member.clock.is_some_and(|clock| clock.exceeded),
         "caches": member.caches,
+        "schemas": member.schemas,
     })
 }
 

@@ -23,6 +23,7 @@ use crate::token::TokenText;
 const AGE: HeaderName = HeaderName::from_static("tidings-age");
 const STALE: HeaderName = HeaderName::from_static("tidings-stale");
 const FILL_TOKEN: HeaderName = HeaderName::from_static("tidings-fill-token");
+const VERSION: HeaderName = HeaderName::from_static("tidings-version");
 
 /// Headers that begin so carry metadata for subscribers; the rest of the name is its name, in lower case.
 const METADATA: &str = "tidings-meta-";
@@ -46,10 +47,10 @@ pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
 }
 
 fn hit(cache: &Cache<String, Bytes>, key: &String, read: Fetched<Bytes>) -> Response {
-    // Value, mark and age have to be one entry's. If it has gone since, its value was still good when it was read.
-    let (read, age) = match cache.peek_marked(key) {
-        Some((read, age)) => (read, Some(age)),
-        None => (read, None),
+    // Value, mark, age and version have to be one entry's. If it has gone since, its value was still good when it was read.
+    let (read, age, version) = match cache.peek_marked_versioned(key) {
+        Some((read, age, version)) => (read, Some(age), version),
+        None => (read, None, None),
     };
     let mut response = read.value.into_response();
     let headers = response.headers_mut();
@@ -59,6 +60,9 @@ fn hit(cache: &Cache<String, Bytes>, key: &String, read: Fetched<Bytes>) -> Resp
     }
     if read.stale {
         headers.insert(STALE, HeaderValue::from_static("true"));
+    }
+    if let Some(version) = version {
+        headers.insert(VERSION, HeaderValue::from(version));
     }
     response
 }
@@ -109,6 +113,7 @@ pub(crate) async fn put(
     let cache = app.bytes_cache(&named.cache)?;
     let ChangeOptions { ttl, tags, acked } = query.judge(&*cache.erased())?;
     let metadata = metadata(&headers)?;
+    let version = version(&headers)?;
     let value = read(&headers, body, VALUE_BYTES_MAX).await?;
     // A slice of a connection's buffer would keep all of it.
     let value = Bytes::from(value.to_vec().into_boxed_slice());
@@ -122,12 +127,17 @@ pub(crate) async fn put(
             return Err(Problem::new(StatusCode::BAD_REQUEST, "acked_on_fill", detail));
         }
         let token = token(&app, &named.cache, &headers)?;
-        if !cache.fill_tagged(&named.key, Loaded { value, tags }, token.token, ttl)? {
+        if !cache.fill_tagged(&named.key, Loaded { value, tags, version }, token.token, ttl)? {
             return Err(ended(
-                "it was used, its time is over, the key has changed meanwhile, or nothing is stored in doubt",
+                "it was used, its time is over, the key has changed meanwhile, a newer version is cached, or nothing is stored in doubt",
             ));
         }
         return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    if version.is_some() {
+        let detail =
+            "a version has to come from a load under a fill token: nobody knows what came before this one";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "version_without_token", detail));
     }
     let mut write = cache.write().tags(tags);
     for (name, text) in metadata {
@@ -140,7 +150,8 @@ pub(crate) async fn put(
     made(&app, &positions, acked).await
 }
 
-/// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here.
+/// `DELETE /v1/caches/{cache}/entries/{key}`: told to every peer, also if the key is absent here. With a version, what is
+/// as new or newer is left.
 pub(crate) async fn delete(
     State(app): State<App>,
     named: Named,
@@ -156,7 +167,11 @@ pub(crate) async fn delete(
     for (name, text) in metadata(&headers)? {
         write = write.metadata(name, text);
     }
-    let positions = write.remove(&named.key)?.positions;
+    let written = match version(&headers)? {
+        Some(version) => write.remove_versioned(&named.key, version)?,
+        None => write.remove(&named.key)?,
+    };
+    let positions = written.positions;
     made(&app, &positions, acked).await
 }
 
@@ -190,6 +205,20 @@ fn token(app: &App, cache: &str, headers: &HeaderMap) -> Result<TokenText, Probl
         return Err(ended("it was given for another cache"));
     }
     Ok(token)
+}
+
+/// The version that a request names.
+fn version(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let mut all = headers.get_all(VERSION).iter();
+    let (Some(first), more) = (all.next(), all.next()) else { return Ok(None) };
+    let number = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    match number.filter(|_| more.is_none()).and_then(|text| text.parse().ok()) {
+        Some(version) => Ok(Some(version)),
+        None => {
+            let detail = "tidings-version is a number from 0 to 18446744073709551615";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "malformed_version", detail))
+        }
+    }
 }
 
 fn metadata(headers: &HeaderMap) -> Result<Vec<(String, String)>, Problem> {

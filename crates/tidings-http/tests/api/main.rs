@@ -11,3 +11,4 @@ mod isolated;
 mod metrics;
 mod receipts;
 mod support;
+mod versions;

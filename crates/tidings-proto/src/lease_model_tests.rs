@@ -1,0 +1,290 @@
+//! Three nodes that share one loader for one key, in any order of everything that can happen, judged by an oracle: a call
+//! that began after an invalidation was applied on its node is answered with nothing older.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::id::{Incarnation, Origin};
+
+const NODES: usize = 3;
+/// Where the key is at home.
+const HOME: usize = 0;
+
+type Result = (u64, Seen);
+
+enum Message {
+    Ask(usize, usize),
+    Bring(LeaseId, Result),
+    Fail(LeaseId),
+    Told(Answer<(usize, usize), Result>),
+}
+
+#[derive(PartialEq)]
+enum Phase {
+    Asked,
+    Loading { lease: Option<LeaseId>, seen: Seen, read: Option<u64> },
+    Done,
+}
+
+struct Flight {
+    ended: bool,
+    wanted: Wanted,
+    /// The oldest version that each of its callers may be answered with.
+    calls: Vec<u64>,
+    phase: Phase,
+}
+
+#[derive(Default)]
+struct Node {
+    /// How much of each node's log is applied here.
+    applied: [usize; NODES],
+    entry: Option<u64>,
+    flights: Vec<Flight>,
+    /// Commits of which nobody was told.
+    committed: Vec<u64>,
+}
+
+struct World {
+    /// The version that the system of record has.
+    record: u64,
+    /// What the events of each node stand for.
+    logs: [Vec<u64>; NODES],
+    nodes: [Node; NODES],
+    home: Leases<(usize, usize)>,
+    messages: Vec<Message>,
+    now: u64,
+    /// Whether results are judged.
+    judges: bool,
+    shared: u64,
+    loads: u64,
+}
+
+fn key() -> LeaseKey {
+    LeaseKey { cache: CacheId(1), bytes: Bytes::from_static(b"k") }
+}
+
+fn origin(node: usize) -> Origin {
+    Origin { node: format!("n{node}").parse().unwrap(), incarnation: Incarnation(1) }
+}
+
+impl World {
+    fn new(judges: bool) -> Self {
+        Self {
+            record: 1,
+            logs: Default::default(),
+            nodes: Default::default(),
+            home: Leases::new(Duration::from_nanos(40)),
+            messages: Vec::new(),
+            now: 0,
+            judges,
+            shared: 0,
+            loads: 0,
+        }
+    }
+
+    /// What a call that begins now on this node may be answered with at the oldest.
+    fn oldest(&self, node: usize) -> u64 {
+        let applied = self.nodes[node].applied.iter().zip(&self.logs);
+        applied.flat_map(|(applied, log)| &log[..*applied]).copied().max().unwrap_or(0)
+    }
+
+    fn seen(&self, node: usize) -> Seen {
+        let positions = self.nodes[node].applied.iter().enumerate();
+        Seen::of(positions.map(|(of, applied)| (origin(of), *applied as u64)))
+    }
+
+    fn call(&mut self, node: usize) -> std::result::Result<(), String> {
+        let oldest = self.oldest(node);
+        if let Some(entry) = self.nodes[node].entry {
+            return if entry >= oldest { Ok(()) } else { Err(format!("a hit of {entry} after {oldest}")) };
+        }
+        let wanted = Wanted { seen: self.seen(node), left_out: Tick::NEVER };
+        let flights = &mut self.nodes[node].flights;
+        match flights.last_mut() {
+            Some(flight) if !flight.ended && flight.phase != Phase::Done => flight.calls.push(oldest),
+            _ => {
+                flights.push(Flight { ended: false, wanted, calls: vec![oldest], phase: Phase::Asked });
+                self.messages.push(Message::Ask(node, flights.len() - 1));
+            }
+        }
+        Ok(())
+    }
+
+    /// A change, or a fence, of the key is applied.
+    fn invalidate(&mut self, node: usize) {
+        let Node { entry, flights, .. } = &mut self.nodes[node];
+        *entry = None;
+        flights.iter_mut().for_each(|flight| flight.ended = true);
+        if node == HOME {
+            let granted = self.home.revoke(&key(), Tick(self.now));
+            self.messages.extend(granted.map(Message::Told));
+        }
+    }
+
+    fn load(&mut self, (node, flight): (usize, usize), lease: Option<LeaseId>) {
+        let seen = self.seen(node);
+        self.nodes[node].flights[flight].phase = Phase::Loading { lease, seen, read: None };
+        self.loads += 1;
+    }
+
+    fn finish(&mut self, (node, flight): (usize, usize), value: u64) -> std::result::Result<(), String> {
+        let Node { flights, entry, .. } = &mut self.nodes[node];
+        let flight = &mut flights[flight];
+        flight.phase = Phase::Done;
+        if !flight.ended {
+            *entry = Some(value);
+        }
+        match flight.calls.iter().find(|oldest| value < **oldest) {
+            Some(oldest) => Err(format!("node {node} answers a call with {value} after {oldest}")),
+            None => Ok(()),
+        }
+    }
+
+    fn deliver(&mut self, message: Message) -> std::result::Result<(), String> {
+        let now = Tick(self.now);
+        let answers = match message {
+            Message::Ask(node, flight) => self.home.ask(&key(), (node, flight), Tick(self.now + 90), now),
+            Message::Bring(id, result) => self.home.bring(&key(), id, &result, now),
+            Message::Fail(id) => self.home.fail(&key(), id, now),
+            Message::Told(Answer { to, said }) => return self.told(to, said),
+        };
+        self.messages.extend(answers.into_iter().map(Message::Told));
+        Ok(())
+    }
+
+    fn told(&mut self, to: (usize, usize), said: Said<Result>) -> std::result::Result<(), String> {
+        let flight = &self.nodes[to.0].flights[to.1];
+        if flight.phase != Phase::Asked {
+            // It waited no longer, and says so of a lease.
+            if let Said::Load(id, _) = said {
+                self.messages.push(Message::Fail(id));
+            }
+            return Ok(());
+        }
+        match said {
+            Said::Load(id, _) => self.load(to, Some(id)),
+            Said::Refused => self.load(to, None),
+            Said::Brought((value, seen), _) => {
+                if self.judges && !flight.wanted.allows(&seen, Tick(1)) {
+                    self.load(to, None);
+                } else {
+                    self.shared += 1;
+                    return self.finish(to, value);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first flight of a node in a phase.
+    fn flight(&self, node: usize, is: impl Fn(&Phase) -> bool) -> Option<(usize, usize)> {
+        let at = self.nodes[node].flights.iter().position(|flight| is(&flight.phase))?;
+        Some((node, at))
+    }
+
+    fn step(&mut self, (kind, a, b): (u8, u8, u8)) -> std::result::Result<(), String> {
+        self.now += 1;
+        let (node, other) = (usize::from(a) % NODES, usize::from(b) % NODES);
+        match kind % 23 {
+            0..=4 => return self.call(node),
+            5 => {
+                self.record += 1;
+                self.nodes[node].committed.push(self.record);
+            }
+            6 => {
+                if let Some(version) = self.nodes[node].committed.pop() {
+                    self.logs[node].push(version);
+                    self.nodes[node].applied[node] += 1;
+                    self.invalidate(node);
+                }
+            }
+            7 | 8 if node != other && self.nodes[node].applied[other] < self.logs[other].len() => {
+                self.nodes[node].applied[other] += 1;
+                self.invalidate(node);
+            }
+            9 if node != other && b < 64 => {
+                // A reset: what lies between is fenced.
+                self.nodes[node].applied[other] = self.logs[other].len();
+                self.invalidate(node);
+            }
+            10..=16 if !self.messages.is_empty() => {
+                let at = usize::from(b) % self.messages.len();
+                let message = self.messages.swap_remove(at);
+                return self.deliver(message);
+            }
+            17 | 18 => {
+                let unread = |phase: &Phase| matches!(phase, Phase::Loading { read: None, .. });
+                if let Some((node, at)) = self.flight(node, unread)
+                    && let Phase::Loading { read, .. } = &mut self.nodes[node].flights[at].phase
+                {
+                    *read = Some(self.record);
+                }
+            }
+            19 | 20 => {
+                let ready = |phase: &Phase| matches!(phase, Phase::Loading { read: Some(_), .. });
+                if let Some(at) = self.flight(node, ready)
+                    && let Phase::Loading { lease, seen, read: Some(value) } =
+                        std::mem::replace(&mut self.nodes[at.0].flights[at.1].phase, Phase::Done)
+                {
+                    self.messages.extend(lease.map(|id| Message::Bring(id, (value, seen))));
+                    return self.finish(at, value);
+                }
+            }
+            // Who waits waits no longer.
+            21 if b < 32 => {
+                if let Some(at) = self.flight(node, |phase| *phase == Phase::Asked) {
+                    self.load(at, None);
+                }
+            }
+            22 if b < 32 => {
+                self.now += 40;
+                let granted = self.home.expire(Tick(self.now));
+                self.messages.extend(granted.into_iter().map(Message::Told));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #[test]
+    fn no_call_is_answered_with_less_than_its_node_had_seen(
+        steps in prop::collection::vec(any::<(u8, u8, u8)>(), 0..400),
+    ) {
+        let mut world = World::new(true);
+        for step in steps {
+            if let Err(violation) = world.step(step) {
+                return Err(TestCaseError::fail(violation));
+            }
+        }
+    }
+}
+
+/// A run of so many drawn steps; what it found, and how many results were shared.
+fn drawn(judges: bool, seed: u64) -> (std::result::Result<(), String>, u64, u64) {
+    let mut world = World::new(judges);
+    let mut bits = seed;
+    for _ in 0..400 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let [a, b, c, ..] = (bits >> 33).to_le_bytes();
+        if let Err(violation) = world.step((a, b, c)) {
+            return (Err(violation), world.shared, world.loads);
+        }
+    }
+    (Ok(()), world.shared, world.loads)
+}
+
+#[test]
+fn results_that_nobody_judges_would_be_too_old() {
+    let found = (1..4_000).filter(|seed| drawn(false, *seed).0.is_err()).count();
+    assert!(found > 0, "the oracle sees nothing");
+    let (mut shared, mut loads) = (0, 0);
+    for seed in 1..400 {
+        let run = drawn(true, seed);
+        assert_eq!(run.0, Ok(()), "seed {seed}");
+        (shared, loads) = (shared + run.1, loads + run.2);
+    }
+    assert!(shared * 20 > loads, "{shared} shared results of {loads} loads: the rule refuses too much");
+}
