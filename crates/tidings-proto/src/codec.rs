@@ -69,8 +69,8 @@ pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, CodecError> {
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
     // bincode makes room for a text as soon as its length is read: no more than there could be of it.
     let (value, used) = match bytes.len() {
-        ..=SHORT_BYTES => decode_within::<T, { SHORT_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
-        ..=MEDIUM_BYTES => decode_within::<T, { MEDIUM_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
+        length if length <= SHORT_BYTES => decode_within::<T, { SHORT_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
+        length if length <= MEDIUM_BYTES => decode_within::<T, { MEDIUM_BYTES * CLAIMED_PER_BYTE }>(bytes)?,
         _ => decode_within::<T, DECODED_BYTES_MAX>(bytes)?,
     };
     if used == bytes.len() { Ok(value) } else { Err(CodecError::Trailing(bytes.len() - used)) }

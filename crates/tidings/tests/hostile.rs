@@ -183,9 +183,9 @@ async fn records_that_are_not_understood_are_fenced_and_the_link_stays() {
     let lane = lane_of("0");
     let (stream, _) = lanes.get_mut(&lane.number()).unwrap();
     stream.say(&Control::Resume(1)).await;
-    // Of a kind that nobody knows, and then with a bit that nobody may set.
+    // Of a kind that nobody knows, and then of an operation that nobody does.
     stream.write(&events(&spoiled("0", 1, |record| record[1] = record[1] & 0xf0 | 0x0f))).await;
-    stream.write(&events(&spoiled("0", 2, |record| record[7] |= 0x80))).await;
+    stream.write(&events(&spoiled("0", 2, |record| record[7] = record[7] & 0xf0 | 0x0c))).await;
     until("counted", || scene.victim().domain().remote_stats().opaque.get() == 2).await;
     assert!(names().iter().all(|name| scene.caches[0].contains(name) == (lane_of(name) != lane)));
     assert_eq!((link.is_closed(), scene.counts()), (false, (0, 0, 0)));

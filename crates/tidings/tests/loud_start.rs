@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use tidings::testing::Cluster;
 use tidings::{Lanes, Node, NotReady, RefusedReason, Retention};
 use tidings_proto::frame::{Control, Follow, FrameType, Heartbeat};
 use tidings_proto::id::{FIRST, LaneId};
@@ -118,27 +117,36 @@ async fn a_newcomer_to_an_idle_node_whose_log_has_wrapped_hears_a_canary_of_its_
 }
 
 #[tokio::test]
-async fn a_newcomer_is_not_ready_before_it_has_everybody_whom_its_seed_names() {
-    let cluster = Cluster::start(3).await.unwrap();
-    let seed = cluster[0].address().to_string();
-    // So slow that gossip itself would find the others too late.
-    let builder =
-        Node::builder(cluster[0].cluster()).node_id("n4").seeds([seed]).write_horizon(Duration::ZERO);
-    let newcomer = builder.gossip_interval(Duration::from_secs(2)).start().await.unwrap();
+async fn a_newcomer_waits_for_whom_its_seed_names_and_not_for_ever() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let start = async |name: &str, seeds: Vec<String>| {
+        let builder = Node::builder(CLUSTER).node_id(name).identity(identity(&authority, name)).seeds(seeds);
+        builder.start().await.unwrap()
+    };
+    let first = start("n1", vec![]).await;
+    // Nobody can be reached at the address that it claims.
+    let mut rogue = Rogue::start(&authority, first.address());
+    let _link = rogue.link().await;
+    let newcomer = start("n2", vec![first.address().to_string()]).await;
+    let named = "rogue is named by a peer and was not heard yet".to_owned();
+    until("it is waited for", || reasons(&newcomer) == std::slice::from_ref(&named)).await;
     newcomer.ready(PATIENCE).await.unwrap();
-    let members = newcomer.members();
-    assert!(members.len() == 4 && members.iter().all(|member| member.synced()), "{members:?}");
-    newcomer.shutdown(PATIENCE).await;
-    cluster.shutdown().await;
+    rogue.transport.close(Duration::from_secs(1)).await;
+    for node in [newcomer, first] {
+        node.shutdown(Duration::from_secs(1)).await;
+    }
 }
 
 #[tokio::test]
-async fn a_node_that_never_changed_anything_leaves_without_waiting_for_the_dead() {
-    let cluster = Cluster::start(2).await.unwrap();
-    let first = cluster[0].clone();
-    // No goodbye: the second one is just gone.
-    drop(cluster);
-    assert!(first.shutdown(Duration::from_secs(1)).await, "there is nothing that the dead one could miss");
+async fn a_node_that_never_changed_anything_leaves_without_waiting_for_acknowledgements() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let builder = Node::builder(CLUSTER).node_id("n1").identity(identity(&authority, "n1"));
+    let victim = builder.start().await.unwrap();
+    let mut rogue = Rogue::start(&authority, victim.address());
+    // It never acknowledges anything.
+    let _link = rogue.link().await;
+    assert!(victim.shutdown(Duration::from_secs(2)).await, "there is nothing that it could miss");
+    rogue.transport.close(Duration::from_secs(1)).await;
 }
 
 #[tokio::test]

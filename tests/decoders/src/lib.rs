@@ -64,8 +64,8 @@ pub const DECODERS: &[Decoder] = &[
         name: "key",
         decode: frames::key,
         samples: samples::keys,
-        bytes_fixed: 80 << 10,
-        bytes_per_byte: 256,
+        bytes_fixed: 8 << 10,
+        bytes_per_byte: 272,
     },
     Decoder {
         name: "gossip",

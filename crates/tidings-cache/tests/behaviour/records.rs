@@ -65,11 +65,15 @@ fn a_record_that_may_be_ignored_is_counted_and_changes_nothing() {
     let b = Node::new("b");
     let on_b = b.users();
     many(40).iter().for_each(|key| fill(&on_b, key, 1));
-    let batch = tampered(|record| record[1] = record[1] & 0xe0 | 0x1f);
-    assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap().next, batch.next());
+    // A kind of a later release, and a canary.
+    for kind in [0x1e, 0x1f] {
+        let batch = tampered(|record| record[1] = record[1] & 0xe0 | kind);
+        assert_eq!(apply(&b.domain, &origin("a"), Lanes::default(), &batch).unwrap().next, batch.next());
+    }
     assert!(many(40).iter().all(|key| on_b.contains(key)));
     let stats = b.domain.remote_stats();
     assert_eq!((stats.opaque.get(), stats.ignored.get(), stats.fenced_slots.get()), (0, 1, 0));
+    assert_eq!(stats.canaries.get(), 1);
 }
 
 #[test]

@@ -57,7 +57,9 @@ async fn kept(users: &Users, name: &str) -> [bool; 7] {
     users.compute(&k, |_| Computed::Put(3)).unwrap();
     let computed = was_kept();
     users
-        .get_or_load_many(&[k.clone()], async |keys| Ok::<_, ()>(keys.into_iter().map(|key| (key, 4))))
+        .get_or_load_many(std::slice::from_ref(&k), async |keys| {
+            Ok::<_, ()>(keys.into_iter().map(|key| (key, 4)))
+        })
         .await
         .unwrap();
     [loaded, filled, written, inserted, inserted_many, computed, was_kept()]
