@@ -18,7 +18,7 @@ use crate::follow::Asked;
 use crate::history::History;
 use crate::receipts::Asking;
 use crate::serve::Served;
-use crate::wire::{Frame, To};
+use crate::wire::{Frame, Members, To};
 use crate::{BOUNDS, KEYS, Micros, Planted};
 
 const CACHE: &str = "simulated";
@@ -188,8 +188,9 @@ impl Node {
         })
     }
 
-    fn members(&self) -> Vec<Origin> {
-        self.freshness.relevant().map(|(origin, _)| origin.clone()).chain([self.me.clone()]).collect()
+    fn members(&self) -> Members {
+        let named = self.freshness.relevant().map(|(origin, _)| origin.clone()).chain([self.me.clone()]);
+        Members { version: self.freshness.changes(), named: named.collect() }
     }
 
     /// Whether everybody whom it was told of, and who can be heard, knows it: what it announces counts from then on.
@@ -232,18 +233,21 @@ impl Node {
             return;
         }
         match frame {
-            Frame::Hello { members } => {
+            Frame::Hello(members) => {
                 self.meet(from, &members);
                 // It is in the set before its hello is answered.
                 let members = self.members();
-                self.send(from, Frame::Welcome { members });
+                self.send(from, Frame::Welcome(members));
             }
-            Frame::Welcome { members } => {
+            Frame::Welcome(members) => {
                 self.meet(from, &members);
                 self.peer(from).greeted = true;
             }
             _ if !self.peers.get(from).is_some_and(|peer| peer.met) => return,
-            Frame::Members(members) => self.name(from, &members),
+            Frame::Members(members) => {
+                self.name(from, &members);
+                self.progressed(from);
+            }
             Frame::Hears(heard) => {
                 for origin in heard.into_iter().filter(|origin| origin.node != self.me.node) {
                     self.seen.insert(origin, now);
@@ -265,7 +269,7 @@ impl Node {
         self.publish();
     }
 
-    fn meet(&mut self, from: &Origin, members: &[Origin]) {
+    fn meet(&mut self, from: &Origin, members: &Members) {
         let tick = self.tick();
         self.freshness.contacted();
         self.freshness.met(from, tick);
@@ -274,13 +278,15 @@ impl Node {
         self.follow_all(from);
     }
 
-    fn name(&mut self, by: &Origin, members: &[Origin]) {
-        let others = members.iter().filter(|origin| origin.node != self.me.node);
+    fn name(&mut self, by: &Origin, members: &Members) {
+        let others = members.named.iter().filter(|origin| origin.node != self.me.node);
         let named = self.freshness.named(&by.node, others);
         for origin in named.new {
             self.seen.insert(origin.clone(), self.now());
             self.peer(&origin);
         }
+        // Everybody counts before it is said that they are known.
+        self.peer(by).follower.on_members(members.version);
     }
 
     /// What a node does twenty times a second.
@@ -333,7 +339,7 @@ impl Node {
         for node in (0..nodes).filter(|node| *node != self.index) {
             if !self.peers.values().any(|peer| peer.node == node && fresh(peer)) {
                 let members = self.members();
-                self.out.push((To { node, life: None }, Frame::Hello { members }));
+                self.out.push((To { node, life: None }, Frame::Hello(members)));
             }
         }
     }

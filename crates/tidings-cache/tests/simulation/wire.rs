@@ -11,13 +11,9 @@ use crate::chance::Chance;
 /// than QUIC allows.
 #[derive(Clone, Debug)]
 pub(crate) enum Frame {
-    Hello {
-        members: Vec<Origin>,
-    },
-    Welcome {
-        members: Vec<Origin>,
-    },
-    Members(Vec<Origin>),
+    Hello(Members),
+    Welcome(Members),
+    Members(Members),
     /// In place of gossip: whom the sender hears itself.
     Hears(Vec<Origin>),
     Probe(u64),
@@ -26,6 +22,13 @@ pub(crate) enum Frame {
     Follow(Attempt, Follow),
     Answer(LaneId, Attempt, Answered),
     Ack(LaneId, Sequence),
+}
+
+/// Everybody whom the sender knows, and the version of that set.
+#[derive(Clone, Debug)]
+pub(crate) struct Members {
+    pub(crate) version: u64,
+    pub(crate) named: Vec<Origin>,
 }
 
 /// What an origin sends on a lane that is followed.

@@ -280,7 +280,15 @@ impl World {
             self.homes[origin].wire = Default::default();
         }
         seen.met = true;
-        seen.version = self.homes[origin].version;
+        self.learn(origin);
+    }
+
+    /// Everybody whom an origin knows is known from it.
+    fn learn(&mut self, origin: usize) {
+        let (seen, version) = (&mut self.seen[origin], self.homes[origin].version);
+        seen.version = version;
+        let said = if self.planted == Planted::UnknownMember { u64::MAX } else { version };
+        seen.follower.on_members(said);
     }
 
     fn probe(&mut self, origin: usize) {
@@ -462,7 +470,8 @@ impl World {
             Action::Learn => {
                 let new = self.homes[1].me.clone();
                 self.freshness.named(&life(0, 1).node, [&new]);
-                self.seen[0].version = self.homes[0].version;
+                self.learn(0);
+                self.progressed(0);
                 self.publish();
             }
             Action::Pass => {

@@ -7,11 +7,7 @@ impl World {
     fn actions_of(&self, origin: usize, out: &mut Vec<Action>) {
         let (home, seen, left) = (&self.homes[origin], &self.seen[origin], &self.left);
         let mut add = |holds: bool, action| out.extend(holds.then_some(action));
-        let knows = seen.version >= home.beats.front().map_or(0, |beat| beat.members);
-        add(
-            !home.beats.is_empty() && (knows || self.planted == Planted::UnknownMember),
-            Action::Beat(origin),
-        );
+        add(!home.beats.is_empty(), Action::Beat(origin));
         add(!home.beats.is_empty() && left.losses > 0, Action::LoseBeat(origin));
         add(home.alive && seen.met && left.probes > 0, Action::Probe(origin));
         add(home.alive && home.probe.is_some() && home.beats.len() < WIRE_MAX, Action::Answer(origin));
