@@ -5,7 +5,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::id::Slot;
 
 /// Version of [`key_hash`] and [`CacheId::of_name`]. Nodes of different versions refuse each other.
-pub const HASH_VERSION: u8 = 1;
+pub const HASH_VERSION: u8 = 2;
 
 /// A cache as records name it: 32 bits of the hash of its name.
 ///
@@ -22,6 +22,10 @@ impl CacheId {
     }
 }
 
+/// Spreads the seed over all its bits: XXH3 adds the low ones of a seed to the same bits of a short key, where a first
+/// byte would meet the second one. 2^64 divided by the golden ratio, odd (Fibonacci hashing).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Hash of an encoded key within its cache: XXH3-64 of all bytes but the first, seeded with the cache id and that.
 ///
 /// The first byte of a text is its length: a hash of what has just been written in two pieces would wait until both
@@ -33,7 +37,7 @@ pub fn key_hash(cache: CacheId, encoded_key: &[u8]) -> u64 {
         [first, rest @ ..] => (1 + u64::from(*first), rest),
         [] => (0, encoded_key),
     };
-    xxh3_64_with_seed(rest, first << 32 | u64::from(cache.0))
+    xxh3_64_with_seed(rest, (first << 32 | u64::from(cache.0)).wrapping_mul(SPREAD))
 }
 
 /// Slot of an encoded key within its cache.
@@ -69,6 +73,22 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_differ_in_their_first_two_bytes_have_hashes_of_their_own() {
+        for length in 2..=32 {
+            let mut key = vec![0x61; length];
+            let mut hashes: Vec<_> = (0..=u16::MAX)
+                .map(|head| {
+                    key[..2].copy_from_slice(&head.to_le_bytes());
+                    key_hash(CacheId(1), &key)
+                })
+                .collect();
+            hashes.sort_unstable();
+            hashes.dedup();
+            assert_eq!(hashes.len(), 1 << 16, "keys of {length} bytes");
+        }
+    }
+
+    #[test]
     fn slots_spread_evenly() {
         let mut counts = [0_u32; crate::id::SLOTS];
         for n in 0..64_000_u32 {
@@ -78,5 +98,5 @@ mod tests {
     }
 
     const GOLDEN_CACHE: u32 = 1_290_314_327;
-    const GOLDEN_KEY: u64 = 3_732_164_078_207_982_100;
+    const GOLDEN_KEY: u64 = 5_467_742_217_218_895_957;
 }
