@@ -1,7 +1,7 @@
 //! What can happen next, and what it takes off the scope.
 
 use super::{Action, Due, WIRE_MAX, World, lane};
-use crate::{Planted, search};
+use crate::search;
 
 impl World {
     fn actions_of(&self, origin: usize, out: &mut Vec<Action>) {
