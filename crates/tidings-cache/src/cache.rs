@@ -145,6 +145,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Stores a value whose truth is here, and evicts it at every peer. After writing to another system of record use
     /// [`Cache::write_through`] or [`Cache::remove`].
     ///
+    /// While the key's truth is uncertain (for the write horizon after a write of it failed, or changes of its lane were
+    /// missed) nothing is stored; peers are told all the same.
+    ///
     /// # Errors
     /// [`WriteError`].
     #[inline]
@@ -173,7 +176,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.core.change(subject, operation, options, when, change)
     }
 
-    /// Stores a value if the key has none. Returns whether it did.
+    /// Stores a value if the key has none. Returns whether it did: not while the key's truth is uncertain, as of
+    /// [`Cache::insert`].
     ///
     /// # Errors
     /// [`WriteError`].
@@ -181,7 +185,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         self.write().insert_if_absent(key, value)
     }
 
-    /// Replaces a value if the key has one. Returns whether it did.
+    /// Replaces a value if the key has one. Returns whether it did: not while the key's truth is uncertain, as of
+    /// [`Cache::insert`]; it is evicted then.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -208,7 +213,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     }
 
     /// Decides on a new value from the old one. The closure runs outside every lock and may run again if something
-    /// else touched the key meanwhile; the decision is atomic. Returns what is stored afterwards.
+    /// else touched the key meanwhile; the decision is atomic. Returns what is stored afterwards: nothing while the key's
+    /// truth is uncertain, as of [`Cache::insert`].
     ///
     /// # Errors
     /// [`WriteError`].
@@ -237,8 +243,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Computed::Remove => (Change::Remove, None),
             };
             write.options.unstored = decision.unstored;
-            if write.run(key, operation, When::Unended(decision.start), change)?.written.is_some() {
-                return Ok(stored);
+            let outcome = write.run(key, operation, When::Unended(decision.start), change)?;
+            if outcome.written.is_some() {
+                return Ok(if outcome.withheld { None } else { stored });
             }
         }
     }
@@ -294,7 +301,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
 }
 
 impl<K: Key, V: Number> Cache<K, V> {
-    /// Adds to a number; a missing one counts as zero. Returns the sum.
+    /// Adds to a number; a missing one counts as zero. Returns the sum, which is not kept while the key's truth is
+    /// uncertain, as of [`Cache::insert`].
     ///
     /// # Errors
     /// [`WriteError::Overflow`] and others; nothing has changed.
@@ -404,7 +412,7 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
     /// [`WriteError`].
     pub fn insert_if_absent(&self, key: K, value: V) -> Result<bool, WriteError> {
         let outcome = self.run(&key, Operation::InsertIfAbsent, When::Absent, Change::Put(value))?;
-        Ok(outcome.written.is_some())
+        Ok(outcome.written.is_some() && !outcome.withheld)
     }
 
     /// As [`Cache::replace`].
@@ -413,7 +421,7 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> Write<'a, K, V> {
     /// [`WriteError`].
     pub fn replace(&self, key: K, value: V) -> Result<bool, WriteError> {
         let outcome = self.run(&key, Operation::Replace, When::Present, Change::Put(value))?;
-        Ok(outcome.written.is_some())
+        Ok(outcome.written.is_some() && !outcome.withheld)
     }
 
     /// As [`Cache::remove`].

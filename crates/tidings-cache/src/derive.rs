@@ -49,7 +49,10 @@ pub(crate) enum Changed<'a, K> {
     /// These, by a write that may still land.
     Uncertain(&'a [K]),
     /// Or nobody knows which keys.
-    Everything,
+    Everything {
+        /// By a write that may still land.
+        uncertain: bool,
+    },
 }
 
 impl<'a, K> Changed<'a, K> {
@@ -163,7 +166,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                     let target = TargetCache { uncertain: true, ..target };
                     target.invalidate_mapped::<K, D, W, I>(changed, &keys, stats);
                 }
-                Changed::Everything => target.clear(),
+                Changed::Everything { uncertain } => TargetCache { uncertain, ..target }.clear(),
             }
         };
         self.core.rules.add(Rule { target: target.core.id, run: Box::new(run) })

@@ -47,6 +47,11 @@ impl<V> Waiting<V> {
         Arc::new(Self { ended: OnceLock::new(), notify: Notify::new(), since, stores })
     }
 
+    /// Whether what the load brings may be stored, for all that was known when it began.
+    pub(crate) fn stores(&self) -> bool {
+        self.stores
+    }
+
     fn end(&self, ended: Ended<V>) {
         // Whoever comes first decides: a guard dropped after its load ended changes nothing.
         if self.ended.set(ended).is_ok() {

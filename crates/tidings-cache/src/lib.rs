@@ -75,6 +75,5 @@ pub use tags::{Loaded, TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TagError};
 pub use tidings_proto::event::{EventKind, Operation};
 pub use tidings_proto::id::SlotSet;
 pub use tidings_proto::receipt::{Missing, MissingReason, Positions, Receipt};
-pub use versioned::WriteFlight;
 pub use write::WriteError;
-pub use write_through::WriteThroughError;
+pub use write_through::{WriteFlight, WriteThroughError};

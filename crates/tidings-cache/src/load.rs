@@ -68,11 +68,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let epoch = self.epoch(key.slot());
         let lag = self.settings.replica_lag;
         let after = self.joinable_after(now).max(shard.mark).before(lag);
-        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after }) {
+        let as_of = shard.after_mark(now).before(lag);
+        let stores = self.may_store(shard, key, as_of);
+        // One that may lack a write that was still to land is not for those who come after that.
+        if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after })
+            && (waiting.stores() || !stores)
+        {
             return Turn::Join(waiting);
         }
-        let as_of = shard.after_mark(now).before(lag);
-        let waiting = Waiting::new(now, self.may_store(shard, key, as_of));
+        let waiting = Waiting::new(now, stores);
         let start = shard.flights.begin_load(key, epoch, as_of, waiting.clone());
         Turn::Lead(start, waiting)
     }

@@ -90,6 +90,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
             let change = one.change.take().expect("each change is made once");
             let stores = self.stores(shard, key, options, now);
+            if !stores {
+                self.withholds(&change);
+            }
             by_kind[self.change_table(shard, key, change, (options, stores, now)) as usize].push(index);
             self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
             self.set_version(shard, key, None);

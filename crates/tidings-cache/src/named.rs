@@ -181,7 +181,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shards);
         log_waiters.into_iter().for_each(Waiters::wake);
         rings.wake();
-        self.derive(Changed::Everything);
+        self.derive(Changed::Everything { uncertain: whole.uncertain });
         Ok(self.written(whole.kind, positions))
     }
 

@@ -11,7 +11,6 @@ use tidings_proto::event::Operation;
 use crate::cache::{Cache, Write};
 use crate::core::{Core, Lookup, ShardGuard};
 use crate::fetch::Fetched;
-use crate::flight::{Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef, SHARDS};
 use crate::load::LoadError;
 use crate::receipt::Written;
@@ -20,14 +19,6 @@ use crate::table::{Bare, Peeking};
 use crate::tags::Loaded;
 use crate::write::{Change, Options, When, WriteError};
 use crate::write_through::WriteThroughError;
-
-/// A write that was begun. It is good for its time, for one use, and only as long as nothing else changes the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WriteFlight {
-    start: Start,
-    /// It began while the key's truth was uncertain.
-    unstored: bool,
-}
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Notes the version of an entry that was stored, if it has one. Call under its shard lock.
@@ -163,45 +154,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     {
         let write = || async { write().await.map(|(value, version)| Loaded::new(value).version(version)) };
         self.write_through_tagged(key, write).await
-    }
-
-    /// Opens a flight for a write that is not a future, good for `time`: open it before the write, and hand it to
-    /// [`Cache::insert_versioned`] after it. If the write fails, remove the key: it may have happened all the same.
-    ///
-    /// # Errors
-    /// [`KeyError`].
-    pub fn begin_write(&self, key: &K, time: Duration) -> Result<WriteFlight, KeyError> {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key)?;
-        let deadline = core.domain.clock().coarse().after(time);
-        let (start, unstored) = core.guard(&encoded, Purpose::Token(deadline));
-        Ok(WriteFlight { start, unstored })
-    }
-
-    /// Stores what a write has made, with its version, and tells every peer. It is stored only if nothing ended the
-    /// write's flight: else, and after its time, the key is removed here. Peers keep what is as new or newer, and so
-    /// does this node.
-    ///
-    /// A version must come from a flight that was open before it was read or made: without one, nobody would know
-    /// whether a newer version came between.
-    ///
-    /// # Errors
-    /// [`WriteError`].
-    ///
-    /// # Panics
-    /// Never.
-    pub fn insert_versioned(
-        &self,
-        key: &K,
-        value: V,
-        version: u64,
-        flight: WriteFlight,
-    ) -> Result<Written<'_>, WriteError> {
-        let options = Options { version: Some(version), unstored: flight.unstored, ..Options::default() };
-        let write = Write::of(self, options);
-        let outcome =
-            write.run(key, Operation::Insert, When::StoreUnended(flight.start), Change::Put(value))?;
-        Ok(outcome.written.expect("it is made whatever ended its flight"))
     }
 
     /// Removes a key here and at every peer where its version is lower than this one, or where it has none.

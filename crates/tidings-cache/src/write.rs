@@ -141,6 +141,8 @@ pub(crate) struct Outcome<'a, V> {
     pub(crate) written: Option<Written<'a>>,
     /// The readable value that a removal took.
     pub(crate) taken: Option<V>,
+    /// A value was not stored, for the key's truth was uncertain when the change began.
+    pub(crate) withheld: bool,
 }
 
 /// A key with what is needed of it outside the lock.
@@ -175,7 +177,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let key = subject.key;
         if !options.metadata.is_empty() {
             // Before anything is changed, the limit that may be exceeded; that of the key was checked.
-            self.draft_one(key, EventKind::Deleted, operation, options)?;
+            self.draft_with_more(key, EventKind::Deleted, operation, options)?;
         }
         let tags = self.tags_after(&subject, options, &change)?;
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
@@ -192,16 +194,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             shard.flights.end(key);
         }
         let Some(change) = self.condition(&mut shard, key, when, change, now) else {
-            return Ok(Outcome { written: None, taken: None });
+            return Ok(Outcome { written: None, taken: None, withheld: false });
         };
         let stores = self.stores(&shard, key, options, now);
-        let tags = if stores { tags } else { Tags::default() };
+        let withheld = !stores && self.withholds(&change);
         let (kind, taken) = self.change_entry(&mut shard, key, (when, change), (options, stores, tags), now);
         if options.uncertain {
             self.open_window(&mut shard, key);
         }
         let changed = subject.typed.map(std::slice::from_ref);
-        let changed = changed.map_or(Changed::Everything, |keys| Changed::keys(keys, options.uncertain));
+        let uncertain = options.uncertain;
+        let changed =
+            changed.map_or(Changed::Everything { uncertain }, |keys| Changed::keys(keys, uncertain));
         let logged = if self.travels() {
             match self.log_one(key, kind, operation, options, wall_ms) {
                 Ok(appended) => Some(appended),
@@ -240,7 +244,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         self.tell_local_events();
         self.derive(changed);
-        Ok(Outcome { written: Some(self.written(kind, positions)), taken })
+        Ok(Outcome { written: Some(self.written(kind, positions)), taken, withheld })
     }
 
     #[inline]
@@ -272,7 +276,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &'a Options,
     ) -> Result<Draft<'a>, TooLarge> {
-        let draft = Draft::new(Parts {
+        Draft::new(Parts {
             kind,
             operation,
             ignorable: false,
@@ -282,7 +286,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             metadata: &options.metadata,
             value: None,
             target: DraftTarget::Key(key.bytes),
-        })?;
+        })
+    }
+
+    /// As [`Core::draft_one`], with what few records say.
+    #[inline(never)]
+    fn draft_with_more<'a>(
+        &self,
+        key: KeyRef<'a>,
+        kind: EventKind,
+        operation: Operation,
+        options: &'a Options,
+    ) -> Result<Draft<'a>, TooLarge> {
+        let draft = self.draft_one(key, kind, operation, options)?;
+        let draft = if options.uncertain { draft.uncertain() } else { draft };
         if options.version.is_none() { Ok(draft) } else { draft.with_schema(self.settings.schema) }
     }
 
@@ -324,6 +341,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         !self.settings.invalidator.acts_on_local() && !options.unstored && !self.is_uncertain(shard, key, now)
     }
 
+    /// Whether a value that is not stored would have been, were its key's truth certain. Counts it.
+    pub(crate) fn withholds(&self, change: &Change<V>) -> bool {
+        let withheld = matches!(change, Change::Put(_)) && !self.settings.invalidator.acts_on_local();
+        if withheld {
+            self.stats.fence_rejects.count();
+        }
+        withheld
+    }
+
     /// Ends a key's flights and changes the table, tags and versions, under the shard lock. Returns what that was, and
     /// the readable value that a removal took.
     #[inline(always)]
@@ -339,7 +365,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             shard.end_flights(key);
             return (when.kind_of_left(&change), None);
         }
-        let version = options.version.filter(|_| matches!(change, Change::Put(_)));
+        let stores = stores && matches!(change, Change::Put(_));
+        let (tags, version) = if stores { (tags, options.version) } else { (Tags::default(), None) };
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         let done = match change {
             Change::Put(value) if stores => {
@@ -381,9 +408,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
         wall_ms: u64,
     ) -> Result<Appended, WriteError> {
-        let draft = self.draft_one(key, kind, operation, options)?;
-        let draft = if options.uncertain { draft.uncertain() } else { draft };
-        let appended = self.domain.log().append(key.slot(), wall_ms, &draft);
+        let (log, slot) = (self.domain.log(), key.slot());
+        // Twice, so that the draft of most changes is where it was made: to move it would wait for its pieces.
+        let appended = if options.uncertain || options.version.is_some() {
+            log.append(slot, wall_ms, &self.draft_with_more(key, kind, operation, options)?)
+        } else {
+            log.append(slot, wall_ms, &self.draft_one(key, kind, operation, options)?)
+        };
         if appended.is_err() {
             self.entries.invalidate(&key);
         }

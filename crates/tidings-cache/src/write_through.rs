@@ -74,59 +74,129 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     where
         F: Future<Output = Result<Loaded<V>, E>>,
     {
-        let core = &*self.core;
-        let encoded = Encoded::new(core.id, key).map_err(|error| WriteThroughError::Cache(error.into()))?;
-        // Announced before the check, so that a node that leaves either waits for this write or refuses it.
-        let _announced = OpenWrite::of(&core.domain);
-        core.may_change(Leave::Refuses).map_err(WriteThroughError::Cache)?;
-        let (start, unstored) = core.guard(&encoded, Purpose::Write);
-        let mut guard = Uncertain { cache: self, key, encoded: &encoded, start, open: true };
-        let Loaded { value, tags, version } = match write().await {
+        let flight = self.begin_write(key).map_err(WriteThroughError::Cache)?;
+        let loaded = match write().await {
             Ok(loaded) => loaded,
             Err(error) => {
-                drop(guard);
+                drop(flight);
                 return Err(WriteThroughError::Write(error));
             }
         };
-        let subject = Subject { key: encoded.borrowed(), typed: Some(key) };
-        let options = Options { ends_write: true, tags, version, unstored, ..Options::default() };
-        // The guard stays open until the change was made or refused: a panic of the value's `clone` is one of the
-        // write's.
-        let change = Change::Put(value.clone());
-        let outcome =
-            core.change(subject, Operation::WriteThrough, &options, When::StoreUnended(start), change);
-        // A value that cannot have its tags was judged before anything was changed: the guard ends as of a failed write.
-        guard.open = matches!(outcome, Err(WriteError::Tags(_)));
-        let outcome = outcome.map_err(WriteThroughError::Cache)?;
-        let written = outcome.written.expect("a write-through is made whatever ended its guard");
+        // While the flight is open: a panic of the value's `clone` is one of the write's.
+        let value = loaded.value.clone();
+        let written = flight.store(Operation::WriteThrough, loaded).map_err(WriteThroughError::Cache)?;
         Ok((value, written))
+    }
+
+    /// Begins a write that is no future: before the write runs, and to be ended once it has. [`Cache::write_through`] does
+    /// both.
+    ///
+    /// # Errors
+    /// [`WriteError`]: the write must not run.
+    pub fn begin_write<'a, 'k>(&'a self, key: &'k K) -> Result<WriteFlight<'a, 'k, K, V>, WriteError> {
+        let core = &*self.core;
+        let encoded = Encoded::new(core.id, key)?;
+        // Announced before the check, so that a node that leaves either waits for this write or refuses it.
+        let announced = OpenWrite::of(&core.domain);
+        core.may_change(Leave::Refuses)?;
+        let (start, unstored) = core.guard(&encoded, Purpose::Write);
+        Ok(WriteFlight { cache: self, key, encoded, start, unstored, open: true, _announced: announced })
     }
 }
 
-/// A write-through that is under way: unless it is closed, what it wrote is unknown.
-struct Uncertain<'a, K: Key, V: Clone + Send + Sync + 'static> {
+/// A write that was begun, and has not ended. A node that leaves waits for it.
+///
+/// Dropped, it counts as one that failed: whether it has happened, or will, is not known, so the key is evicted everywhere
+/// and stored nowhere that begins within the write horizon.
+#[must_use = "dropped at once, it evicts the key everywhere"]
+pub struct WriteFlight<'a, 'k, K: Key, V: Clone + Send + Sync + 'static> {
     cache: &'a Cache<K, V>,
-    key: &'a K,
-    encoded: &'a Encoded,
+    key: &'k K,
+    encoded: Encoded,
     start: Start,
+    /// It began while the key's truth was uncertain.
+    unstored: bool,
     open: bool,
+    // The last to go.
+    _announced: OpenWrite<'a>,
 }
 
-impl<K: Key, V: Clone + Send + Sync + 'static> Drop for Uncertain<'_, K, V> {
-    fn drop(&mut self) {
+impl<K: Key, V: Clone + Send + Sync + 'static> std::fmt::Debug for WriteFlight<'_, '_, K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteFlight").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl<'a, K: Key, V: Clone + Send + Sync + 'static> WriteFlight<'a, '_, K, V> {
+    /// Stores what the write has made, with its version, and tells every peer. It is stored only if nothing ended the
+    /// flight: else the key is removed here. Peers keep what is as new or newer, and so does this node.
+    ///
+    /// # Errors
+    /// [`WriteError`]: peers could not be told, and the local entry was removed; or the tags that are computed cannot be
+    /// used, and the write ends as one that failed.
+    pub fn insert_versioned(self, value: V, version: u64) -> Result<Written<'a>, WriteError> {
+        self.store(Operation::Insert, Loaded::new(value).version(version))
+    }
+
+    /// As [`WriteFlight::insert_versioned`], with tags or without a version.
+    ///
+    /// # Errors
+    /// As [`WriteFlight::insert_versioned`].
+    pub fn insert(self, loaded: Loaded<V>) -> Result<Written<'a>, WriteError> {
+        self.store(Operation::Insert, loaded)
+    }
+
+    /// Ends a write that is known not to have happened, and never to happen: nothing is evicted, nobody is told.
+    pub fn abandon(mut self) {
+        self.open = false;
+        self.cache.core.close_guard(&self.encoded, self.start);
+    }
+
+    fn store(mut self, operation: Operation, loaded: Loaded<V>) -> Result<Written<'a>, WriteError> {
+        let cache = self.cache;
+        let Loaded { value, tags, version } = loaded;
+        let options =
+            Options { ends_write: true, tags, version, unstored: self.unstored, ..Options::default() };
+        let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
+        let when = When::StoreUnended(self.start);
+        let outcome = cache.core.change(subject, operation, &options, when, Change::Put(value));
+        // A value that cannot have its tags was judged before anything was changed: it ends as a failed write.
+        self.open = matches!(outcome, Err(WriteError::Tags(_)));
+        if matches!(outcome, Err(WriteError::Closed)) {
+            self.tell_closed(false);
+        }
+        let written = outcome?.written;
+        Ok(written.expect("a write-through is made whatever ended its guard"))
+    }
+
+    /// Its cache was closed meanwhile: peers have copies all the same.
+    fn tell_closed(&self, uncertain: bool) {
         let core = &*self.cache.core;
-        if self.open {
-            core.close_guard(self.encoded, self.start);
-            let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
-            let options = Options { ends_write: true, uncertain: true, ..Options::default() };
-            if core.travels() {
-                core.domain.window_opens();
-            }
-            let removed =
-                core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove);
-            if let Err(error) = removed {
-                tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast");
-            }
+        if !core.travels() {
+            return;
+        }
+        let keys = std::slice::from_ref(&self.encoded);
+        if let Err(error) = core.domain.tell_keys_of_closed(core.id, keys, uncertain) {
+            tracing::warn!(cache = %core.name, %error, "a write could not be broadcast");
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for WriteFlight<'_, '_, K, V> {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let core = &*self.cache.core;
+        core.close_guard(&self.encoded, self.start);
+        let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
+        let options = Options { ends_write: true, uncertain: true, ..Options::default() };
+        // Also of a cache that tells nobody: what is derived from it may be told.
+        core.domain.window_opens();
+        match core.change(subject, Operation::WriteThrough, &options, When::Always, Change::Remove) {
+            Ok(_) => {}
+            Err(WriteError::Closed) => self.tell_closed(true),
+            Err(error) => tracing::warn!(cache = %core.name, %error, "a failed write could not be broadcast"),
         }
     }
 }

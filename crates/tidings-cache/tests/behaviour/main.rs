@@ -29,4 +29,5 @@ mod tags;
 mod uncertain;
 mod versions;
 mod versions_model;
+mod write_flights;
 mod write_through;

@@ -119,22 +119,23 @@ async fn a_change_ends_loads_whatever_its_version() {
     let (a, b) = (Node::new("a"), Node::new("b"));
     let (on_a, on_b) = (a.users(), b.users());
     let mut wire = Wire::new([&a, &b]);
+    let k = key("k");
     load(&on_b, "k", 9).await;
     let ReadOrFill::Miss(other) = on_b.get_or_token(&key("other"), TOKEN_TIME).unwrap() else { panic!() };
-    let write_of_b = on_b.begin_write(&key("k"), TOKEN_TIME).unwrap();
+    let write_of_b = on_b.begin_write(&k).unwrap();
     write(&on_a, "k", 5).await;
     write(&on_a, "other", 5).await;
     wire.carry();
     let loaded = Loaded::new(9).version(9);
     assert!(!on_b.fill_tagged(&key("other"), loaded, other, None).unwrap(), "nobody knew its version");
     // The entry of 9 has seen what ended the flight of 4, and 4.
-    on_b.insert_versioned(&key("k"), 4, 4, write_of_b).unwrap();
+    write_of_b.insert_versioned(4, 4).unwrap();
     assert_eq!(on_b.get_versioned(&key("k")).unwrap(), Some((9, Some(9))));
-    let write_of_b = on_b.begin_write(&key("k"), TOKEN_TIME).unwrap();
+    let write_of_b = on_b.begin_write(&k).unwrap();
     write(&on_a, "k", 6).await;
     wire.carry();
     assert_eq!(on_b.get(&key("k")), Some(9), "it has seen 6");
-    on_b.insert_versioned(&key("k"), 20, 20, write_of_b).unwrap();
+    write_of_b.insert_versioned(20, 20).unwrap();
     assert_eq!(on_b.get(&key("k")), None, "the entry of 9 has not seen 20, whose flight was ended");
 }
 
@@ -164,11 +165,11 @@ async fn a_version_never_goes_down() {
 #[tokio::test]
 async fn a_store_that_is_refused_leaves_the_tags_of_what_it_would_replace() {
     let node = Node::new("a");
-    let users = node.users();
-    let flight = users.begin_write(&key("k"), TOKEN_TIME).unwrap();
+    let (users, k) = (node.users(), key("k"));
+    let flight = users.begin_write(&k).unwrap();
     let tagged = || async { Ok::<_, ()>(Loaded::new(9).version(9).tag("red")) };
     users.get_or_load_tagged(&key("k"), tagged).await.unwrap();
-    users.insert_versioned(&key("k"), 8, 8, flight).unwrap();
+    flight.insert_versioned(8, 8).unwrap();
     assert_eq!(users.get(&key("k")), Some(9));
     users.invalidate_tag("red").unwrap();
     assert_eq!(users.get(&key("k")), None);
@@ -191,23 +192,16 @@ async fn a_version_needs_a_flight_that_nothing_ended() {
     let (on_a, on_b) = (a.users(), b.users());
     let mut wire = Wire::new([&a, &b]);
     // This node commits 1, the other 2, whose event arrives before 1 is to be stored.
-    let flight = on_a.begin_write(&key("k"), TOKEN_TIME).unwrap();
+    let (k, m) = (key("k"), key("m"));
+    let flight = on_a.begin_write(&k).unwrap();
     write(&on_b, "k", 2).await;
     wire.carry();
-    on_a.insert_versioned(&key("k"), 1, 1, flight).unwrap();
+    flight.insert_versioned(1, 1).unwrap();
     wire.carry();
     assert_eq!((on_a.get(&key("k")), on_b.get(&key("k"))), (None, Some(2)));
-    // Its time is over.
-    let flight = on_a.begin_write(&key("late"), Duration::from_secs(1)).unwrap();
-    a.clock.advance(Duration::from_secs(2));
-    on_a.insert_versioned(&key("late"), 1, 1, flight).unwrap();
-    assert_eq!(on_a.get(&key("late")), None);
-    // In time, and once.
-    let flight = on_a.begin_write(&key("m"), TOKEN_TIME).unwrap();
-    on_a.insert_versioned(&key("m"), 1, 1, flight).unwrap();
+    let flight = on_a.begin_write(&m).unwrap();
+    flight.insert_versioned(1, 1).unwrap();
     assert_eq!(on_a.get(&key("m")), Some(1));
-    on_a.insert_versioned(&key("m"), 2, 2, flight).unwrap();
-    assert_eq!(on_a.get(&key("m")), None);
 }
 
 /// Each ends an entry of the highest version, which a change that it has seen does not revive.

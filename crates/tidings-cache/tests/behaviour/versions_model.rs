@@ -48,21 +48,21 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What one node is about.
 #[derive(Default)]
-struct Acts {
+struct Acts<'a> {
     load: Option<(FillToken, Option<u64>)>,
-    write: Option<(WriteFlight, Option<u64>)>,
+    write: Option<(WriteFlight<'a, 'a, String, u64>, Option<u64>)>,
     /// The newest version of which its own changes, and those that it has applied, tell.
     told_here: u64,
     applied: u64,
 }
 
 fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
+    let k = key("k");
     let nodes = [Node::new("a"), Node::new("b")];
     let caches: [Cache<String, u64>; 2] = nodes.each_ref().map(Node::users);
     let mut wire = Wire::new(&nodes);
     let mut acts = [Acts::default(), Acts::default()];
     let mut row = 1;
-    let k = key("k");
     for (at, step) in steps.iter().enumerate() {
         nodes.iter().for_each(|node| node.clock.advance(std::time::Duration::from_millis(1)));
         match *step {
@@ -85,7 +85,7 @@ fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
             }
             Step::Begin(n) => {
                 if acts[n].write.is_none() {
-                    acts[n].write = Some((caches[n].begin_write(&k, TOKEN_TIME).unwrap(), None));
+                    acts[n].write = Some((caches[n].begin_write(&k).unwrap(), None));
                 }
             }
             Step::Commit(n) => {
@@ -95,12 +95,16 @@ fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
                 }
             }
             Step::Store(n, says) => {
-                if let Some((flight, Some(made))) = acts[n].write {
-                    acts[n].write = None;
+                if let Some((flight, made)) = acts[n]
+                    .write
+                    .take_if(|(_, made)| made.is_some())
+                    .and_then(|(flight, made)| Some((flight, made?)))
+                {
                     if says {
-                        caches[n].insert_versioned(&k, made, made, flight).unwrap();
+                        flight.insert_versioned(made, made).unwrap();
                     } else {
                         caches[n].remove(&k).unwrap();
+                        flight.abandon();
                     }
                     acts[n].told_here = acts[n].told_here.max(made);
                 }
@@ -125,9 +129,10 @@ fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
         }
     }
     // Whoever has committed tells of it.
-    for (cache, acts) in caches.iter().zip(&acts) {
-        if let Some((flight, Some(made))) = acts.write {
-            cache.insert_versioned(&k, made, made, flight).unwrap();
+    for (flight, made) in acts.into_iter().filter_map(|acts| acts.write) {
+        match made {
+            Some(made) => drop(flight.insert_versioned(made, made).unwrap()),
+            None => flight.abandon(),
         }
     }
     wire.carry();
