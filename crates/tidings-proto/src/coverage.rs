@@ -22,9 +22,12 @@ pub const WITHIN: [Duration; 4] = [
 /// Records that come to be known within this time share a mark: a quarter of the shortest time that is told.
 pub const RESOLUTION: Duration = Duration::from_micros(250);
 
-/// Marks of a lane, of 40 bytes each: of the last second at least, and so beyond every time that is told. Of more the
-/// oldest counts as applied only now, by no more than it has waited.
+/// Marks of a lane, of 40 bytes each: of the last second, as long as nobody is quicker than [`RESOLUTION`]. Of more the
+/// oldest is given up: it counts as coherent in none of the times, for some live member has not applied it.
 const MARKS_MAX: usize = 4_096;
+
+/// What a mark that is given up took at least, for all that is said of it: more than every time that is told.
+const GIVEN_UP: Duration = Duration::from_millis(1_001);
 
 /// The last minute is kept by seconds.
 const SECONDS: usize = 60;
@@ -48,6 +51,8 @@ struct Mark {
 #[derive(Debug, Default)]
 struct Lane {
     head: Sequence,
+    /// When the last mark was made, or something was written alone.
+    noted: Tick,
     marks: VecDeque<Mark>,
 }
 
@@ -57,6 +62,8 @@ struct Tally {
     writes: u64,
     within: [u64; WITHIN.len()],
 }
+
+const _: () = assert!(GIVEN_UP.as_nanos() > WITHIN[WITHIN.len() - 1].as_nanos());
 
 impl Tally {
     fn count(&mut self, count: u64, took: Duration) {
@@ -140,6 +147,7 @@ impl Coverage {
         let count = head - lane.head;
         lane.head = head;
         if members == 0 {
+            lane.noted = lane.noted.max(at);
             self.alone += count;
             return;
         }
@@ -149,12 +157,15 @@ impl Coverage {
                 last.head = head;
                 last.count += count;
             }
-            _ => lane.marks.push_back(Mark { head, count, at, open: members, applied: Tick::NEVER }),
+            _ => {
+                lane.noted = lane.noted.max(at);
+                lane.marks.push_back(Mark { head, count, at, open: members, applied: Tick::NEVER });
+            }
         }
         if lane.marks.len() > MARKS_MAX
             && let Some(oldest) = lane.marks.pop_front()
         {
-            self.settle(&oldest, at);
+            self.settle(&oldest, at.since(oldest.at).max(GIVEN_UP));
         }
     }
 
@@ -186,6 +197,10 @@ impl Coverage {
 
     /// A member has applied a lane up to each of these positions at the times beside them, as far as is known. `head`: the
     /// lane's head now, beyond which nobody can have applied anything.
+    ///
+    /// Its word may come before the node itself took note of a write, up to the linger of a telling, 200 µs, after it was
+    /// made. The write dates from that word then: as much too late at most, and never before what was noted last, however
+    /// old the peer says that it is.
     pub fn applied(
         &mut self,
         member: &Origin,
@@ -195,7 +210,8 @@ impl Coverage {
         for (sequence, at) in steps {
             let sequence = sequence.min(head);
             // It may have been sent before the node itself took note.
-            self.noted(lane, sequence, at);
+            let noted = self.lanes.get(lane.index()).map_or(at, |lane| at.max(lane.noted));
+            self.noted(lane, sequence, noted);
             let Some(applied) = self.members.get_mut(member).and_then(|lanes| lanes.get_mut(lane.index()))
             else {
                 return;
@@ -217,13 +233,11 @@ impl Coverage {
         }
         // Whoever has applied a mark has applied those before it, so they are done in order.
         while let Some(mark) = self.lanes[lane].marks.pop_front_if(|mark| mark.open == 0) {
-            let applied = mark.applied;
-            self.settle(&mark, applied);
+            self.settle(&mark, mark.applied.since(mark.at));
         }
     }
 
-    fn settle(&mut self, mark: &Mark, applied: Tick) {
-        let took = applied.since(mark.at);
+    fn settle(&mut self, mark: &Mark, took: Duration) {
         self.times.record_many(took, mark.count);
         self.total.count(mark.count, took);
         let second = second_of(mark.at);

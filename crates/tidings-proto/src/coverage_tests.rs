@@ -129,6 +129,33 @@ fn marks_are_bounded_and_what_is_given_up_counts_as_late() {
     assert_eq!((coherent.since_start[3].coherent, coherent.times.count()), (0, 10));
 }
 
+#[test]
+fn what_is_given_up_is_coherent_in_no_time_however_soon_marks_follow_each_other() {
+    let mut coverage = two();
+    let given_up = 10;
+    for write in 1..=MARKS_MAX as u64 + given_up {
+        // The first one applies each write before the next is made, the second one nothing.
+        coverage.noted(lane(0), write, at(write * 20));
+        coverage.applied(&origin(1), (lane(0), write), [(write, at(write * 20 + 10))]);
+    }
+    assert_eq!(coverage.lanes[0].marks.len(), MARKS_MAX);
+    assert_eq!(shares(coverage.coherent(at(0))), [(0, given_up); 4]);
+    assert!(coverage.coherent(at(0)).times.sum() > WITHIN[3] * given_up as u32);
+}
+
+#[test]
+fn a_peer_does_not_date_a_write_before_the_one_that_was_noted_last() {
+    let mut coverage = two();
+    coverage.noted(lane(0), 1, at(100_000));
+    (1..=2).for_each(|member| coverage.applied(&origin(member), (lane(0), 1), [(1, at(100_000))]));
+    // Its word on the second write comes before the node's own, and says that it is older than it can be.
+    coverage.applied(&origin(1), (lane(0), 2), [(2, at(35_500))]);
+    coverage.noted(lane(0), 2, at(100_500));
+    coverage.applied(&origin(2), (lane(0), 2), [(2, at(100_600))]);
+    assert_eq!(shares(coverage.coherent(at(200_000))), [(2, 2); 4]);
+    assert_eq!(coverage.coherent(at(200_000)).times.sum(), Duration::from_micros(600));
+}
+
 /// What happens at a time, in an order of its own.
 #[derive(Clone, Debug)]
 enum Step {

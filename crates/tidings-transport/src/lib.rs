@@ -46,6 +46,7 @@ pub use endpoint::{BindError, Config, Transport};
 pub use host::{Host, SessionFuture};
 pub use identity::{Identity, IdentityError};
 pub use link::Link;
+pub use quiet::{Passed, Quiet};
 pub use refusals::Refused;
 pub use stats::{BroadcastError, Counter, RefusedReason, TransportStats};
 pub use tls::TlsError;

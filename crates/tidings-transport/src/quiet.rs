@@ -1,10 +1,11 @@
 //! Log lines about what others can cause as often as they like: said at once, then ever less often while it goes on.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Mutex;
+use std::hash::Hash;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Pause after the first line on a subject. It doubles with each further one.
@@ -13,12 +14,21 @@ const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// Longest pause. After so long without an occasion, a subject is new again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Subjects that are told apart. Beyond that, those of one kind share a line, whatever their address.
+/// Subjects that are told apart. Beyond that, those of one kind share a line, whoever causes them.
 const SUBJECTS_MAX: usize = 256;
 
-/// Decides which occasions are worth a line.
-#[derive(Debug, Default)]
-pub(crate) struct Quiet(Mutex<HashMap<(IpAddr, &'static str), Subject>>);
+/// Who causes occasions, `None` for those that share a line, and of which kind they are.
+type Key<W> = (Option<W>, &'static str);
+
+/// Decides which occasions are worth a line. `W`: who causes them, by default an address.
+#[derive(Debug)]
+pub struct Quiet<W = IpAddr>(Mutex<HashMap<Key<W>, Subject>>);
+
+impl<W> Default for Quiet<W> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 #[derive(Debug)]
 struct Subject {
@@ -27,15 +37,15 @@ struct Subject {
     suppressed: u64,
 }
 
-impl Quiet {
+impl<W: Eq + Hash> Quiet<W> {
     /// Whether to write a line now, with the number of occasions that were passed over since the last one.
-    pub(crate) fn speaks(&self, address: IpAddr, what: &'static str, now: Instant) -> Option<Passed> {
-        let mut subjects = self.0.lock().expect("nothing panics while it is locked");
-        let mut key = (address, what);
+    pub fn speaks(&self, who: W, what: &'static str, now: Instant) -> Option<Passed> {
+        let mut subjects = self.0.lock();
+        let mut key = (Some(who), what);
         if subjects.len() >= SUBJECTS_MAX && !subjects.contains_key(&key) {
             subjects.retain(|_, subject| !subject.is_over(now));
             if subjects.len() >= SUBJECTS_MAX {
-                key.0 = Ipv4Addr::UNSPECIFIED.into();
+                key.0 = None;
             }
         }
         let new = || Subject { next: now, pause: PAUSE_FIRST, suppressed: 0 };
@@ -61,17 +71,20 @@ impl Subject {
 
 /// Occasions without a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Passed(u64);
+pub struct Passed(u64);
 
 impl Passed {
     /// For a field that is left out when there were none.
-    pub(crate) fn field(&self) -> Option<u64> {
+    #[must_use]
+    pub fn field(&self) -> Option<u64> {
         (self.0 > 0).then_some(self.0)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn ip(last: u8) -> IpAddr {
@@ -103,9 +116,9 @@ mod tests {
     #[test]
     fn addresses_without_end_share_a_line() {
         let (quiet, start) = (Quiet::default(), Instant::now());
-        let lines =
-            (0..10_000_u32).filter(|n| quiet.speaks(Ipv4Addr::from(*n).into(), "denied", start).is_some());
-        assert_eq!(lines.count(), SUBJECTS_MAX);
-        assert!(quiet.0.lock().unwrap().len() <= SUBJECTS_MAX + 1);
+        let lines = (0..10_000_u32)
+            .filter(|n| quiet.speaks(IpAddr::V4(Ipv4Addr::from(*n)), "denied", start).is_some());
+        assert_eq!(lines.count(), SUBJECTS_MAX + 1, "one of them is shared");
+        assert!(quiet.0.lock().len() <= SUBJECTS_MAX + 1);
     }
 }

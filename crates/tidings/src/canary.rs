@@ -101,14 +101,18 @@ impl Node {
         }
         let now = bus.domain.clock().now();
         let live = || members.iter().filter(|member| !member.this_node && member.state == State::Live);
-        let mut misses = bus.clocks.misses(live().map(|member| &member.node), now);
+        // One that was ready once stays so, whatever its clock does: also in its next life.
+        let mut misses = match bus.canary.passed.load(Ordering::Acquire) {
+            0 => bus.clocks.misses(live().map(|member| &member.node), now),
+            _ => Vec::new(),
+        };
         for member in live() {
             let origin = Origin { node: member.node.clone(), incarnation: member.incarnation };
-            let known = bus.coherence.peer(&origin).unwrap_or_default();
-            if !known.served.is_some_and(|served| served.is_proven()) {
+            let (followed, served) = bus.coherence.sessions(&origin);
+            if !served.is_some_and(|served| served.is_proven()) {
                 misses.push(format!("{} has not applied our canary", member.node));
             }
-            if !known.followed.is_some_and(|followed| followed.is_proven()) {
+            if !followed.is_some_and(|followed| followed.is_proven()) {
                 misses.push(format!("no canary of {} was applied here", member.node));
             }
         }
@@ -150,9 +154,38 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use tidings_proto::id::Lanes;
+    use tidings_proto::id::{Incarnation, Lanes};
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_later_life_makes_the_round_again_and_is_not_held_up_by_a_clock_that_is_off() {
+        let (started, hour) = (tokio::time::Instant::now(), Duration::from_secs(3_600));
+        let ahead = Duration::from_millis(crate::Clock::system().wall_ms()) + hour;
+        let clock = crate::Clock::from_fn(move || Tick(0).after(ahead + started.elapsed()));
+        let first = Node::builder("shop").node_id("n1").clock(clock).start().await.unwrap();
+        // There is nobody whose clock differs.
+        first.ready(PATIENCE).await.unwrap();
+        let second = Node::builder(first.cluster()).node_id("n2").unready_when_clock_off(false);
+        let second = second.seeds([first.address().to_string()]).start().await.unwrap();
+        second.ready(PATIENCE).await.unwrap();
+        first.ready(PATIENCE).await.unwrap();
+        let next = Incarnation(first.origin().incarnation.0 + 1);
+        first.bus().wanted_incarnation.send_replace(next);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while first.bus().canary.passed.load(Ordering::Acquire) < next.0 {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", first.readiness());
+            let _ = first.readiness();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        first.ready(PATIENCE).await.unwrap();
+        let off = first.members().iter().any(|member| member.clock.is_some_and(|clock| clock.exceeded));
+        assert!(off, "its clock is off all the time");
+        second.shutdown(PATIENCE).await;
+        first.shutdown(PATIENCE).await;
+    }
 
     #[test]
     fn a_canary_is_sung_once_for_all_who_wait_and_not_if_something_else_was_logged() {

@@ -11,6 +11,8 @@ use tidings_proto::hlc::SKEW_MAX;
 use tidings_proto::id::NodeId;
 use tidings_proto::offset::{Judgement, Offset, is_own_clock_off};
 use tidings_proto::time::Tick;
+use tidings_transport::Quiet;
+use tokio::time::Instant;
 
 /// What may lie between two wall clocks, and what happens beyond.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,11 +54,13 @@ pub(crate) struct Clocks {
     /// As many as can be members; of more, what was measured longest ago goes.
     peers: Mutex<BTreeMap<NodeId, (Tick, Known)>>,
     exceeded: AtomicU64,
+    /// A peer can set its clock as often as it is asked for it.
+    quiet: Quiet<NodeId>,
 }
 
 impl Clocks {
     pub(crate) fn new(bounds: ClockBounds) -> Self {
-        Self { bounds, peers: Mutex::default(), exceeded: AtomicU64::new(0) }
+        Self { bounds, peers: Mutex::default(), exceeded: AtomicU64::new(0), quiet: Quiet::default() }
     }
 
     /// A peer's clock was measured. Says so if it has come to be beyond the bound, or is within it again.
@@ -77,17 +81,25 @@ impl Clocks {
             peers.remove(&oldest);
         }
         drop(peers);
-        let (ahead_s, uncertain_s) = (offset.ahead(), offset.uncertainty());
         match (before.is_some_and(|known| known.exceeded), exceeded) {
             (false, true) => {
                 self.exceeded.fetch_add(1, Ordering::Relaxed);
-                let remedy = "set the clock of the one that is wrong (NTP), or raise max_clock_offset";
-                tracing::warn!(%node, ahead_s, uncertain_s, remedy, "a peer's wall clock is off");
+                self.say(node, offset, exceeded);
             }
-            (true, false) => {
-                tracing::info!(%node, ahead_s, uncertain_s, "a peer's wall clock is right again")
-            }
+            (true, false) => self.say(node, offset, exceeded),
             _ => {}
+        }
+    }
+
+    fn say(&self, node: &NodeId, offset: Offset, exceeded: bool) {
+        let what = if exceeded { "clock off" } else { "clock right" };
+        let Some(passed) = self.quiet.speaks(node.clone(), what, Instant::now()) else { return };
+        let (ahead_s, uncertain_s, suppressed) = (offset.ahead(), offset.uncertainty(), passed.field());
+        if exceeded {
+            let remedy = "set the clock of the one that is wrong (NTP), or raise max_clock_offset";
+            tracing::warn!(%node, ahead_s, uncertain_s, suppressed, remedy, "a peer's wall clock is off");
+        } else {
+            tracing::info!(%node, ahead_s, uncertain_s, suppressed, "a peer's wall clock is right again");
         }
     }
 
@@ -109,14 +121,18 @@ impl Clocks {
             return Vec::new();
         }
         let peers = self.peers.lock();
+        let offset = |node| peers.get(node).map(|(_, known)| known.offset.aged(now));
+        // One that has not spoken yet must not let a node pass that is off: it may say the same.
         let known: Vec<_> =
-            live.filter_map(|node| Some((node, peers.get(node)?.1.offset.aged(now)))).collect();
+            live.map(|node| (node, offset(node))).filter(|(_, offset)| offset.is_some()).collect();
         drop(peers);
         if !is_own_clock_off(known.iter().map(|(_, offset)| *offset), self.bounds.max_offset) {
             return Vec::new();
         }
-        let beyond =
-            known.iter().filter(|(_, offset)| offset.judge(self.bounds.max_offset) == Judgement::Beyond);
+        let beyond = known
+            .iter()
+            .filter_map(|(node, offset)| Some((node, (*offset)?)))
+            .filter(|(_, offset)| offset.judge(self.bounds.max_offset) == Judgement::Beyond);
         let said = beyond.map(|(node, offset)| {
             let (ahead, side) =
                 (offset.ahead().abs(), if offset.ahead() < 0.0 { "ahead of" } else { "behind" });
@@ -126,5 +142,24 @@ impl Clocks {
             )
         });
         said.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_goes_to_and_fro_is_counted_each_time() {
+        let (clocks, now) = (Clocks::new(ClockBounds::default()), Tick(1 << 50));
+        let node = NodeId::new("n1").unwrap();
+        let said = |ahead_ms: u64| {
+            let walls = (1_700_000_000_000 + ahead_ms, 1_700_000_000_000);
+            clocks.measured(&node, Offset::measure(walls, Duration::from_millis(5), now), now);
+        };
+        (0..10).for_each(|turn| said(turn % 2 * 600_000));
+        assert_eq!(clocks.exceeded(), 5);
+        let quiet = |what| clocks.quiet.speaks(node.clone(), what, Instant::now()).is_none();
+        assert!(quiet("clock off") && quiet("clock right"), "and said once a second at most");
     }
 }

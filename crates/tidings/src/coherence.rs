@@ -385,6 +385,12 @@ impl Coherence {
         Some(PeerState { followed: followed.clone(), served: served.clone(), caches: caches.clone() })
     }
 
+    /// The follower of one life, and what it has acknowledged.
+    pub(crate) fn sessions(&self, origin: &Origin) -> (Option<Arc<Followed>>, Option<Arc<Served>>) {
+        let inner = self.inner.lock();
+        inner.peers.get(origin).map_or((None, None), |peer| (peer.followed.clone(), peer.served.clone()))
+    }
+
     /// What happened while following each life that is remembered, and all others together.
     pub(crate) fn following(&self) -> Vec<Following> {
         let inner = self.inner.lock();

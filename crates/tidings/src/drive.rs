@@ -21,7 +21,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, Face};
-use crate::coherence::PeerState;
 use crate::config::Config;
 use crate::node::StartError;
 use crate::observe::Observation;
@@ -40,6 +39,10 @@ const RENUMBER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long peers have to take note of a goodbye before the connections close.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
+
+/// How long a node whose log holds only canaries waits for acknowledgements of them, at most: 200 times what one is
+/// gathered for. Whoever has not applied them by then has nothing to lose by the end of their log.
+const CANARIES_TIME: Duration = Duration::from_secs(1);
 
 /// How long the transport has to close.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -127,7 +130,7 @@ impl Driver {
         };
         self.bus.domain.leave();
         let drained = tokio::select! {
-            drained = tokio::time::timeout(deadline, self.drained()) => drained,
+            drained = tokio::time::timeout(deadline, self.drained(deadline)) => drained,
             never = &mut steering => match never {},
         };
         let clean = drained.is_ok();
@@ -333,26 +336,38 @@ impl Driver {
         }
     }
 
-    /// Waits for open writes, seals the log, and waits until everybody relevant has acknowledged it; also those who
-    /// were named and never reached: they may be cut off with an older value. Returns the heads.
-    async fn drained(&self) -> Vec<Sequence> {
-        let bus = &self.bus;
-        bus.domain.writes_settled().await;
-        let heads = bus.domain.log().seal();
-        if bus.canary.is_all_of(&heads) {
-            return heads;
+    /// Waits for open writes, seals the log, and waits until everybody relevant has acknowledged it. Of a log that holds
+    /// only canaries not for ever: nobody is cut off with an older value. Still, who has not applied them would not heed
+    /// the goodbye, and doubt. Returns the heads.
+    async fn drained(&self, deadline: Duration) -> Vec<Sequence> {
+        let began = Instant::now();
+        self.bus.domain.writes_settled().await;
+        let heads = self.bus.domain.log().seal();
+        if self.bus.canary.is_all_of(&heads) {
+            // Not so long that the deadline passes, and the end is unclean.
+            let time = CANARIES_TIME.min(deadline.saturating_sub(began.elapsed()) / 2);
+            let _ = tokio::time::timeout(time, self.acknowledged(&heads)).await;
+        } else {
+            self.acknowledged(&heads).await;
         }
+        heads
+    }
+
+    /// Waits until everybody relevant has acknowledged these heads; also those who were named and never reached: they may
+    /// be cut off with an older value.
+    async fn acknowledged(&self, heads: &[Sequence]) {
+        let bus = &self.bus;
         let mut members = bus.coherence.members();
         loop {
             // Whoever leaves meanwhile needs nothing more, and whoever comes is waited for as well.
             members.borrow_and_update();
-            let served = |origin| bus.coherence.peer(origin).and_then(|PeerState { served, .. }| served);
+            let served = |origin| bus.coherence.sessions(origin).1;
             let relevant = bus.coherence.relevant();
-            let lags = |served: &Option<Arc<Served>>| served.as_ref().is_none_or(|it| it.lag(&heads) > 0);
-            let Some(behind) = relevant.iter().map(served).find(lags) else { return heads };
+            let lags = |served: &Option<Arc<Served>>| served.as_ref().is_none_or(|it| it.lag(heads) > 0);
+            let Some(behind) = relevant.iter().map(served).find(lags) else { return };
             let acknowledged = async {
                 match behind {
-                    Some(served) => served.reached(&heads).await,
+                    Some(served) => served.reached(heads).await,
                     // Never reached so far.
                     None => tokio::time::sleep(TICK).await,
                 }

@@ -72,7 +72,7 @@ impl Bus {
         let now = self.domain.clock().now();
         let members = self.coherence.relevant();
         let heard = |origin| {
-            let followed = self.coherence.peer(origin).and_then(|peer| peer.followed);
+            let (followed, _) = self.coherence.sessions(origin);
             let confirmed = followed.and_then(|followed| followed.with(Follower::confirmed));
             confirmed.is_some_and(|confirmed| now.since(confirmed) <= SYNCED_WITHIN)
         };

@@ -11,6 +11,7 @@ use tidings_proto::log::{ChangeLog, Cursor};
 use tidings_proto::record::{Batch, Draft};
 use tidings_transport::{Authority, ControlReceiver, ControlSender};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 mod rogue;
 
@@ -137,16 +138,42 @@ async fn a_newcomer_waits_for_whom_its_seed_names_and_not_for_ever() {
     }
 }
 
-#[tokio::test]
-async fn a_node_that_never_changed_anything_leaves_without_waiting_for_acknowledgements() {
+/// How long a node that has logged only canaries took to say goodbye once it was told to end, and whether it ended
+/// cleanly, beside a peer that never acknowledges anything.
+async fn left_by(deadline: Duration) -> (Duration, bool) {
     let authority = Authority::generate(CLUSTER).unwrap();
     let builder = Node::builder(CLUSTER).node_id("n1").identity(identity(&authority, "n1"));
     let victim = builder.start().await.unwrap();
     let mut rogue = Rogue::start(&authority, victim.address());
-    // It never acknowledges anything.
-    let _link = rogue.link().await;
-    assert!(victim.shutdown(Duration::from_secs(2)).await, "there is nothing that it could miss");
+    let link = rogue.link().await;
+    let (_sender, mut receiver) = link.take_control().unwrap();
+    until("it is a member", || victim.members().len() == 2).await;
+    let began = Instant::now();
+    let goodbye = async {
+        loop {
+            if let Control::Goodbye(heads) = receiver.recv().await.unwrap() {
+                assert!(heads.iter().all(|head| *head == 1), "{heads:?}");
+                break began.elapsed();
+            }
+        }
+    };
+    let (waited, clean) = tokio::join!(goodbye, victim.shutdown(deadline));
     rogue.transport.close(Duration::from_secs(1)).await;
+    (waited, clean)
+}
+
+#[tokio::test]
+async fn a_node_that_never_changed_anything_waits_a_moment_for_acknowledgements_before_it_leaves() {
+    let (waited, clean) = left_by(PATIENCE).await;
+    assert!(clean, "there is nothing that it could miss");
+    assert!(waited >= Duration::from_millis(900), "who is slow to apply would doubt: {waited:?}");
+    assert!(waited < PATIENCE / 2, "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_never_changed_anything_leaves_cleanly_within_a_short_deadline() {
+    let (waited, clean) = left_by(Duration::from_millis(800)).await;
+    assert!(clean && waited >= Duration::from_millis(300), "{waited:?}");
 }
 
 #[tokio::test]

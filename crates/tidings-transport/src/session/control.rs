@@ -24,10 +24,18 @@ const TURN_FRAMES: u32 = 64;
 /// How often a peer is told what this node's wall clock shows: a clock that is set is noticed so soon.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The probes sent on one link that are not answered yet, with their send times. The follower knows probes too, but
-/// those of all links together, of which the first answer counts.
+/// The probes sent on one link that are not answered yet. The follower knows probes too, but those of all links
+/// together, of which the first answer counts.
 #[derive(Debug, Default)]
-pub(super) struct Probes(Mutex<VecDeque<(u64, Tick)>>);
+pub(super) struct Probes(Mutex<VecDeque<Probe>>);
+
+#[derive(Debug)]
+struct Probe {
+    number: u64,
+    sent: Tick,
+    /// The peer has said what its clock showed when it came.
+    timed: bool,
+}
 
 impl Probes {
     fn sent(&self, number: u64, now: Tick) {
@@ -35,19 +43,23 @@ impl Probes {
         if sent.len() == PROBES_MAX {
             sent.pop_front();
         }
-        sent.push_back((number, now));
+        sent.push_back(Probe { number, sent: now, timed: false });
     }
 
-    /// When a probe was sent that is not answered yet.
-    fn sent_at(&self, number: u64) -> Option<Tick> {
-        self.0.lock().iter().find(|(known, _)| *known == number).map(|(_, sent)| *sent)
+    /// When the probe was sent, not answered yet, that a reading of the peer's clock is for. One reading counts, so that
+    /// no peer's clock is judged more often than it is asked.
+    fn timed(&self, number: u64) -> Option<Tick> {
+        let mut sent = self.0.lock();
+        let probe = sent.iter_mut().find(|probe| probe.number == number && !probe.timed)?;
+        probe.timed = true;
+        Some(probe.sent)
     }
 
     /// When the probe was sent that is answered now. Older ones will not be.
     fn answered(&self, number: u64) -> Option<Tick> {
         let mut sent = self.0.lock();
-        let at = sent.iter().position(|(known, _)| *known == number)?;
-        sent.drain(..=at).next_back().map(|(_, sent)| sent)
+        let at = sent.iter().position(|probe| probe.number == number)?;
+        sent.drain(..=at).next_back().map(|probe| probe.sent)
     }
 }
 
@@ -143,7 +155,7 @@ pub(super) async fn receive(
                 followed.progressed(node);
             }
             Control::Clock(ClockReading { echo, wall_ms }) => {
-                if let Some(sent) = own.sent_at(echo) {
+                if let Some(sent) = own.timed(echo) {
                     node.clock_of(followed.origin(), wall_ms, sent);
                 }
             }
@@ -164,5 +176,22 @@ pub(super) async fn receive(
                 return Err(SessionError::Unexpected("lane frame on the control stream"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_says_its_clock_once_for_a_probe_and_not_after_the_answer() {
+        let probes = Probes::default();
+        (1..=3).for_each(|number| probes.sent(number, Tick(number)));
+        assert_eq!(probes.timed(2), Some(Tick(2)));
+        assert_eq!(probes.timed(2), None, "it has said so");
+        assert_eq!(probes.timed(3), Some(Tick(3)));
+        assert_eq!(probes.answered(2), Some(Tick(2)), "a reading is no answer");
+        assert_eq!((probes.timed(1), probes.timed(4)), (None, None));
+        assert_eq!(probes.answered(3), Some(Tick(3)));
     }
 }

@@ -29,6 +29,8 @@ struct ServedLane {
     first: OnceLock<Sequence>,
     /// What it must acknowledge to have applied a record of this lane, rather than a fence; 0 until it follows.
     proof: AtomicU64,
+    /// What it has acknowledged to this node's present life.
+    shown: AtomicU64,
     /// Those who wait, by what they wait for, so that an acknowledgement finds the ones that it serves. Whoever adds
     /// one bounds how many there are.
     waiting: Mutex<BTreeMap<Place, Arc<Waiter>>>,
@@ -37,7 +39,7 @@ struct ServedLane {
 impl ServedLane {
     fn is_proven(&self) -> bool {
         let proof = self.proof.load(Ordering::Acquire);
-        proof > 0 && self.acked.load(Ordering::Acquire) >= proof
+        proof > 0 && self.shown.load(Ordering::Acquire) >= proof
     }
 }
 
@@ -147,7 +149,15 @@ impl Served {
         true
     }
 
-    /// Whether the peer has applied and acknowledged at least one record of every lane.
+    /// This node has another life: what the peer has shown to the last one proves nothing. What it has acknowledged stays.
+    pub fn renumbered(&self) {
+        for lane in &self.lanes {
+            lane.proof.store(0, Ordering::Release);
+            lane.shown.store(0, Ordering::Release);
+        }
+    }
+
+    /// Whether the peer has applied and acknowledged at least one record of every lane, in this node's present life.
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.lanes.iter().all(ServedLane::is_proven)
@@ -167,6 +177,7 @@ impl Served {
         let mut waiting = lane.waiting.lock();
         // Under the lock, so that whoever begins to wait sees it or is seen.
         let before = lane.acked.fetch_max(sequence, Ordering::AcqRel);
+        lane.shown.fetch_max(sequence, Ordering::AcqRel);
         let mut served = Vec::new();
         while let Some(first) = waiting.first_entry().filter(|first| first.key().0 <= sequence) {
             served.push(first.remove());
@@ -309,6 +320,23 @@ mod tests {
         acks(&served, 0, 100);
         assert!(served.is_proven(), "it acknowledges on a new link what it had applied on the last one");
         assert!(!served.resets(lanes[0], 1_000) && served.is_proven(), "what it has shown it has shown");
+    }
+
+    #[test]
+    fn what_a_peer_has_shown_to_one_life_proves_nothing_to_the_next() {
+        let served = served();
+        let lanes: Vec<_> = Lanes::default().ids().collect();
+        let all = |from| lanes.iter().for_each(|lane| served.resumes(*lane, from));
+        all(FIRST);
+        (0..lanes.len()).for_each(|index| acks(&served, index, 9));
+        assert!(served.is_proven());
+        served.renumbered();
+        assert!(!served.is_proven());
+        assert_eq!(served.lag(&vec![9; lanes.len()]), 0, "what it has applied it has applied");
+        all(FIRST);
+        assert!(!served.is_proven(), "it follows, and has said nothing yet");
+        (0..lanes.len()).for_each(|index| acks(&served, index, 1));
+        assert!(served.is_proven());
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Coherence {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
         inner.freshness.renumbered(now);
+        inner.peers.values().filter_map(|peer| peer.served.as_ref()).for_each(|served| served.renumbered());
         self.publish_locked(&mut inner, now);
     }
 }
