@@ -56,6 +56,14 @@ struct Acts<'a> {
     applied: u64,
 }
 
+impl<'a> Acts<'a> {
+    /// Its write, once that is made.
+    fn made(&mut self) -> Option<(WriteFlight<'a, 'a, String, u64>, u64)> {
+        let (flight, made) = self.write.take_if(|(_, made)| made.is_some())?;
+        Some((flight, made?))
+    }
+}
+
 fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
     let k = key("k");
     let nodes = [Node::new("a"), Node::new("b")];
@@ -95,11 +103,7 @@ fn run(steps: &[Step], kept: &Cell<u64>) -> Result<(), String> {
                 }
             }
             Step::Store(n, says) => {
-                if let Some((flight, made)) = acts[n]
-                    .write
-                    .take_if(|(_, made)| made.is_some())
-                    .and_then(|(flight, made)| Some((flight, made?)))
-                {
+                if let Some((flight, made)) = acts[n].made() {
                     if says {
                         flight.insert_versioned(made, made).unwrap();
                     } else {
