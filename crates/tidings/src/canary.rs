@@ -130,9 +130,7 @@ impl Node {
         }
         misses
     }
-}
 
-impl Node {
     /// Who was refused, or has refused this node, a moment ago, and what can be done. A node that has reached nobody says
     /// so already.
     fn refused_lately(&self, members: &[MemberInfo], now: Tick) -> Vec<String> {

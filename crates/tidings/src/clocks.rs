@@ -121,19 +121,16 @@ impl Clocks {
             return Vec::new();
         }
         let peers = self.peers.lock();
-        let offset = |node| peers.get(node).map(|(_, known)| known.offset.aged(now));
-        // One that has not spoken yet must not let a node pass that is off: it may say the same.
-        let known: Vec<_> =
-            live.map(|node| (node, offset(node))).filter(|(_, offset)| offset.is_some()).collect();
+        // One that has not spoken yet is left out: counted as if it agreed, it would let a node pass whose clock is off.
+        let said = live.filter_map(|node| Some((node, peers.get(node)?.1.offset.aged(now))));
+        let said: Vec<_> = said.collect();
         drop(peers);
-        if !is_own_clock_off(known.iter().map(|(_, offset)| *offset), self.bounds.max_offset) {
+        if !is_own_clock_off(said.iter().map(|(_, offset)| *offset), self.bounds.max_offset) {
             return Vec::new();
         }
-        let beyond = known
-            .iter()
-            .filter_map(|(node, offset)| Some((node, (*offset)?)))
-            .filter(|(_, offset)| offset.judge(self.bounds.max_offset) == Judgement::Beyond);
-        let said = beyond.map(|(node, offset)| {
+        let beyond =
+            said.iter().filter(|(_, offset)| offset.judge(self.bounds.max_offset) == Judgement::Beyond);
+        let reasons = beyond.map(|(node, offset)| {
             let (ahead, side) =
                 (offset.ahead().abs(), if offset.ahead() < 0.0 { "ahead of" } else { "behind" });
             let most = self.bounds.max_offset.as_secs_f64();
@@ -141,7 +138,7 @@ impl Clocks {
                 "the wall clock here is {ahead:.3} s {side} that of {node}, and may be {most} s: set it (NTP)"
             )
         });
-        said.collect()
+        reasons.collect()
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use futures_util::poll;
 use tidings_cache::{Cache, Fetched, Mode, ReadOrFill, TOKEN_TIME, WhenIsolated};
 use tidings_proto::freshness::Published;
 use tidings_proto::id::SlotSet;
 use tidings_proto::time::Tick;
-use tokio::sync::oneshot;
 
-use crate::common::{MAX_STALENESS, Node, Wire, fill, key};
+use crate::common::{MAX_STALENESS, Node, Wire, assert_share_a_load, fill, key};
 
 type Users = Cache<String, u64>;
 
@@ -63,14 +61,7 @@ async fn callers_of_a_bypassing_cache_share_a_load_that_is_under_way() {
     let node = Node::new("a");
     let users = opened(&node, WhenIsolated::Bypass);
     doubt(&node);
-    let k = key("k");
-    let (deliver, source) = oneshot::channel();
-    let mut leader = std::pin::pin!(users.get_or_load(&k, || source));
-    assert!(poll!(leader.as_mut()).is_pending());
-    let mut joined = std::pin::pin!(users.get_or_load(&k, || async { Err("a second loader") }));
-    assert!(poll!(joined.as_mut()).is_pending());
-    deliver.send(1).unwrap();
-    assert_eq!((leader.await.unwrap(), joined.await.unwrap(), users.counts().loads), (1, 1, 1));
+    assert_share_a_load(&users).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tidings_proto::id::SlotSet;
 use tidings_proto::time::Tick;
 use tokio::sync::oneshot;
 
-use crate::common::{MAX_STALENESS, Node, Wire, key};
+use crate::common::{MAX_STALENESS, Node, Wire, assert_share_a_load, key};
 
 type Users = Cache<String, u64>;
 
@@ -84,14 +84,7 @@ async fn one_loader_runs_also_while_nothing_may_be_kept() {
     users.remove(&key("k")).unwrap();
     // Also in doubt, where nothing is joined that began too long ago.
     node.domain.publish(Published { fresh_until: Tick::NEVER, floor: Tick::NEVER });
-    let k = key("k");
-    let (deliver, source) = oneshot::channel();
-    let mut leader = std::pin::pin!(users.get_or_load(&k, || source));
-    assert!(poll!(leader.as_mut()).is_pending());
-    let mut joined = std::pin::pin!(users.get_or_load(&k, || async { Err("a second loader") }));
-    assert!(poll!(joined.as_mut()).is_pending());
-    deliver.send(1).unwrap();
-    assert_eq!((leader.await.unwrap(), joined.await.unwrap(), users.counts().loads), (1, 1, 1));
+    assert_share_a_load(&users).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, poll};
 use tidings_cache::{
     Cache, CacheBuilder, Clock, Domain, Event, EventKind, Item, Key, ManualClock, Operation, ReadOrFill,
     Subscription, TOKEN_TIME, Target,
@@ -16,6 +16,7 @@ use tidings_proto::id::{FIRST, Incarnation, LaneId, Lanes, Origin};
 use tidings_proto::log::{ChangeLog, Cursor, Read, Retention};
 use tidings_proto::record::{Batch, BatchRef, Unsound};
 use tidings_proto::time::Tick;
+use tokio::sync::oneshot;
 
 /// The bound that every node of these tests states.
 pub(crate) const MAX_STALENESS: Duration = Duration::from_secs(3);
@@ -179,6 +180,18 @@ pub(crate) fn told<K: Key + Clone>(
 /// The kinds of the events.
 pub(crate) fn kinds<K: Key>(subscription: &mut Subscription<K>) -> Vec<EventKind> {
     events(subscription).into_iter().map(|event| event.kind).collect()
+}
+
+/// Two callers of one key that is not cached: the second takes what the loader of the first brings.
+pub(crate) async fn assert_share_a_load(users: &Cache<String, u64>) {
+    let k = key("k");
+    let (deliver, source) = oneshot::channel();
+    let mut leader = std::pin::pin!(users.get_or_load(&k, || source));
+    assert!(poll!(leader.as_mut()).is_pending());
+    let mut joined = std::pin::pin!(users.get_or_load(&k, || async { Err("a second loader") }));
+    assert!(poll!(joined.as_mut()).is_pending());
+    deliver.send(1).unwrap();
+    assert_eq!((leader.await.unwrap(), joined.await.unwrap(), users.counts().loads), (1, 1, 1));
 }
 
 /// A string key.
