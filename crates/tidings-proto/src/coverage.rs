@@ -1,8 +1,9 @@
 //! How soon what a node writes is applied by every live member: the measure of coherence.
 //!
 //! Writes are followed by marks: all records of a lane that came to be known within [`RESOLUTION`] share one, which dates
-//! from the first and is done when the last live member has applied the last of them. So no write is ever said to be
-//! coherent earlier than it was. A member that is lost counts until it leaves; what is written meanwhile is not coherent.
+//! from the first and is done when the last live member has applied the last of them. So no write is said to be coherent
+//! sooner than it was, but for what [`Coverage::applied`] says. A member that is lost counts until it leaves; what is
+//! written meanwhile is not coherent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
