@@ -7,10 +7,15 @@ use std::time::Duration;
 const WINDOW: usize = 100;
 
 /// Fewest windows of a phase that can be compared with another's.
-const WINDOWS_MIN: usize = 4;
+const WINDOWS_MIN: usize = 6;
 
 /// How much slower than before a fault a write may be during it.
 const SLOWER_MAX: f64 = 1.2;
+
+/// Of all pairs of a window before and one during: the share that has to be slower by more than that. Windows of a
+/// busy machine vary by a third; of equal writes a third of the pairs are, and by chance never so many (none of 20,000
+/// drawn phases of 7 and 15 windows), of writes whose p99 is three times as long 97 of 100.
+const SURE: f64 = 0.9;
 
 /// How long two writes took that were made one after the other.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +26,8 @@ pub struct Pair {
     pub apart: Duration,
 }
 
-/// What is wrong if the writes of a phase were slower than those before: p99 by p99, window by window. Even the faster
-/// windows have to be slower than the slower ones before, so that one bad moment of the machine decides nothing.
+/// What is wrong if the writes of a phase were slower than those before: p99 by p99, each window with each (the
+/// effect size of Mann and Whitney's test), so that a few bad moments of the machine decide nothing.
 #[must_use]
 pub fn slower(before: &[Pair], during: &[Pair]) -> Option<String> {
     let (before, during) = (slowness(before), slowness(during));
@@ -33,12 +38,18 @@ pub fn slower(before: &[Pair], during: &[Pair]) -> Option<String> {
     eprintln!(
         "p99 of writes that peers are told of, as a multiple of others': {before:.2?}, then {during:.2?}"
     );
-    let (usual, now) = (quantile(&before, 0.75), quantile(&during, 0.25));
-    (now > usual * SLOWER_MAX).then(|| {
+    delayed(&before, &during).then(|| {
         format!(
             "writes that peers are told of: p99 {before:.2?} times that of others before, then {during:.2?}"
         )
     })
+}
+
+/// Whether the windows of the second phase were slower than those of the first, beyond chance.
+fn delayed(before: &[f64], during: &[f64]) -> bool {
+    let slower = |usual: &f64| during.iter().filter(|now| **now > usual * SLOWER_MAX).count();
+    let pairs = before.len() * during.len();
+    before.iter().map(slower).sum::<usize>() as f64 > pairs as f64 * SURE
 }
 
 /// Per window: the p99 of writes that peers are told of, as a multiple of that of the others.
@@ -79,6 +90,16 @@ mod tests {
         for seed in 0..100 {
             assert!(slower(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.05, 5.0)).is_some(), "{seed}");
         }
+    }
+
+    #[test]
+    fn quiet_windows_before_the_fault_are_no_delay() {
+        // As read on two processors that five nodes, their clients and other tests shared.
+        let before = [1.45, 0.60, 0.90, 0.93, 0.93, 1.29, 0.61];
+        let during =
+            [1.09, 1.29, 1.26, 1.38, 1.23, 1.13, 0.93, 1.26, 1.37, 0.80, 1.54, 1.61, 1.51, 1.16, 1.39];
+        assert!(!delayed(&before, &during));
+        assert!(delayed(&before, &during.map(|ratio| ratio * 2.0)));
     }
 
     #[test]
