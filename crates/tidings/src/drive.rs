@@ -240,7 +240,10 @@ impl Driver {
                 _ = housekeeping.tick() => {
                     self.bus.canary.sing(self.bus.domain.log(), self.bus.domain.clock().wall_ms());
                     let idle = tidying.as_ref().is_none_or(tokio::task::JoinHandle::is_finished);
-                    if idle {
+                    if self.config.simulated.is_some() {
+                        // Another thread would take real time.
+                        self.bus.domain.housekeep();
+                    } else if idle {
                         let domain = self.bus.domain.clone();
                         tidying = Some(tokio::task::spawn_blocking(move || domain.housekeep()));
                     }

@@ -15,20 +15,21 @@ struct Step {
 }
 
 /// Cheap ones first. `test` comes last, so that the run closes on how many tests passed.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "packages", run: |_| packages::install() },
-    Step { name: "fmt", run: |workspace| must(&mut workspace.cargo(&["fmt", "--all", "--", "--check"])) },
+    Step { name: "fmt", run: format },
     Step { name: "tidy", run: tidy::check },
     Step { name: "licences", run: licences::check },
     Step { name: "clippy", run: clippy },
     Step { name: "build", run: |workspace| must(&mut workspace.cargo(&["build", "--release", "--locked"])) },
     Step { name: "doc", run: documentation },
     Step { name: "doctest", run: |workspace| tests(workspace, &["--doc"]) },
+    Step { name: "turmoil", run: turmoil },
     Step { name: "test", run: |workspace| tests(workspace, &["--lib", "--bins", "--tests", "--examples"]) },
 ];
 
 /// The names of all steps.
-pub(crate) fn names() -> [&'static str; 9] {
+pub(crate) fn names() -> [&'static str; 10] {
     STEPS.map(|step| step.name)
 }
 
@@ -50,6 +51,20 @@ pub(crate) fn run(workspace: &Workspace, only: &[String]) -> Result<()> {
     }
     eprintln!("steps: {}", times.join(", "));
     Ok(())
+}
+
+/// A workspace of its own, of which this one must not know.
+const TURMOIL: &str = "tests/turmoil/Cargo.toml";
+
+fn format(workspace: &Workspace) -> Result<()> {
+    must(&mut workspace.cargo(&["fmt", "--all", "--", "--check"]))?;
+    must(&mut workspace.cargo(&["fmt", "--manifest-path", TURMOIL, "--", "--check"]))
+}
+
+/// Whole nodes in virtual time. What both workspaces need is built once.
+fn turmoil(workspace: &Workspace) -> Result<()> {
+    let mut command = workspace.cargo(&["test", "--manifest-path", TURMOIL, "--locked"]);
+    must(command.env("CARGO_TARGET_DIR", &workspace.target))
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {
