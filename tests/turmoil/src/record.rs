@@ -11,7 +11,8 @@ const COMPLAINTS_MAX: usize = 20;
 
 #[derive(Debug)]
 struct Write {
-    host: usize,
+    /// Who makes it, while that process lives.
+    host: Option<usize>,
     key: u64,
     version: Option<u64>,
     /// Whether everybody knew the writer, so that its changes are covered.
@@ -67,7 +68,7 @@ impl Record {
     /// A write begins that a host will tell its peers of.
     pub(crate) fn begin(&mut self, host: usize, key: u64, counts: bool) -> u64 {
         self.next += 1;
-        self.open.insert(self.next, Write { host, key, version: None, counts });
+        self.open.insert(self.next, Write { host: Some(host), key, version: None, counts });
         self.tally.writes += 1;
         self.next
     }
@@ -101,10 +102,14 @@ impl Record {
     /// land.
     pub(crate) fn died(&mut self, host: usize, now: Duration) -> Vec<u64> {
         self.tally.crashes += 1;
-        let of_host = |(_, write): &(&u64, &Write)| write.host == host;
-        let open: Vec<u64> = self.open.iter().filter(of_host).map(|(number, _)| *number).collect();
-        let (landed, under_way) = open.into_iter().partition(|number| self.open[number].version.is_some());
-        let _: Vec<_> = Vec::into_iter(landed).map(|number| self.told(number, now)).collect();
+        let (mut landed, mut under_way) = (Vec::new(), Vec::new());
+        for (number, write) in self.open.iter_mut().filter(|(_, write)| write.host == Some(host)) {
+            write.host = None;
+            if write.version.is_some() { landed.push(*number) } else { under_way.push(*number) }
+        }
+        for number in landed {
+            self.told(number, now);
+        }
         under_way
     }
 
