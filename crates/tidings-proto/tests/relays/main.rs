@@ -1,0 +1,177 @@
+//! Origins followed by way of relays: that nobody is fresh who lacks a write, and what a large cluster costs.
+//!
+//! The model looks at every order of events of a few nodes, the machines being the real ones. The simulation runs
+//! clusters of up to thousands in virtual time; ARCHITECTURE.md shows its table, which
+//! `TIDINGS_RELAY_NODES=10,100,1000 cargo test --release -p tidings-proto --test relays table -- --nocapture` prints.
+
+#![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
+
+mod model;
+#[path = "../interleavings/search.rs"]
+mod search;
+mod simulation;
+
+use std::time::Duration;
+
+use crate::model::{Planted, Scope, World};
+use crate::search::{Outcome, search};
+use crate::simulation::{Cluster, Cost, HEAD, Setup, quantile};
+
+/// States that a search looks at before it is given up.
+const STATES_MAX: usize = 400_000;
+
+/// States of the wide scope that are looked at unless `TIDINGS_MODEL_STATES` says otherwise.
+const WIDE_STATES: usize = 60_000;
+
+/// Nothing happens.
+const QUIET: Scope = Scope {
+    sources: &[&[], &[0], &[1], &[2]],
+    writes: 0,
+    asks: 0,
+    losses: 0,
+    follows: 0,
+    crashes: 0,
+    passes: 0,
+};
+
+/// Three in a line behind the origin: the second relays what was relayed.
+const LINE: Scope = Scope { writes: 1, asks: 3, losses: 1, passes: 2, ..QUIET };
+
+/// A relay that forgets, and is followed again.
+const FORGETS: Scope =
+    Scope { sources: &[&[], &[0], &[1]], writes: 3, asks: 1, losses: 1, follows: 1, passes: 2, ..QUIET };
+
+/// Two relays that ask each other as well as the origin.
+const CIRCLE: Scope = Scope { sources: &[&[], &[0, 2], &[1]], writes: 1, asks: 4, passes: 3, ..QUIET };
+
+/// A follower of two relays, one of which stands still.
+const AROUND: Scope = Scope {
+    sources: &[&[], &[0], &[0], &[1, 2]],
+    writes: 1,
+    asks: 2,
+    follows: 1,
+    crashes: 1,
+    passes: 2,
+    ..QUIET
+};
+
+/// Everything at once: more than any run looks at as a whole.
+const WIDE: Scope = Scope {
+    sources: &[&[], &[0, 2], &[0, 1], &[1, 2], &[3]],
+    writes: 2,
+    asks: 6,
+    losses: 1,
+    follows: 2,
+    crashes: 1,
+    passes: 3,
+};
+
+fn run(scope: Scope, planted: Planted) -> Outcome {
+    search(|| World::new(scope, planted), STATES_MAX)
+}
+
+fn assert_kept(scope: Scope) {
+    let outcome = run(scope, Planted::Nothing);
+    println!("{} states, {} steps deep: {scope:?}", outcome.states, outcome.deepest);
+    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
+    assert!(!outcome.cut_short, "the scope is too large to be looked at as a whole");
+}
+
+fn assert_found(scope: Scope, planted: Planted) {
+    let outcome = run(scope, planted);
+    let broken =
+        outcome.broken.unwrap_or_else(|| panic!("{planted:?} was not found in {} states", outcome.states));
+    println!("{planted:?}: {}", broken.lines().take(2).collect::<Vec<_>>().join(" "));
+}
+
+#[test]
+fn the_bound_is_kept_behind_a_line_of_relays() {
+    assert_kept(LINE);
+}
+
+#[test]
+fn the_bound_is_kept_where_a_relay_has_forgotten_what_is_asked_for() {
+    assert_kept(FORGETS);
+}
+
+#[test]
+fn the_bound_is_kept_by_relays_that_ask_each_other() {
+    assert_kept(CIRCLE);
+}
+
+#[test]
+fn the_bound_is_kept_around_a_relay_that_stands_still() {
+    assert_kept(AROUND);
+}
+
+#[test]
+fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
+    let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
+    let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
+    println!("{} states, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
+    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
+}
+
+#[test]
+fn a_relay_that_answers_with_the_time_of_the_question_is_found() {
+    assert_found(LINE, Planted::AtReceipt);
+}
+
+#[test]
+fn a_relay_that_confirms_what_it_has_not_applied_is_found() {
+    assert_found(LINE, Planted::Unapplied);
+}
+
+#[test]
+fn relays_that_confirm_each_other_in_a_circle_are_found() {
+    assert_found(CIRCLE, Planted::Circle);
+}
+
+#[test]
+fn a_relay_that_goes_on_after_a_hole_is_found() {
+    assert_found(FORGETS, Planted::Hole);
+}
+
+/// The usual bound.
+const MAX_STALENESS: Duration = Duration::from_secs(3);
+
+fn setup(nodes: usize, relays: bool, churn: f64) -> Setup {
+    // Ten nodes are a mesh by default: with relays all the same, to compare.
+    let relay_above = if relays { 50.min(nodes / 2) } else { usize::MAX };
+    Setup { nodes, zones: 3, relay_above, churn, seconds: seconds(), seed: 1 }
+}
+
+fn seconds() -> u64 {
+    std::env::var("TIDINGS_RELAY_SECONDS").map_or(3, |text| text.parse().unwrap())
+}
+
+#[test]
+fn table() {
+    let sizes = std::env::var("TIDINGS_RELAY_NODES").unwrap_or_else(|_| "10,100".to_owned());
+    println!("{HEAD}");
+    for nodes in sizes.split(',').map(|text| text.parse().unwrap()) {
+        for (relays, churn) in [(false, 0.0), (false, 0.01), (true, 0.0), (true, 0.01)] {
+            let setup = setup(nodes, relays, churn);
+            println!("{}", Cluster::run(setup).line(setup));
+        }
+    }
+}
+
+#[test]
+fn relays_send_each_change_to_everybody_once() {
+    let mut figures = Cluster::run(setup(100, true, 0.0));
+    assert_eq!(figures.copies, figures.applied);
+    assert!(figures.applied > 10_000, "{}", figures.applied);
+    assert!(quantile(&mut figures.hops, 1_000) <= 3);
+    let cost = Cost::of(setup(100, true, 0.0));
+    assert!(cost.links.1 < 99 && cost.busiest < 3.0, "{cost:?}");
+}
+
+/// Whose relay goes, without a word, has another before the bound is over.
+#[test]
+fn relays_that_go_put_nobody_in_doubt() {
+    let mut figures = Cluster::run(Setup { seconds: 6, ..setup(100, true, 0.03) });
+    assert!(figures.redirected > 0, "somebody's relay has gone");
+    let oldest = quantile(&mut figures.ages, 1_000);
+    assert!(oldest < MAX_STALENESS, "{oldest:?}");
+}
