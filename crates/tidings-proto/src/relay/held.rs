@@ -35,7 +35,7 @@ struct Lane {
 pub struct Held {
     bytes_max: usize,
     bytes: usize,
-    /// Two entries per lane and origin that is followed; the caller forgets who is not.
+    /// Of each lane of each origin that is followed, as many as members can be; the caller forgets who is not.
     lanes: BTreeMap<(Arc<Origin>, LaneId), Lane>,
     /// Of each batch, in the order in which they came, whose it is.
     order: VecDeque<(Arc<Origin>, LaneId)>,

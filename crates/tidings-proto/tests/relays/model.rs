@@ -27,8 +27,8 @@ pub(crate) enum Planted {
     Unapplied,
     /// A relay's age begins with the last answer that it got, so that relays in a circle confirm each other.
     Circle,
-    /// A relay goes on after a hole as if it held everything.
-    Hole,
+    /// A follower goes on after what its relay does not hold although nothing was fenced.
+    NoFence,
 }
 
 /// How much happens, and who may ask whom: 0 is the origin.
@@ -39,9 +39,10 @@ pub(crate) struct Scope {
     pub(crate) asks: u8,
     pub(crate) losses: u8,
     pub(crate) follows: u8,
-    pub(crate) crashes: u8,
     /// Steps of time, each as long as the bound.
     pub(crate) passes: u8,
+    /// The origin answers nobody any more once everybody has begun.
+    pub(crate) cut: bool,
 }
 
 const BOUND: Duration = Duration::from_millis(1);
@@ -62,8 +63,6 @@ pub(crate) enum Action {
     Send(usize),
     Take(usize),
     Lose(usize),
-    /// A node stands still for ever.
-    Crash(usize),
     Pass,
 }
 
@@ -102,7 +101,8 @@ struct Node {
     heard: Tick,
     answered: Tick,
     probes: u64,
-    alive: bool,
+    /// Positions that it went past and neither applied nor fenced, which only a planted bug allows.
+    skipped: Vec<Sequence>,
 }
 
 /// Everything. Node 0 is the origin, of which only the log counts.
@@ -125,6 +125,27 @@ fn lane() -> LaneId {
     lanes().lane(0).unwrap()
 }
 
+/// The slot of every change.
+pub(crate) fn slot() -> Slot {
+    Slot::new(0).unwrap()
+}
+
+/// A change.
+pub(crate) fn draft(key: &[u8]) -> Draft<'_> {
+    let parts = Parts {
+        kind: EventKind::Deleted,
+        operation: Operation::Remove,
+        ignorable: false,
+        cache: CacheId(1),
+        slot: slot(),
+        version: None,
+        metadata: &[],
+        value: None,
+        target: DraftTarget::Key(key),
+    };
+    Draft::new(parts).unwrap()
+}
+
 impl Node {
     fn new(origin: &Origin, sources: &[usize]) -> Self {
         let link = |from: &usize| Link { from: *from, asked: Asked::new(1), probe: None, said: None };
@@ -139,7 +160,7 @@ impl Node {
             heard: Tick::NEVER,
             answered: Tick::NEVER,
             probes: 0,
-            alive: true,
+            skipped: Vec::new(),
         }
     }
 
@@ -154,18 +175,22 @@ impl Node {
 
 impl Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { follower, held, links, source, attempt, cursor, wire, heard, answered, probes, alive } =
-            self;
-        write!(f, "{follower:?} {held:?} {links:?} {source} {attempt:?} {cursor:?} {wire:?} ")?;
-        write!(f, "{heard:?} {answered:?} {probes} {alive}")
+        let Self { follower, held, links, source, attempt, cursor, wire, skipped, .. } = self;
+        write!(f, "{follower:?} {held:?} {links:?} {source} {attempt:?} {cursor:?} {wire:?} {skipped:?}")
     }
 }
 
 impl Debug for World {
-    /// The log is what was appended to it.
+    /// The log is what was appended to it. What was heard and when counts only where a bug is planted.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { left, now, nodes, writes, .. } = self;
-        write!(f, "{left:?} {now:?} {nodes:?} {writes:?}")
+        write!(f, "{left:?} {now:?} {nodes:?} {writes:?}")?;
+        match self.planted {
+            Planted::Nothing => Ok(()),
+            _ => {
+                nodes.iter().try_for_each(|Node { heard, answered, .. }| write!(f, " {heard:?} {answered:?}"))
+            }
+        }
     }
 }
 
@@ -199,19 +224,7 @@ impl World {
     }
 
     fn write(&mut self) {
-        let slot = Slot::new(0).unwrap();
-        let draft = Draft::new(Parts {
-            kind: EventKind::Deleted,
-            operation: Operation::Remove,
-            ignorable: false,
-            cache: CacheId(1),
-            slot,
-            version: None,
-            metadata: &[],
-            value: None,
-            target: DraftTarget::Key(b"k"),
-        });
-        self.log.append(slot, 1, &draft.unwrap()).unwrap().waiters.wake();
+        self.log.append(slot(), 1, &draft(b"k")).unwrap().waiters.wake();
         self.writes.push(self.now);
     }
 
@@ -294,19 +307,17 @@ impl World {
 
     fn position(&self, relay: usize, from: Sequence) -> Position {
         let Node { held, .. } = &self.nodes[relay];
-        match held.position(&self.origin, lane(), from, self.nodes[relay].next()) {
-            Position::Gone(_) if self.planted == Planted::Hole => Position::Held(Cursor { next: from }),
-            position => position,
-        }
+        held.position(&self.origin, lane(), from, self.nodes[relay].next())
     }
 
     /// Nobody's entry may be older than the bound while it counts: the oldest that a node may hold lacks the first write
     /// that it has not applied.
     fn stale(&self) -> Option<String> {
         let stale = |node: &usize| {
-            let Node { follower, .. } = &self.nodes[*node];
+            let Node { follower, skipped, .. } = &self.nodes[*node];
             let fresh_until = follower.confirmed().map(|tick| tick.after(BOUND));
-            let missing = self.writes.get((follower.applied_in(lane()) + 1 - FIRST) as usize);
+            let missing = skipped.first().copied().unwrap_or_else(|| self.nodes[*node].next());
+            let missing = self.writes.get((missing - FIRST) as usize);
             let overdue = missing.is_some_and(|written| written.after(BOUND) < self.now);
             overdue && fresh_until.is_some_and(|until| self.clock(*node) <= until)
         };

@@ -18,8 +18,9 @@ use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 use tidings_proto::relay::{Asked, Overlay, Path, Relayed};
 use tidings_proto::time::Tick;
 
-pub(crate) use self::figures::{Cost, Figures, HEAD, quantile};
-use self::network::{Network, Rng};
+pub(crate) use self::figures::{Cost, Figures, HEAD, change_bytes, quantile};
+use self::network::Network;
+use crate::rng::Rng;
 
 /// Origins that write.
 const ORIGINS: usize = 8;

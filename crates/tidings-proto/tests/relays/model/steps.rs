@@ -1,8 +1,7 @@
 //! What can happen next, and what comes of it.
 
 use tidings_proto::follower::Rejected;
-use tidings_proto::log::{Cursor, Read};
-use tidings_proto::record::Batch;
+use tidings_proto::log::Read;
 
 use super::{Action, BOUND, Frame, Node, Planted, World, lane};
 use crate::search;
@@ -18,7 +17,7 @@ impl World {
         let mut batches = Vec::new();
         let read = match source {
             0 => self.log.read(lane(), &mut cursor, 1, &mut batches),
-            _ => self.read_relay(source, &mut cursor, &mut batches),
+            _ => self.nodes[source].held.read((&self.origin, lane()), &mut cursor, 1, &mut batches),
         };
         let sent = &mut self.nodes[node];
         match read {
@@ -29,21 +28,6 @@ impl World {
             _ => sent.wire.extend(batches.into_iter().map(Frame::Events)),
         }
         sent.cursor = Some(cursor);
-    }
-
-    fn read_relay(&self, relay: usize, cursor: &mut Cursor, batches: &mut Vec<Batch>) -> Read {
-        let held = &self.nodes[relay].held;
-        match held.read((&self.origin, lane()), cursor, 1, batches) {
-            // As if what is held began where the follower stands.
-            Read::Overrun(oldest) if self.planted == Planted::Hole => {
-                let mut from = Cursor { next: oldest };
-                let read = held.read((&self.origin, lane()), &mut from, 1, batches);
-                batches.iter_mut().for_each(|batch| batch.first -= oldest - cursor.next);
-                cursor.next += from.next - oldest;
-                read
-            }
-            read => read,
-        }
     }
 
     fn has_news(&self, node: usize) -> bool {
@@ -58,13 +42,17 @@ impl World {
 
     pub(super) fn take(&mut self, node: usize) {
         let origin = self.origin.clone();
-        let Node { follower, held, wire, attempt, .. } = &mut self.nodes[node];
+        let planted = self.planted;
+        let Node { follower, held, wire, attempt, skipped, .. } = &mut self.nodes[node];
         let (Some(frame), Some(current)) = (wire.pop_front(), *attempt) else { return };
         let judged = match frame {
             Frame::Resume(from) => follower.on_resume(lane(), current, from),
-            Frame::Reset(from) => {
-                follower.on_reset(lane(), current, from).map(|fence| follower.fenced(fence))
-            }
+            Frame::Reset(from) => follower.on_reset(lane(), current, from).map(|fence| {
+                if planted == Planted::NoFence {
+                    skipped.extend(follower.applied_in(lane()) + 1..from);
+                }
+                follower.fenced(fence);
+            }),
             Frame::Events(batch) => {
                 follower.on_events(lane(), current, batch.first, batch.count).map(|accept| {
                     if accept.from < batch.next() {
@@ -83,18 +71,17 @@ impl World {
     fn actions_of(&self, node: usize, out: &mut Vec<Action>) {
         let (asking, left) = (&self.nodes[node], &self.left);
         let mut add = |holds: bool, action| out.extend(holds.then_some(action));
-        add(left.crashes > 0, Action::Crash(node));
         for link in &asking.links {
             let from = link.from;
-            let alive = from == 0 || self.nodes[from].alive;
-            add(link.probe.is_none() && link.said.is_none() && left.asks > 0, Action::Ask(node, from));
-            add(link.probe.is_some() && alive, Action::Answer(node, from));
+            let answers = from > 0 || !left.cut;
+            let waits = link.probe.is_some() || link.said.is_some();
+            add(answers && !waits && left.asks > 0, Action::Ask(node, from));
+            add(link.probe.is_some(), Action::Answer(node, from));
             add(link.said.is_some(), Action::Hear(node, from));
             add(link.said.is_some() && left.losses > 0, Action::LoseAnswer(node, from));
-            add(alive && left.follows > 0, Action::Follow(node, from));
+            add(left.follows > 0, Action::Follow(node, from));
         }
-        let alive = asking.source == 0 || self.nodes[asking.source].alive;
-        add(alive && asking.wire.len() < WIRE_MAX && self.has_news(node), Action::Send(node));
+        add(asking.wire.len() < WIRE_MAX && self.has_news(node), Action::Send(node));
         add(!asking.wire.is_empty(), Action::Take(node));
         add(!asking.wire.is_empty() && left.losses > 0, Action::Lose(node));
     }
@@ -107,7 +94,6 @@ impl World {
             Action::Ask(..) => &mut left.asks,
             Action::LoseAnswer(..) | Action::Lose(_) => &mut left.losses,
             Action::Follow(..) => &mut left.follows,
-            Action::Crash(_) => &mut left.crashes,
             Action::Pass => &mut left.passes,
             _ => return,
         };
@@ -122,8 +108,7 @@ impl search::World for World {
         let mut out = Vec::new();
         out.extend((self.left.writes > 0).then_some(Action::Write));
         out.extend((self.left.passes > 0).then_some(Action::Pass));
-        let alive = (1..self.nodes.len()).filter(|node| self.nodes[*node].alive);
-        alive.for_each(|node| self.actions_of(node, &mut out));
+        (1..self.nodes.len()).for_each(|node| self.actions_of(node, &mut out));
         out
     }
 
@@ -139,7 +124,6 @@ impl search::World for World {
             Action::Send(node) => self.send(node),
             Action::Take(node) => self.take(node),
             Action::Lose(node) => drop(self.nodes[node].wire.pop_front()),
-            Action::Crash(node) => self.nodes[node].alive = false,
             Action::Pass => self.now = self.now.after(BOUND),
         }
     }

@@ -1,13 +1,16 @@
 //! What a run showed, as a line of a table.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tidings_proto::codec;
-use tidings_proto::frame::{Control, Heartbeat};
+use tidings_proto::frame::{Control, HEADER_BYTES, Heartbeat};
+use tidings_proto::id::FIRST;
+use tidings_proto::log::{ChangeLog, Cursor, Retention};
 use tidings_proto::relay::{Overlay, Relayed};
 
-use super::{Setup, ms};
+use super::{Setup, lane, lanes, ms};
+use crate::model::{draft, slot};
 
 /// What a run showed.
 #[derive(Debug, Default)]
@@ -83,9 +86,8 @@ impl Cost {
         let places: Vec<_> = overlay.places().collect();
         let mut links = vec![BTreeSet::new(); places.len()];
         let mut sent = vec![0_usize; places.len()];
-        let index = |place| places.iter().position(|known| *known == place).unwrap();
-        let indices: std::collections::HashMap<_, _> =
-            places.iter().map(|place| (*place, index(*place))).collect();
+        let indices: HashMap<_, _> =
+            places.iter().enumerate().map(|(index, place)| (*place, index)).collect();
         for (from, origin) in places.iter().enumerate() {
             for (to, follower) in places.iter().enumerate().filter(|(to, _)| *to != from) {
                 let upstream = indices[overlay.way(*origin, *follower, &[]).last().unwrap()];
@@ -107,6 +109,15 @@ impl Cost {
 fn asked_bytes() -> f64 {
     let heartbeat = Heartbeat { echo: 100_000, members: 1_000, heads: vec![1_000_000; 4] };
     (Control::Probe(100_000).encode().len() + Control::Heartbeat(heartbeat).encode().len()) as f64
+}
+
+/// A change of a 24-byte key as it goes to each follower, in bytes.
+pub(crate) fn change_bytes() -> usize {
+    let log = ChangeLog::new(lanes(), Retention::default());
+    log.append(slot(), 1_700_000_000_000, &draft(&[b'k'; 24])).unwrap().waiters.wake();
+    let mut batches = Vec::new();
+    log.read(lane(), &mut Cursor { next: FIRST }, 1, &mut batches);
+    HEADER_BYTES + batches[0].head().len() + batches[0].records.len()
 }
 
 /// What is said of one more origin, which a number stands for.

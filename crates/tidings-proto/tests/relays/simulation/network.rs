@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Event, MS};
+use crate::rng::mix;
 
 /// What handing one frame to one peer costs its sender, one after another: as measured of the real transport.
 const SEND: u64 = 30_000;
@@ -11,27 +12,6 @@ const SEND: u64 = 30_000;
 const NEAR: [u64; 2] = [MS / 5, MS / 5];
 /// The same between zones.
 const FAR: [u64; 2] = [MS, MS];
-
-/// SplitMix64 (Steele, Lea, Flood 2014): a seed gives the same run in every release.
-#[derive(Debug)]
-pub(super) struct Rng(u64);
-
-impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x5eed)
-    }
-
-    pub(super) fn below(&mut self, high: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0) % high
-    }
-}
-
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
 
 #[derive(Debug, Default)]
 pub(super) struct Network {
