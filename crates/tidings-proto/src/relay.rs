@@ -41,7 +41,7 @@
 //! acknowledgements. They are passed up behind the member set of who passes them ([`Acks::take`]), so the writer takes
 //! note of whom the acknowledging node names before it counts it as aware: then the named are closed under links, and
 //! a node that is confirmed by way of links is among them. Were either set left out, a relay could get to know a writer,
-//! see it leave, and forget it, without its followers ever having heard its name.
+//! see it leave, and forget it, without its followers ever having heard its name; `tests/relays/naming.rs` shows how.
 
 mod acks;
 mod confirm;
@@ -49,7 +49,7 @@ mod held;
 mod overlay;
 mod path;
 
-pub use self::acks::{Acked, Acks, TooMany};
+pub use self::acks::{ACKS_MAX, Acked, Acks, TooMany};
 pub use self::confirm::{Asked, Relayed};
 pub use self::held::{HELD_BYTES_MAX, Held, Position};
 pub use self::overlay::{BRANCHES, FANOUT_MAX, Overlay, Place, RELAYS_TRIED, Way};

@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::MEMBERS_MAX;
-use crate::id::{LaneId, Lanes, Origin, Sequence};
+use crate::id::{LaneId, Origin, Sequence};
 
-/// One follower has applied one lane up to here. It is the follower's own word, whoever passes it.
+/// Lanes of followers of origins that are remembered, some 100 bytes each: about as many as hops lie between a node and
+/// all others times four lanes, of as many members as can be, with room.
+pub const ACKS_MAX: usize = 16 * MEMBERS_MAX;
+
+/// One follower has applied one lane of an origin's log up to here. It is the follower's own word, whoever passes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acked {
     /// Who.
@@ -18,75 +22,82 @@ pub struct Acked {
     pub applied: Sequence,
 }
 
-/// More followers of one origin than members can be: what the newest says is not passed on. Its changes are then not
-/// known to be applied there, and receipts name it as missing.
+/// More than [`ACKS_MAX`] would be remembered: what a newcomer says is not passed on. The origin does not learn that its
+/// changes are applied there, and receipts name the newcomer as missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MEMBERS_MAX} followers of one origin")]
+#[error("more than {ACKS_MAX} lanes of followers behind one relay")]
 pub struct TooMany;
 
-/// What is known of the followers of one origin that are behind this node. Acknowledgements are cumulative, so those that
-/// come while an earlier one waits cost nothing, and those that come twice, by two paths, mean nothing.
-#[derive(Debug)]
-pub struct Acks {
-    lanes: Lanes,
-    /// At most [`MEMBERS_MAX`].
-    applied: BTreeMap<Origin, Box<[Sequence]>>,
+#[derive(Debug, Default)]
+struct Said {
+    applied: BTreeMap<(Origin, LaneId), Sequence>,
     /// Not passed up yet.
     news: BTreeSet<(Origin, LaneId)>,
 }
 
-impl Acks {
-    /// Nobody has said anything.
-    #[must_use]
-    pub fn new(lanes: Lanes) -> Self {
-        Self { lanes, applied: BTreeMap::new(), news: BTreeSet::new() }
-    }
+/// What is known of the followers that are behind this node. Acknowledgements are cumulative, so those that come while an
+/// earlier one waits cost nothing, and those that come twice, by two paths, mean nothing.
+#[derive(Debug, Default)]
+pub struct Acks {
+    /// By the origin whose log it is.
+    said: BTreeMap<Origin, Said>,
+    count: usize,
+}
 
-    /// Takes note of an acknowledgement, one's own or one that was passed up.
+impl Acks {
+    /// Takes note of an acknowledgement of an origin's log, one's own or one that was passed up.
     ///
     /// # Errors
     /// [`TooMany`].
-    pub fn note(&mut self, acked: Acked) -> Result<(), TooMany> {
+    pub fn note(&mut self, origin: &Origin, acked: Acked) -> Result<(), TooMany> {
         let Acked { follower, lane, applied } = acked;
-        if !self.applied.contains_key(&follower) && self.applied.len() == MEMBERS_MAX {
-            return Err(TooMany);
+        let key = (follower, lane);
+        let known = self.said.get(origin).and_then(|said| said.applied.get(&key));
+        if known >= Some(&applied) {
+            return Ok(());
         }
-        let none = || vec![0; usize::from(self.lanes.count())].into();
-        let lanes = self.applied.entry(follower.clone()).or_insert_with(none);
-        if let Some(known) = lanes.get_mut(lane.index())
-            && *known < applied
-        {
-            *known = applied;
-            self.news.insert((follower, lane));
+        if known.is_none() {
+            if self.count == ACKS_MAX {
+                return Err(TooMany);
+            }
+            self.count += 1;
         }
+        let said = self.said.entry(origin.clone()).or_default();
+        said.applied.insert(key.clone(), applied);
+        said.news.insert(key);
         Ok(())
     }
 
-    /// Takes at most so many that have changed, to be passed up. The node's member set of the version that it has *after*
-    /// this goes before them on the same stream: who counts a follower as aware of it knows whom that follower names.
-    pub fn take(&mut self, most: usize) -> Vec<Acked> {
+    /// Takes at most so many about an origin's log that have changed, to be passed up. The node's member set of the
+    /// version that it has *after* this goes before them on the same stream: who counts a follower as aware of it knows
+    /// whom that follower names.
+    pub fn take(&mut self, origin: &Origin, most: usize) -> Vec<Acked> {
         let mut taken = Vec::new();
+        let Some(Said { applied, news }) = self.said.get_mut(origin) else { return taken };
         while taken.len() < most
-            && let Some((follower, lane)) = self.news.pop_first()
+            && let Some(key) = news.pop_first()
         {
-            let applied = self.applied.get(&follower).map(|lanes| lanes[lane.index()]);
-            taken.extend(applied.map(|applied| Acked { follower, lane, applied }));
+            let applied = applied.get(&key).copied();
+            taken.extend(applied.map(|applied| Acked { follower: key.0, lane: key.1, applied }));
         }
         taken
     }
 
-    /// Another source is asked for the origin's changes, which may know nothing: everything is passed up again.
-    pub fn redirected(&mut self) {
-        for (follower, lanes) in &self.applied {
-            let said = self.lanes.ids().filter(|lane| lanes[lane.index()] > 0);
-            self.news.extend(said.map(|lane| (follower.clone(), lane)));
+    /// Another source is asked for an origin's changes, which may know nothing: everything is passed up again.
+    pub fn redirected(&mut self, origin: &Origin) {
+        if let Some(Said { applied, news }) = self.said.get_mut(origin) {
+            news.extend(applied.keys().cloned());
         }
     }
 
-    /// A life has ended.
-    pub fn forget(&mut self, follower: &Origin) {
-        self.applied.remove(follower);
-        self.news.retain(|(of, _)| of != follower);
+    /// A life has ended: nobody follows it, and it follows nobody.
+    pub fn forget(&mut self, life: &Origin) {
+        self.said.remove(life);
+        for Said { applied, news } in self.said.values_mut() {
+            applied.retain(|(follower, _), _| follower != life);
+            news.retain(|(follower, _)| follower != life);
+        }
+        self.count = self.said.values().map(|said| said.applied.len()).sum();
     }
 }
 

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
 mod model;
+mod naming;
 mod rng;
 #[path = "../interleavings/search.rs"]
 mod search;
@@ -15,8 +16,9 @@ mod simulation;
 use std::time::Duration;
 
 use crate::model::{Planted, Scope, World};
+use crate::naming::{Counts, Naming, Omitted};
 use crate::rng::Rng;
-use crate::search::{Outcome, World as _, search};
+use crate::search::{World as _, search};
 use crate::simulation::{Cluster, Cost, HEAD, Setup, change_bytes, quantile};
 
 /// States that a search looks at before it is given up.
@@ -62,45 +64,40 @@ const WIDE: Scope = Scope {
     cut: false,
 };
 
-fn run(scope: Scope, planted: Planted) -> Outcome {
-    search(|| World::new(scope, planted), STATES_MAX)
-}
-
-fn assert_kept(scope: Scope) {
-    let outcome = run(scope, Planted::Nothing);
-    println!("{} states, {} steps deep: {scope:?}", outcome.states, outcome.deepest);
+fn assert_kept<W: search::World>(begin: impl Fn() -> W) {
+    let outcome = search(begin, STATES_MAX);
+    println!("{} states, {} steps deep", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
     assert!(!outcome.cut_short, "the scope is too large to be looked at as a whole");
 }
 
-fn assert_found(scope: Scope, planted: Planted) {
-    let outcome = run(scope, planted);
-    let broken =
-        outcome.broken.unwrap_or_else(|| panic!("{planted:?} was not found in {} states", outcome.states));
-    println!("{planted:?}: {}", broken.lines().take(2).collect::<Vec<_>>().join(" "));
+fn assert_found<W: search::World>(begin: impl Fn() -> W) {
+    let outcome = search(begin, STATES_MAX);
+    let broken = outcome.broken.unwrap_or_else(|| panic!("nothing was found in {} states", outcome.states));
+    println!("{}", broken.lines().take(2).collect::<Vec<_>>().join(" "));
 }
 
 #[test]
 fn the_bound_is_kept_behind_a_line_of_relays() {
-    assert_kept(LINE);
+    assert_kept(|| World::new(LINE, Planted::Nothing));
 }
 
 #[test]
 fn the_bound_is_kept_where_a_relay_has_forgotten_what_is_asked_for() {
-    assert_kept(FORGETS);
+    assert_kept(|| World::new(FORGETS, Planted::Nothing));
 }
 
 #[test]
 fn the_bound_is_kept_by_relays_that_ask_each_other() {
-    assert_kept(CIRCLE);
+    assert_kept(|| World::new(CIRCLE, Planted::Nothing));
 }
 
 #[test]
 fn the_bound_is_kept_around_a_relay_that_stands_still() {
-    assert_kept(AROUND);
+    assert_kept(|| World::new(AROUND, Planted::Nothing));
 }
 
-/// The first promise that is broken on any of so many ways.
+/// The first promise that is broken on any of so many ways through the wide scope.
 fn walk(planted: Planted, walks: u64) -> Option<String> {
     (0..walks).find_map(|seed| {
         let (mut world, mut rng) = (World::new(WIDE, planted), Rng::new(seed));
@@ -123,22 +120,39 @@ fn the_bound_is_kept_on_ways_through_a_wide_scope() {
 
 #[test]
 fn a_relay_that_answers_with_the_time_of_the_question_is_found() {
-    assert_found(LINE, Planted::AtReceipt);
+    assert_found(|| World::new(LINE, Planted::AtReceipt));
 }
 
 #[test]
 fn a_relay_that_confirms_what_it_has_not_applied_is_found() {
-    assert_found(LINE, Planted::Unapplied);
+    assert_found(|| World::new(LINE, Planted::Unapplied));
 }
 
 #[test]
 fn relays_that_confirm_each_other_in_a_circle_are_found() {
-    assert_found(CIRCLE, Planted::Circle);
+    assert_found(|| World::new(CIRCLE, Planted::Circle));
 }
 
 #[test]
 fn a_reset_without_its_fence_is_found() {
-    assert_found(FORGETS, Planted::NoFence);
+    assert_found(|| World::new(FORGETS, Planted::NoFence));
+}
+
+#[test]
+fn nobody_is_fresh_past_a_writer_that_somebody_on_the_way_knows() {
+    assert_kept(|| Naming::new(Counts::OnceMet, Omitted::Nothing));
+    assert_kept(|| Naming::new(Counts::OnceKnown, Omitted::Nothing));
+}
+
+#[test]
+fn an_answer_without_the_member_set_before_it_is_found() {
+    assert_found(|| Naming::new(Counts::OnceMet, Omitted::SetBeforeAnswer));
+}
+
+/// The writer is never told of the follower, and has left before anybody tells the follower of it.
+#[test]
+fn an_acknowledgement_without_the_member_set_before_it_is_found() {
+    assert_found(|| Naming::new(Counts::OnceKnown, Omitted::SetBeforeAck));
 }
 
 /// The usual bound.
