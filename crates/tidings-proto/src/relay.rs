@@ -29,7 +29,7 @@
 //! heads applied, everything that the origin had done by then is. So a confirmation never becomes younger on its way,
 //! and of all nodes together none is younger than the newest answer of the origin: relays that ask each other in a
 //! circle only watch it grow old. A clock that runs slow while it measures an age would make it younger, so each relay
-//! adds a thousandth. An age that reaches back beyond the beginning of the follower's clock confirms nothing.
+//! adds two thousandths. An age that reaches back beyond the beginning of the follower's clock confirms nothing.
 //!
 //! # Why nobody is fresh while somebody on the way knows a writer that it does not
 //!

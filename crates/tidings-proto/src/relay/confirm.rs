@@ -13,9 +13,9 @@ use crate::time::Tick;
 /// 250 ms 16 s. An older one's answer confirms nothing.
 const ASKED_MAX: usize = 64;
 
-/// Each relay adds this part of an age to it: the rates of two clocks, each of which NTP slews by at most a two
-/// thousandth, differ by less.
-const RATE_MARGIN: u128 = 1_000;
+/// Each relay adds this part of an age to it, two thousandths: NTP slews a clock by half of one, so the rates of two
+/// differ by one at most.
+const RATE_MARGIN: u128 = 500;
 
 /// What a relay knows of one origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

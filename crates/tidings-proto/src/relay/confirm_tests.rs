@@ -46,12 +46,12 @@ fn what_is_relayed_confirms_as_of_the_question_less_the_age() {
     let mut relay = follower(3);
     confirm(&mut relay, 2, Tick(10 * SECOND));
     let said = Relayed::of(&relay, Tick(12 * SECOND)).unwrap();
-    assert_eq!(said, Relayed::Confirmed { heads: vec![3], age_us: 2_002_000 });
+    assert_eq!(said, Relayed::Confirmed { heads: vec![3], age_us: 2_004_000 });
     let mut behind = follower(2);
     said.clone().tell(&mut behind, Tick(500 * SECOND)).unwrap();
     assert_eq!(behind.confirmed(), None, "the relay has applied one more");
     apply(&mut behind, 3);
-    assert_eq!(behind.confirmed(), Some(Tick(500 * SECOND - 2_002_000_000)));
+    assert_eq!(behind.confirmed(), Some(Tick(500 * SECOND - 2_004_000_000)));
     let mut ahead = follower(5);
     said.tell(&mut ahead, Tick(500 * SECOND)).unwrap();
     assert_eq!(ahead.confirmed(), behind.confirmed());

@@ -1,8 +1,8 @@
 //! Origins followed by way of relays: that nobody is fresh who lacks a write, and what a large cluster costs.
 //!
 //! The model looks at every order of events of a few nodes, the machines being the real ones. The simulation runs
-//! clusters of up to thousands in virtual time; ARCHITECTURE.md shows its table, which
-//! `TIDINGS_RELAY_NODES=10,100,1000 cargo test --release -p tidings-proto --test relays table -- --nocapture` prints.
+//! clusters of up to thousands in virtual time. ARCHITECTURE.md shows its table, and the command that prints it with
+//! `TIDINGS_RELAY_NODES` and `TIDINGS_RELAY_SECONDS`.
 
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
