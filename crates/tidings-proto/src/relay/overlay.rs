@@ -16,7 +16,7 @@ pub const BRANCHES: usize = 16;
 /// costs a writer.
 pub const FANOUT_MAX: usize = 50;
 
-/// Sources that are tried before the origin itself: after two that fail there is more wrong than a relay.
+/// Relays that are tried beside the origin itself: after two that fail there is more wrong than a relay.
 pub const RELAYS_TRIED: usize = 2;
 
 /// Bits of a hash that choose among [`BRANCHES`].
@@ -155,14 +155,19 @@ impl Overlay {
     }
 
     fn contact(&self, chooser: Place, branch: &Range<u32>, may: impl Fn(Place) -> bool) -> Place {
-        let chooser = self.members[chooser.0 as usize].hash;
-        let weight = |place: &Place| weight(chooser, self.members[place.0 as usize].hash);
-        let contact = branch.clone().map(Place).filter(|place| may(*place)).max_by_key(weight);
+        let contact = self.heaviest(chooser, branch.clone().map(Place).filter(|place| may(*place)));
         contact.expect("the follower is in each of its branches, and may be its contact")
     }
 
+    /// Who has the highest random weight with a chooser.
+    fn heaviest(&self, chooser: Place, among: impl Iterator<Item = Place>) -> Option<Place> {
+        let chooser = self.members[chooser.0 as usize].hash;
+        among.max_by_key(|place| weight(chooser, self.members[place.0 as usize].hash))
+    }
+
     /// Whom to ask for an origin's changes, in order: each the upstream by the view without those before, which is what
-    /// everybody will compute once they have gone. The origin itself is the last.
+    /// everybody will compute once they have gone, up to the origin itself; and where that comes early, somebody who has
+    /// its changes by another way, for the link to the origin may be broken.
     #[must_use]
     pub fn sources(&self, origin: Place, follower: Place) -> Way {
         let mut sources = Way::new();
@@ -173,7 +178,20 @@ impl Overlay {
             }
         }
         sources.push(origin);
+        while sources.len() <= RELAYS_TRIED
+            && let Some(detour) = self.detour(follower, &sources)
+        {
+            sources.push(detour);
+        }
         sources
+    }
+
+    /// Who has the highest weight with a follower of those outside its widest branch, none of whom can have anything by
+    /// way of it.
+    fn detour(&self, follower: Place, without: &[Place]) -> Option<Place> {
+        let own = self.branches[follower.0 as usize].first().cloned().unwrap_or(follower.0..follower.0 + 1);
+        let others = self.places().filter(|place| !own.contains(&place.0) && !without.contains(place));
+        self.heaviest(follower, others)
     }
 }
 

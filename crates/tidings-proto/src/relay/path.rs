@@ -27,7 +27,7 @@ pub enum Lacking {
 /// [`redirected`](crate::follower::Follower::redirected) and follows all lanes anew.
 #[derive(Debug)]
 pub struct Path {
-    /// In order; the last one is the origin.
+    /// In order, the origin among them.
     sources: Vec<NodeId>,
     at: usize,
     hops: u32,
@@ -99,7 +99,7 @@ impl Path {
     pub fn rerouted(&mut self, sources: Vec<NodeId>, hops: usize, now: Tick) -> bool {
         let before = self.source().clone();
         let left = &self.sources[..self.at];
-        self.at = sources.iter().position(|source| !left.contains(source)).unwrap_or(sources.len() - 1);
+        self.at = sources.iter().position(|source| !left.contains(source)).unwrap_or(0);
         self.sources = sources;
         self.hops = u32::try_from(hops).unwrap_or(u32::MAX);
         let moved = *self.source() != before;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_proto::follower::{Attempt, Follower};
-use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
+use tidings_proto::id::{FIRST, Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
 use tidings_proto::relay::{Asked, Overlay, Path, Relayed};
 use tidings_proto::time::Tick;
 
@@ -68,7 +68,8 @@ enum Frame {
     Follow(usize, Attempt, Sequence),
     Unfollow(usize),
     Resume(usize, Attempt, Sequence),
-    Reset(usize, Attempt, Sequence),
+    /// What follows the position is not held, and comes from this one on.
+    Lacking(usize, Attempt, Sequence),
     /// First and last sequence, and how many hops they have come.
     Events(usize, Attempt, [Sequence; 2], usize),
     Probe(u64),
@@ -90,6 +91,8 @@ struct Following {
     source: usize,
     attempt: Attempt,
     hops: usize,
+    /// The first sequence after the last fence: it can hand on no more.
+    oldest: Sequence,
 }
 
 #[derive(Debug)]
@@ -201,7 +204,7 @@ impl Cluster {
                 let (attempt, _) = follower.follow(lane());
                 let path = Path::new(sources, hops, self.clock(node));
                 let source = self.numbers[path.source()];
-                Following { follower, path, source, attempt, hops: 0 }
+                Following { follower, path, source, attempt, hops: 0, oldest: FIRST }
             });
             self.nodes[node].following.push(following);
             if origin != node {
@@ -239,7 +242,8 @@ impl Cluster {
             }
             for (origin, following) in node.following.iter().enumerate() {
                 let Some(Following { follower, .. }) = following else { continue };
-                let confirmed = follower.confirmed().expect("it has been there for long enough");
+                // A newcomer whose sources have just gone is not fresh, and so not stale.
+                let Some(confirmed) = follower.confirmed() else { continue };
                 let age = self.clock(number).since(confirmed);
                 self.figures.ages.push(age);
                 let as_of = self.now.saturating_sub(age.as_nanos() as u64);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidings_proto::follower::{Attempt, Rejected};
 use tidings_proto::id::{FIRST, Sequence};
-use tidings_proto::relay::{Asked, Relayed};
+use tidings_proto::relay::{Asked, Lacking, Relayed};
 
 use super::{Cluster, Event, Following, Frame, PROBE_EVERY, Served, WRITE_EVERY, lane};
 
@@ -85,14 +85,10 @@ impl Cluster {
             Frame::Unfollow(origin) => self.nodes[to].served[origin].retain(|served| served.node != from),
             Frame::Resume(origin, attempt, next) => {
                 let following = self.nodes[to].following[origin].as_mut().expect("it asked");
-                let _ = following.follower.on_resume(lane(), attempt, next);
+                let judged = following.follower.on_resume(lane(), attempt, next);
+                assert!(matches!(judged, Ok(()) | Err(Rejected::Stale)), "{judged:?}");
             }
-            Frame::Reset(origin, attempt, next) => {
-                let following = self.nodes[to].following[origin].as_mut().expect("it asked");
-                if let Ok(fence) = following.follower.on_reset(lane(), attempt, next) {
-                    following.follower.fenced(fence);
-                }
-            }
+            Frame::Lacking(origin, attempt, oldest) => self.lacking(to, origin, (attempt, oldest)),
             Frame::Events(origin, attempt, events, hops) => self.events(to, origin, (attempt, events, hops)),
             Frame::Probe(number) => {
                 let said = self.said_to(from, to);
@@ -102,7 +98,7 @@ impl Cluster {
         }
     }
 
-    /// A newcomer goes on from here, behind a fence; anybody else is given what it lacks.
+    /// A newcomer goes on from here, and who lacks what is not held here from where it is, if they do not ask elsewhere.
     fn asked_to_serve(
         &mut self,
         node: usize,
@@ -110,15 +106,36 @@ impl Cluster {
         (follower, attempt, from): (usize, Attempt, Sequence),
     ) {
         let (here, _) = self.stands(node, origin);
-        let (frame, next) = match from {
-            FIRST if here > FIRST => (Frame::Reset(origin, attempt, here), here),
-            _ => (Frame::Resume(origin, attempt, from), from),
+        let oldest = self.nodes[node].following[origin].as_ref().map_or(FIRST, |following| following.oldest);
+        let next = match from {
+            FIRST => here,
+            _ => from.max(oldest),
+        };
+        let frame = match next {
+            next if next == from => Frame::Resume(origin, attempt, from),
+            next => Frame::Lacking(origin, attempt, next),
         };
         self.send(node, follower, frame);
         let served = &mut self.nodes[node].served[origin];
         served.retain(|served| served.node != follower);
         served.push(Served { node: follower, attempt, next });
         self.serve(node, origin);
+    }
+
+    fn lacking(&mut self, node: usize, origin: usize, (attempt, oldest): (Attempt, Sequence)) {
+        let now = self.clock(node);
+        let following = self.nodes[node].following[origin].as_mut().expect("it asked");
+        if following.attempt != attempt {
+            return;
+        }
+        match following.path.lacking(following.follower.applied_in(lane()) + 1, now) {
+            Lacking::AskElsewhere => self.follow(node, origin),
+            Lacking::Reset => {
+                let fence = following.follower.on_reset(lane(), attempt, oldest).unwrap();
+                following.follower.fenced(fence);
+                following.oldest = oldest;
+            }
+        }
     }
 
     fn events(
