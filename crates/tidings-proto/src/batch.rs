@@ -1,11 +1,11 @@
 //! Records as the log hands them out.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use smallvec::SmallVec;
 
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Sequence};
-use crate::varint::{Extend8, put_varint};
+use crate::varint::{Extend8, Reader, put_varint};
 
 /// Consecutive records of one lane, as the log hands them out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,5 +38,20 @@ impl Batch {
     #[must_use]
     pub fn next(&self) -> Sequence {
         self.first + Sequence::from(self.count)
+    }
+
+    /// What of it begins at `from`, which is one of its sequences. Copies nothing.
+    ///
+    /// # Panics
+    /// If the framing of its records is not sound.
+    #[must_use]
+    pub(crate) fn starting_at(mut self, from: Sequence) -> Self {
+        let skipped = from - self.first;
+        let mut reader = Reader(&self.records);
+        for _ in 0..skipped {
+            reader.block().expect("its records were written or applied here");
+        }
+        self.records.advance(self.records.len() - reader.0.len());
+        Self { first: from, count: self.count - skipped as u32, ..self }
     }
 }

@@ -150,6 +150,12 @@ impl Follower {
         self.lanes[lane.index()].expected - 1
     }
 
+    /// Last sequence applied in each lane.
+    #[must_use]
+    pub fn applied_heads(&self) -> Vec<Sequence> {
+        self.lanes.iter().map(|lane| lane.expected - 1).collect()
+    }
+
     /// Everything the origin did up to then is applied. `None` until something was confirmed.
     #[must_use]
     pub fn confirmed(&self) -> Option<Tick> {
@@ -291,14 +297,38 @@ impl Follower {
             return Err(Rejected::Stale);
         };
         self.probes.retain(|(number, _)| *number > heartbeat.echo);
-        let pending = Pending { heads: heartbeat.heads.clone(), members: heartbeat.members, probed };
+        self.pend(Pending { heads: heartbeat.heads.clone(), members: heartbeat.members, probed });
+        Ok(probed)
+    }
+
+    fn pend(&mut self, pending: Pending) {
         if self.oldest.is_none() {
             self.oldest = Some(pending)
         } else {
             self.newest = Some(pending)
         }
         self.confirm();
-        Ok(probed)
+    }
+
+    /// A relay answered: nothing beyond these heads was done by the origin up to `as_of`, a time of this node's clock.
+    /// The relay's member set has been taken note of, which holds what the origin's did
+    /// ([`Asked`](crate::relay::Asked)).
+    ///
+    /// # Errors
+    /// [`Rejected::Violation`] if the lanes do not match.
+    pub fn on_relayed(&mut self, heads: Vec<Sequence>, as_of: Tick) -> Result<(), Rejected> {
+        if heads.len() != self.lanes.len() {
+            return Err(Rejected::Violation("number of lanes"));
+        }
+        self.pend(Pending { heads, members: 0, probed: as_of });
+        Ok(())
+    }
+
+    /// The origin is followed by way of another node from now on. What was heard before and is not applied confirms
+    /// nothing more: it may never be, if it was heard of one who has gone, and what comes now must not wait for it.
+    pub fn redirected(&mut self) {
+        self.oldest = None;
+        self.newest = None;
     }
 
     /// The origin's member set of this version was taken note of: call after everybody whom it names counts.

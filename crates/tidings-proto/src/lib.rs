@@ -13,6 +13,7 @@
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
 //! | [`ask`] | what one member asks another, and what it gets for an answer |
 //! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
+//! | [`relay`] | by whose hands changes go in a large cluster, and what is known by them |
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`coverage`] | how soon what a node writes is applied by every live member |
 //! | [`offset`] | how far a peer's wall clock is from this node's |
@@ -35,6 +36,7 @@ pub mod log;
 pub mod offset;
 pub mod receipt;
 pub mod record;
+pub mod relay;
 pub mod time;
 mod varint;
 pub mod wake;

@@ -8,13 +8,12 @@ use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::task::Waker;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::hlc::{HybridClock, Stamp};
 use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot};
 use crate::record::{Batch, Draft, RECORD_BYTES_MAX};
-use crate::varint::Reader;
 use crate::wake::Waiters;
 
 /// A segment is sealed when it reaches this many bytes, read or not.
@@ -276,20 +275,8 @@ impl LaneLog {
     }
 
     fn batch(&self, segment: &Segment, from: Sequence) -> Batch {
-        let mut records = segment.records.clone();
-        let skipped = from - segment.first;
-        let mut reader = Reader(&segment.records);
-        for _ in 0..skipped {
-            reader.block().expect("the log holds records that it wrote itself");
-        }
-        records.advance(segment.records.len() - reader.0.len());
-        Batch {
-            lane: self.lane,
-            first: from,
-            count: segment.count - skipped as u32,
-            base: segment.base,
-            records,
-        }
+        let Segment { first, count, base, ref records } = *segment;
+        Batch { lane: self.lane, first, count, base, records: records.clone() }.starting_at(from)
     }
 }
 
