@@ -46,7 +46,7 @@ async fn nothing_stays_lost(percent: u8) -> Result<()> {
     let mut after = ended.elapsed();
     let mut differing = stopped.differing(&everywhere).await?;
     if !differing.is_empty() {
-        ended.rest(AGREED_WITHIN).await;
+        Watch::rest(AGREED_WITHIN).await;
         after = ended.elapsed();
         differing = stopped.differing(&everywhere).await?;
     }
