@@ -1,13 +1,16 @@
 //! Whole nodes, and the rig they are tested with.
 
 mod architecture;
+mod clocks;
 mod crashes;
 mod cuts;
 mod forming;
+mod frozen;
 mod loss;
 mod matrix;
 mod network;
 mod receipts;
+mod repair;
 mod replay;
 mod restarts;
 mod verdict;

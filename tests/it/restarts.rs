@@ -54,6 +54,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 struct Balanced {
     apis: Vec<Api>,
     ready: Vec<AtomicBool>,
+    /// Clients that send something to a node, or are about to.
+    sending: Vec<AtomicU64>,
     requests: AtomicU64,
 }
 
@@ -69,6 +71,7 @@ impl Balanced {
     async fn ask(&self, client: usize) -> Result<()> {
         for turn in client.. {
             let node = turn % self.apis.len();
+            self.sending[node].fetch_add(1, Ordering::SeqCst);
             if self.ready[node].load(Ordering::SeqCst) {
                 let key = format!("rolled-{}", turn % 100);
                 if turn.is_multiple_of(5) {
@@ -78,6 +81,7 @@ impl Balanced {
                 }
                 self.requests.fetch_add(1, Ordering::SeqCst);
             }
+            self.sending[node].fetch_sub(1, Ordering::SeqCst);
             sleep(Duration::from_millis(2)).await;
         }
         Ok(())
@@ -88,10 +92,12 @@ impl Balanced {
 async fn five_nodes_restarted_in_turn_fail_no_request() -> Result<()> {
     const NODES: usize = 5;
     const CLIENTS: usize = 4;
-    const NOTICED_WITHIN: Duration = Duration::from_secs(10);
+    const NOTICED_WITHIN: Duration = Duration::from_secs(30);
     let mut cluster = Cluster::start(Setup::loopback(NODES)).await?;
     let ready = (0..NODES).map(|_| AtomicBool::new(true)).collect();
-    let balanced = Arc::new(Balanced { apis: cluster.apis(), ready, requests: AtomicU64::new(0) });
+    let sending = (0..NODES).map(|_| AtomicU64::new(0)).collect();
+    let balanced = Balanced { apis: cluster.apis(), ready, sending, requests: AtomicU64::new(0) };
+    let balanced = Arc::new(balanced);
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     for node in 0..NODES {
@@ -108,6 +114,7 @@ async fn five_nodes_restarted_in_turn_fail_no_request() -> Result<()> {
         api.drain().await?;
         let unready = async || {
             ensure!(!balanced.ready[node].load(Ordering::SeqCst), "requests still go to it");
+            ensure!(balanced.sending[node].load(Ordering::SeqCst) == 0, "requests are still under way");
             Ok(())
         };
         until("the balancer sends it nothing more", NOTICED_WITHIN, unready).await?;

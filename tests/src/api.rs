@@ -11,8 +11,8 @@ use tidings_http::exposition;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Longest wait for an answer: a node that takes longer counts as unreachable.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait for an answer, but for what a request itself waits for: a node that takes longer counts as unreachable.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a cache holds for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,13 +207,15 @@ impl Api {
     /// Removes a key, everywhere, and waits for the peers.
     pub async fn delete_acked(&self, cache: &str, key: &str, timeout: Duration) -> Result<Receipt> {
         let query = [("acked", format!("{}ms", timeout.as_millis()))];
-        let answer = self.send(self.entry(Method::DELETE, cache, key).query(&query)).await?;
+        let request = self.entry(Method::DELETE, cache, key).query(&query).timeout(timeout + ANSWER_WITHIN);
+        let answer = self.send(request).await?;
         ensure!(answer.status.is_success(), "{}", answer.describe());
         answer.json()
     }
 
     /// Invalidates keys, everywhere.
-    pub async fn invalidate(&self, cache: &str, keys: &[&str]) -> Result<()> {
+    pub async fn invalidate(&self, cache: &str, keys: &[impl AsRef<str>]) -> Result<()> {
+        let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();
         let request = self.request(Method::POST, &["v1", "caches", cache, "invalidate"]);
         let answer = self.send(request.json(&json!({ "keys": keys }))).await?;
         ensure!(answer.status.is_success(), "{}", answer.describe());

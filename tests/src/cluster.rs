@@ -20,7 +20,7 @@ pub const CACHE: &str = "records";
 pub const APART: &str = "apart";
 
 /// Longest time until nodes that are ready see each other live and in step.
-pub const FORMED_WITHIN: Duration = Duration::from_secs(20);
+pub const FORMED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Ports of a node that has a host for itself.
 const CLUSTER_PORT: u16 = 7400;

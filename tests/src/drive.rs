@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Result;
+use rand::seq::index::sample;
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -27,6 +28,9 @@ const WRITE_EVERY: Duration = Duration::from_millis(20);
 
 /// Pause between two pairs of writes that are timed.
 const TIME_EVERY: Duration = Duration::from_millis(5);
+
+/// Keys that a flood writes at once.
+const FLOOD_AT_A_TIME: usize = 50;
 
 /// How long a write that no node accepts is tried again before its driver gives up.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
@@ -200,6 +204,19 @@ impl Drive {
         self.shared.read(node, &name_of(key)).await
     }
 
+    /// Writes so many keys as fast as nodes take them, some at a time, at all nodes together, beside all other traffic.
+    pub async fn flood(&self, writes: usize) {
+        let mut floods = JoinSet::new();
+        let nodes = self.shared.apis.len();
+        for node in 0..nodes {
+            let shared = Arc::clone(&self.shared);
+            floods.spawn(async move { shared.flood(node, writes / nodes).await });
+        }
+        while let Some(ended) = floods.join_next().await {
+            ended.expect("no driver panics");
+        }
+    }
+
     /// Waits for the writers to finish what they began, and ends the readers; the phases, each printed.
     pub async fn stop(mut self) -> Stopped {
         self.stop.cancel();
@@ -308,9 +325,17 @@ impl Shared {
     async fn write_until_stopped(&self, node: usize, stop: &CancellationToken) {
         let mut random = SmallRng::seed_from_u64(self.load.seed.wrapping_add(node as u64));
         while !stop.is_cancelled() {
-            let key = name_of(random.random_range(0..self.load.keys));
-            self.write(node, &key).await;
+            self.write(node, &[name_of(random.random_range(0..self.load.keys))]).await;
             sleep(WRITE_EVERY).await;
+        }
+    }
+
+    async fn flood(&self, node: usize, writes: usize) {
+        let mut random = SmallRng::seed_from_u64(self.load.seed ^ (node as u64) << 32);
+        for first in (0..writes).step_by(FLOOD_AT_A_TIME) {
+            let count = FLOOD_AT_A_TIME.min(writes - first);
+            let keys = sample(&mut random, self.load.keys, count.min(self.load.keys));
+            self.write(node, &keys.into_iter().map(name_of).collect::<Vec<_>>()).await;
         }
     }
 
@@ -334,17 +359,23 @@ impl Shared {
         }
     }
 
-    /// Changes the record, then removes the key at this node; at the next one while that does not answer.
-    async fn write(&self, node: usize, key: &str) {
-        let version = self.record.write(key);
+    /// Changes the record, then invalidates the keys at this node; at the next one while that does not answer.
+    async fn write(&self, node: usize, keys: &[String]) {
+        let versions: Vec<_> = keys.iter().map(|key| self.record.write(key)).collect();
         let begun = self.record.now();
         for attempt in 0.. {
             let through = (node + attempt) % self.apis.len();
             let sent = self.record.now();
-            match self.apis[through].delete(CACHE, key).await {
+            let done = match keys {
+                [key] => self.apis[through].delete(CACHE, key).await,
+                _ => self.apis[through].invalidate(CACHE, keys).await,
+            };
+            match done {
                 Ok(()) => {
                     let now = self.record.now();
-                    self.record.returned(key, version, now, [through]);
+                    for (key, version) in keys.iter().zip(versions) {
+                        self.record.returned(key, version, now, [through]);
+                    }
                     return self.count(through, |counts| counts.writes.push(now - sent));
                 }
                 Err(error) => {

@@ -22,3 +22,4 @@ pub mod record;
 pub mod scale;
 pub mod switch;
 pub mod wait;
+pub mod watch;

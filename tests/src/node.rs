@@ -14,7 +14,7 @@ use crate::host::Host;
 use crate::wait::until;
 
 /// Longest time from the start of a process to its readiness.
-pub const READY_WITHIN: Duration = Duration::from_secs(20);
+pub const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Lines of its log that a node shows at its end.
 const LOG_LINES_SHOWN: usize = 60;
@@ -157,6 +157,15 @@ impl Node {
     /// Lets it go on.
     pub fn proceed(&self) -> Result<()> {
         self.signal(Signal::CONT)
+    }
+
+    /// Bytes of its memory that are resident.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        const PAGE_BYTES: u64 = 4 << 10;
+        let process = self.process.as_ref().context("not started")?;
+        let statm = fs::read_to_string(format!("/proc/{}/statm", process.id()))?;
+        let pages: u64 = statm.split(' ').nth(1).context("not as proc(5) says")?.parse()?;
+        Ok(pages * PAGE_BYTES)
     }
 
     /// What it has printed in all its lives.

@@ -1,5 +1,5 @@
-//! A switch in this process: every host's device is a TAP whose other end is here, so that frames can be held back
-//! per pair of hosts.
+//! A switch in this process: every host's device is a TAP whose other end is here, so that frames can be held back,
+//! doubled and overtaken per pair of hosts.
 //!
 //! A device is read and written as if it were a pipe: one call moves one frame, and readiness is told in the same way.
 
@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use tappers::{Interface, Tap};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::host::Host;
 
@@ -25,6 +26,9 @@ const FRAME_BYTES_MAX: usize = 1522;
 /// Frames on their way from one host to another: at 1,500 bytes 6 MB, or 100 ms of 480 Mbit/s. More are dropped, as a
 /// full queue of a real switch would.
 const FRAMES_WAITING_MAX: usize = 4096;
+
+/// How long a frame that is to be overtaken waits for another.
+const OVERTAKEN_WITHIN: Duration = Duration::from_millis(5);
 
 /// Passes frames between hosts until it is dropped.
 #[derive(Debug)]
@@ -40,6 +44,16 @@ pub struct Switch {
 struct Path {
     delay: Duration,
     held: bool,
+    mess: Mess,
+}
+
+/// Shares of the frames, in per cent, that a path delivers otherwise than once and in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mess {
+    /// Delivered twice.
+    pub twice: u8,
+    /// Delivered after the one that comes next.
+    pub overtaken: u8,
 }
 
 /// The way from one host to another.
@@ -67,7 +81,8 @@ impl Switch {
                 paths.insert((from, to), set);
                 ports.push(Port { path: path.clone(), queue });
                 let sender = pipe::Sender::from_file_unchecked(device.try_clone()?)?;
-                tasks.spawn(deliver(sender, path, frames));
+                let random = SmallRng::seed_from_u64((from * devices.len() + to) as u64);
+                tasks.spawn(deliver(sender, path, frames, random));
             }
             let receiver = pipe::Receiver::from_file_unchecked(device.try_clone()?)?;
             tasks.spawn(forward(receiver, ports));
@@ -78,6 +93,11 @@ impl Switch {
     /// Holds back what one host sends to another from now on.
     pub fn delay(&self, from: usize, to: usize, by: Duration) {
         self.paths[&(from, to)].send_modify(|path| path.delay = by);
+    }
+
+    /// Doubles so many of the frames that one host sends to another from now on, and lets so many be overtaken.
+    pub fn mess(&self, from: usize, to: usize, mess: Mess) {
+        self.paths[&(from, to)].send_modify(|path| path.mess = mess);
     }
 
     /// Holds back everything that one host sends to another, or lets it all go at once.
@@ -101,14 +121,28 @@ async fn forward(device: pipe::Receiver, ports: Vec<Port>) {
 }
 
 /// Delivers what one host sends to another, each frame when it is due.
-async fn deliver(device: pipe::Sender, mut path: watch::Receiver<Path>, mut frames: mpsc::Receiver<Frame>) {
+async fn deliver(
+    device: pipe::Sender,
+    mut path: watch::Receiver<Path>,
+    mut frames: mpsc::Receiver<Frame>,
+    mut random: SmallRng,
+) {
+    // A device that is down refuses it: lost, as on a cable.
+    let put = |frame: &Frame| drop(device.try_write(&frame.bytes));
     while let Some(frame) = frames.recv().await {
         sleep_until(frame.due).await;
-        if path.wait_for(|path| !path.held).await.is_err() {
-            return;
+        let Ok(Path { mess, .. }) = path.wait_for(|path| !path.held).await.map(|path| *path) else { return };
+        let mut strikes = |percent: u8| random.random_range(0..100) < percent;
+        if strikes(mess.overtaken)
+            && let Ok(Some(next)) = timeout(OVERTAKEN_WITHIN, frames.recv()).await
+        {
+            sleep_until(next.due).await;
+            put(&next);
         }
-        // A device that is down refuses it: lost, as on a cable.
-        let _ = device.try_write(&frame.bytes);
+        put(&frame);
+        if strikes(mess.twice) {
+            put(&frame);
+        }
     }
 }
 

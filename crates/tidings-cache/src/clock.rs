@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidings_proto::time::Tick;
@@ -18,6 +18,7 @@ pub struct Clock(Source);
 #[derive(Clone)]
 enum Source {
     System(Arc<System>),
+    Settable(Arc<System>, WallClock),
     Other(Arc<dyn Fn() -> Tick + Send + Sync>),
 }
 
@@ -25,6 +26,7 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
             Source::System(_) => "Clock(system)",
+            Source::Settable(..) => "Clock(settable)",
             Source::Other(_) => "Clock(other)",
         })
     }
@@ -42,8 +44,16 @@ impl Clock {
     #[must_use]
     pub fn system() -> Self {
         let system = System::default();
-        system.refresh();
+        system.refresh(os::wall_coarse);
         Self(Source::System(Arc::new(system)))
+    }
+
+    /// The machine's clock, but for its wall clock, which can be set as by an operator or a time service: for tests.
+    #[must_use]
+    pub fn settable() -> (Self, WallClock) {
+        let (system, wall) = (System::default(), WallClock::default());
+        system.refresh(|| wall.now());
+        (Self(Source::Settable(Arc::new(system), wall.clone())), wall)
     }
 
     /// A clock that answers what `read` says: for tests and simulations. Its readings must not go backwards.
@@ -65,7 +75,8 @@ impl Clock {
     #[must_use]
     pub fn coarse(&self) -> Tick {
         match &self.0 {
-            Source::System(system) => system.coarse(),
+            Source::System(system) => system.coarse(os::wall_coarse),
+            Source::Settable(system, wall) => system.coarse(|| wall.now()),
             Source::Other(read) => read(),
         }
     }
@@ -77,7 +88,8 @@ impl Clock {
     #[inline]
     pub(crate) fn at_change(&self) -> (Tick, u64) {
         match &self.0 {
-            Source::System(system) => system.at_change(),
+            Source::System(system) => system.at_change(os::wall_coarse),
+            Source::Settable(system, wall) => system.at_change(|| wall.now()),
             Source::Other(_) => (self.coarse(), self.wall_ms()),
         }
     }
@@ -86,7 +98,8 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Tick {
         match &self.0 {
-            Source::System(system) => system.refresh(),
+            Source::System(system) => system.refresh(os::wall_coarse),
+            Source::Settable(system, wall) => system.refresh(|| wall.now()),
             Source::Other(read) => read(),
         }
     }
@@ -96,6 +109,7 @@ impl Clock {
     pub fn wall_ms(&self) -> u64 {
         match &self.0 {
             Source::System(_) => os::wall_coarse() / 1_000_000,
+            Source::Settable(_, wall) => wall.now() / 1_000_000,
             Source::Other(read) => read().0 / 1_000_000,
         }
     }
@@ -119,6 +133,21 @@ impl ManualClock {
     }
 }
 
+/// Sets the wall clock of a [`Clock::settable`].
+#[derive(Clone, Debug, Default)]
+pub struct WallClock(Arc<AtomicI64>);
+
+impl WallClock {
+    /// Sets it so many seconds ahead of where it stands; negative ones set it back.
+    pub fn step(&self, seconds: i64) {
+        self.0.fetch_add(seconds * 1_000_000_000, Ordering::SeqCst);
+    }
+
+    fn now(&self) -> u64 {
+        os::wall_coarse().saturating_add_signed(self.0.load(Ordering::SeqCst))
+    }
+}
+
 /// A change of the distance between wall and monotonic time beyond this means a suspend or a step of the wall clock.
 const JUMP_NANOS: u64 = 50_000_000;
 
@@ -137,12 +166,12 @@ struct System {
 
 impl System {
     #[inline]
-    fn coarse(&self) -> Tick {
-        let (monotonic, wall) = (os::monotonic_coarse(), os::wall_coarse());
-        let distance = wall.wrapping_sub(monotonic);
+    fn coarse(&self, wall: impl Fn() -> u64) -> Tick {
+        let monotonic = os::monotonic_coarse();
+        let distance = wall().wrapping_sub(monotonic);
         let change = distance.wrapping_sub(self.distance.load(Ordering::Relaxed)) as i64;
         if change.unsigned_abs() > JUMP_NANOS {
-            self.refresh();
+            self.refresh(wall);
         }
         // Not the precise reading: what comes next would be earlier.
         self.tick(monotonic)
@@ -153,18 +182,18 @@ impl System {
     }
 
     #[inline]
-    fn at_change(&self) -> (Tick, u64) {
+    fn at_change(&self, wall: impl Fn() -> u64) -> (Tick, u64) {
         let monotonic = os::monotonic_coarse();
         if monotonic.saturating_sub(self.checked.load(Ordering::Relaxed)) > RECHECK_NANOS {
             self.checked.store(monotonic, Ordering::Relaxed);
-            let _ = self.coarse();
+            let _ = self.coarse(wall);
         }
         let wall = monotonic.wrapping_add(self.distance.load(Ordering::Relaxed));
         (self.tick(monotonic), wall / 1_000_000)
     }
 
-    fn refresh(&self) -> Tick {
-        let distance = os::wall_coarse().wrapping_sub(os::monotonic_coarse());
+    fn refresh(&self, wall: impl Fn() -> u64) -> Tick {
+        let distance = wall().wrapping_sub(os::monotonic_coarse());
         let (boot, monotonic) = (os::boot(), os::monotonic());
         self.suspended.fetch_max(boot.saturating_sub(monotonic), Ordering::Relaxed);
         self.distance.store(distance, Ordering::Relaxed);
@@ -237,22 +266,38 @@ mod tests {
     #[test]
     fn readings_never_go_backwards_when_the_wall_clock_jumps() {
         let system = System::default();
-        system.refresh();
+        system.refresh(os::wall_coarse);
         for _ in 0..1_000 {
             system.distance.fetch_add(10_000_000_000, Ordering::Relaxed);
-            let (first, second) = (system.coarse(), system.coarse());
+            let (first, second) = (system.coarse(os::wall_coarse), system.coarse(os::wall_coarse));
             assert!(first <= second, "{first:?}, then {second:?}");
+        }
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_moves_no_tick() {
+        let (clock, wall) = Clock::settable();
+        for seconds in [600, -1_200] {
+            let (before, wall_before) = (clock.now(), clock.wall_ms());
+            wall.step(seconds);
+            let (coarse, after) = (clock.coarse(), clock.now());
+            assert!(
+                before.before(Duration::from_millis(20)) <= coarse && coarse <= after,
+                "{before:?} {coarse:?}"
+            );
+            let moved = clock.wall_ms() as i64 - wall_before as i64 - seconds * 1_000;
+            assert!((0..60_000).contains(&moved), "{moved} ms besides");
         }
     }
 
     #[test]
     fn a_suspend_is_counted_at_the_very_next_reading() {
         let system = System::default();
-        system.refresh();
+        system.refresh(os::wall_coarse);
         // As if the machine had slept: wall time went on, and what was measured is out of date.
         system.distance.fetch_sub(10_000_000_000, Ordering::Relaxed);
         let before = system.distance.load(Ordering::Relaxed);
-        let _ = system.coarse();
+        let _ = system.coarse(os::wall_coarse);
         assert_ne!(system.distance.load(Ordering::Relaxed), before, "suspended time was not measured anew");
     }
 

@@ -53,7 +53,7 @@ mod write_through;
 
 pub use builder::{CacheBuilder, Invalidator, Mode, OpenError, Settings};
 pub use cache::{Cache, Computed, Number, Write};
-pub use clock::{Clock, ManualClock};
+pub use clock::{Clock, ManualClock, WallClock};
 pub use derive::{DERIVED_KEYS_MAX, DeriveError, RULES_MAX};
 pub use domain::{Domain, RemoteStats};
 pub use erased::AnyCache;

@@ -400,9 +400,12 @@ async fn one_host_that_never_finishes_a_handshake_keeps_nobody_else_out() {
             Err(_) => refused += 1,
         }
     }
-    assert_eq!((open.len(), refused), (HANDSHAKES_PER_IP_MAX, 80 - HANDSHAKES_PER_IP_MAX));
-    assert_eq!(node.refused(RefusedReason::Busy), refused as u64);
-    assert_eq!(lines.with("reason=\"busy\""), 1, "one log line");
+    // On a busy machine the time of some is over before all have tried: their places are free again.
+    let over = node.refused(RefusedReason::Timeout) as usize;
+    assert!((HANDSHAKES_PER_IP_MAX..=HANDSHAKES_PER_IP_MAX + over).contains(&open.len()), "{}", open.len());
+    assert_eq!(node.refused(RefusedReason::Busy), refused);
+    let lines = lines.with("reason=\"busy\"");
+    assert!((1..5).contains(&lines), "{lines} log lines, ever less often");
     drop(guard);
     let peer = start(&authority, "n2", 1, loopback());
     peer.transport.want(node.address());

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 #[path = "facade/common.rs"]
 mod common;
 
-use common::{BOUND, PATIENCE, fill, joiner, open, quick, until};
+use common::{BOUND, PATIENCE, fill, joiner, open, patient, quick, until};
 
 #[tokio::test]
 async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
-    let cluster = quick(3).await;
+    let cluster = patient(3).await;
     let caches = open(&cluster);
     fill(&caches, "answer", 41).await;
     let key = "answer".to_owned();
@@ -29,7 +29,7 @@ async fn a_change_on_one_node_evicts_the_copy_on_every_other() {
 
 #[tokio::test]
 async fn fills_are_silent() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let caches = open(&cluster);
     for n in 0..100 {
         fill(&caches, &n.to_string(), n).await;
@@ -41,7 +41,7 @@ async fn fills_are_silent() {
 
 #[tokio::test]
 async fn subscribers_on_other_nodes_hear_what_was_done() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let caches = open(&cluster);
     let mut heard = caches[1].subscribe().kinds([EventKind::Inserted]).start().unwrap();
     caches[0].write().metadata("cause", "test").insert("k".to_owned(), 1).unwrap();
@@ -55,7 +55,7 @@ async fn subscribers_on_other_nodes_hear_what_was_done() {
 
 #[tokio::test]
 async fn clear_reaches_everybody_and_loads_under_way() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let caches = open(&cluster);
     fill(&caches, "a", 1).await;
     let (release, released) = tokio::sync::oneshot::channel::<()>();
@@ -78,7 +78,7 @@ async fn clear_reaches_everybody_and_loads_under_way() {
 
 #[tokio::test]
 async fn a_change_counts_once_per_follower_whatever_its_lanes() {
-    let cluster = quick(3).await;
+    let cluster = patient(3).await;
     let caches = open(&cluster);
     caches[0].clear().unwrap();
     caches[0].write().insert_many((0..100).map(|n: u64| (n.to_string(), n))).unwrap();
@@ -207,10 +207,11 @@ async fn repair_after_a_cut_is_exact_to_the_key() {
     until("the link is down", || first.members().iter().all(|member| member.rtt.is_none())).await;
     caches[0].remove(&"50".to_owned()).unwrap();
     first.set_denied(&[]);
-    until("the change arrives", || !caches[1].contains(&"50".to_owned())).await;
+    // What is only doubted while the cut lasts comes back; what was evicted does not.
+    let kept = || -> Vec<u64> { (0..100).filter(|n| caches[1].contains(&n.to_string())).collect() };
+    let rest: Vec<u64> = (0..100).filter(|n| *n != 50).collect();
+    until("the change arrives, and nothing else was evicted", || kept() == rest).await;
     assert!(second.members().iter().all(|member| member.resets == 0));
-    let kept = (0..100_u64).filter(|n| caches[1].contains(&n.to_string())).count();
-    assert_eq!(kept, 99, "nothing else was evicted");
     cluster.shutdown().await;
 }
 
@@ -275,7 +276,7 @@ async fn caches_are_found_by_name_and_type() {
 
 #[tokio::test]
 async fn a_batch_job_invalidates_and_leaves_nothing_unsaid() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let caches = open(&cluster);
     for n in 0..1_000 {
         fill(&caches, &n.to_string(), n).await;

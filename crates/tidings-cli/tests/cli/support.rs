@@ -47,7 +47,7 @@ pub(crate) fn tidings() -> Command {
 }
 
 /// How long anything may take that should take a second or two.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Looks again and again until there is something, and fails if that takes too long.
 #[track_caller]

@@ -13,9 +13,18 @@ use crate::support::{Rig, loopback, serve, until};
 async fn every_member_is_told_the_answering_node_too() {
     let rig = Rig::start_with(2, |_, builder| builder.zone("<z>"), |options| options).await;
     rig.apis[1].open("c", &json!({})).await;
-    let view = async || rig.apis[0].get("/v1/cluster").await.is(200).document();
-    until("the other's cache is known", async || view().await["members"][1]["caches"] == json!(["c"])).await;
-    let view = view().await;
+    let mut view = Json::Null;
+    until("the other is in step, and its cache is known", async || {
+        view = rig.apis[0].get("/v1/cluster").await.is(200).document();
+        let other = &view["members"][1];
+        other["caches"] == json!(["c"])
+            && other["synced"] == json!(true)
+            && other["state"] == json!("live")
+            && other["rtt_ms"].is_f64()
+            && other["confirmed_ms"].as_f64().is_some_and(|ms| ms <= 1_000.0)
+            && other["lag_events"] == json!(0)
+    })
+    .await;
     assert_eq!((&view["node"], &view["ready"]), (&json!("n1"), &json!(true)));
     assert_eq!(view["cluster"], rig.node(0).cluster());
     assert_eq!(view["incarnation"], rig.node(0).origin().incarnation.0);
@@ -25,9 +34,6 @@ async fn every_member_is_told_the_answering_node_too() {
     for (name, value) in [
         ("node", json!("n2")),
         ("self", json!(false)),
-        ("state", json!("live")),
-        ("synced", json!(true)),
-        ("lag_events", json!(0)),
         ("zone", json!("<z>")),
         ("version", json!(tidings::RELEASE)),
         ("address", json!(rig.node(1).address().to_string())),
@@ -35,7 +41,6 @@ async fn every_member_is_told_the_answering_node_too() {
     ] {
         assert_eq!(other[name], value, "{name}");
     }
-    assert!(other["confirmed_ms"].as_f64().is_some_and(|ms| ms <= 1_000.0), "{other}");
     assert!(other["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{other}");
     rig.end().await;
 }
@@ -44,24 +49,33 @@ async fn every_member_is_told_the_answering_node_too() {
 async fn coherence_is_told_as_it_was_measured() {
     let rig = Rig::start(2).await;
     rig.apis[0].open("c", &json!({})).await;
-    rig.apis[0].put("c", "k", "v").await;
     let coherence = async || rig.apis[0].get("/v1/coherence").await.is(200).document();
-    let judged = async || coherence().await["writes"]["within"][3]["since_start"] == json!(1.0);
-    until("the write was coherent within a second", judged).await;
-    let told = coherence().await;
+    let metric = async |name: &str| rig.apis[0].metric(name).await.unwrap();
+    let coherent = "tidings_writes_coherent_total{within=\"1\"}";
+    let judged = "tidings_writes_judged_total{within=\"1\"}";
+    // Usually the first one is.
+    until("a write was coherent within a second", async || {
+        rig.apis[0].put("c", "k", "v").await;
+        until("it is judged", async || coherence().await["writes"]["pending"] == json!(0)).await;
+        metric(coherent).await > 0.0
+    })
+    .await;
+    let mut told = Json::Null;
+    until("what is told is what was counted", async || {
+        told = coherence().await;
+        let (coherent, judged) = (metric(coherent).await, metric(judged).await);
+        told["writes"]["within"][3]["since_start"].as_f64() == Some(coherent / judged)
+            && metric("tidings_coherence_duration_seconds_count").await == judged
+            && metric("tidings_writes_pending").await == 0.0
+            && told["writes"]["pending"] == json!(0)
+    })
+    .await;
     let within = told["writes"]["within"].as_array().unwrap();
     assert_eq!(within.iter().map(|it| it["ms"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 10, 100, 1_000]);
-    assert_eq!((&told["node"], &told["writes"]["pending"]), (&json!("n1"), &json!(0)));
-    assert_eq!(told["repairs"], json!({ "resumed": 0, "gap": 0, "reset": 0 }));
+    assert_eq!(told["node"], json!("n1"));
+    assert_eq!((&told["repairs"]["gap"], &told["repairs"]["reset"]), (&json!(0), &json!(0)));
+    assert!(told["repairs"]["resumed"].is_u64(), "{told}");
     assert!(told["duration_ms"]["p50"].as_f64().is_some_and(|ms| ms > 0.0), "{told}");
-    for (name, value) in [
-        ("tidings_writes_coherent_total{within=\"1\"}", 1.0),
-        ("tidings_writes_judged_total{within=\"1\"}", 1.0),
-        ("tidings_coherence_duration_seconds_count", 1.0),
-        ("tidings_writes_pending", 0.0),
-    ] {
-        assert_eq!(rig.apis[0].metric(name).await, Some(value), "{name}");
-    }
     assert_eq!(
         rig.apis[1].get("/v1/coherence").await.document()["writes"]["within"][0]["last_minute"],
         Json::Null
@@ -82,7 +96,10 @@ async fn who_was_refused_is_told_with_what_can_be_done() {
     );
     assert_eq!(told["address"], json!(rig.node(1).address().to_string()));
     assert!(told["remedy"].as_str().is_some_and(|text| text.contains("deny list")), "{told}");
-    assert_eq!(rig.apis[1].get("/v1/cluster").await.document()["refused"][0]["by_peer"], json!(true));
+    until("the other knows that it is refused", async || {
+        rig.apis[1].get("/v1/cluster").await.document()["refused"][0]["by_peer"] == json!(true)
+    })
+    .await;
     rig.end().await;
 }
 
@@ -145,7 +162,12 @@ async fn only_a_node_that_is_gone_is_forgotten() {
     let api = &rig.apis[0];
     let forget = async |document: Json| api.json(Method::POST, "/v1/cluster/forget", &document).await;
     for node in ["n1", "n2"] {
-        forget(json!({ "node": node })).await.problem(409, "node_is_live");
+        // Once it is heard: a machine that stands still hears nobody.
+        until("who is live is not forgotten", async || {
+            let answer = forget(json!({ "node": node })).await;
+            answer.status == 409 && answer.problem(409, "node_is_live").status == 409
+        })
+        .await;
     }
     for node in ["n9", "", "<script>"] {
         forget(json!({ "node": node })).await.problem(404, "unknown_node");

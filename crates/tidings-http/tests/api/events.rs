@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::support::{Api, Rig, answer, until, until_within};
 
 /// Longest wait for an event.
-const WITHIN: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_secs(60);
 
 /// A stream of events being read.
 struct Events {

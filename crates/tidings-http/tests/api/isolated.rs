@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::{Answer, answer, loopback, serve, until};
 
 /// Short, so that doubt comes soon; long enough for heartbeats of a busy machine.
-const MAX_STALENESS: Duration = Duration::from_secs(1);
+const MAX_STALENESS: Duration = Duration::from_secs(3);
 
 #[tokio::test]
 async fn in_doubt_a_value_is_missing_or_marked_as_its_cache_is_set() {
@@ -30,7 +30,7 @@ async fn in_doubt_a_value_is_missing_or_marked_as_its_cache_is_set() {
         let shown = api.get(&format!("/v1/caches/{choice}")).await.is(200).document();
         assert_eq!(shown["when_isolated"], choice);
     }
-    assert!(first.fresh(Duration::from_secs(10)).await);
+    assert!(first.fresh(Duration::from_secs(60)).await);
     until("both are heard", async || first.members().iter().filter(|member| member.synced()).count() == 2)
         .await;
     for choice in choices {

@@ -184,7 +184,7 @@ async fn a_change_is_published_once_and_applied_once_by_each_follower() {
     assert_eq!(writer.metric("tidings_events_applied_total").await, Some(0.0));
     until("all is acknowledged", async || writer.metric("tidings_peer_lag").await == Some(0.0)).await;
     for api in &rig.apis {
-        assert_eq!(api.metric("tidings_follow_synced").await, Some(2.0));
+        until("all is followed", async || api.metric("tidings_follow_synced").await == Some(2.0)).await;
         assert_eq!(api.metric("tidings_member_state").await, Some(3.0), "each member is in one state");
         for counter in ["tidings_follow_gaps_total", "tidings_follow_resets_total", "tidings_fences_total"] {
             assert_eq!(api.metric(counter).await, Some(0.0), "{counter}");

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use tidings::testing::Cluster;
-use tidings::{Node, StartError};
+use tidings::{Cache, Node, StartError};
 use tokio::time::Instant;
 
 use crate::common::{BOUND, PATIENCE, fill, open, until};
@@ -39,24 +39,41 @@ async fn a_runtime_that_is_kept_busy_makes_misses_and_no_stale_hit() {
     let cluster = mixed().await;
     let caches = open(&cluster);
     let key = "k".to_owned();
-    fill(&caches, &key, 1).await;
-    caches[1].insert(key.clone(), 2).unwrap();
-    let written = Instant::now();
-    let mut hits = 0;
-    // Nothing else runs on this thread, the node of the first cache included.
+    let mut changes = 0;
+    loop {
+        let filled = Instant::now();
+        fill(&caches, &key, 1).await;
+        caches[1].insert(key.clone(), 2).unwrap();
+        changes += 1;
+        let (hits, first_look) = busy_reads(&caches[0], &key, Instant::now());
+        until("the change arrives", || caches[0].counts().applied() == changes).await;
+        if hits > 0 {
+            break;
+        }
+        // Unless the machine stood still just before.
+        assert!(first_look > filled + BOUND / 2, "it serves what it has as long as it may");
+        caches[1].remove(&key).unwrap();
+        changes += 1;
+        until("the next change arrives", || caches[0].counts().applied() == changes).await;
+    }
+    fill(&caches[..1], &key, 2).await;
+    until("no doubt is left, and what was filled is served", || caches[0].get(&key) == Some(2)).await;
+    cluster.shutdown().await;
+}
+
+/// Reads for twice the bound, while nothing else runs on this thread, the node of the cache included: how many hits,
+/// and when the first read was over.
+fn busy_reads(cache: &Cache<String, u64>, key: &String, written: Instant) -> (u32, Instant) {
+    let (mut hits, mut first_look) = (0, None);
     while written.elapsed() < 2 * BOUND {
         let began = written.elapsed();
-        let hit = caches[0].get(&key);
+        let hit = cache.get(key);
         assert!(hit.is_none() || began <= BOUND, "{hit:?} {began:?} after the write");
         hits += u32::from(hit.is_some());
+        first_look.get_or_insert_with(Instant::now);
         std::thread::yield_now();
     }
-    assert!(hits > 0, "it served what it had as long as it might");
-    until("the change arrives", || caches[0].counts().applied() == 1).await;
-    fill(&caches[..1], &key, 2).await;
-    until("no doubt is left", || cluster[0].doubts().is_empty()).await;
-    assert_eq!(caches[0].get(&key), Some(2));
-    cluster.shutdown().await;
+    (hits, first_look.unwrap_or_else(Instant::now))
 }
 
 #[test]

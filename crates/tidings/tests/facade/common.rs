@@ -37,7 +37,18 @@ pub(crate) fn open(cluster: &Cluster) -> Vec<Cache<String, u64>> {
 }
 
 pub(crate) async fn quick(count: usize) -> Cluster {
-    let built = Cluster::start_with(count, |_, builder| builder.max_staleness(BOUND)).await;
+    bounded(count, BOUND).await
+}
+
+/// A cluster of which nobody is in doubt though the machine stands still for two seconds: what is held stays readable,
+/// and who has applied a change is not called expired. It takes as long to form as its bound is.
+pub(crate) async fn patient(count: usize) -> Cluster {
+    bounded(count, Duration::from_secs(3)).await
+}
+
+/// A cluster with this bound.
+pub(crate) async fn bounded(count: usize, bound: Duration) -> Cluster {
+    let built = Cluster::start_with(count, |_, builder| builder.max_staleness(bound)).await;
     built.expect("the cluster forms")
 }
 

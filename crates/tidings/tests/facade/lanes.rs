@@ -33,10 +33,9 @@ async fn nodes_with_different_numbers_of_lanes_evict_alike() {
     }
     let rest: Vec<u64> = (90..210).collect();
     until("exactly what was removed is gone everywhere", || {
-        caches.iter().all(|cache| kept(cache, 210).len() <= rest.len())
+        caches.iter().all(|cache| kept(cache, 210) == rest)
     })
     .await;
-    assert!(caches.iter().all(|cache| kept(cache, 210) == rest));
     for (index, cache) in caches.iter().enumerate() {
         let mut heard: Vec<_> = caches
             .iter()

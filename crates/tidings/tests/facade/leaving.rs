@@ -33,7 +33,7 @@ async fn who_has_changed_nothing_need_not_be_acknowledged() {
     let [first, cut_off] = cluster.nodes() else { unreachable!("two were started") };
     cut_off.set_denied(&["n1".to_owned()]);
     until("the link is down", || first.members().iter().all(|member| member.rtt.is_none())).await;
-    assert!(first.shutdown(Duration::from_secs(1)).await);
+    assert!(first.shutdown(PATIENCE).await);
     cluster.shutdown().await;
 }
 
@@ -70,7 +70,7 @@ async fn who_was_forgotten_and_is_there_after_all_still_counts() {
     })
     .await;
     crate::common::fill(&caches, "k", 1).await;
-    assert!(caches[1].contains(&"k".to_owned()));
+    until("it is cached", || caches[1].contains(&"k".to_owned())).await;
     first.set_denied(&["n2".to_owned()]);
     until("a cut is doubt", || !second.doubts().is_empty()).await;
     until("and ages entries out", || !caches[1].contains(&"k".to_owned())).await;

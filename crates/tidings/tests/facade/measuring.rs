@@ -3,34 +3,35 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
-use tidings::{Share, WITHIN};
+use tokio::time::Instant;
 
-use crate::common::{BOUND, PATIENCE, fill, open, quick, until};
-
-fn ratios(shares: [Share; WITHIN.len()]) -> [Option<f64>; WITHIN.len()] {
-    shares.map(Share::ratio)
-}
+use crate::common::{BOUND, PATIENCE, fill, for_a_while, open, patient, quick, until};
 
 #[tokio::test]
 async fn writes_are_coherent_in_less_time_than_their_acknowledgement_is_gathered_for() {
-    let cluster = quick(3).await;
+    const WRITES: usize = 200;
+    let cluster = patient(3).await;
     let caches = open(&cluster);
     fill(&caches, "key", 1).await;
+    let mut acknowledged = Vec::new();
     // One at a time, so that each has a mark of its own.
-    for n in 0..200_u64 {
+    for n in 0..WRITES {
+        let begun = Instant::now();
         caches[0].remove(&n.to_string()).unwrap().acked(PATIENCE).await.unwrap();
+        acknowledged.push(begun.elapsed());
     }
     let measured = || cluster[0].measured();
     until("all are applied", || measured().writes.pending == 0).await;
     let writes = measured().writes;
-    assert!(writes.times.count() >= 200, "{writes:?}");
-    assert_eq!(ratios(writes.since_start)[3], Some(1.0), "{writes:?}");
-    assert_eq!(writes.last_minute, writes.since_start);
-    // Acknowledgements are gathered for up to 5 ms, 2.5 on average: without their ages the median could not be below.
-    let median = writes.times.quantile(0.5).expect("there were some");
-    assert!(median < Duration::from_millis(2), "{median:?}");
+    assert!(writes.times.count() >= WRITES as u64, "{writes:?}");
+    // A machine that stands still for a second makes one of them late, not a tenth.
+    assert!(writes.since_start[3].ratio() > Some(0.9), "{writes:?}");
+    // Acknowledgements are gathered for up to 5 ms: without their ages both would take as long.
+    acknowledged.sort_unstable();
+    let (median, acknowledged) = (writes.times.quantile(0.5).expect("some"), acknowledged[WRITES / 2]);
+    assert!(median + Duration::from_millis(1) < acknowledged, "{median:?}, acknowledged in {acknowledged:?}");
     let idle = cluster[1].measured();
-    assert_eq!((idle.repairs, idle.over_invalidated, idle.writes.pending), Default::default());
+    assert_eq!((idle.repairs.resets, idle.over_invalidated, idle.writes.pending), Default::default());
     cluster.shutdown().await;
 }
 
@@ -59,9 +60,16 @@ async fn what_a_member_that_is_cut_off_has_not_applied_is_not_coherent_and_the_c
     assert_eq!(measured.writes.since_start[3].coherent, before.coherent, "late is late: {measured:?}");
     until("each is in step again", || first.doubts().is_empty() && second.doubts().is_empty()).await;
     assert!(second.measured().repairs.resumed >= 4, "all lanes were followed on: {:?}", second.measured());
-    let isolated = first.measured().isolated;
-    crate::common::for_a_while(Duration::from_millis(500)).await;
-    assert_eq!(first.measured().isolated, isolated, "the cut is over");
+    // As soon as the machine lets them hear each other for half a second.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let isolated = first.measured().isolated;
+        for_a_while(Duration::from_millis(500)).await;
+        if first.measured().isolated == isolated {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the cut is never over: {isolated:?}");
+    }
     cluster.shutdown().await;
 }
 
