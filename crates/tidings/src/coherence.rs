@@ -1,5 +1,6 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
+mod belonging;
 mod following;
 mod known;
 mod naming;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
+use tidings_proto::belonging::Belonging;
 use tidings_proto::coverage::Coverage;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness};
@@ -62,6 +64,7 @@ struct Inner {
     /// How far the wall clocks of peers that were met last said to be ahead of this node's, in milliseconds.
     ahead_ms: BTreeMap<NodeId, u64>,
     coverage: Coverage,
+    belonging: Belonging,
     /// What happened while following lives that are remembered no more.
     dropped: Following,
     /// The newest life of each node that another process replaced, in the order in which that came to be known.
@@ -103,6 +106,7 @@ impl Coherence {
             published: None,
             ahead_ms: BTreeMap::new(),
             coverage: Coverage::new(lanes),
+            belonging: Belonging::new(bounds.lost_grace),
             dropped,
             replaced: VecDeque::new(),
             predecessor: None,

@@ -13,6 +13,7 @@ mod leaving;
 mod measuring;
 mod named;
 mod observing;
+mod parted;
 mod receipts;
 mod starting;
 mod subscribers;
