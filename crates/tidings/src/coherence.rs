@@ -205,6 +205,16 @@ impl Coherence {
         ended
     }
 
+    /// A life that is over, and says so, is followed to its end.
+    pub(crate) fn conceded(&self, hello: &Hello) {
+        let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        inner.locate(&origin, hello.address);
+        inner.freshness.conceded(&origin, now);
+        self.publish_locked(&mut inner, now);
+    }
+
     /// An operator says that a node will not come back as it was.
     pub(crate) fn forget(&self, node: &NodeId) -> bool {
         let now = self.domain.clock().now();

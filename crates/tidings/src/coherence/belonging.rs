@@ -8,6 +8,16 @@ use super::Coherence;
 use crate::observe::Observation;
 
 impl Coherence {
+    /// Whether any member has ever followed this node.
+    pub(crate) fn was_heard(&self) -> bool {
+        let inner = self.inner.lock();
+        inner
+            .peers
+            .values()
+            .filter_map(|peer| peer.served.as_ref())
+            .any(|served| served.heard() > Tick::NEVER)
+    }
+
     /// Judges whether this node is expelled, and says so if that has changed.
     pub(crate) fn judge_place(&self) {
         let now = self.domain.clock().now();

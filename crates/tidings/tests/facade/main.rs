@@ -15,5 +15,6 @@ mod named;
 mod observing;
 mod parted;
 mod receipts;
+mod replaced;
 mod starting;
 mod subscribers;
