@@ -1,9 +1,10 @@
-//! Whether a node still belongs to its cluster: it knows itself expelled once no member has asked it for confirmation for as
-//! long as members wait for a lost one. They have given its life up by then, and what it changes does not count for their
-//! bound until one of them hears it again.
+//! Whether a node still belongs to its cluster: it knows itself expelled once no member has asked it for confirmation
+//! for as long as members wait for a lost one. They have given its life up by then, and what it changes does not
+//! count for their bound until one of them hears it again.
 //!
-//! From the inside that looks the same as the end of everybody else. So being expelled is said, and changes nothing: the
-//! node serves and changes what it can, and what keeps caches coherent once members meet again are floors and followed logs.
+//! From the inside that looks the same as the end of everybody else. So being expelled is said, and changes nothing:
+//! the node serves and changes what it can, and what keeps caches coherent once members meet again are floors and
+//! followed logs.
 
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ impl Belonging {
         Self { lost_grace, heard: Tick::NEVER, expelled: false }
     }
 
-    /// Judges anew. `heard`: when any member last asked for confirmation, as far as is known now; `others`: whether there
-    /// are members, or were some that did not say goodbye. Returns whether the judgement has changed.
+    /// Judges anew. `heard`: when any member last asked for confirmation, as far as is known now; `others`: whether
+    /// there are members, or were some that did not say goodbye. Returns whether the judgement has changed.
     pub fn judge(&mut self, heard: Tick, others: bool, now: Tick) -> bool {
         self.heard = self.heard.max(heard);
         let given_up = self.heard > Tick::NEVER && now.since(self.heard) >= self.lost_grace;

@@ -10,8 +10,8 @@
 //! before it leaves. If it is heard again until then, it stays.
 //!
 //! An unclean end is named to others for a grace: who has been cut off meanwhile may never have known the life, and
-//! gets a floor for it. A life that is back after its end has cost it its place leaves a floor, too: for it has been apart
-//! for longer than ends are named, maybe with others that have come and ended there.
+//! gets a floor for it. A life that is back after its end has cost it its place leaves a floor, too: for it has been
+//! apart for longer than ends are named, maybe with others that have come and ended there.
 
 mod doubt;
 mod ended;
@@ -71,8 +71,8 @@ enum Standing {
     Live,
     /// No live member hears it, since then.
     Lost(Tick),
-    /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind. `told`:
-    /// others say so, and it was not known here before.
+    /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind.
+    /// `told`: others say so, and it was not known here before.
     Closing { since: Tick, back: bool, told: bool },
 }
 

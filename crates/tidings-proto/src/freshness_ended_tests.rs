@@ -133,6 +133,8 @@ fn a_life_that_is_back_after_it_has_lost_its_place_leaves_a_floor_and_stays() {
     freshness.confirmed(&life("b", 1), Tick(left));
     assert_eq!(published(&mut freshness, left), (left + STALENESS, end + HORIZON));
     let back = left + 1_000;
+    assert!(freshness.has_given_up(&life("a", 1)) && !freshness.has_given_up(&life("b", 1)));
+    assert!(!named(&mut freshness, &life("a", 1)), "hearsay does not bring it back");
     assert!(freshness.met(&life("a", 1), Tick(back)));
     assert_eq!(named_as_ended(&freshness, back), []);
     let over = back + HORIZON + STALENESS;

@@ -10,6 +10,9 @@ enum Input {
     Met(Origin),
     Named(Origin),
     ToldEnded(Origin),
+    Conceded(Origin),
+    /// Followed to its end, however it came to that.
+    EndedAt(Origin),
     Confirmed(Origin, u64),
     Left(Origin),
     Lost(Origin),
@@ -27,6 +30,8 @@ fn input() -> impl Strategy<Value = Input> {
         2 => origin().prop_map(Input::Met),
         4 => origin().prop_map(Input::Named),
         2 => origin().prop_map(Input::ToldEnded),
+        1 => origin().prop_map(Input::Conceded),
+        1 => origin().prop_map(Input::EndedAt),
         6 => (origin(), 0_u64..100).prop_map(|(origin, age)| Input::Confirmed(origin, age)),
         1 => origin().prop_map(Input::Left),
         3 => origin().prop_map(Input::Lost),
@@ -45,6 +50,8 @@ fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
         Input::Named(origin) => {
             named(freshness, origin);
         }
+        Input::Conceded(origin) => freshness.conceded(origin, now),
+        Input::EndedAt(origin) => freshness.ended_at(origin, now),
         Input::ToldEnded(origin) => {
             freshness.told_ended(&NodeId::new("witness").unwrap(), [origin], now);
         }
@@ -92,8 +99,8 @@ proptest! {
             now = now.after(Duration::from_nanos(pause));
             let before = readable(published, now);
             let doubt = uncertain(&freshness);
-            let news = matches!(input, Input::Confirmed(..) | Input::Left(_));
-            let goodbye = matches!(input, Input::Left(_));
+            let goodbye = matches!(input, Input::Left(_) | Input::EndedAt(_));
+            let news = goodbye || matches!(input, Input::Confirmed(..));
             let (relevant, changes) = (relevant(&freshness), freshness.changes());
             apply(&mut freshness, &input, now);
             let next = freshness.publish(now);
@@ -150,7 +157,9 @@ proptest! {
             let newest = !freshness.is_superseded(&me);
             there = match input {
                 Input::Met(origin) if origin == me => newest,
-                Input::Left(origin) | Input::Lost(origin) | Input::Forget(origin) if origin.node == me.node => false,
+                Input::Left(origin) | Input::EndedAt(origin) if origin.node == me.node => false,
+                Input::Conceded(origin) if origin.node == me.node => false,
+                Input::Lost(origin) | Input::Forget(origin) if origin.node == me.node => false,
                 _ => there && newest,
             };
             freshness.publish(now);
@@ -158,8 +167,8 @@ proptest! {
         }
     }
 
-    /// Of a life that has ended somewhere, and that this node has not closed since it was told so, nothing that was loaded
-    /// before is readable once its end is not in doubt any more.
+    /// Of a life that has ended somewhere, and that this node has not closed since it was told so, nothing that was
+    /// loaded before is readable once its end is not in doubt any more.
     #[test]
     fn what_was_loaded_before_an_unknown_end_was_told_is_gone_once_nothing_is_in_doubt(
         has_seeds: bool,
@@ -180,7 +189,7 @@ proptest! {
                     told.insert(origin.clone(), now);
                 }
                 // It says itself that it is there: what it does is followed.
-                Input::Met(origin) | Input::Found(origin) => {
+                Input::Met(origin) | Input::Found(origin) | Input::EndedAt(origin) => {
                     told.remove(origin);
                 }
                 _ => {}

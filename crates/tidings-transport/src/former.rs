@@ -1,8 +1,8 @@
 //! Connections to lives that are over by their own word: another process has their node id, and they come so that what
 //! they did last is followed to its end.
 //!
-//! They stand beside the table of links: none of them is the connection to its node, replaces one, or carries gossip, and
-//! the peer may open no stream on it. So all that comes of one is that the former log is followed.
+//! They stand beside the table of links: none of them is the connection to its node, replaces one, or carries gossip,
+//! and the peer may open no stream on it. So all that comes of one is that the former log is followed.
 
 use std::sync::Arc;
 

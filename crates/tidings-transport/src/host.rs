@@ -33,8 +33,8 @@ pub trait Host: Send + Sync + 'static {
     /// of such a process comes as a refusal only.
     fn displaced(&self, _holder: SocketAddr) {}
 
-    /// A life that is over by its own word has come so that what it did last can be followed to its end, whoever has its
-    /// node id now. Takes note of it and returns whether it is followed; if not, it is judged as any other peer.
+    /// A life that is over by its own word has come so that what it did last can be followed to its end, whoever has
+    /// its node id now. Takes note of it and returns whether it is followed; if not, it is judged as any other peer.
     fn follows_to_the_end(&self, _hello: &Hello) -> bool {
         false
     }

@@ -122,8 +122,8 @@ pub const SILENCE: Duration = Duration::from_secs(1);
 /// it is admitted; more are refused, and come again.
 pub const FORMER_LINKS_MAX: usize = 16;
 
-/// How long such a connection may last: what a log holds by default crosses a slow link in that time. Whatever is missing
-/// then is resumed on the next one.
+/// How long such a connection may last: what a log holds by default crosses a slow link in that time. Whatever is
+/// missing then is resumed on the next one.
 pub const FORMER_LINK_TIME: Duration = Duration::from_secs(10);
 
 /// Time that the live holder of a node id has to answer when another process claims it.

@@ -71,6 +71,8 @@ struct Inner {
     replaced: VecDeque<NamedMember>,
     /// The newest life of this node that this process has replaced, as peers say.
     predecessor: Option<NamedMember>,
+    /// Lives that this node has given up and peers name as there, and when one last did: they are dialled.
+    again: BTreeMap<Origin, (SocketAddr, Tick)>,
 }
 
 /// Everything that freshness depends on.
@@ -110,6 +112,7 @@ impl Coherence {
             dropped,
             replaced: VecDeque::new(),
             predecessor: None,
+            again: BTreeMap::new(),
         });
         let coherence = Self {
             me,
@@ -173,6 +176,7 @@ impl Coherence {
                 inner.locate(&record.origin, record.address);
             }
         }
+        inner.note_again(std::iter::empty(), now);
         let relevant: Vec<Origin> = inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
         for origin in relevant {
             match view.life(&origin).map(|member| member.state) {
@@ -306,10 +310,12 @@ impl Coherence {
         followed.map(Following::of).chain([inner.dropped.clone()]).collect()
     }
 
-    /// Addresses of all relevant origins, to be dialled.
+    /// Addresses of all relevant origins, and of those that may be so again, to be dialled.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let inner = self.inner.lock();
-        inner.freshness.relevant().filter_map(|(origin, _)| Some(inner.peers.get(origin)?.address)).collect()
+        let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
+        let addresses = relevant.filter_map(|origin| Some(inner.peers.get(origin)?.address));
+        addresses.chain(inner.again.values().map(|(address, _)| *address)).collect()
     }
 
     /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.

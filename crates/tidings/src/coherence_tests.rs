@@ -231,3 +231,25 @@ fn a_life_that_has_said_goodbye_was_replaced_by_nobody_who_could_meet_it() {
     coherence.publish();
     assert!(coherence.members().borrow().members.is_empty());
 }
+
+#[test]
+fn a_life_that_was_given_up_and_is_named_as_there_is_dialled_and_no_more() {
+    let (coherence, clock) = coherence();
+    let now = wall(&coherence);
+    let (peer, back) = (life("peer", now), life("back", now));
+    coherence.met(&hello(&back, now, MemberSet::default()));
+    assert!(coherence.forget(&back.node));
+    let bounds = coherence.bounds();
+    clock.advance(bounds.write_horizon + bounds.max_staleness);
+    coherence.publish();
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![]));
+    coherence.named(&peer.node, &set([named_of(&back)]));
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![at(1)]));
+    // As ended it would be, by whoever has given it up as well.
+    clock.advance(bounds.lost_grace);
+    coherence.named(&peer.node, &set([named_of(&back), NamedMember { ended: true, ..named_of(&back) }]));
+    assert_eq!(coherence.addresses(), []);
+    coherence.named(&peer.node, &set([named_of(&back)]));
+    coherence.met(&hello(&back, now, MemberSet::default()));
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![back], vec![at(2)]));
+}

@@ -45,8 +45,8 @@ const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// gathered for. Whoever has not applied them by then has nothing to lose by the end of their log.
 const CANARIES_TIME: Duration = Duration::from_secs(1);
 
-/// How long a life that was replaced waits for acknowledgements of its sealed log: as long as it takes to find its peers,
-/// and to hand them what a log holds. Those who come later follow it all the same, while the process is there.
+/// How long a life that was replaced waits for acknowledgements of its sealed log: as long as it takes to find its
+/// peers, and to hand them what a log holds. Those who come later follow it all the same, while the process is there.
 const FORMER_TIME: Duration = Duration::from_secs(4);
 
 /// How long the transport has to close.
@@ -274,9 +274,9 @@ impl Driver {
         }
     }
 
-    /// Waits until another process has this node's place, and then ends this life as it would itself: what has begun is
-    /// waited for, the log is sealed, and whoever can be reached follows it to its end. The node goes on serving what it
-    /// is allowed to, and refuses changes.
+    /// Waits until another process has this node's place, and then ends this life as it would itself: what has begun
+    /// is waited for, the log is sealed, and whoever can be reached follows it to its end. The node goes on serving
+    /// what it is allowed to, and refuses changes.
     async fn ends_if_replaced(&self) {
         let bus = &self.bus;
         let replaced = bus.conflict.subscribe().wait_for(Option::is_some).await.is_ok();

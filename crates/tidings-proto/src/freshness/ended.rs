@@ -6,13 +6,14 @@ use super::{Freshness, Standing};
 use crate::id::Origin;
 use crate::time::Tick;
 
-/// Lives that are remembered as ended, and nodes whose newest life is. Beyond it one of which only others have said that
-/// it has ended is forgotten, or the life that began first: named once more by hearsay, it costs the doubt of one more
-/// unclean end, never a stale hit.
+/// Lives that are remembered as ended, and nodes whose newest life is. Beyond it one of which only others have said
+/// that it has ended is forgotten, or the life that began first: named once more by hearsay, it costs the doubt of
+/// one more unclean end, never a stale hit.
 pub const ENDED_MAX: usize = 4_096;
 
-/// Ended lives that are named to others at a time: more than end within a grace where things are as they should be. While
-/// there are so many, those whose end is in doubt stay so, and with them this node, until some need not be named any more.
+/// Ended lives that are named to others at a time: more than end within a grace where things are as they should be.
+/// While there are so many, those whose end is in doubt stay so, and with them this node, until some need not be
+/// named any more.
 pub const ENDED_NAMED_MAX: usize = 512;
 
 /// How a life has ended.
@@ -107,8 +108,14 @@ impl Ended {
 }
 
 impl Freshness {
-    /// The origin said goodbye and everything it did is applied, as [`Freshness::left`]. If it was over before that, not all
-    /// have followed it so: then it is named as one that ended without a goodbye.
+    /// Whether this node has given a life up that no later one has followed: it may be there all the same, and be met.
+    #[must_use]
+    pub fn has_given_up(&self, origin: &Origin) -> bool {
+        matches!(self.ended.lives.get(origin), Some(End::Unclean { .. })) && !self.is_superseded(origin)
+    }
+
+    /// The origin said goodbye and everything it did is applied, as [`Freshness::left`]. If it was over before that,
+    /// not all have followed it so: then it is named as one that ended without a goodbye.
     pub fn ended_at(&mut self, origin: &Origin, now: Tick) {
         let standing = self.origins.get(origin).map(|relevant| relevant.standing);
         let was_over =
@@ -122,8 +129,8 @@ impl Freshness {
         }
     }
 
-    /// A life says that it is over, and what it did last is followed from now on. Until that has come to its end the life's
-    /// end is in doubt anew: it has made changes after it was given up.
+    /// A life says that it is over, and what it did last is followed from now on. Until that has come to its end the
+    /// life's end is in doubt anew: it has made changes after it was given up.
     pub fn conceded(&mut self, origin: &Origin, now: Tick) {
         if !self.bounds.doubt_unclean_ends {
             return;

@@ -36,11 +36,11 @@ impl Freshness {
         named
     }
 
-    /// A peer says that these origins have ended without a goodbye. Of those that this node never knew it may have missed
-    /// changes that nobody tells any more: each gets a floor from now, unless the node's own floor is still to come. Those
-    /// that are relevant end as this node finds out itself, for a lie must not end a life that goes on; and a life that
-    /// has got such a floor is relevant again as soon as anybody names it as one that is there. The limits are those of
-    /// [`Freshness::named`].
+    /// A peer says that these origins have ended without a goodbye. Of those that this node never knew it may have
+    /// missed changes that nobody tells any more: each gets a floor from now, unless the node's own floor is still to
+    /// come. Those that are relevant end as this node finds out itself, for a lie must not end a life that goes on;
+    /// and a life that has got such a floor is relevant again as soon as anybody names it as one that is there. The
+    /// limits are those of [`Freshness::named`].
     pub fn told_ended<'a>(
         &mut self,
         by: &NodeId,
@@ -70,11 +70,14 @@ impl Freshness {
         named
     }
 
-    /// Lives that are to be named to others as ended: those whose end is in doubt here, and those that have left without
-    /// a goodbye less than a grace ago. Those of which only others have said so come last.
+    /// Lives that are to be named to others as ended: those whose end is in doubt here, and those that have left
+    /// without a goodbye less than a grace ago. Those of which only others have said so come last.
     pub fn ended(&self, now: Tick) -> impl Iterator<Item = &Origin> {
         let closing = |by_others| {
-            let is = move |standing| matches!(standing, Standing::Closing { back: false, told, .. } if told == by_others);
+            let is = move |standing| match standing {
+                Standing::Closing { back: false, told, .. } => told == by_others,
+                _ => false,
+            };
             let closing = self.origins.iter().filter(move |(_, relevant)| is(relevant.standing));
             closing.map(|(origin, _)| origin)
         };

@@ -17,16 +17,20 @@ use super::{Coherence, ENDED_KEPT_MAX, Following, Inner};
 /// the newest few will do, and of more the life that began first goes.
 pub(super) const REPLACED_NAMED_MAX: usize = 64;
 
-/// Entries of a member set for lives that have ended: two for each that can be named so by this node's own judgement, and
-/// as many for those that it was told of.
+/// Entries of a member set for lives that have ended: two for each that can be named so by this node's own judgement,
+/// and as many for those that it was told of.
 const ENDS_NAMED_MAX: usize = 4 * ENDED_NAMED_MAX;
+
+/// Lives that were given up and may be there again, which are dialled at a time. More are found by gossip, which takes
+/// longer.
+const AGAIN_MAX: usize = 64;
 
 /// How far ahead of every known clock the start of a life may be said to lie. A day is more than clocks differ.
 const LIFE_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Coherence {
-    /// Another process, at this address, has taken the place of a life. It is told so, unless that life has said goodbye:
-    /// then there is no process to meet.
+    /// Another process, at this address, has taken the place of a life. It is told so, unless that life has said
+    /// goodbye: then there is no process to meet.
     pub(crate) fn replaced(&self, origin: Origin, address: SocketAddr) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
@@ -68,10 +72,11 @@ impl Coherence {
             .partition(|member| member.origin.incarnation <= latest);
         let ended: BTreeSet<&Origin> =
             members.members.iter().filter(|member| member.ended).map(|member| &member.origin).collect();
-        let (ended, there): (Vec<_>, Vec<_>) =
+        let (over, there): (Vec<_>, Vec<_>) =
             credible.iter().map(|member| &member.origin).partition(|origin| ended.contains(origin));
+        inner.note_again(credible.iter().filter(|member| !ended.contains(&member.origin)).copied(), now);
         let Named { new, refused } = inner.freshness.named(by, there);
-        let told = inner.freshness.told_ended(by, ended, now);
+        let told = inner.freshness.told_ended(by, over, now);
         let new: BTreeSet<Origin> = new.into_iter().chain(told.new).collect();
         for NamedMember { origin, address, .. } in credible {
             if new.contains(origin) {
@@ -140,9 +145,9 @@ impl Coherence {
     }
 }
 
-/// What others are to be told of lives that have ended without a goodbye. Each is named as ended; and as one that is there,
-/// for releases that heed only that, and for those that heed both: a life that is named as ended alone was replaced, which
-/// concerns nobody but its successor.
+/// What others are to be told of lives that have ended without a goodbye. Each is named as ended; and as one that is
+/// there, for releases that heed only that, and for those that heed both: a life that is named as ended alone was
+/// replaced, which concerns nobody but its successor.
 fn named_ends(inner: &Inner, now: Tick) -> Vec<NamedMember> {
     let mut ends = Vec::new();
     for member in inner.freshness.ended(now).filter_map(|origin| inner.name(origin)) {
@@ -158,6 +163,21 @@ fn named_ends(inner: &Inner, now: Tick) -> Vec<NamedMember> {
 }
 
 impl Inner {
+    /// Notes lives that this node has given up and a peer names as there: nobody else may dial, and what they change is
+    /// missed until they have met. That is all it does: whether they are there, their own `Hello` says.
+    pub(super) fn note_again<'a>(&mut self, there: impl Iterator<Item = &'a NamedMember>, now: Tick) {
+        let Self { freshness, again, .. } = self;
+        let lost_grace = freshness.bounds().lost_grace;
+        again.retain(|origin, (_, at)| freshness.has_given_up(origin) && now.since(*at) < lost_grace);
+        for NamedMember { origin, address, .. } in
+            there.filter(|member| freshness.has_given_up(&member.origin))
+        {
+            if again.len() < AGAIN_MAX {
+                again.insert(origin.clone(), (*address, now));
+            }
+        }
+    }
+
     fn name(&self, origin: &Origin) -> Option<NamedMember> {
         let address = self.peers.get(origin)?.address;
         Some(NamedMember { origin: origin.clone(), address, ended: false })

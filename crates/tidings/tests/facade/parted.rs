@@ -64,9 +64,21 @@ async fn is_told(observer: &mut Observer, expected: bool) {
 
 #[tokio::test]
 async fn a_cut_longer_than_the_grace_leaves_nothing_stale_once_it_heals() {
-    let cluster = cluster(3, Duration::from_secs(2)).await;
-    let caches = open(&cluster);
-    let [first, second, apart] = cluster.nodes() else { unreachable!("three were started") };
+    let start = async |id: &str, seeds: &[&Node]| {
+        joiner("shop", id, seeds).lost_grace(Duration::from_secs(2)).start().await.unwrap()
+    };
+    let first = &start("n1", &[]).await;
+    // Both know the first one alone from their start: after the cut they have to find each other again.
+    let (second, apart) = (&start("n2", &[first]).await, &start("n3", &[first]).await);
+    let nodes = [first, second, apart];
+    let in_step = || {
+        nodes.iter().all(|node| {
+            let members = node.members();
+            members.len() == 3 && members.iter().all(|it| it.synced()) && node.doubts().is_empty()
+        })
+    };
+    until("all are in step", in_step).await;
+    let caches = nodes.map(open_on);
     let mut observer = apart.observe();
     part(apart, &[first, second], true);
     until("each side has given the other up", || {
@@ -94,15 +106,11 @@ async fn a_cut_longer_than_the_grace_leaves_nothing_stale_once_it_heals() {
             assert!(!heard(node, "n3") || cache.get(&by_one) != Some(1), "{:?}", node.doubts());
         }
         assert!(!heard(apart, "n1") || caches[2].get(&by_others) != Some(1), "{:?}", apart.doubts());
-        cluster.nodes().iter().all(|node| {
-            node.doubts().is_empty()
-                && node.members().len() == 3
-                && node.members().iter().all(|it| it.synced())
-        })
+        in_step()
     })
     .await;
     is_told(&mut observer, false).await;
-    assert!(cluster.nodes().iter().all(|node| node.expelled().is_none() && node.readiness().is_ok()));
+    assert!(nodes.iter().all(|node| node.expelled().is_none() && node.readiness().is_ok()));
     for cache in &caches {
         assert!(cache.get(&by_one) != Some(1) && cache.get(&by_others) != Some(1));
     }
@@ -110,5 +118,7 @@ async fn a_cut_longer_than_the_grace_leaves_nothing_stale_once_it_heals() {
     caches[2].remove(&"after".to_owned()).unwrap();
     until("changes travel again", || caches[..2].iter().all(|cache| !cache.contains(&"after".to_owned())))
         .await;
-    cluster.shutdown().await;
+    for node in nodes {
+        node.shutdown(PATIENCE).await;
+    }
 }
