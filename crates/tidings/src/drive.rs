@@ -283,9 +283,15 @@ impl Driver {
         if !replaced || !bus.is_former() {
             return;
         }
-        // Links that were admitted before are of use: they only have to be told.
         let horizon = bus.coherence.bounds().write_horizon;
-        let _ = tokio::time::timeout(horizon, bus.domain.writes_settled()).await;
+        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() {
+            // What is open still can neither be told any more nor be said to be over.
+            bus.ends_unfollowed();
+            tracing::warn!(
+                "another process has this node's place, and writes are open here: peers give this life up"
+            );
+            return;
+        }
         let heads = bus.domain.log().seal();
         tracing::warn!(?heads, "another process has this node's place: the log of this life is sealed");
         // What is not acknowledged is followed all the same; but a peer that has ended its link says nothing any more.

@@ -23,6 +23,11 @@ impl Bus {
         self.former.load(Ordering::Acquire)
     }
 
+    /// Its own life is over, and not to be followed: peers give it up, with a floor.
+    pub(crate) fn ends_unfollowed(&self) {
+        self.former.store(false, Ordering::Release);
+    }
+
     /// Whether a life has said goodbye and everything it did is applied.
     fn has_ended(&self, origin: &Origin) -> bool {
         let followed = self.coherence.peer(origin).and_then(|peer| peer.followed);
