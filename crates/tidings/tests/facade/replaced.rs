@@ -46,7 +46,7 @@ async fn what_a_replaced_life_did_last_is_followed_to_its_end_and_costs_nobody_a
 
     let (identity, next) = issued(&authority, "n3");
     former.set_denied(&["n1".to_owned(), "n2".to_owned(), next]);
-    [&first, &second].iter().for_each(|node| node.set_denied(&[serial.clone()]));
+    [&first, &second].iter().for_each(|node| node.set_denied(std::slice::from_ref(&serial)));
     until("nobody hears it", || {
         [&first, &second].iter().all(|node| member(node, "n3").unwrap().rtt.is_none())
     })
