@@ -208,7 +208,7 @@ fn who_never_knew_a_life_that_has_ended_takes_a_floor_for_it_from_whoever_knew_i
     let bounds = witness.bounds();
     witness_clock.advance(bounds.write_horizon + bounds.max_staleness);
     witness.publish();
-    assert_eq!(witness.relevant(), [peer.clone()]);
+    assert_eq!(witness.relevant(), std::slice::from_ref(&peer));
     let (late, _clock) = coherence();
     told(&late, "witness", &witness);
     assert!(!late.relevant().contains(&victim), "its own floor is still to come");
