@@ -43,6 +43,9 @@ impl Readiness {
         if self.unready_when_isolated && self.is_isolated() {
             reasons.push("no other member is heard".to_owned());
         }
+        if let Some(time) = self.node.expelled().filter(|_| self.unready_when_isolated) {
+            reasons.push(format!("expelled: no member has heard this node for {} s", time.as_secs()));
+        }
         if reasons.is_empty() {
             self.started.store(true, Ordering::Relaxed);
         }

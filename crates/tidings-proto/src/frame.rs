@@ -167,7 +167,8 @@ pub struct NamedMember {
     /// Where it can be dialled.
     pub address: SocketAddr,
     /// Whether that life, and every earlier one of its node, has ended: another process took its place. Only the node
-    /// itself heeds it.
+    /// itself heeds it, unless the same life is named a second time as one that is there: then it has ended without a
+    /// goodbye, and who never knew it may have missed what it changed. Named by itself, a life says that it is over.
     pub ended: bool,
 }
 

@@ -8,17 +8,25 @@
 //! being so by a goodbye whose heads are applied, or by an unclean end with a floor: its entries' last possible
 //! successors cannot have been heard, so whatever was loaded until `write_horizon` after its end becomes unreadable
 //! before it leaves. If it is heard again until then, it stays.
+//!
+//! An unclean end is named to others for a grace: who has been cut off meanwhile may never have known the life, and
+//! gets a floor for it. A life that is back after its end has cost it its place leaves a floor, too: for it has been
+//! apart for longer than ends are named, maybe with others that have come and ended there.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod doubt;
+mod ended;
+mod hearsay;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::frame::MEMBERS_MAX;
+use self::ended::{End, Ended};
 use crate::id::{Incarnation, NodeId, Origin};
 use crate::time::Tick;
 
-/// Lives that are remembered as ended, and nodes whose newest life is. Beyond it the life that began first is
-/// forgotten: named once more by hearsay, it costs the doubt of one more unclean end, never a stale hit.
-pub const ENDED_MAX: usize = 4_096;
+pub use self::doubt::Doubt;
+pub use self::ended::{ENDED_MAX, ENDED_NAMED_MAX};
+pub use self::hearsay::Named;
 
 /// Origins that one peer may make relevant by naming them, as long as nothing else speaks for them: far more than a
 /// cluster has members, and one peer alone cannot fill the set.
@@ -57,21 +65,6 @@ pub struct Published {
     pub floor: Tick,
 }
 
-/// Why a node is in doubt, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doubt {
-    /// No seed has been reached since the start.
-    NoContact,
-    /// The node's own former life may have left a write under way.
-    OwnFormerLife,
-    /// Nothing was ever confirmed by this origin.
-    NeverHeard(Origin),
-    /// This origin has not confirmed anything for longer than the bound.
-    Unheard(Origin),
-    /// This origin ended without a goodbye.
-    UncleanEnd(Origin),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// Somebody hears it.
@@ -79,7 +72,14 @@ enum Standing {
     /// No live member hears it, since then.
     Lost(Tick),
     /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind.
-    Closing { since: Tick, back: bool },
+    /// `told`: others say so, and it was not known here before.
+    Closing { since: Tick, back: bool, told: bool },
+}
+
+impl Standing {
+    fn ended(since: Tick) -> Self {
+        Self::Closing { since, back: false, told: false }
+    }
 }
 
 #[derive(Debug)]
@@ -90,27 +90,19 @@ struct Relevant {
     hearsay: Option<NodeId>,
 }
 
-/// What came of a peer's naming others.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
-    /// Who is relevant from now on.
-    pub new: Vec<Origin>,
-    /// How many were not taken note of, because a limit is reached.
-    pub refused: usize,
-}
-
 /// Computes freshness. All times are of the node's own clock.
 #[derive(Debug)]
 pub struct Freshness {
     bounds: Bounds,
     origins: BTreeMap<Origin, Relevant>,
-    /// Lives that have ended: others may go on naming them for a while.
-    ended: BTreeSet<Origin>,
+    ended: Ended,
     /// The newest life of each node that was proven to exist: older ones are over.
     proven: BTreeMap<NodeId, Incarnation>,
     /// The node's former life, until its floor is behind.
     own: Option<Own>,
     floor: Tick,
+    /// Some life was lost for so long that it has ended, and nobody has been met since.
+    outlived: bool,
     /// When this node's present life began: who has confirmed nothing since may not know of it.
     alive_since: Tick,
     /// Counts changes of the set of relevant origins.
@@ -133,10 +125,11 @@ impl Freshness {
         Self {
             bounds,
             origins: BTreeMap::new(),
-            ended: BTreeSet::new(),
+            ended: Ended::default(),
             proven: BTreeMap::new(),
             own: Some(own),
             floor: Tick::NEVER,
+            outlived: false,
             alive_since: Tick::NEVER,
             changes: 0,
         }
@@ -185,63 +178,50 @@ impl Freshness {
 
     /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
     /// over. Returns whether it is new.
+    ///
+    /// One that had ended without a goodbye was apart for long: this node may never hear of others that have come and
+    /// ended on its side, and takes a floor from now.
     pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {
-        if !self.is_superseded(origin) {
-            self.ended.remove(origin);
+        self.outlived = false;
+        let end = if self.is_superseded(origin) { None } else { self.ended.remove(origin) };
+        let new = self.found(origin, now);
+        if let Some(End::Unclean { .. }) = end
+            && let Some(relevant) = self.origins.get_mut(origin)
+        {
+            relevant.standing = Standing::Closing { since: now, back: true, told: false };
         }
-        self.found(origin, now)
+        new
     }
 
     /// Some live member hears this origin, and its own signature says that it exists: its node's older lives are
     /// over. One that has ended stays so. Returns whether it is new.
     pub fn found(&mut self, origin: &Origin, now: Tick) -> bool {
-        if self.is_superseded(origin) || self.ended.contains(origin) {
+        if self.is_over(origin) {
             return false;
         }
         self.prove(origin, now);
         match self.origins.get_mut(origin) {
             Some(relevant) => {
                 relevant.hearsay = None;
-                match &mut relevant.standing {
-                    Standing::Closing { back, .. } => *back = true,
-                    standing => *standing = Standing::Live,
-                }
+                self.changes += u64::from(relevant.is_there());
                 false
             }
             None => {
-                self.enter(origin, None);
+                self.enter(origin, Standing::Live, None);
                 true
             }
         }
     }
 
-    /// A peer names these origins. Each is relevant from now on, unless it is known to have ended. It ends nobody:
-    /// what a node says of a third one is not proof of anything. A peer may name [`NAMED_BY_ONE_MAX`] that nothing
-    /// else speaks for, all of them together [`MEMBERS_MAX`].
-    pub fn named<'a>(&mut self, by: &NodeId, origins: impl IntoIterator<Item = &'a Origin>) -> Named {
-        let by_one = self.origins.values().filter(|relevant| relevant.hearsay.as_ref() == Some(by)).count();
-        let room =
-            NAMED_BY_ONE_MAX.saturating_sub(by_one).min(MEMBERS_MAX.saturating_sub(self.origins.len()));
-        let mut named = Named::default();
-        for origin in origins {
-            let over = self.is_superseded(origin) || self.ended.contains(origin);
-            if over || self.origins.contains_key(origin) {
-                continue;
-            }
-            if named.new.len() < room {
-                self.enter(origin, Some(by.clone()));
-                named.new.push(origin.clone());
-            } else {
-                named.refused += 1;
-            }
-        }
-        named
+    fn enter(&mut self, origin: &Origin, standing: Standing, hearsay: Option<NodeId>) {
+        self.ended.remove(origin);
+        self.origins.insert(origin.clone(), Relevant { confirmed: None, standing, hearsay });
+        self.changes += 1;
     }
 
-    fn enter(&mut self, origin: &Origin, hearsay: Option<NodeId>) {
-        let relevant = Relevant { confirmed: None, standing: Standing::Live, hearsay };
-        self.origins.insert(origin.clone(), relevant);
-        self.changes += 1;
+    /// Whether an origin has ended, by more than what others say.
+    fn is_over(&self, origin: &Origin) -> bool {
+        self.is_superseded(origin) || (self.ended.contains(origin) && !self.ended.is_told(origin))
     }
 
     fn is_superseded(&self, origin: &Origin) -> bool {
@@ -281,27 +261,24 @@ impl Freshness {
         let superseded = self.is_superseded(origin);
         if let Some(relevant) = self.origins.get_mut(origin) {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
-            match &mut relevant.standing {
-                Standing::Live => {}
-                standing @ Standing::Lost(_) => *standing = Standing::Live,
-                // It answered what it was asked after its end.
-                Standing::Closing { since, back } => *back |= tick > *since && !superseded,
+            let after_its_end = match relevant.standing {
+                Standing::Closing { since, .. } => tick > since && !superseded,
+                Standing::Live | Standing::Lost(_) => true,
+            };
+            if after_its_end {
+                self.changes += u64::from(relevant.is_there());
             }
         }
     }
 
     /// The origin said goodbye and everything it did is applied.
     pub fn left(&mut self, origin: &Origin) {
-        if self.origins.remove(origin).is_some() {
-            self.changes += 1;
-        }
-        self.ended.insert(origin.clone());
-        if self.ended.len() > ENDED_MAX
-            && let Some(first) = self.ended.iter().min_by_key(|origin| origin.incarnation)
-        {
-            let first = first.clone();
-            self.ended.remove(&first);
-        }
+        self.let_go(origin, End::Clean);
+    }
+
+    fn let_go(&mut self, origin: &Origin, end: End) {
+        self.origins.remove(origin);
+        self.changes += u64::from(self.ended.note(origin.clone(), end));
     }
 
     /// No live member hears the origin any more.
@@ -329,7 +306,9 @@ impl Freshness {
         } else if let Some(relevant) = self.origins.get_mut(origin)
             && !matches!(relevant.standing, Standing::Closing { back: false, .. })
         {
-            relevant.standing = Standing::Closing { since: now, back: false };
+            relevant.standing = Standing::ended(now);
+            // It is named as ended from now on.
+            self.changes += 1;
         }
     }
 
@@ -347,6 +326,7 @@ impl Freshness {
             .map(|(origin, _)| origin.clone())
             .collect();
         for origin in overdue {
+            self.outlived = true;
             self.end(&origin, now);
         }
         let over = |floor: Tick| now >= floor.after(self.bounds.max_staleness);
@@ -363,26 +343,40 @@ impl Freshness {
             self.floor = self.floor.max(floor).max(unreadable);
             self.own = None;
         }
-        let horizon = self.bounds.write_horizon;
-        let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
-            Standing::Closing { since, back } if over(since.after(horizon)) => {
-                Some((origin.clone(), since.after(horizon), back))
-            }
-            _ => None,
-        };
-        let closed: Vec<_> = self.origins.iter().filter_map(closed).collect();
-        for (origin, floor, back) in closed {
-            self.floor = self.floor.max(floor).max(unreadable);
-            match self.origins.get_mut(&origin) {
-                Some(relevant) if back => relevant.standing = Standing::Live,
-                _ => self.left(&origin),
-            }
+        self.close(now, unreadable);
+        if self.ended.expire(now) {
+            self.changes += 1;
         }
         let fresh_until = match self.oldest_confirmation() {
             Some(tick) => tick.after(self.bounds.max_staleness),
             None => Tick::NEVER,
         };
         Published { fresh_until, floor: self.floor }
+    }
+
+    /// Raises floors for ends that have been in doubt for long enough, and lets go of who is not back.
+    fn close(&mut self, now: Tick, unreadable: Tick) {
+        let Bounds { write_horizon, max_staleness, lost_grace, .. } = self.bounds;
+        let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
+            Standing::Closing { since, back, told } => {
+                let floor = since.after(write_horizon);
+                (now >= floor.after(max_staleness)).then(|| (origin.clone(), floor, back, told))
+            }
+            _ => None,
+        };
+        let closed: Vec<_> = self.origins.iter().filter_map(closed).collect();
+        for (origin, floor, back, told) in closed {
+            self.floor = self.floor.max(floor).max(unreadable);
+            let named_until = now.after(lost_grace);
+            match self.origins.get_mut(&origin) {
+                Some(relevant) if back => relevant.standing = Standing::Live,
+                _ if told => self.let_go(&origin, End::Told { named_until }),
+                _ if self.ended.named(now, false).count() < ENDED_NAMED_MAX => {
+                    self.let_go(&origin, End::Unclean { named_until });
+                }
+                _ => {}
+            }
+        }
     }
 
     /// C: `None` for never, [`Tick::FOREVER`] if there is nobody to hear from.
@@ -398,34 +392,6 @@ impl Freshness {
                 relevant.confirmed.map(|confirmed| oldest.min(confirmed))
             }
         })
-    }
-
-    /// Why hits do not count without further ado, if so: the reasons, for people.
-    #[must_use]
-    pub fn doubts(&self, now: Tick) -> Vec<Doubt> {
-        let own = self.own.map(|own| match own {
-            Own::NoContact => Doubt::NoContact,
-            Own::Contacted | Own::Floor(_) => Doubt::OwnFormerLife,
-        });
-        let others = self.origins.iter().filter_map(|(origin, relevant)| match relevant {
-            Relevant { standing: Standing::Closing { .. }, .. } => Some(Doubt::UncleanEnd(origin.clone())),
-            Relevant { confirmed: None, .. } => Some(Doubt::NeverHeard(origin.clone())),
-            Relevant { confirmed: Some(tick), .. } if now.since(*tick) > self.bounds.max_staleness => {
-                Some(Doubt::Unheard(origin.clone()))
-            }
-            Relevant { .. } => None,
-        });
-        own.into_iter().chain(others).collect()
-    }
-
-    /// Whether there is any reason for doubt: whether [`Freshness::doubts`] would name one.
-    #[must_use]
-    pub fn in_doubt(&self, now: Tick) -> bool {
-        let heard = |relevant: &Relevant| match *relevant {
-            Relevant { standing: Standing::Closing { .. }, .. } | Relevant { confirmed: None, .. } => false,
-            Relevant { confirmed: Some(tick), .. } => now.since(tick) <= self.bounds.max_staleness,
-        };
-        self.own.is_some() || !self.origins.values().all(heard)
     }
 
     /// Whether freshness depends on this origin.
@@ -459,6 +425,17 @@ impl Freshness {
 }
 
 impl Relevant {
+    /// Takes note that it is there. Returns whether it had ended, as far as was known, and is named so to others.
+    fn is_there(&mut self) -> bool {
+        match &mut self.standing {
+            Standing::Closing { back, .. } => !std::mem::replace(back, true),
+            standing => {
+                *standing = Standing::Live;
+                false
+            }
+        }
+    }
+
     fn is_closing(&self) -> bool {
         matches!(self.standing, Standing::Closing { .. })
     }

@@ -9,6 +9,10 @@ enum Input {
     Contacted,
     Met(Origin),
     Named(Origin),
+    ToldEnded(Origin),
+    Conceded(Origin),
+    /// Followed to its end, however it came to that.
+    EndedAt(Origin),
     Confirmed(Origin, u64),
     Left(Origin),
     Lost(Origin),
@@ -25,6 +29,9 @@ fn input() -> impl Strategy<Value = Input> {
         1 => Just(Input::Contacted),
         2 => origin().prop_map(Input::Met),
         4 => origin().prop_map(Input::Named),
+        2 => origin().prop_map(Input::ToldEnded),
+        1 => origin().prop_map(Input::Conceded),
+        1 => origin().prop_map(Input::EndedAt),
         6 => (origin(), 0_u64..100).prop_map(|(origin, age)| Input::Confirmed(origin, age)),
         1 => origin().prop_map(Input::Left),
         3 => origin().prop_map(Input::Lost),
@@ -42,6 +49,11 @@ fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
         }
         Input::Named(origin) => {
             named(freshness, origin);
+        }
+        Input::Conceded(origin) => freshness.conceded(origin, now),
+        Input::EndedAt(origin) => freshness.ended_at(origin, now),
+        Input::ToldEnded(origin) => {
+            freshness.told_ended(&NodeId::new("witness").unwrap(), [origin], now);
         }
         Input::Confirmed(origin, age) => freshness.confirmed(origin, now.before(Duration::from_nanos(*age))),
         Input::Left(origin) => freshness.left(origin),
@@ -87,8 +99,8 @@ proptest! {
             now = now.after(Duration::from_nanos(pause));
             let before = readable(published, now);
             let doubt = uncertain(&freshness);
-            let news = matches!(input, Input::Confirmed(..) | Input::Left(_));
-            let goodbye = matches!(input, Input::Left(_));
+            let goodbye = matches!(input, Input::Left(_) | Input::EndedAt(_));
+            let news = goodbye || matches!(input, Input::Confirmed(..));
             let (relevant, changes) = (relevant(&freshness), freshness.changes());
             apply(&mut freshness, &input, now);
             let next = freshness.publish(now);
@@ -145,11 +157,74 @@ proptest! {
             let newest = !freshness.is_superseded(&me);
             there = match input {
                 Input::Met(origin) if origin == me => newest,
-                Input::Left(origin) | Input::Lost(origin) | Input::Forget(origin) if origin.node == me.node => false,
+                Input::Left(origin) | Input::EndedAt(origin) if origin.node == me.node => false,
+                Input::Conceded(origin) if origin.node == me.node => false,
+                Input::Lost(origin) | Input::Forget(origin) if origin.node == me.node => false,
                 _ => there && newest,
             };
             freshness.publish(now);
             prop_assert!(!there || freshness.is_relevant(&me), "{:?}", freshness);
+        }
+    }
+
+    /// Of a life that has ended somewhere, and that this node has not closed since it was told so, nothing that was
+    /// loaded before is readable once its end is not in doubt any more.
+    #[test]
+    fn what_was_loaded_before_an_unknown_end_was_told_is_gone_once_nothing_is_in_doubt(
+        has_seeds: bool,
+        steps in prop::collection::vec((input(), prop_oneof![8 => 0_u64..60, 1 => 500_u64..700]), 1..120),
+    ) {
+        let mut now = Tick(1);
+        let mut freshness = Freshness::new(bounds(), has_seeds, now);
+        // When each life was first heard to have ended by somebody who was believed.
+        let mut told = BTreeMap::new();
+        for (input, pause) in steps {
+            now = now.after(Duration::from_nanos(pause));
+            freshness.publish(now);
+            let unknown = |freshness: &Freshness, origin| {
+                !freshness.is_relevant(origin) && !freshness.ended.contains(origin)
+            };
+            match &input {
+                Input::ToldEnded(origin) if unknown(&freshness, origin) => {
+                    told.insert(origin.clone(), now);
+                }
+                // It says itself that it is there: what it does is followed.
+                Input::Met(origin) | Input::Found(origin) | Input::EndedAt(origin) => {
+                    told.remove(origin);
+                }
+                _ => {}
+            }
+            apply(&mut freshness, &input, now);
+            let published = freshness.publish(now);
+            if !uncertain(&freshness) {
+                for (origin, at) in &told {
+                    let followed = freshness.is_relevant(origin) || freshness.has_left(origin);
+                    prop_assert!(followed || published.floor >= *at, "{origin} at {at:?}: {freshness:?}");
+                }
+            }
+        }
+    }
+
+    /// Whatever is named as ended is relevant no more, or its end is in doubt.
+    #[test]
+    fn nobody_is_named_as_ended_who_is_there(
+        steps in prop::collection::vec((input(), prop_oneof![8 => 0_u64..60, 1 => 500_u64..700]), 1..120),
+    ) {
+        let mut now = Tick(1);
+        let mut freshness = Freshness::new(bounds(), false, now);
+        for (input, pause) in steps {
+            now = now.after(Duration::from_nanos(pause));
+            let (before, changes) = (freshness.ended(now).cloned().collect::<Vec<_>>(), freshness.changes());
+            apply(&mut freshness, &input, now);
+            freshness.publish(now);
+            let named: Vec<_> = freshness.ended(now).cloned().collect();
+            prop_assert!(named == before || freshness.changes() > changes, "a change that nobody would be told of");
+            for origin in &named {
+                let doubted = freshness.origins.get(origin).is_none_or(|relevant| {
+                    matches!(relevant.standing, Standing::Closing { back: false, .. })
+                });
+                prop_assert!(doubted, "{origin} is there");
+            }
         }
     }
 }

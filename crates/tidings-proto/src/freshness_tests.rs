@@ -1,5 +1,8 @@
 use super::*;
+use crate::frame::MEMBERS_MAX;
 
+#[path = "freshness_ended_tests.rs"]
+mod ended;
 #[path = "freshness_property_tests.rs"]
 mod property;
 

@@ -11,6 +11,7 @@
 //! | [`log`] | what a node did, for as long as it is remembered: append, read, resume or reset, seal |
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
+//! | [`belonging`] | whether a node has to take itself for expelled |
 //! | [`ask`] | what one member asks another, and what it gets for an answer |
 //! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
 //! | [`relay`] | by whose hands changes go in a large cluster, and what is known by them |
@@ -21,6 +22,7 @@
 
 pub mod ask;
 mod batch;
+pub mod belonging;
 pub mod codec;
 pub mod coverage;
 pub mod event;

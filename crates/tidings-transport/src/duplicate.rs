@@ -46,6 +46,14 @@ pub(crate) fn concede(hello: &mut Hello) {
     hello.members.members.push(NamedMember { origin, address: hello.address, ended: true });
 }
 
+/// Whether a peer says so of its own life.
+pub(crate) fn concedes(hello: &Hello) -> bool {
+    let own = |named: &NamedMember| {
+        named.ended && named.origin.node == hello.node && named.origin.incarnation == hello.incarnation
+    };
+    hello.members.members.iter().any(own)
+}
+
 /// A life that is known to have been replaced goes. Else both are alive, and whoever started first stays: by how long
 /// each has been there, for clocks differ.
 fn keeps(own: &Hello, peer: &Hello) -> bool {
@@ -146,6 +154,7 @@ mod tests {
         let mut full = hello((5, 1, 1), &vec![1; MEMBERS_MAX]);
         concede(&mut full);
         assert_eq!(full.members.members.len(), MEMBERS_MAX);
+        assert!(concedes(&full) && !concedes(&hello((5, 1, 1), &[4, 6])));
         assert!(!keeps(&full, &hello((9, 2, 0), &[])));
     }
 

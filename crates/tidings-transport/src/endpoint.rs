@@ -30,7 +30,7 @@ use crate::gate::Gate;
 use crate::gossip;
 use crate::host::Host;
 use crate::identity::{Identity, IdentityError};
-use crate::limits::{self, DIALS_MAX};
+use crate::limits::{self, DIALS_MAX, FORMER_LINKS_MAX};
 use crate::link::Link;
 use crate::quiet::Quiet;
 use crate::refusals::{Refusals, Refused};
@@ -160,6 +160,7 @@ impl Transport {
             changed: watch::Sender::new(()),
             gate: Gate::default(),
             dials_in_flight: Semaphore::new(DIALS_MAX),
+            formers: Arc::new(Semaphore::new(FORMER_LINKS_MAX)),
             cancel: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -246,6 +247,7 @@ impl Transport {
         // In this order: a link that comes up meanwhile looks at the list after it has entered the table.
         let list = Arc::new(DenyList::new(entries));
         self.shared.denied.store(list.clone());
+        self.shared.notify();
         let denied: Vec<_> =
             self.shared.table().all().filter(|link| list.denies(&link.identity)).cloned().collect();
         for link in denied {

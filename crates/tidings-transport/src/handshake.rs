@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::close;
 use crate::control::{ControlReceiver, ControlSender};
 use crate::duplicate;
+use crate::former::{self, Former};
 use crate::gate::Place;
 use crate::limits::{
     self, DIAL_TIME, GOSSIP_QUEUE_FRAMES, HANDSHAKE_TIME, HANDSHAKE_TLS_TIME, LIVENESS_TIME,
@@ -39,7 +40,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, incoming: Incoming, place: Place
     let outcome = timeout(HANDSHAKE_TIME, greet_inbound(&shared, incoming, remote)).await;
     drop(place);
     match outcome {
-        Ok(Ok(up)) => run::run(shared, up).await,
+        Ok(Ok(Greeted::Link(up))) => run::run(shared, up).await,
+        Ok(Ok(Greeted::Former(former))) => former::run(&shared, former).await,
         Ok(Err(error)) => shared.handshake_failed(remote, &error),
         Err(_) => shared.handshake_failed(remote, &HandshakeError::Refused(RefusedReason::Timeout, None)),
     }
@@ -72,11 +74,17 @@ pub(crate) async fn dial(
     }
 }
 
+/// What comes of a connection that a peer has begun.
+enum Greeted {
+    Link(Up),
+    Former(Former),
+}
+
 async fn greet_inbound(
     shared: &Arc<Shared>,
     incoming: Incoming,
     remote: SocketAddr,
-) -> Result<Up, HandshakeError> {
+) -> Result<Greeted, HandshakeError> {
     let config = shared.server_config(remote)?;
     let connecting = incoming.accept_with(config).map_err(HandshakeError::inbound)?;
     let connection = timeout(HANDSHAKE_TLS_TIME, connecting).await;
@@ -88,6 +96,10 @@ async fn greet_inbound(
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
         let hello = expect_hello(&mut receive).await?;
         check(shared, &identity, &hello)?;
+        if duplicate::concedes(&hello) && shared.host.follows_to_the_end(&hello) {
+            let former = former::greet(shared, (connection, identity), hello, (send, receive)).await?;
+            return Ok(Greeted::Former(former));
+        }
         if hello.node == shared.node {
             return Err(met_at_home(shared, connection, &hello, &mut send).await);
         }
@@ -99,7 +111,7 @@ async fn greet_inbound(
         let (link, up) = register(shared, parts, &answer, &unanswered)?;
         send.send(&Control::Hello(answer)).await?;
         link.put_control((send, receive));
-        Ok(up)
+        Ok(Greeted::Link(up))
     })
     .await
 }
@@ -131,8 +143,8 @@ async fn greet_outbound(
             }
         })?;
         check(shared, &identity, &hello)?;
-        if namesake {
-            return Err(met_abroad(shared, &hello));
+        if namesake && !shared.host.is_over() {
+            return Err(met_abroad(shared, &own, &hello));
         }
         let (parts, unanswered) = judge(shared, connection, identity, hello, true).await?;
         if shared.host.hello().incarnation != own.incarnation {
@@ -148,10 +160,10 @@ async fn greet_outbound(
 }
 
 /// Runs a handshake on a connection, and closes the connection if it fails.
-async fn closing(
+async fn closing<T>(
     connection: Connection,
-    handshake: impl AsyncFnOnce(&Connection) -> Result<Up, HandshakeError>,
-) -> Result<Up, HandshakeError> {
+    handshake: impl AsyncFnOnce(&Connection) -> Result<T, HandshakeError>,
+) -> Result<T, HandshakeError> {
     let outcome = handshake(&connection).await;
     if let Err(error) = &outcome {
         error.close(&connection);
@@ -208,7 +220,7 @@ fn check(shared: &Shared, identity: &PeerIdentity, hello: &Hello) -> Result<(), 
 /// What this node says to another process with its id.
 fn own_claim(shared: &Shared) -> Hello {
     let mut own = shared.host.hello();
-    if shared.replaced.load(Ordering::Acquire) > own.incarnation.0 {
+    if shared.replaced.load(Ordering::Acquire) > own.incarnation.0 && !duplicate::concedes(&own) {
         duplicate::concede(&mut own);
     }
     own
@@ -237,10 +249,13 @@ async fn met_at_home(
 }
 
 /// This node has dialled another process with its id, which leaves it to this one to decide.
-fn met_abroad(shared: &Shared, hello: &Hello) -> HandshakeError {
-    let own = own_claim(shared);
-    if hello.log == own.log || duplicate::decides(&own, hello) {
-        return decided(shared, &own, hello);
+fn met_abroad(shared: &Shared, own: &Hello, hello: &Hello) -> HandshakeError {
+    if hello.log != own.log && duplicate::concedes(own) {
+        // It has heard so, and answers whoever is over.
+        return give_way(shared, hello.address);
+    }
+    if hello.log == own.log || duplicate::decides(own, hello) {
+        return decided(shared, own, hello);
     }
     // It should have decided itself. A second verdict could contradict its own.
     HandshakeError::Refused(RefusedReason::Malformed, None)

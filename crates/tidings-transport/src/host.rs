@@ -33,6 +33,17 @@ pub trait Host: Send + Sync + 'static {
     /// of such a process comes as a refusal only.
     fn displaced(&self, _holder: SocketAddr) {}
 
+    /// A life that is over by its own word has come so that what it did last can be followed to its end, whoever has
+    /// its node id now. Takes note of it and returns whether it is followed; if not, it is judged as any other peer.
+    fn follows_to_the_end(&self, _hello: &Hello) -> bool {
+        false
+    }
+
+    /// Whether this node's own life is over, as its `Hello` says: it is there to be followed to its end.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// Speaks on a link until it ends. Called for every link, current or not. When it returns, the link is closed;
     /// when the connection ends, it has [`crate::limits::SESSION_END_TIME`] to return.
     fn session(&self, link: Arc<Link>) -> SessionFuture;

@@ -17,6 +17,7 @@ mod der;
 mod dial;
 mod duplicate;
 mod endpoint;
+mod former;
 mod frames;
 mod gate;
 mod gossip;

@@ -118,6 +118,14 @@ pub const LINKS_PER_NODE_MAX: usize = 4;
 /// A link on which no probe sent within this time was answered counts as silent: a newer one is preferred to it.
 pub const SILENCE: Duration = Duration::from_secs(1);
 
+/// Connections at once to lives that are over and are followed to their end. Each is bounded as any other peer's before
+/// it is admitted; more are refused, and come again.
+pub const FORMER_LINKS_MAX: usize = 16;
+
+/// How long such a connection may last: what a log holds by default crosses a slow link in that time. Whatever is
+/// missing then is resumed on the next one.
+pub const FORMER_LINK_TIME: Duration = Duration::from_secs(10);
+
 /// Time that the live holder of a node id has to answer when another process claims it.
 pub const LIVENESS_TIME: Duration = Duration::from_millis(500);
 

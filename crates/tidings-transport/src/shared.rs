@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub(crate) changed: watch::Sender<()>,
     pub(crate) gate: Gate,
     pub(crate) dials_in_flight: Semaphore,
+    /// Places for connections to lives that are over.
+    pub(crate) formers: Arc<Semaphore>,
     /// Ends what begins anything.
     pub(crate) cancel: CancellationToken,
     /// Drops every task.

@@ -4,11 +4,13 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use common::*;
 use tidings_proto::frame::{NamedMember, Refusal};
 use tidings_proto::id::{Incarnation, LogId, Origin};
-use tidings_transport::{Authority, RefusedReason};
+use tidings_transport::{Authority, Link, RefusedReason};
 
 const AGE_MS: u64 = 60_000;
 
@@ -79,4 +81,40 @@ async fn of_two_that_began_at_once_and_dial_each_other_exactly_one_goes() {
         until("met from both sides", || meetings() >= 4).await;
         assert!(displaced(&one).is_empty() != displaced(&two).is_empty(), "round {round}");
     }
+}
+
+#[tokio::test]
+async fn a_life_that_is_over_is_followed_beside_its_successor_and_disturbs_nothing() {
+    let authority = Authority::generate(CLUSTER).unwrap();
+    let witness = start(&authority, "n2", 1, loopback());
+    let successor = process(&authority, 9, 2, 20);
+    successor.transport.want(witness.address());
+    until("linked", || witness.transport.link(&id("n1")).is_some()).await;
+    let former = process(&authority, 5, 1, AGE_MS);
+    let origin = Origin { node: id("n1"), incarnation: Incarnation(5) };
+    let over = NamedMember { origin, address: former.address(), ended: true };
+    former.host.hello.lock().unwrap().members.members.push(over);
+    former.host.over.store(true, Ordering::SeqCst);
+    for follower in [&witness, &successor] {
+        follower.host.follows.store(true, Ordering::SeqCst);
+        let sessions = follower.host.sessions.load(Ordering::SeqCst);
+        former.transport.want(follower.address());
+        until("followed", || follower.host.sessions.load(Ordering::SeqCst) > sessions).await;
+    }
+    until("it has both links", || former.transport.links().len() == 2).await;
+    for follower in [&witness, &successor] {
+        let formers = follower.host.formers.lock().unwrap();
+        assert!(formers.iter().all(|it| it.node == id("n1") && it.incarnation == Incarnation(5)));
+        assert!(follower.host.admitted.lock().unwrap().iter().all(|it| it.incarnation != Incarnation(5)));
+    }
+    let counts =
+        |node: &Node| node.transport.links().iter().map(|link| link.peer().incarnation.0).collect::<Vec<_>>();
+    assert_eq!((counts(&witness), counts(&successor)), (vec![9], vec![1]), "it is no link to its node");
+    assert!([&witness, &successor, &former].iter().all(|node| displaced(node).is_empty()));
+    witness.transport.set_denied(["n1"]);
+    until("who is denied is not followed either", || {
+        let at_witness = |link: &Arc<Link>| link.peer().node == id("n2");
+        !former.transport.links().iter().any(at_witness) && former.told().contains(&Refusal::Denied)
+    })
+    .await;
 }

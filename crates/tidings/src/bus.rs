@@ -1,10 +1,11 @@
 //! The node as its transport sees it: who it is, whom it admits, what it does with what peers say.
 
+mod host;
 mod sessions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -15,16 +16,15 @@ use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Inbound, Membership, Record};
 use tidings_proto::ask::{Declined, Topic};
-use tidings_proto::follower::{Applied, Follower};
-use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
-use tidings_proto::hash::HASH_VERSION;
+use tidings_proto::follower::Applied;
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet};
 use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::offset::Offset;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
-use tidings_transport::{CloseCode, Host, Identity, Link, SessionFuture, Transport, TransportStats};
+use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::{Identity, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::sessions::Sessions;
@@ -74,6 +74,8 @@ pub(crate) struct Bus {
     pub(crate) credentials: OnceLock<(Arc<TransportStats>, Identity)>,
     pub(crate) membership: Mutex<Option<Membership>>,
     pub(crate) conflict: watch::Sender<Option<Conflict>>,
+    /// This life has been followed by others, and another process has its place.
+    former: AtomicBool,
     pub(crate) goodbye: watch::Sender<Option<Vec<Sequence>>>,
     pub(crate) hosted: watch::Sender<Arc<Vec<String>>>,
     pub(crate) receipts: Receipts,
@@ -130,6 +132,7 @@ impl Bus {
             credentials: OnceLock::new(),
             membership: Mutex::new(None),
             conflict: watch::Sender::new(None),
+            former: AtomicBool::new(false),
             goodbye: watch::Sender::new(None),
             hosted: watch::Sender::default(),
             receipts: Receipts::default(),
@@ -275,126 +278,6 @@ impl std::ops::Deref for Face {
     }
 }
 
-impl Host for Face {
-    fn hello(&self) -> Hello {
-        Hello {
-            protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
-            cluster: self.cluster.clone(),
-            node: self.node.clone(),
-            incarnation: self.origin().incarnation,
-            log: self.log_id,
-            hash_version: HASH_VERSION,
-            lanes: self.domain.log().lanes(),
-            address: self.address(),
-            zone: self.zone.clone(),
-            release: crate::RELEASE.to_owned(),
-            wall_ms: self.domain.clock().wall_ms(),
-            age_ms: self.age_ms(),
-            members: self.coherence.members().borrow().as_ref().clone(),
-        }
-    }
-
-    fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
-        if hello.node == self.node {
-            return Err(Refusal::DuplicateNode { node: self.node.clone(), address: self.address() });
-        }
-        if self.goodbye.borrow().is_some() {
-            return Err(Refusal::Leaving);
-        }
-        // A life that has said goodbye is over.
-        if self
-            .coherence
-            .peer(&origin_of(hello))
-            .and_then(|peer| peer.followed)
-            .is_some_and(|it| it.with(Follower::ended))
-        {
-            return Err(Refusal::Leaving);
-        }
-        // A life that is over by another one's proof would be followed and never be relevant.
-        if let Some(newest) = self.coherence.newest_life(&hello.node).filter(|life| *life > hello.incarnation)
-        {
-            return Err(Refusal::Incarnation(newest));
-        }
-        let mut met = self.met.lock();
-        match met.get(&hello.node) {
-            Some((incarnation, log)) if *log != hello.log && *incarnation >= hello.incarnation => {
-                return Err(Refusal::Incarnation(*incarnation));
-            }
-            _ => {}
-        }
-        let former = met.insert(hello.node.clone(), (hello.incarnation, hello.log));
-        if met.len() > MET_MAX
-            && let Some((oldest, _)) = met.iter().min_by_key(|(_, (incarnation, _))| *incarnation)
-        {
-            let oldest = oldest.clone();
-            met.remove(&oldest);
-        }
-        drop(met);
-        if let Some((incarnation, _)) = former.filter(|(_, log)| *log != hello.log) {
-            let origin = Origin { node: hello.node.clone(), incarnation };
-            self.coherence.replaced(origin, hello.address);
-        }
-        self.coherence.met(hello);
-        self.canary.contacted(self.domain.clock().now());
-        self.linked(record_of(hello));
-        self.named.notify_one();
-        Ok(())
-    }
-
-    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
-        match refusal {
-            Refusal::Incarnation(known) if !self.coherence.is_credible(*known) => {
-                tracing::warn!(%address, %known, "a peer claims to know a life of this node of the far future");
-            }
-            Refusal::Incarnation(known) => {
-                self.wanted_incarnation.send_if_modified(|wanted| {
-                    let later = known.next() > *wanted;
-                    if later {
-                        *wanted = known.next();
-                    }
-                    later
-                });
-            }
-            // Whether that is so, its holder's certificate decides.
-            Refusal::DuplicateNode { node, address: holder } if *node == self.node => {
-                *self.holder.lock() = Some(*holder);
-                self.named.notify_one();
-            }
-            _ => {}
-        }
-        self.observers.tell(Observation::Refused { address, refusal: refusal.clone() });
-    }
-
-    fn displaced(&self, holder: SocketAddr) {
-        let conflict = Conflict::DuplicateNode { node: self.node.clone(), address: holder };
-        self.domain.supersede();
-        self.conflict.send_replace(Some(conflict));
-    }
-
-    fn session(&self, link: Arc<Link>) -> SessionFuture {
-        let bus = self.clone();
-        Box::pin(async move {
-            if link.presented() != bus.origin().incarnation {
-                return link.close(CloseCode::Ended, "renumbered");
-            }
-            let _session = bus.0.session_begins(link.peer());
-            session::run(link, Arc::new(bus.clone())).await;
-        })
-    }
-
-    fn gossip(&self, peer: &Hello, frame: Bytes) {
-        if let Some(sender) = &*self.gossip.lock() {
-            let inbound = Inbound { node: peer.node.clone(), address: peer.address, frame };
-            // Gossip may be lost.
-            let _ = sender.try_send(inbound);
-        }
-    }
-
-    fn now(&self) -> Tick {
-        self.domain.clock().now()
-    }
-}
-
 impl Peering for Face {
     fn log(&self) -> &ChangeLog {
         self.domain.log()
@@ -448,7 +331,12 @@ impl Peering for Face {
             if let Some(membership) = self.membership() {
                 membership.left(followed.origin());
             }
-            self.observers.tell(Observation::Left { node: followed.origin().node.clone() });
+            let Origin { node, incarnation } = &**followed.origin();
+            // Else the node is there, in a later life.
+            let newest = self.coherence.newest_life(node).is_none_or(|newest| newest == *incarnation);
+            if newest && *node != self.node {
+                self.observers.tell(Observation::Left { node: node.clone() });
+            }
         }
     }
 

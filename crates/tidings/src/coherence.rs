@@ -1,21 +1,24 @@
 //! The one place that computes and publishes freshness, from what is known of every other life of every node.
 
+mod belonging;
 mod following;
 mod known;
+mod naming;
 mod tenure;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
+use tidings_proto::belonging::Belonging;
 use tidings_proto::coverage::Coverage;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
-use tidings_proto::freshness::{Bounds, Doubt, Freshness, Named};
+use tidings_proto::freshness::{Bounds, Doubt, Freshness};
 use tidings_proto::histogram::{Histogram, Snapshot};
 use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
 use tidings_proto::receipt::Tenure;
@@ -31,13 +34,6 @@ pub use self::following::Following;
 
 /// Origins whose following is remembered after they have ended, so that a cut longer than the grace can be resumed.
 const ENDED_KEPT_MAX: usize = 256;
-
-/// Replaced lives that are named to others as such. Their successors heed it, which hear it when they are admitted; so
-/// the newest few will do, and of more the life that began first goes.
-const REPLACED_NAMED_MAX: usize = 64;
-
-/// How far ahead of every known clock the start of a life may be said to lie. A day is more than clocks differ.
-const LIFE_AHEAD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What this node knows of one other life.
 #[derive(Debug)]
@@ -68,12 +64,15 @@ struct Inner {
     /// How far the wall clocks of peers that were met last said to be ahead of this node's, in milliseconds.
     ahead_ms: BTreeMap<NodeId, u64>,
     coverage: Coverage,
+    belonging: Belonging,
     /// What happened while following lives that are remembered no more.
     dropped: Following,
     /// The newest life of each node that another process replaced, in the order in which that came to be known.
     replaced: VecDeque<NamedMember>,
     /// The newest life of this node that this process has replaced, as peers say.
     predecessor: Option<NamedMember>,
+    /// Lives that this node has given up and peers name as there, and when one last did: they are dialled.
+    again: BTreeMap<Origin, (SocketAddr, Tick)>,
 }
 
 /// Everything that freshness depends on.
@@ -109,9 +108,11 @@ impl Coherence {
             published: None,
             ahead_ms: BTreeMap::new(),
             coverage: Coverage::new(lanes),
+            belonging: Belonging::new(bounds.lost_grace),
             dropped,
             replaced: VecDeque::new(),
             predecessor: None,
+            again: BTreeMap::new(),
         });
         let coherence = Self {
             me,
@@ -151,68 +152,8 @@ impl Coherence {
             let least = least.clone();
             inner.ahead_ms.remove(&least);
         }
-        self.name_all(&mut inner, &hello.node, &hello.members);
+        self.name_all(&mut inner, &hello.node, &hello.members, now);
         self.publish_locked(&mut inner, now);
-    }
-
-    /// Another process, at this address, has taken the place of a life. It is told so.
-    pub(crate) fn replaced(&self, origin: Origin, address: SocketAddr) {
-        let now = self.domain.clock().now();
-        let mut inner = self.inner.lock();
-        inner.replaced.retain(|life| life.origin.node != origin.node);
-        inner.replaced.push_back(NamedMember { origin, address, ended: true });
-        if inner.replaced.len() > REPLACED_NAMED_MAX {
-            inner.replaced.pop_front();
-        }
-        inner.published = None;
-        self.publish_locked(&mut inner, now);
-    }
-
-    /// A peer's member set: whoever it names is relevant.
-    pub(crate) fn named(&self, by: &NodeId, members: &MemberSet) {
-        let now = self.domain.clock().now();
-        let mut inner = self.inner.lock();
-        self.name_all(&mut inner, by, members);
-        self.publish_locked(&mut inner, now);
-    }
-
-    fn name_all(&self, inner: &mut Inner, by: &NodeId, members: &MemberSet) {
-        let own = self.domain.origin().incarnation;
-        for life in members.members.iter().filter(|life| life.origin.node == self.me && life.ended) {
-            let newest = inner.predecessor.as_ref().map(|known| known.origin.incarnation);
-            if life.origin.incarnation < own && Some(life.origin.incarnation) > newest {
-                inner.predecessor = Some(life.clone());
-                inner.published = None;
-            }
-        }
-        let latest = self.latest_life(inner);
-        let (credible, absurd): (Vec<_>, Vec<_>) = members
-            .members
-            .iter()
-            .filter(|member| member.origin.node != self.me && !member.ended)
-            .partition(|member| member.origin.incarnation <= latest);
-        let Named { new, refused } = inner.freshness.named(by, credible.iter().map(|member| &member.origin));
-        let new: BTreeSet<Origin> = new.into_iter().collect();
-        for NamedMember { origin, address, .. } in credible {
-            if new.contains(origin) {
-                inner.peer(origin, *address);
-            }
-        }
-        let refused = refused + absurd.len();
-        if refused > 0 {
-            self.hearsay_refused.fetch_add(refused as u64, Ordering::Relaxed);
-            tracing::warn!(%by, refused, "a member names more others than can be, or lives of the far future");
-        }
-    }
-
-    /// The newest life that a node can have by any clock that is known: a life is numbered by the time of its start.
-    /// Once several peers were met, no single one's clock decides: the one that is ahead of all is left out.
-    fn latest_life(&self, inner: &Inner) -> Incarnation {
-        let mut ahead_ms: Vec<u64> = inner.ahead_ms.values().copied().collect();
-        ahead_ms.sort_unstable_by(|a, b| b.cmp(a));
-        let ahead_ms = ahead_ms.get(1).or_else(|| ahead_ms.first()).copied().unwrap_or(0);
-        let wall_ms = self.domain.clock().wall_ms().saturating_add(ahead_ms);
-        Incarnation(wall_ms.saturating_add(LIFE_AHEAD_MAX.as_millis() as u64))
     }
 
     /// The newest life of a node that was proven to exist.
@@ -220,30 +161,26 @@ impl Coherence {
         self.inner.lock().freshness.newest_life(node)
     }
 
-    /// Whether a node can have a life of this number by now.
-    pub(crate) fn is_credible(&self, incarnation: Incarnation) -> bool {
-        incarnation <= self.latest_life(&self.inner.lock())
-    }
-
-    /// How often a peer named a life that was not taken note of.
-    pub(crate) fn hearsay_refused(&self) -> u64 {
-        self.hearsay_refused.load(Ordering::Relaxed)
-    }
-
     /// What membership sees: who is heard by anybody.
     pub(crate) fn seen(&self, view: &View) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        for Member { record, .. } in view.members.values().filter(|member| heard(member.state)) {
+        for Member { record, state, .. } in view.members.values().filter(|member| heard(member.state)) {
+            // Gossip names those who have ended for a while.
+            if *state != State::Live && inner.freshness.has_ended_elsewhere(&record.origin) {
+                continue;
+            }
             inner.freshness.found(&record.origin, now);
             // The record is signed by the member itself; whoever named it before need not have known.
             if inner.freshness.is_relevant(&record.origin) {
                 inner.locate(&record.origin, record.address);
             }
         }
+        inner.note_again(std::iter::empty(), now);
         let relevant: Vec<Origin> = inner.freshness.relevant().map(|(origin, _)| origin.clone()).collect();
         for origin in relevant {
             match view.life(&origin).map(|member| member.state) {
+                Some(State::Suspect) if inner.freshness.has_ended_elsewhere(&origin) => {}
                 Some(state) if heard(state) => {
                     inner.freshness.found(&origin, now);
                 }
@@ -260,7 +197,7 @@ impl Coherence {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
         if ended {
-            inner.freshness.left(followed.origin());
+            inner.freshness.ended_at(followed.origin(), now);
         } else if let Some(tick) = confirmed {
             if !inner.freshness.is_relevant(followed.origin()) {
                 // It said hello once, and was given up since: here it is.
@@ -270,6 +207,16 @@ impl Coherence {
         }
         self.publish_locked(&mut inner, now);
         ended
+    }
+
+    /// A life that is over, and says so, is followed to its end.
+    pub(crate) fn conceded(&self, hello: &Hello) {
+        let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        inner.locate(&origin, hello.address);
+        inner.freshness.conceded(&origin, now);
+        self.publish_locked(&mut inner, now);
     }
 
     /// An operator says that a node will not come back as it was.
@@ -296,7 +243,7 @@ impl Coherence {
             self.tell_doubts(inner, now);
         }
         if inner.published != Some(inner.freshness.changes()) {
-            self.publish_members(inner);
+            self.publish_members(inner, now);
         }
     }
 
@@ -314,41 +261,6 @@ impl Coherence {
         }
         inner.doubts.clone_from(&doubts);
         self.observers.tell(Observation::Doubt { reasons: doubts });
-    }
-
-    fn publish_members(&self, inner: &mut Inner) {
-        inner.published = Some(inner.freshness.changes());
-        let (mut named, hearsay): (Vec<NamedMember>, Vec<NamedMember>) = inner
-            .freshness
-            .relevant()
-            .filter_map(|(origin, _)| {
-                let address = inner.peers.get(origin)?.address;
-                Some(NamedMember { origin: origin.clone(), address, ended: false })
-            })
-            .partition(|member| inner.freshness.is_proven(&member.origin));
-        // A frame holds no more; who is known for certain comes first.
-        named.extend(hearsay);
-        let ended: Vec<_> = inner.replaced.iter().chain(&inner.predecessor).cloned().collect();
-        named.truncate(MEMBERS_MAX - ended.len());
-        named.extend(ended);
-        self.members.send_if_modified(|set| {
-            let changed = set.members != named;
-            if changed {
-                *set = Arc::new(MemberSet { version: set.version + 1, members: named });
-            }
-            changed
-        });
-        inner.note_tenures(|| self.domain.log().heads(), self.domain.clock().now());
-        let Inner { freshness, peers, dropped, .. } = inner;
-        if peers.len() > ENDED_KEPT_MAX {
-            peers.retain(|origin, peer| {
-                let kept = freshness.is_relevant(origin);
-                if let Some(followed) = peer.followed.as_deref().filter(|_| !kept) {
-                    dropped.add(&Following::of(followed));
-                }
-                kept
-            });
-        }
     }
 
     pub(crate) fn followed(&self, origin: &Origin, address: SocketAddr, lanes: Lanes) -> Arc<Followed> {
@@ -398,10 +310,12 @@ impl Coherence {
         followed.map(Following::of).chain([inner.dropped.clone()]).collect()
     }
 
-    /// Addresses of all relevant origins, to be dialled.
+    /// Addresses of all relevant origins, and of those that may be so again, to be dialled.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let inner = self.inner.lock();
-        inner.freshness.relevant().filter_map(|(origin, _)| Some(inner.peers.get(origin)?.address)).collect()
+        let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
+        let addresses = relevant.filter_map(|origin| Some(inner.peers.get(origin)?.address));
+        addresses.chain(inner.again.values().map(|(address, _)| *address)).collect()
     }
 
     /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.
@@ -417,8 +331,11 @@ impl Coherence {
         view.lives().filter(over).map(|member| member.record.origin.clone()).collect()
     }
 
+    /// Whoever is a member, or may be one still; without those of whom others say that they have ended.
     pub(crate) fn relevant(&self) -> Vec<Origin> {
-        self.inner.lock().freshness.relevant().map(|(origin, _)| origin.clone()).collect()
+        let inner = self.inner.lock();
+        let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
+        relevant.filter(|origin| !inner.freshness.has_ended_elsewhere(origin)).cloned().collect()
     }
 
     pub(crate) fn doubts(&self) -> Vec<Doubt> {

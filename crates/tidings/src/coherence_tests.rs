@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use tidings_cache::{Clock, ManualClock};
 use tidings_proto::frame::PROTOCOL_VERSION;
 use tidings_proto::freshness::NAMED_BY_ONE_MAX;
@@ -5,6 +7,7 @@ use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::LogId;
 use tidings_proto::log::{ChangeLog, Retention};
 
+use super::naming::REPLACED_NAMED_MAX;
 use super::*;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
@@ -171,4 +174,82 @@ fn no_single_peers_clock_makes_a_life_of_the_far_future_credible() {
     assert!(coherence.is_credible(far));
     meet("b", now);
     assert!(!coherence.is_credible(far), "what a peer says counts as it said it last");
+}
+
+/// Lets two of them exchange their member sets.
+fn told(listener: &Coherence, speaker: &str, by: &Coherence) {
+    listener.named(&NodeId::new(speaker).unwrap(), &by.members().borrow().clone());
+}
+
+#[test]
+fn who_never_knew_a_life_that_has_ended_takes_a_floor_for_it_from_whoever_knew_it() {
+    let (witness, witness_clock) = coherence();
+    let (cut_off, clock) = coherence();
+    let now = wall(&witness);
+    let (victim, peer) = (life("victim", now), life("witness", now));
+    // Both are past their own floors.
+    for (coherence, manual) in [(&witness, &witness_clock), (&cut_off, &clock)] {
+        coherence.met(&hello(&peer, now, MemberSet::default()));
+        coherence.inner.lock().freshness.confirmed(&peer, coherence.domain.clock().now());
+        coherence.publish();
+        manual.advance(coherence.bounds().write_horizon + coherence.bounds().max_staleness);
+        coherence.inner.lock().freshness.confirmed(&peer, coherence.domain.clock().now());
+        coherence.publish();
+        assert!(coherence.doubts().is_empty(), "{:?}", coherence.doubts());
+    }
+    witness.met(&hello(&victim, now, MemberSet::default()));
+    assert!(witness.forget(&victim.node));
+    let named: Vec<_> =
+        witness.members().borrow().members.iter().map(|it| (it.origin.clone(), it.ended)).collect();
+    assert_eq!(named, [(victim.clone(), false), (peer.clone(), false), (victim.clone(), true)]);
+    told(&cut_off, "witness", &witness);
+    assert_eq!(cut_off.doubts(), [Doubt::UncleanEnd(victim.clone())]);
+
+    let bounds = witness.bounds();
+    witness_clock.advance(bounds.write_horizon + bounds.max_staleness);
+    witness.publish();
+    assert_eq!(witness.relevant(), std::slice::from_ref(&peer));
+    let (late, _clock) = coherence();
+    told(&late, "witness", &witness);
+    assert!(!late.relevant().contains(&victim), "its own floor is still to come");
+    witness_clock.advance(bounds.lost_grace);
+    witness.publish();
+    assert_eq!(witness.members().borrow().members, [NamedMember { address: at(2), ..named_of(&peer) }]);
+}
+
+fn named_of(origin: &Origin) -> NamedMember {
+    named(origin.clone())
+}
+
+#[test]
+fn a_life_that_has_said_goodbye_was_replaced_by_nobody_who_could_meet_it() {
+    let (coherence, _clock) = coherence();
+    let now = wall(&coherence);
+    coherence.met(&hello(&life("n1", now), now, MemberSet::default()));
+    coherence.inner.lock().freshness.left(&life("n1", now));
+    coherence.replaced(life("n1", now), at(2));
+    coherence.publish();
+    assert!(coherence.members().borrow().members.is_empty());
+}
+
+#[test]
+fn a_life_that_was_given_up_and_is_named_as_there_is_dialled_and_no_more() {
+    let (coherence, clock) = coherence();
+    let now = wall(&coherence);
+    let (peer, back) = (life("peer", now), life("back", now));
+    coherence.met(&hello(&back, now, MemberSet::default()));
+    assert!(coherence.forget(&back.node));
+    let bounds = coherence.bounds();
+    clock.advance(bounds.write_horizon + bounds.max_staleness);
+    coherence.publish();
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![]));
+    coherence.named(&peer.node, &set([named_of(&back)]));
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![at(1)]));
+    // As ended it would be, by whoever has given it up as well.
+    clock.advance(bounds.lost_grace);
+    coherence.named(&peer.node, &set([named_of(&back), NamedMember { ended: true, ..named_of(&back) }]));
+    assert_eq!(coherence.addresses(), []);
+    coherence.named(&peer.node, &set([named_of(&back)]));
+    coherence.met(&hello(&back, now, MemberSet::default()));
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![back], vec![at(2)]));
 }

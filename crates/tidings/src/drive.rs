@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tidings_membership::{
     AttestError, Attestation, Attestor, Config as MembershipConfig, Membership, Record, Resolver, State, View,
@@ -43,6 +44,10 @@ const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// How long a node whose log holds only canaries waits for acknowledgements of them, at most: 200 times what one is
 /// gathered for. Whoever has not applied them by then has nothing to lose by the end of their log.
 const CANARIES_TIME: Duration = Duration::from_secs(1);
+
+/// How long a life that was replaced waits for acknowledgements of its sealed log: as long as it takes to find its
+/// peers, and to hand them what a log holds. Those who come later follow it all the same, while the process is there.
+const FORMER_TIME: Duration = Duration::from_secs(4);
 
 /// How long the transport has to close.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -210,6 +215,7 @@ impl Driver {
         let mut incarnation = self.bus.wanted_incarnation.subscribe();
         incarnation.mark_changed();
         let mut renumber_from = Instant::now();
+        let mut over = pin!(self.ends_if_replaced().fuse());
         view.mark_changed();
         loop {
             tokio::select! {
@@ -231,6 +237,7 @@ impl Driver {
                         view.mark_changed();
                     }
                 }
+                () = &mut over => {}
                 _ = tick.tick() => {
                     self.redial_silent();
                     let now = view.borrow().clone();
@@ -268,6 +275,31 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Waits until another process has this node's place, and then ends this life as it would itself: what has begun
+    /// is waited for, the log is sealed, and whoever can be reached follows it to its end. The node goes on serving
+    /// what it is allowed to, and refuses changes.
+    async fn ends_if_replaced(&self) {
+        let bus = &self.bus;
+        let replaced = bus.conflict.subscribe().wait_for(Option::is_some).await.is_ok();
+        if !replaced || !bus.is_former() {
+            return;
+        }
+        let horizon = bus.coherence.bounds().write_horizon;
+        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() {
+            // What is open still can neither be told any more nor be said to be over.
+            bus.ends_unfollowed();
+            tracing::warn!(
+                "another process has this node's place, and writes are open here: peers give this life up"
+            );
+            return;
+        }
+        let heads = bus.domain.log().seal();
+        tracing::warn!(?heads, "another process has this node's place: the log of this life is sealed");
+        // What is not acknowledged is followed all the same; but a peer that has ended its link says nothing any more.
+        let _ = tokio::time::timeout(FORMER_TIME, self.acknowledged(&heads)).await;
+        bus.goodbye.send_replace(Some(heads));
     }
 
     /// Judges and signs records by an identity that was read anew.
@@ -316,7 +348,7 @@ impl Driver {
 
     /// Takes a later incarnation: gossip and every link start anew under it.
     async fn renumber(&self, incarnation: Incarnation) -> Option<watch::Receiver<Arc<View>>> {
-        if incarnation <= self.bus.origin().incarnation {
+        if incarnation <= self.bus.origin().incarnation || self.bus.is_former() {
             return None;
         }
         let origin = self.bus.renumber(incarnation);
@@ -343,6 +375,11 @@ impl Driver {
     /// only canaries not for ever: nobody is cut off with an older value. Still, who has not applied them would not heed
     /// the goodbye, and doubt. Returns the heads.
     async fn drained(&self, deadline: Duration) -> Vec<Sequence> {
+        if self.bus.is_former() {
+            let mut goodbye = self.bus.goodbye.subscribe();
+            let said = goodbye.wait_for(Option::is_some).await;
+            return said.map_or_else(|_| Vec::new(), |heads| heads.clone().unwrap_or_default());
+        }
         let began = Instant::now();
         self.bus.domain.writes_settled().await;
         let heads = self.bus.domain.log().seal();

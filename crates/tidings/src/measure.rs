@@ -79,6 +79,7 @@ impl Bus {
         let alone = members.is_empty() && !self.coherence.is_out_of_contact();
         let isolated = !alone && !members.iter().any(heard);
         self.spent.pass(now, isolated, !self.coherence.doubts().is_empty());
+        self.coherence.judge_place();
     }
 }
 

@@ -112,6 +112,16 @@ impl Node {
         }
     }
 
+    /// For how long no member has heard this node, if that is so long that they have given it up
+    /// ([`NodeBuilder::lost_grace`](crate::NodeBuilder::lost_grace)): it is expelled, or everybody else has ended. It
+    /// goes on serving and changing its caches; what it changes counts for the others' bound from when it meets one
+    /// of them again. Then everybody that has given the other up reloads what it holds. `None` for a node that
+    /// belongs to its cluster, or has never been followed by anybody.
+    #[must_use]
+    pub fn expelled(&self) -> Option<Duration> {
+        self.bus().coherence.expelled()
+    }
+
     /// Every life of another node that is followed, or was and is still remembered; under this node's own id and
     /// incarnation 0 all others together, so that sums never fall.
     #[must_use]

@@ -47,6 +47,11 @@ pub enum Observation {
         /// Who it is now.
         origin: Origin,
     },
+    /// No member has heard the node for as long as members wait for a lost one, or one hears it again.
+    Expelled {
+        /// Whether none does.
+        expelled: bool,
+    },
     /// A peer said goodbye.
     Left {
         /// Who.

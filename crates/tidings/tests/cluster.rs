@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tidings::testing::Cluster;
 use tidings::{
-    BroadcastError, Cache, Client, Conflict, EventKind, Item, Node, NotReady, OpenError, Retention, State,
-    WriteError,
+    BroadcastError, Cache, Client, Conflict, Doubt, EventKind, Item, Node, NotReady, OpenError, Retention,
+    State, WriteError,
 };
 use tokio::time::Instant;
 
@@ -228,6 +228,11 @@ async fn a_live_holder_keeps_its_node_id() {
     assert!(matches!(twin.readiness(), Err(NotReady::Conflict(Conflict::DuplicateNode { .. }))));
     assert!(twin.conflict().unwrap().to_string().contains("n2"), "the message names the id");
     assert!(cluster[0].readiness().is_ok(), "the holder is still followed");
+    let unclean = |doubt: &Doubt| matches!(doubt, Doubt::UncleanEnd(_));
+    assert!(
+        !cluster[0].doubts().iter().any(unclean),
+        "nobody has ever followed it, so nothing of it is missed"
+    );
     twin.shutdown(Duration::from_secs(1)).await;
     cluster.shutdown().await;
 }

@@ -189,8 +189,10 @@ impl Node {
     }
 
     fn members(&self) -> Members {
+        let ended: Vec<Origin> = self.freshness.ended(self.tick()).cloned().collect();
         let named = self.freshness.relevant().map(|(origin, _)| origin.clone()).chain([self.me.clone()]);
-        Members { version: self.freshness.changes(), named: named.collect() }
+        let named = named.filter(|origin| !ended.contains(origin)).collect();
+        Members { version: self.freshness.changes(), named, ended }
     }
 
     /// Whether everybody whom it was told of, and who can be heard, knows it: what it announces counts from then on.
@@ -279,9 +281,11 @@ impl Node {
     }
 
     fn name(&mut self, by: &Origin, members: &Members) {
-        let others = members.named.iter().filter(|origin| origin.node != self.me.node);
-        let named = self.freshness.named(&by.node, others);
-        for origin in named.new {
+        let tick = self.tick();
+        let other = |origin: &&Origin| origin.node != self.me.node;
+        let named = self.freshness.named(&by.node, members.named.iter().filter(other));
+        let told = self.freshness.told_ended(&by.node, members.ended.iter().filter(other), tick);
+        for origin in named.new.into_iter().chain(told.new) {
             self.seen.insert(origin.clone(), self.now());
             self.peer(&origin);
         }

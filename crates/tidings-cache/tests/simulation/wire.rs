@@ -29,6 +29,8 @@ pub(crate) enum Frame {
 pub(crate) struct Members {
     pub(crate) version: u64,
     pub(crate) named: Vec<Origin>,
+    /// Of whom it knows that they have ended without a goodbye; they are not among those.
+    pub(crate) ended: Vec<Origin>,
 }
 
 /// What an origin sends on a lane that is followed.

@@ -116,7 +116,9 @@ fn judge_cluster(cluster: &Cluster) -> Verdict {
     let (lost, suspect, behind) = (named("lost"), named("suspect"), behind(cluster));
     let off: Vec<&str> =
         cluster.members.iter().filter(|member| member.clock_off).map(|member| member.node.as_str()).collect();
-    if !lost.is_empty() {
+    if cluster.expelled_ms.is_some() {
+        Verdict::new(Health::Critical, format!("expelled: no member hears {} any more", cluster.node))
+    } else if !lost.is_empty() {
         Verdict::new(Health::Critical, format!("lost: {}", lost.join(", ")))
     } else if !suspect.is_empty() {
         Verdict::new(Health::Warning, format!("suspect: {}", suspect.join(", ")))
@@ -242,6 +244,12 @@ mod tests {
         ] {
             assert_eq!(judge_cluster(&cluster(states)).health, expected, "{states:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_expelled_is_critical_though_it_remembers_no_member() {
+        let alone = Cluster { expelled_ms: Some(61_000.0), ..cluster(&[("live", true)]) };
+        assert_eq!(judge_cluster(&alone).health, Health::Critical);
     }
 
     #[test]

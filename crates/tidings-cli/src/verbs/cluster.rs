@@ -18,6 +18,7 @@ pub(crate) struct Cluster {
     pub(crate) node: String,
     pub(crate) incarnation: Json,
     pub(crate) ready: bool,
+    pub(crate) expelled_ms: Option<f64>,
     pub(crate) members: Vec<Member>,
 }
 
@@ -94,6 +95,10 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
+    if let Some(expelled_ms) = cluster.expelled_ms {
+        let text = format!("expelled: no member has heard {node} for {:.0} s", expelled_ms / 1e3);
+        output.line(format!("place    {}", output.paint(Style::Bad, &text)))?;
+    }
     if coherence != Json::Null {
         output.line(format!("writes   {}", writes(&coherence)))?;
     }

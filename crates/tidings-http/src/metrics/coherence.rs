@@ -53,6 +53,12 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
         "About how many entries fences have made unreadable, none of which an event had named.",
         one(over_invalidated),
     )?;
+    out.gauge(
+        "tidings_expelled",
+        None,
+        "Whether no member has heard this node for as long as members wait for a lost one.",
+        one(f64::from(u8::from(node.expelled().is_some()))),
+    )?;
     out.time(
         "tidings_isolated",
         "Time in which no other member was heard, although there were some, or seeds of which none was reached.",

@@ -29,6 +29,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "incarnation": incarnation.0,
         "ready": app.readiness().unready().is_empty(),
         "known": node.is_known(),
+        "expelled_ms": node.expelled().map(milliseconds),
         "members": members,
         "refused": refusals,
     });

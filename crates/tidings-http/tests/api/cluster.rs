@@ -157,6 +157,35 @@ async fn a_node_that_lost_all_others_has_started_and_is_not_ready_if_so_configur
 }
 
 #[tokio::test]
+async fn a_node_that_nobody_hears_for_a_grace_says_that_it_is_expelled() {
+    let first = Node::builder("test").node_id("n1").lost_grace(Duration::from_secs(1)).start().await.unwrap();
+    let second =
+        Node::builder("test").node_id("n2").seeds([first.address().to_string()]).start().await.unwrap();
+    let (mut servers, stop) = (JoinSet::new(), CancellationToken::new());
+    let configured = Options { unready_when_isolated: true, ..Options::new(loopback()) };
+    let strict = serve(&first, configured, &mut servers, &stop).await;
+    let lenient = serve(&first, Options::new(loopback()), &mut servers, &stop).await;
+    until("the other one hears it", async || {
+        lenient.get("/readyz").await.status == 200 && first.members().len() == 2
+    })
+    .await;
+    assert_eq!(lenient.metric("tidings_expelled").await, Some(0.0));
+    assert_eq!(lenient.get("/v1/cluster").await.document()["expelled_ms"], Json::Null);
+
+    // No goodbye: it is just gone.
+    drop(second);
+    until("it says so", async || lenient.metric("tidings_expelled").await == Some(1.0)).await;
+    let status = lenient.get("/v1/cluster").await.is(200).document();
+    assert!(status["expelled_ms"].as_f64().is_some_and(|ms| ms >= 1_000.0), "{status}");
+    let reasons = strict.get("/readyz").await.is(503).document()["reasons"].to_string();
+    assert!(reasons.contains("expelled: no member has heard this node for"), "{reasons}");
+    until("whoever is left goes on", async || lenient.get("/readyz").await.status == 200).await;
+    stop.cancel();
+    servers.join_all().await;
+    first.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
 async fn only_a_node_that_is_gone_is_forgotten() {
     let rig = Rig::start(2).await;
     let api = &rig.apis[0];

@@ -33,6 +33,8 @@ enum Planted {
     UnknownMember,
     /// Events count as applied that were not.
     SilentDrop,
+    /// Who has ended is named no more, also to those who never knew it.
+    UnnamedEnd,
 }
 
 /// How much happens.
@@ -42,6 +44,8 @@ struct Scope {
     keys: usize,
     /// The second origin is not known to the reader at first; the first one comes to know it.
     joins: bool,
+    /// The first origin may be sure that the second one has ended, while the reader is cut off from both.
+    ends: bool,
     writes: u8,
     probes: u8,
     losses: u8,
@@ -59,6 +63,7 @@ const QUIET: Scope = Scope {
     origins: 1,
     keys: 1,
     joins: false,
+    ends: false,
     writes: 0,
     probes: 0,
     losses: 0,
@@ -100,6 +105,10 @@ const WIDE: Scope = Scope {
 
 /// An origin that joins by another one.
 const JOIN: Scope = Scope { origins: 2, joins: true, writes: 1, probes: 2, follows: 1, passes: 3, ..QUIET };
+
+/// An origin that joins by another one, and ends before the reader hears of it.
+const ENDS: Scope =
+    Scope { origins: 2, joins: true, ends: true, writes: 1, probes: 1, crashes: 1, passes: 3, ..QUIET };
 
 /// States that a search looks at before it is given up.
 const STATES_MAX: usize = 1_000_000;
@@ -196,4 +205,14 @@ fn an_entry_read_before_the_time_until_which_it_counts_is_found() {
 #[test]
 fn a_heartbeat_that_confirms_past_an_unknown_member_is_found() {
     assert_found(JOIN, Planted::UnknownMember);
+}
+
+#[test]
+fn the_bound_is_kept_while_an_origin_comes_and_ends_that_the_reader_never_knew() {
+    assert_kept(ENDS);
+}
+
+#[test]
+fn an_end_that_nobody_tells_is_found() {
+    assert_found(ENDS, Planted::UnnamedEnd);
 }

@@ -33,6 +33,9 @@ const BEGIN: Tick = Tick(100);
 /// Frames of one lane that may be under way.
 const WIRE_MAX: usize = 2;
 
+/// Version of the first origin's member set that names the second one; in the next one it has ended.
+pub(crate) const JOINED: u64 = 2;
+
 /// What can happen. `0..2` are origins and keys; a key's lane has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -60,6 +63,8 @@ pub(crate) enum Action {
     Meet(usize),
     /// The first origin comes to know the second.
     Join,
+    /// It is sure that the second one has ended.
+    End,
     /// The first origin's member set arrives.
     Learn,
     Pass,
@@ -466,10 +471,14 @@ impl World {
                 self.meet(origin);
                 self.publish();
             }
-            Action::Join => self.homes[0].version += 1,
+            Action::Join | Action::End => self.homes[0].version += 1,
             Action::Learn => {
-                let new = self.homes[1].me.clone();
-                self.freshness.named(&life(0, 1).node, [&new]);
+                let (by, named) = (life(0, 1).node, self.homes[1].me.clone());
+                if self.homes[0].version == JOINED {
+                    self.freshness.named(&by, [&named]);
+                } else if self.planted != Planted::UnnamedEnd {
+                    self.freshness.told_ended(&by, [&named], self.now);
+                }
                 self.learn(0);
                 self.progressed(0);
                 self.publish();

@@ -94,6 +94,11 @@ pub(crate) struct TestHost {
     /// A node that ends every session at once.
     pub(crate) brief: AtomicBool,
     pub(crate) refuse: Mutex<Option<Refusal>>,
+    /// Whether it follows lives that are over to their end, and which have come.
+    pub(crate) follows: AtomicBool,
+    pub(crate) formers: Mutex<Vec<Hello>>,
+    /// Its own life is over.
+    pub(crate) over: AtomicBool,
     begin: Instant,
 }
 
@@ -109,6 +114,9 @@ impl TestHost {
             mute: Arc::default(),
             brief: AtomicBool::new(false),
             refuse: Mutex::default(),
+            follows: AtomicBool::new(false),
+            formers: Mutex::default(),
+            over: AtomicBool::new(false),
             begin: Instant::now(),
         })
     }
@@ -133,6 +141,18 @@ impl Host for TestHost {
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
         self.refused.lock().unwrap().push((address, refusal.clone()));
+    }
+
+    fn follows_to_the_end(&self, hello: &Hello) -> bool {
+        let follows = self.follows.load(Ordering::SeqCst);
+        if follows {
+            self.formers.lock().unwrap().push(hello.clone());
+        }
+        follows
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
     }
 
     fn displaced(&self, holder: SocketAddr) {

@@ -17,11 +17,12 @@ impl Inner {
     pub(super) fn note_tenures(&mut self, heads: impl FnOnce() -> Vec<Sequence>, now: Tick) {
         let heads = heads();
         for (origin, peer) in &mut self.peers {
-            match self.freshness.is_relevant(origin) {
+            let member = self.freshness.is_relevant(origin) && !self.freshness.has_ended_elsewhere(origin);
+            match member {
                 true => self.coverage.joined(origin, &heads, now),
                 false => self.coverage.left(origin, &heads, now),
             }
-            match (&mut peer.tenure, self.freshness.is_relevant(origin)) {
+            match (&mut peer.tenure, member) {
                 (tenure @ None, true) => *tenure = Some(Tenure { since: heads.clone(), until: None }),
                 // One that is back is waited for as if it had never been away: it is there.
                 (Some(tenure), true) => tenure.until = None,

@@ -13,6 +13,8 @@ mod leaving;
 mod measuring;
 mod named;
 mod observing;
+mod parted;
 mod receipts;
+mod replaced;
 mod starting;
 mod subscribers;

@@ -1,6 +1,6 @@
 //! What can happen next, and what it takes off the scope.
 
-use super::{Action, Due, WIRE_MAX, World, lane};
+use super::{Action, Due, JOINED, WIRE_MAX, World, lane};
 use crate::search;
 
 impl World {
@@ -68,6 +68,8 @@ impl search::World for World {
             add(reading, Action::EndRead(key));
         }
         add(self.scope.joins && self.homes[0].version == 1, Action::Join);
+        let over = self.homes.get(1).is_some_and(|home| !home.alive);
+        add(self.scope.ends && over && self.homes[0].version == JOINED, Action::End);
         add(self.seen[0].version < self.homes[0].version, Action::Learn);
         add(self.left.passes > 0, Action::Pass);
         out

@@ -1,0 +1,51 @@
+//! Whether any member hears this node.
+
+use std::time::Duration;
+
+use tidings_proto::time::Tick;
+
+use super::Coherence;
+use crate::observe::Observation;
+
+impl Coherence {
+    /// Whether any member has ever followed this node.
+    pub(crate) fn was_heard(&self) -> bool {
+        let inner = self.inner.lock();
+        inner
+            .peers
+            .values()
+            .filter_map(|peer| peer.served.as_ref())
+            .any(|served| served.heard() > Tick::NEVER)
+    }
+
+    /// Judges whether this node is expelled, and says so if that has changed.
+    pub(crate) fn judge_place(&self) {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        let heard = inner.peers.values().filter_map(|peer| Some(peer.served.as_ref()?.heard()));
+        let heard = heard.max().unwrap_or(Tick::NEVER);
+        let others = inner.freshness.misses_somebody();
+        if !inner.belonging.judge(heard, others, now) {
+            return;
+        }
+        let expelled = inner.belonging.expelled().is_some();
+        drop(inner);
+        if expelled {
+            let lost_grace = self.bounds().lost_grace;
+            tracing::warn!(
+                ?lost_grace,
+                "expelled: no member has heard this node for so long that they have given it up; \
+                what it changes reaches them once they meet again"
+            );
+        } else {
+            tracing::info!("expelled no more: a member hears this node");
+        }
+        self.observers.tell(Observation::Expelled { expelled });
+    }
+
+    /// For how long no member has heard this node, if it is expelled.
+    pub(crate) fn expelled(&self) -> Option<Duration> {
+        let since = self.inner.lock().belonging.expelled()?;
+        Some(self.domain.clock().now().since(since))
+    }
+}
