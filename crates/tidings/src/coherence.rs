@@ -2,6 +2,7 @@
 
 mod following;
 mod known;
+mod positions;
 mod tenure;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -74,6 +75,8 @@ struct Inner {
     replaced: VecDeque<NamedMember>,
     /// The newest life of this node that this process has replaced, as peers say.
     predecessor: Option<NamedMember>,
+    /// When a life was last left out of what is relevant.
+    left_out: Tick,
 }
 
 /// Everything that freshness depends on.
@@ -112,6 +115,7 @@ impl Coherence {
             dropped,
             replaced: VecDeque::new(),
             predecessor: None,
+            left_out: Tick::NEVER,
         });
         let coherence = Self {
             me,
