@@ -184,7 +184,7 @@ mod tests {
         let (known, _) = asker(&key, 1);
         assert_eq!(home.ask(&domain, (known.clone(), 4), Tick::FOREVER, now), None, "of another schema");
         let other = CacheBuilder::<String, u64>::new(&domain, "d").open().unwrap();
-        let of_other = LeaseKey { cache: other.erased().id(), ..key.clone() };
+        let of_other = LeaseKey { cache: other.erased().id(), ..key };
         assert_eq!(home.ask(&domain, (asker(&of_other, 1).0, 0), Tick::FOREVER, now), None);
         assert!(home.ask(&domain, (known.clone(), 3), Tick::FOREVER, now).is_some());
         cache.close();
