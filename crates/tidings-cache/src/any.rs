@@ -10,7 +10,8 @@ use tidings_proto::id::SlotSet;
 use crate::builder::Settings;
 use crate::core::Core;
 use crate::erased::AnyCache;
-use crate::key::Key;
+use crate::flight::Start;
+use crate::key::{Key, KeyRef};
 use crate::receipt::Written;
 use crate::remote::RemoteChange;
 use crate::stats::CacheCounts;
@@ -88,6 +89,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         }
     }
 
+    fn lease_begins(&self, key: &[u8]) -> Start {
+        self.lease_begins(KeyRef::of(self.id, key))
+    }
+
+    fn lease_stands(&self, key: &[u8], start: Start) -> bool {
+        self.lease_stands(KeyRef::of(self.id, key), start)
+    }
+
+    fn lease_ends(&self, key: &[u8], start: Start) {
+        self.lease_ends(KeyRef::of(self.id, key), start);
+    }
+
     fn doubt_begins(&self) {
         self.doubt_begins();
     }
@@ -128,6 +141,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
             // Whoever changes a key looks under its shard's lock whether the cache is closed: after this every change
             // that was under way is done, and nothing is stored any more that no invalidation would reach.
             self.end_all();
+            self.leased_tokens.end();
             self.background.stop();
             self.fence_slots(SlotSet::ALL);
             self.domain.unregister(self.id);

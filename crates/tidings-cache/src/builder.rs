@@ -13,8 +13,9 @@ use crate::core::Core;
 use crate::domain::Domain;
 use crate::isolated::WhenIsolated;
 use crate::key::Key;
-use crate::policy::LoadPolicy;
+use crate::policy::{LoadPolicy, OneLoader};
 use crate::ring::RingBounds;
+use crate::shared::Sharing;
 use crate::tags::Tagger;
 
 /// Most partitions of a cache.
@@ -142,6 +143,7 @@ pub(crate) struct Functions<K, V> {
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
+    pub(crate) sharing: Option<Sharing<V>>,
 }
 
 /// Opens a cache.
@@ -150,7 +152,7 @@ pub struct CacheBuilder<K, V> {
     domain: Domain,
     name: String,
     pub(crate) settings: Settings,
-    functions: Functions<K, V>,
+    pub(crate) functions: Functions<K, V>,
     types: PhantomData<fn(K) -> V>,
 }
 
@@ -183,7 +185,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             domain: domain.clone(),
             name: name.to_owned(),
             settings,
-            functions: Functions { weigher: None, partitioner: None, tagger: None },
+            functions: Functions { weigher: None, partitioner: None, tagger: None, sharing: None },
             types: PhantomData,
         }
     }
@@ -319,6 +321,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             return Err(OpenError::ReplicaLag(self.settings.replica_lag));
         }
         self.settings.loads.check(self.settings.time_to_live)?;
+        if self.settings.loads.one_loader == OneLoader::Cluster && self.settings.mode != Mode::Invalidate {
+            let why =
+                "node but in mode invalidate: only there a load that began too early is told from others";
+            return Err(OpenError::Option { option: "one_loader", why });
+        }
         if self.settings.explicit_tags && self.settings.loads.eager_refresh.is_some() {
             let why = "not with explicit_tags: what is reloaded would lose its tags";
             return Err(OpenError::Option { option: "eager_refresh", why });

@@ -31,6 +31,7 @@ use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
 use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
+use crate::shared::{LeasedTokens, Sharing};
 use crate::stats::CacheStats;
 use crate::table::{self, Bare, Entry, LocalEvents, Peeking, Table};
 use crate::tags::Tagger;
@@ -60,6 +61,9 @@ pub(crate) struct Core<K, V> {
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
+    /// How values travel, where one load serves the cluster.
+    pub(crate) sharing: Option<Sharing<V>>,
+    pub(crate) leased_tokens: LeasedTokens,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
@@ -134,7 +138,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         settings: Settings,
         functions: Functions<K, V>,
     ) -> Self {
-        let Functions { weigher, partitioner, tagger } = functions;
+        let Functions { weigher, partitioner, tagger, sharing } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
         let life_in_doubt = settings.when_isolated.life(domain.gate().max_staleness());
@@ -161,6 +165,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             settings,
             partitioner,
             tagger,
+            sharing,
+            leased_tokens: LeasedTokens::default(),
             local_events,
             rooms: Rooms::default(),
             life_in_doubt,

@@ -24,6 +24,7 @@ use crate::erased::AnyCache;
 use crate::key::Encoded;
 use crate::receipt::ReceiptSource;
 use crate::remote::RemoteChange;
+use crate::shared::LeaseSource;
 use crate::stats::Striped;
 use crate::write::WriteError;
 
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     /// When the last window is over that a write-through of this node's has opened.
     pub(crate) windows_end: AtomicU64,
     receipts: OnceLock<ReceiptSource>,
+    leases: OnceLock<LeaseSource>,
     /// Held while a derived rule is made.
     rules: Mutex<()>,
 }
@@ -169,6 +171,7 @@ impl Domain {
             write_horizon: bounds.write_horizon,
             windows_end: AtomicU64::new(0),
             receipts: OnceLock::new(),
+            leases: OnceLock::new(),
             rules: Mutex::default(),
         }))
     }
@@ -213,6 +216,10 @@ impl Domain {
 
     pub(crate) fn receipts(&self) -> &OnceLock<ReceiptSource> {
         &self.0.receipts
+    }
+
+    pub(crate) fn leases(&self) -> &OnceLock<LeaseSource> {
+        &self.0.leases
     }
 
     pub(crate) fn tasks(&self) -> &TaskTracker {
@@ -281,6 +288,12 @@ impl Domain {
     pub fn cache(&self, name: &str) -> Option<Arc<dyn AnyCache>> {
         let cache = self.open_caches().get(&CacheId::of_name(name))?.clone();
         (&**cache.name() == name).then_some(cache)
+    }
+
+    /// The open cache of this id.
+    #[must_use]
+    pub fn cache_of(&self, id: CacheId) -> Option<Arc<dyn AnyCache>> {
+        self.open_caches().get(&id).cloned()
     }
 
     /// Enters a cache, or says which one holds its id.

@@ -9,6 +9,7 @@ use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::SlotSet;
 
 use crate::builder::Settings;
+use crate::flight::Start;
 use crate::remote::RemoteChange;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
@@ -29,7 +30,7 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn entries(&self) -> u64;
     /// About how much they weigh.
     fn weight(&self) -> u64;
-    /// Open loads, tokens and write-throughs, by keys.
+    /// Open loads, tokens, write-throughs, and leases that were given, by keys.
     fn flights(&self) -> usize;
     /// Entries that are known by their tags, and about as many that were until lately.
     fn tagged(&self) -> usize;
@@ -48,6 +49,12 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn fence(&self, slots: SlotSet);
     /// As [`AnyCache::fence`], and what begins there within the write horizon is not stored.
     fn fence_uncertain(&self, slots: SlotSet);
+    /// Begins to watch a key, of which this node gives a lease.
+    fn lease_begins(&self, key: &[u8]) -> Start;
+    /// Whether a load of the key that began since would still be stored here.
+    fn lease_stands(&self, key: &[u8], start: Start) -> bool;
+    /// Watches a key no more.
+    fn lease_ends(&self, key: &[u8], start: Start);
     /// The node's doubt has begun: what the cache does then that reads do not do by themselves.
     fn doubt_begins(&self);
     /// Notices expiry, delivers local events, reclaims fenced entries.

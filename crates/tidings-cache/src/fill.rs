@@ -8,8 +8,10 @@ use crate::cache::Cache;
 use crate::core::Core;
 use crate::fetch::Fetched;
 use crate::flight::{NO_FLIGHT, Purpose, Start};
-use crate::key::{Encoded, Key, KeyError};
-use crate::load::Landing;
+use crate::key::{Encoded, Key, KeyError, KeyRef};
+use crate::load::{Landed, Landing};
+use crate::policy::OneLoader;
+use crate::shared::{Handing, LeaseTurn};
 use crate::tags::{Loaded, TagError};
 
 /// How long a fill token is good for unless the caller says otherwise.
@@ -70,6 +72,34 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Start { id: NO_FLIGHT, epoch, began: as_of }
         }
     }
+
+    /// What a caller may be answered with has to have begun later than this.
+    fn answered_after(&self, key: KeyRef<'_>) -> Tick {
+        let now = self.domain.clock().coarse();
+        self.joinable_after(now).max(self.shard(key).mark).before(self.settings.replica_lag)
+    }
+}
+
+/// A token that nobody has been given yet: dropped, it is closed.
+struct OpenToken<'a, K: Key, V: Clone + Send + Sync + 'static> {
+    core: &'a Core<K, V>,
+    encoded: &'a Encoded,
+    start: Start,
+    kept: bool,
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> OpenToken<'_, K, V> {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Drop for OpenToken<'_, K, V> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.core.close_guard(self.encoded, self.start);
+        }
+    }
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
@@ -93,6 +123,69 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             Some(fetched) => Ok(ReadOrFill::Hit(fetched)),
             None => self.get_token(key, time),
         }
+    }
+
+    /// As [`Cache::get_marked_or_token`], where one load serves the cluster
+    /// ([`crate::CacheBuilder::one_loader_per_cluster`]): the token stands for the key's lease if nobody else has it, and
+    /// what is filled with it is handed to everybody who waits. While another node's client or loader has the lease, its
+    /// result is waited for, for `patience` at most; then the token is one like any other. Elsewhere this waits for
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the token, and the lease, are given up.
+    pub async fn get_marked_or_lease(
+        &self,
+        key: &K,
+        time: Duration,
+        patience: Duration,
+    ) -> Result<ReadOrFill<Fetched<V>>, KeyError> {
+        let core = &*self.core;
+        if core.settings.loads.one_loader == OneLoader::Node {
+            return self.get_marked_or_token(key, time);
+        }
+        // It may be waited for before anybody has it.
+        let time = time.saturating_add(patience);
+        let token = match self.get_marked_or_token(key, time)? {
+            ReadOrFill::Miss(token) if token.start.id != NO_FLIGHT => token,
+            found => return Ok(found),
+        };
+        let encoded = Encoded::new(core.id, key)?;
+        let Some(asked) = core.ask_lease(encoded.borrowed(), patience) else {
+            return Ok(ReadOrFill::Miss(token));
+        };
+        let after = core.answered_after(encoded.borrowed());
+        let open = OpenToken { core, encoded: &encoded, start: token.start, kept: false };
+        let hand = match asked.await {
+            LeaseTurn::Load(hand) => Some(hand),
+            LeaseTurn::Brought(lent) => {
+                let waits = || (after, true);
+                match core.land_lent(encoded.borrowed(), token.start, (&lent, false, None), waits) {
+                    Some((Some(value), _)) => {
+                        core.stats.shared.count();
+                        core.tell_local_events();
+                        return Ok(ReadOrFill::Hit(Fetched::fresh(value)));
+                    }
+                    _ => core.stats.shared_refused.count(),
+                }
+                None
+            }
+            LeaseTurn::Alone => None,
+        };
+        let token = if core.stands(encoded.borrowed(), token.start) {
+            open.keep();
+            token
+        } else {
+            // Ended while it waited, it would be of no use. What is loaded from now on is.
+            FillToken { start: core.token(&encoded, time) }
+        };
+        if let Some(hand) = hand.filter(|_| token.start.id != NO_FLIGHT) {
+            let deadline = core.domain.clock().coarse().after(time);
+            core.leased_tokens.put(encoded.place(token.start), deadline, hand);
+        }
+        Ok(ReadOrFill::Miss(token))
     }
 
     fn get_token<T>(&self, key: &K, time: Duration) -> Result<ReadOrFill<T>, KeyError> {
@@ -130,16 +223,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     ) -> Result<bool, FillError> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
-        let Loaded { value, tags, version } = loaded;
-        let tags = core.tags_loaded((encoded.borrowed(), Some(key)), &value, &tags)?;
+        let tags = core.tags_loaded((encoded.borrowed(), Some(key)), &loaded.value, &loaded.tags)?;
+        let hand = core.leased_tokens.take(encoded.place(token.start));
+        // Only for those who wait elsewhere.
+        let handing = hand.map(|hand| (Handing::of(hand, Some(&loaded)), loaded.value.clone()));
+        let Loaded { value, version, .. } = loaded;
         let key = encoded.borrowed();
         let mut shard = core.shard(key);
         let sound =
             shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
         let landing = Landing { start: token.start, sound, ttl, version };
-        let stored = core.land(&mut shard, key, Some((value, tags)), landing);
+        let landed = core.land(&mut shard, key, Some((value, tags)), landing);
         drop(shard);
+        if let Some((handing, value)) = handing.filter(|_| landed.is_sound()) {
+            core.hand_in(handing, Some(&value));
+        }
         core.tell_local_events();
-        Ok(stored)
+        Ok(landed == Landed::Stored)
     }
 }

@@ -67,6 +67,8 @@ pub(crate) enum Purpose {
     Decision,
     /// A fill token, which ends by itself after its deadline.
     Token(Tick),
+    /// A lease that this node has given for the key: whether it has changed since.
+    Lease,
 }
 
 impl Guard {
@@ -112,6 +114,14 @@ impl<W: Clone> FlightTable<W> {
         let load = self.get(key)?.load.as_ref()?;
         let sound = load.start.epoch == joinable.epoch && load.start.began > joinable.after;
         sound.then(|| load.waiters.clone())
+    }
+
+    /// Whether nothing has ended a flight since it began.
+    pub(crate) fn stands(&self, key: KeyRef<'_>, start: Start, epoch: u32) -> bool {
+        let Some(flights) = self.get(key) else { return false };
+        let mut starts =
+            flights.load.iter().map(|load| load.start).chain(flights.guards.iter().map(|it| it.start));
+        start.epoch == epoch && starts.any(|other| other == start)
     }
 
     fn get(&self, key: KeyRef<'_>) -> Option<&Flights<W>> {

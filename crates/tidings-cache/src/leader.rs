@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use crate::clock::Clock;
 use crate::core::Core;
 use crate::flight::Start;
 use crate::key::{Encoded, Key, KeyRef};
-use crate::load::{Landing, LoadError};
+use crate::load::{Landed, Landing, LoadError};
+use crate::shared::{Handing, Obtained};
 use crate::table::Entry;
 use crate::tags::{Loaded, Tags};
 
@@ -40,11 +42,24 @@ pub(crate) struct Waiting<V> {
     pub(crate) since: Tick,
     /// Whether what it brings may be stored, as far as its beginning decides.
     stores: bool,
+    /// What they are given has to have begun later than this.
+    after: AtomicU64,
 }
 
 impl<V> Waiting<V> {
-    pub(crate) fn new(since: Tick, stores: bool) -> Arc<Self> {
-        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new(), since, stores })
+    pub(crate) fn new(since: Tick, stores: bool, after: Tick) -> Arc<Self> {
+        let after = AtomicU64::new(after.0);
+        Arc::new(Self { ended: OnceLock::new(), notify: Notify::new(), since, stores, after })
+    }
+
+    /// Takes note of a caller that joins. Call under the key's shard lock.
+    pub(crate) fn join(&self, after: Tick) {
+        self.after.fetch_max(after.0, Ordering::AcqRel);
+    }
+
+    /// What any caller may be given has to have begun later than this. Under the key's shard lock nobody joins.
+    pub(crate) fn after(&self) -> Tick {
+        Tick(self.after.load(Ordering::Acquire))
     }
 
     /// Whether what the load brings may be stored, for all that was known when it began.
@@ -52,7 +67,7 @@ impl<V> Waiting<V> {
         self.stores
     }
 
-    fn end(&self, ended: Ended<V>) {
+    pub(crate) fn end(&self, ended: Ended<V>) {
         // Whoever comes first decides: a guard dropped after its load ended changes nothing.
         if self.ended.set(ended).is_ok() {
             self.notify.notify_waiters();
@@ -98,17 +113,20 @@ enum Brought<V> {
 
 /// The one who runs the loader of a flight. Releases those who wait also when it is cancelled or panics.
 pub(crate) struct Leader<K: Key, V: Clone + Send + Sync + 'static> {
-    core: Arc<Core<K, V>>,
-    key: Encoded,
-    start: Start,
-    waiting: Arc<Waiting<V>>,
-    /// Whether it is the one that counts as its loader's: of a loader of many keys, one is.
-    counts: bool,
+    pub(crate) core: Arc<Core<K, V>>,
+    pub(crate) key: Encoded,
+    pub(crate) start: Start,
+    pub(crate) waiting: Arc<Waiting<V>>,
+    /// Whether it is the one that counts as its loader's: of a loader of many keys, one is, and of one that waits for
+    /// another node's none.
+    pub(crate) counts: bool,
+    /// Whether it is an answer that there is no value.
+    pub(crate) absence: bool,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
     pub(crate) fn new(core: Arc<Core<K, V>>, key: Encoded, start: Start, waiting: Arc<Waiting<V>>) -> Self {
-        Self { core, key, start, waiting, counts: true }
+        Self { core, key, start, waiting, counts: true, absence: false }
     }
 
     /// One whose loader another leader counts.
@@ -117,13 +135,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         self
     }
 
+    /// One whose caller takes for an answer that there is no value, or does not.
+    pub(crate) fn answered_by(mut self, absence: bool) -> Self {
+        self.absence = absence;
+        self
+    }
+
     pub(crate) fn key(&self) -> KeyRef<'_> {
         self.key.borrowed()
     }
 
-    /// Runs the loader, for no longer than `limit`.
+    /// Runs the loader, or waits for what another node's brings, for no longer than `limit`.
     pub(crate) async fn run<E, F>(
-        self,
+        mut self,
         load: impl FnOnce() -> F,
         limit: Option<Duration>,
     ) -> Result<Option<V>, LoadError<E>>
@@ -131,29 +155,33 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         E: Send + Sync + 'static,
         F: Future<Output = Result<Option<Loaded<V>>, E>>,
     {
-        let core = &*self.core;
-        core.stats.loads.count();
-        let timed = Timed::start(core.domain.clock(), &core.load_time);
-        let result = match limit {
-            None => load().await,
-            Some(limit) => match timeout(limit, load()).await {
-                Ok(result) => result,
+        let obtained = match limit {
+            None => self.obtain(load).await,
+            Some(limit) => match timeout(limit, self.obtain(load)).await {
+                Ok(obtained) => obtained,
                 Err(_) => {
-                    drop(timed);
                     self.end_late();
                     return Err(LoadError::TimedOut);
                 }
             },
         };
-        drop(timed);
-        match result {
-            Ok(loaded) => {
-                let value = loaded.as_ref().map(|loaded| loaded.value.clone());
-                self.end_loaded(loaded);
+        let core = &*self.core;
+        match obtained {
+            Obtained::Taken(value) => {
                 core.tell_local_events();
                 Ok(value)
             }
-            Err(error) => {
+            Obtained::Loaded(Ok(loaded), hand) => {
+                let value = loaded.as_ref().map(|loaded| loaded.value.clone());
+                let handing = hand.map(|hand| Handing::of(hand, loaded.as_ref()));
+                let landed = self.end_loaded(loaded);
+                if let Some(handing) = handing.filter(|_| landed.is_sound()) {
+                    core.hand_in(handing, value.as_ref());
+                }
+                core.tell_local_events();
+                Ok(value)
+            }
+            Obtained::Loaded(Err(error), _) => {
                 let error = Arc::new(error);
                 self.end_failed(error.clone());
                 Err(LoadError::Loader(error))
@@ -161,19 +189,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         }
     }
 
-    pub(crate) fn end_loaded(&self, loaded: Option<Loaded<V>>) {
+    /// Returns what became of it.
+    pub(crate) fn end_loaded(&self, loaded: Option<Loaded<V>>) -> Landed {
         let value = loaded.as_ref().map(|loaded| loaded.value.clone());
         let version = loaded.as_ref().and_then(|loaded| loaded.version);
         let tagged = loaded.map(|Loaded { value, tags, .. }| {
             self.core.tags_loaded((self.key(), None), &value, &tags).map(|tags| (value, tags))
         });
         // What cannot have its tags is not stored.
-        self.land(tagged.transpose().map_or(Brought::Nothing, |value| Brought::Value(value, version)));
+        let brought = tagged.transpose().map_or(Brought::Nothing, |value| Brought::Value(value, version));
+        let landed = self.land(brought);
         self.waiting.end(value.map_or(Ended::Absent, Ended::Loaded));
         // Last, for a value whose `clone` panics counts as failed.
         if self.counts {
             self.core.stats.loaded.count();
         }
+        landed
     }
 
     pub(crate) fn end_failed(&self, error: Arc<dyn Any + Send + Sync>) {
@@ -195,7 +226,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
     }
 
     /// Takes the flight out of the table; stores what it brought if nothing had ended it.
-    fn land(&self, brought: Brought<V>) {
+    fn land(&self, brought: Brought<V>) -> Landed {
         let core = &*self.core;
         let key = self.key.borrowed();
         let mut shard = core.shard(key);
@@ -205,11 +236,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
             Brought::Value(value, version) => {
                 let sound = sound && self.waiting.stores;
                 let landing = Landing { start: self.start, sound, ttl: None, version };
-                core.land(&mut shard, key, value, landing);
+                return core.land(&mut shard, key, value, landing);
             }
             Brought::Failure => shard.pause(key, now),
             Brought::Nothing => {}
         }
+        Landed::Ended
     }
 }
 

@@ -38,6 +38,7 @@ mod remote;
 mod replica;
 mod ring;
 mod shard;
+mod shared;
 mod stance;
 mod stats;
 mod subscribe;
@@ -63,10 +64,11 @@ pub use fill::{FillError, FillToken, ReadOrFill, TOKEN_TIME};
 pub use isolated::WhenIsolated;
 pub use key::{Key, KeyError};
 pub use load::LoadError;
-pub use policy::LoadPolicy;
+pub use policy::{LoadPolicy, OneLoader};
 pub use receipt::{ReceiptError, ReceiptFuture, ReceiptSource, Written};
 pub use remote::RemoteChange;
 pub use ring::RingBounds;
+pub use shared::{Hand, LeaseFuture, LeaseRequest, LeaseSource, LeaseTurn, Lent};
 pub use stats::{CacheCounts, CacheStats, Striped};
 pub use subscribe::{
     Item, Listener, OnOverflow, RawSubscribe, RawSubscription, Scope, Subscribe, SubscribeError, Subscription,

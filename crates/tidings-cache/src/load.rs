@@ -24,6 +24,23 @@ pub(crate) struct Landing {
     pub(crate) version: Option<u64>,
 }
 
+/// What became of what a flight brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Landed {
+    Stored,
+    /// Nothing had ended its flight, and it is not stored all the same.
+    Unstored,
+    /// It may be too old.
+    Ended,
+}
+
+impl Landed {
+    /// Whether it is as good as any, for all that is known here.
+    pub(crate) fn is_sound(self) -> bool {
+        self != Self::Ended
+    }
+}
+
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Where a read gets its value from, and what it counts as. Only who takes `absence` for an answer gets it.
     pub(crate) fn turn(&self, key: &Encoded, absence: bool) -> (Turn<V>, Outcome) {
@@ -74,14 +91,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if let Some(waiting) = shard.flights.join(key, Joinable { epoch, after })
             && (waiting.stores() || !stores)
         {
+            waiting.join(after);
             return Turn::Join(waiting);
         }
-        let waiting = Waiting::new(now, stores);
+        let waiting = Waiting::new(now, stores, after);
         let start = shard.flights.begin_load(key, epoch, as_of, waiting.clone());
         Turn::Lead(start, waiting)
     }
 
-    fn joinable_after(&self, now: Tick) -> Tick {
+    pub(crate) fn joinable_after(&self, now: Tick) -> Tick {
         if self.travels() { self.domain.gate().joinable_after(now) } else { Tick::NEVER }
     }
 
@@ -113,18 +131,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.tags_of(key, value, given).inspect_err(|_| self.stats.untagged.count())
     }
 
-    /// Stores what a flight has brought, a value or its absence, if it is sound. Call under the key's shard lock. Returns
-    /// whether it did.
+    /// Stores what a flight has brought, a value or its absence, if it is sound. Call under the key's shard lock.
     pub(crate) fn land(
         &self,
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
         value: Option<(V, Tags)>,
         Landing { start, sound, ttl, version }: Landing,
-    ) -> bool {
-        if value.is_none() && self.settings.loads.negative_ttl.is_none() {
-            return false;
-        }
+    ) -> Landed {
+        let kept = value.is_some() || self.settings.loads.negative_ttl.is_some();
         let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
         let (value, tags) = value.unzip();
         let was_named = match &tags {
@@ -134,6 +149,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let tags = tags.unwrap_or_default();
         let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
+        if !kept {
+            return if sound { Landed::Unstored } else { Landed::Ended };
+        }
         let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
@@ -142,12 +160,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
             self.set_version(shard, key, version);
+            Landed::Stored
         } else if sound {
             self.stats.bypassed.count();
+            Landed::Unstored
         } else {
             self.stats.fence_rejects.count();
+            Landed::Ended
         }
-        stored
     }
 }
 
@@ -172,7 +192,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// broadcast: a fill is no news.
     ///
     /// What is returned is never older than an invalidation that had returned before the call, but for what a replica
-    /// lacks that the loader reads ([`crate::CacheBuilder::replica_lag`]).
+    /// lacks that the loader reads ([`crate::CacheBuilder::replica_lag`]). Where one load serves the cluster
+    /// ([`crate::CacheBuilder::one_loader_per_cluster`]), this node's loader may not run at all, and what is returned is
+    /// never older than an invalidation that had been applied here before the call.
     ///
     /// # Errors
     /// [`LoadError`]. Failures are not cached.
@@ -236,7 +258,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
                 Turn::Ready(value) => return Ok(value),
                 Turn::Join(waiting) => waiting,
                 Turn::Lead(start, waiting) => {
-                    return Leader::new(core.clone(), key, start, waiting).run(load, None).await;
+                    let leader = Leader::new(core.clone(), key, start, waiting).answered_by(absence);
+                    return leader.run(load, None).await;
                 }
             };
             match waiting.wait().await {

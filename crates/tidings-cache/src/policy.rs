@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidings_proto::time::Tick;
 
 use crate::builder::{CacheBuilder, OpenError};
@@ -12,6 +13,23 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest time that an option may name: what is longer is a mistake in its unit.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Longest lease of a key: for so long its other readers wait for a holder that has died.
+const LEASE_TIME_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// How long a lease is good for unless the cache says otherwise.
+const LEASE_TIME: Duration = Duration::from_secs(5);
+
+/// How far one load of a key serves those who ask for it meanwhile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OneLoader {
+    /// Those on the same node.
+    #[default]
+    Node,
+    /// Those on every node that has the cache open so.
+    Cluster,
+}
 
 /// How a cache loads. Everything is off by default.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +48,10 @@ pub struct LoadPolicy {
     pub ttl_jitter: Option<f64>,
     /// For how long it is remembered that a key has no value.
     pub negative_ttl: Option<Duration>,
+    /// How far one load of a key serves others.
+    pub one_loader: OneLoader,
+    /// How long who loads a key for the cluster is waited for.
+    pub lease_time: Duration,
 }
 
 impl Default for LoadPolicy {
@@ -42,6 +64,8 @@ impl Default for LoadPolicy {
             eager_refresh: None,
             ttl_jitter: None,
             negative_ttl: None,
+            one_loader: OneLoader::Node,
+            lease_time: LEASE_TIME,
         }
     }
 }
@@ -90,6 +114,12 @@ impl LoadPolicy {
             if share.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
                 return Err(OpenError::Option { option, why: "a share between 0 and 1" });
             }
+        }
+        if self.lease_time.is_zero() || self.lease_time > LEASE_TIME_MAX {
+            return Err(OpenError::Option {
+                option: "lease_time",
+                why: "longer than zero and at most 5 minutes",
+            });
         }
         if self.soft_timeout.is_some() && self.fail_safe.is_none() {
             let why = "only with fail_safe: without, there is nothing to serve instead";
@@ -166,6 +196,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// once does not expire at once. By how much follows from the key and the moment. Default: off.
     pub fn ttl_jitter(mut self, share: f64) -> Self {
         self.settings.loads.ttl_jitter = Some(share);
+        self
+    }
+
+    /// For how long a node that loads a key for the whole cluster is waited for, where one does
+    /// ([`CacheBuilder::one_loader_per_cluster`]): a loader that takes longer, or a node that dies meanwhile, costs those who
+    /// wait so much. Default: 5 s; at most 5 minutes.
+    pub fn lease_time(mut self, time: Duration) -> Self {
+        self.settings.loads.lease_time = time;
         self
     }
 

@@ -46,6 +46,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for index in 0..SHARDS {
             self.shard_at(index).flights.expire(now);
         }
+        self.leased_tokens.expire(now);
     }
 
     pub(crate) fn flights(&self) -> usize {

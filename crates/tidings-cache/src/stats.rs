@@ -96,6 +96,11 @@ counters! {
         loaded,
         /// Loaders that failed, panicked or were cancelled.
         load_failures,
+        /// Results of other nodes' loaders that were taken, in place of a loader's here.
+        shared,
+        /// Results of other nodes' loaders that were not: they may have lacked a change that was applied here, or could
+        /// not be read.
+        shared_refused,
         /// Results that were not stored because something had ended their flight, because what they were read from
         /// may have lacked a change, or because their key's truth was uncertain when they began.
         fence_rejects,

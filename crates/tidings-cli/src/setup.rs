@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::{BeforeKnown, Domain, Invalidator, Node, NodeBuilder, StartError, WhenIsolated};
+use tidings::{BeforeKnown, Domain, Invalidator, Node, NodeBuilder, OneLoader, StartError, WhenIsolated};
 use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
@@ -86,6 +86,8 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
             .find(|choice| choice.as_str() == config.when_isolated)
             .unwrap_or_default(),
         schema: config.schema,
+        one_loader: if config.one_loader == "cluster" { OneLoader::Cluster } else { OneLoader::Node },
+        lease_time: config.lease_time,
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

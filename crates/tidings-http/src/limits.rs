@@ -63,6 +63,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a fill token is good for: longer than a load takes, short enough that forgotten ones do not pile up.
 pub const FILL_TIME: Duration = Duration::from_secs(10);
 
+/// Longest time that a read waits for what another load of its key brings, as clients say it.
+pub const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// Pause between comments on a silent stream of events, so that a broken connection is noticed.
 pub const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);
 

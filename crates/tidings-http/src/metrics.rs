@@ -4,6 +4,7 @@
 
 mod caches;
 mod coherence;
+mod leases;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,6 +49,7 @@ impl Collector for NodeMetrics {
         self.events(&mut out)?;
         self.members(&mut out)?;
         self.receipts(&mut out)?;
+        leases::encode(&self.0, &mut out)?;
         coherence::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tidings::{Cache, CacheBuilder, Domain, Invalidator, Mode, OpenError, Settings, WhenIsolated};
+use tidings::{
+    Cache, CacheBuilder, Domain, Invalidator, LoadPolicy, Mode, OneLoader, OpenError, Settings, WhenIsolated,
+};
 
 use crate::limits::LIFETIME_MAX;
 use crate::quantity;
@@ -69,6 +71,11 @@ pub struct CacheSettings {
     pub when_isolated: WhenIsolated,
     /// Which layout its values have: changes by nodes with another one evict, whatever their version. Default: 0.
     pub schema: u32,
+    /// How far one fill of a key serves those who ask for it meanwhile: `node` or `cluster`. Default: `node`.
+    pub one_loader: OneLoader,
+    /// How long who fills a key for the cluster is waited for. Default: `5s`; at most five minutes.
+    #[serde(with = "duration")]
+    pub lease_time: Duration,
     /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
     pub ttl_jitter: Option<f64>,
     /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
@@ -95,6 +102,8 @@ impl Default for CacheSettings {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Limit,
             schema: 0,
+            one_loader: OneLoader::Node,
+            lease_time: LoadPolicy::default().lease_time,
             ttl_jitter: None,
             fail_safe: None,
             eager_refresh: None,
@@ -122,6 +131,8 @@ impl CacheSettings {
             replica_lag: settings.replica_lag,
             when_isolated: settings.when_isolated,
             schema: settings.schema,
+            one_loader: settings.loads.one_loader,
+            lease_time: settings.loads.lease_time,
             ttl_jitter: settings.loads.ttl_jitter,
             fail_safe: settings.loads.fail_safe,
             eager_refresh: settings.loads.eager_refresh,
@@ -188,7 +199,12 @@ pub fn open(
         .schema(settings.schema)
         // Whoever puts or fills an entry says which tags it has.
         .explicit_tags()
+        .lease_time(settings.lease_time)
         .eviction_events(settings.eviction_events);
+    if settings.one_loader == OneLoader::Cluster {
+        let encode = |value: &Bytes| Some(value.to_vec());
+        builder = builder.one_loader_per_cluster_by(encode, |bytes| Some(Bytes::copy_from_slice(bytes)));
+    }
     builder = match settings.max_capacity {
         Capacity::Entries(entries) => builder.max_capacity(entries),
         Capacity::Bytes(bytes) => builder.max_capacity(bytes).weigher(weight),
@@ -346,7 +362,7 @@ mod tests {
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
             "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
-            "when_isolated": "serve", "schema": 3, "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
+            "when_isolated": "serve", "schema": 3, "one_loader": "cluster", "lease_time": "2s", "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -358,6 +374,8 @@ mod tests {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Serve,
             schema: 3,
+            one_loader: OneLoader::Cluster,
+            lease_time: Duration::from_secs(2),
             ttl_jitter: Some(0.1),
             fail_safe: Some(Duration::from_secs(3_600)),
             eager_refresh: Some(0.9),
@@ -383,6 +401,7 @@ mod tests {
             json!({ "time_to_live": 5 }),
             json!({ "partitions": "4" }),
             json!({ "when_isolated": "ignore" }),
+            json!({ "one_loader": "none" }),
             json!({ "schema": -1 }),
             json!({ "schema": 4_294_967_296_u64 }),
         ] {

@@ -86,6 +86,8 @@ enum LaneState {
 struct Lane {
     attempt: Attempt,
     expected: Sequence,
+    /// What comes after everything that was ever let through to be applied or fenced, whether or not that is done.
+    begun: Sequence,
     state: LaneState,
 }
 
@@ -118,7 +120,7 @@ impl Follower {
     /// A follower that has seen nothing yet.
     #[must_use]
     pub fn new(origin: Origin, lanes: Lanes) -> Self {
-        let lane = |_| Lane { attempt: Attempt(0), expected: FIRST, state: LaneState::Idle };
+        let lane = |_| Lane { attempt: Attempt(0), expected: FIRST, begun: FIRST, state: LaneState::Idle };
         Self {
             origin,
             lanes: lanes.ids().map(lane).collect(),
@@ -154,6 +156,14 @@ impl Follower {
     #[must_use]
     pub fn applied_heads(&self) -> Vec<Sequence> {
         self.lanes.iter().map(|lane| lane.expected - 1).collect()
+    }
+
+    /// Last sequence of a lane that may be applied, or fenced: what is being applied is here, and not yet in
+    /// [`Follower::applied_in`]. 0 for none.
+    #[must_use]
+    pub fn begun_in(&self, lane: LaneId) -> Sequence {
+        let lane = &self.lanes[lane.index()];
+        lane.begun.max(lane.expected) - 1
     }
 
     /// Everything the origin did up to then is applied. `None` until something was confirmed.
@@ -224,6 +234,7 @@ impl Follower {
             return Err(Rejected::Violation("reset"));
         }
         lane.state = LaneState::Fencing;
+        lane.begun = lane.begun.max(from);
         Ok(MustFence { lane: lane_id, attempt, from })
     }
 
@@ -257,6 +268,7 @@ impl Follower {
             lane.state = LaneState::Idle;
             return Err(Rejected::Gap { expected: lane.expected, got: first });
         }
+        lane.begun = lane.begun.max(first.saturating_add(u64::from(count)));
         Ok(Accept { from: lane.expected, duplicates: (lane.expected - first).min(u64::from(count)) })
     }
 

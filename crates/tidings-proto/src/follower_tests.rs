@@ -360,3 +360,22 @@ fn sets_that_change_all_the_time_and_come_late_still_confirm() {
         }
     }
 }
+
+#[test]
+fn what_is_being_applied_or_fenced_is_begun_and_not_yet_applied() {
+    let (mut follower, attempts) = open();
+    let both = |follower: &Follower| (follower.begun_in(lane(0)), follower.applied_in(lane(0)));
+    assert_eq!(both(&follower), (0, 0));
+    follower.on_events(lane(0), attempts[0], 1, 5).unwrap();
+    assert_eq!(both(&follower), (5, 0));
+    follower.applied(lane(0), attempts[0], 6);
+    assert_eq!(both(&follower), (5, 5));
+    let fence = follower.on_reset(lane(0), attempts[0], 9).unwrap();
+    assert_eq!(both(&follower), (8, 5));
+    follower.fenced(fence);
+    assert_eq!(both(&follower), (8, 8));
+    // What was begun on a link that is gone may have been applied all the same.
+    follower.on_events(lane(0), attempts[0], 9, 2).unwrap();
+    let _ = follower.follow(lane(0));
+    assert_eq!(both(&follower), (10, 8));
+}

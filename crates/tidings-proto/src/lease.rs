@@ -6,6 +6,7 @@
 //! by [`Wanted::allows`] whether its load began late enough.
 
 mod seen;
+mod wire;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -17,7 +18,11 @@ use crate::id::SlotSet;
 use crate::record::KEY_BYTES_MAX;
 use crate::time::Tick;
 
-pub use seen::{Seen, Wanted, home};
+pub use seen::{SEEN_MAX, Seen, Wanted, home};
+pub use wire::{
+    LeaseAnswer, LeaseQuestion, LeaseRef, LeaseWireError, RESULT_BYTES_MAX, SharedLoad, Told, WireAges,
+    WireKey,
+};
 
 /// Most leases of one home. Beyond, askers are told to load: with 128 bytes of key and table each, half a megabyte.
 pub const LEASES_MAX: usize = 4_096;
@@ -44,13 +49,41 @@ pub struct LeaseKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LeaseId(pub u64);
 
+/// How an asker waits, and for how long it would have the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// From then on it does not wait any more.
+    pub until: Tick,
+    /// How long a lease of the key is good for.
+    pub time: Duration,
+}
+
+/// How long ago things were by the home's clock, when it handed a result over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ages {
+    /// That the lease was given: the load began later.
+    pub lease: Duration,
+    /// That the asker's question came.
+    pub question: Duration,
+}
+
+impl Ages {
+    /// No later than when the load began, by the clock of the asker, whose question was sent at `asked`. However long
+    /// question and answer are on their way, it is only earlier.
+    #[must_use]
+    pub fn began(self, asked: Tick, now: Tick) -> Tick {
+        // The question came after it was sent, and nobody has waited for longer than since then.
+        asked.after(self.question.min(now.since(asked))).before(self.lease)
+    }
+}
+
 /// What an asker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said<R> {
     /// Load, and hand in what comes of it within this time.
     Load(LeaseId, Duration),
-    /// What another's load has brought, which began no longer ago than this.
-    Brought(R, Duration),
+    /// What another's load has brought.
+    Brought(R, Ages),
     /// There is no room: load, and hand in nothing.
     Refused,
 }
@@ -86,6 +119,7 @@ pub struct LeaseCounts {
 #[derive(Debug)]
 struct Waiter<W> {
     to: W,
+    asked: Tick,
     /// From then on it is not there any more.
     until: Tick,
 }
@@ -93,6 +127,7 @@ struct Waiter<W> {
 #[derive(Debug)]
 struct Lease<W> {
     id: LeaseId,
+    time: Duration,
     granted: Tick,
     deadline: Tick,
     waiters: VecDeque<Waiter<W>>,
@@ -101,7 +136,6 @@ struct Lease<W> {
 /// The leases of one home. `W` is what an asker is answered by.
 #[derive(Debug)]
 pub struct Leases<W> {
-    time: Duration,
     leases: HashMap<LeaseKey, Lease<W>>,
     next: u64,
     bytes: usize,
@@ -109,13 +143,13 @@ pub struct Leases<W> {
     counts: LeaseCounts,
 }
 
-impl<W> Leases<W> {
-    /// A home whose leases are good for so long.
-    #[must_use]
-    pub fn new(time: Duration) -> Self {
-        Self { time, leases: HashMap::new(), next: 1, bytes: 0, waiters: 0, counts: LeaseCounts::default() }
+impl<W> Default for Leases<W> {
+    fn default() -> Self {
+        Self { leases: HashMap::new(), next: 1, bytes: 0, waiters: 0, counts: LeaseCounts::default() }
     }
+}
 
+impl<W> Leases<W> {
     /// What became of leases.
     #[must_use]
     pub fn counts(&self) -> LeaseCounts {
@@ -128,12 +162,23 @@ impl<W> Leases<W> {
         (self.leases.len(), self.waiters)
     }
 
-    /// Takes an asker, which waits until `until` at most. What is returned is said at once; without anything it waits.
-    pub fn ask<R>(&mut self, key: &LeaseKey, to: W, until: Tick, now: Tick) -> Vec<Answer<W, R>> {
+    /// Whether a key is under lease.
+    #[must_use]
+    pub fn is_leased(&self, key: &LeaseKey) -> bool {
+        self.leases.contains_key(key)
+    }
+
+    /// The keys under lease, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &LeaseKey> {
+        self.leases.keys()
+    }
+
+    /// Takes an asker. What is returned is said at once; without anything for the asker, it waits.
+    pub fn ask<R>(&mut self, key: &LeaseKey, to: W, terms: Terms, now: Tick) -> Vec<Answer<W, R>> {
         let mut answers = self.expire_one(key, now);
         if let Some(lease) = self.leases.get_mut(key) {
             if self.waiters < WAITERS_MAX && lease.waiters.len() < WAITERS_PER_LEASE_MAX {
-                lease.waiters.push_back(Waiter { to, until });
+                lease.waiters.push_back(Waiter { to, asked: now, until: terms.until });
                 self.waiters += 1;
                 return answers;
             }
@@ -142,7 +187,7 @@ impl<W> Leases<W> {
             && self.bytes + key.bytes.len() <= LEASED_BYTES_MAX
         {
             self.bytes += key.bytes.len();
-            answers.push(self.grant(key, to, VecDeque::new(), now));
+            answers.push(self.grant(key, (to, terms.time), VecDeque::new(), now));
             return answers;
         }
         self.counts.refused += 1;
@@ -164,9 +209,11 @@ impl<W> Leases<W> {
             return answers;
         }
         if let Some(lease) = self.remove(key) {
-            let age = now.since(lease.granted);
             let there = lease.waiters.into_iter().filter(|waiter| now < waiter.until);
-            let told = there.map(|Waiter { to, .. }| Answer { to, said: Said::Brought(result.clone(), age) });
+            let told = there.map(|Waiter { to, asked, .. }| {
+                let ages = Ages { lease: now.since(lease.granted), question: now.since(asked) };
+                Answer { to, said: Said::Brought(result.clone(), ages) }
+            });
             answers.extend(told.inspect(|_| self.counts.shared += 1));
         }
         answers
@@ -231,23 +278,30 @@ impl<W> Leases<W> {
 
     /// Ends a lease, and gives a new one to the first who waits.
     fn pass_on<R>(&mut self, key: &LeaseKey, now: Tick) -> Option<Answer<W, R>> {
-        let mut waiters = self.remove(key)?.waiters;
-        while let Some(Waiter { to, until }) = waiters.pop_front() {
+        let Lease { time, mut waiters, .. } = self.remove(key)?;
+        while let Some(Waiter { to, until, .. }) = waiters.pop_front() {
             if now < until {
                 self.bytes += key.bytes.len();
                 self.waiters += waiters.len();
-                return Some(self.grant(key, to, waiters, now));
+                return Some(self.grant(key, (to, time), waiters, now));
             }
         }
         None
     }
 
-    fn grant<R>(&mut self, key: &LeaseKey, to: W, waiters: VecDeque<Waiter<W>>, now: Tick) -> Answer<W, R> {
+    fn grant<R>(
+        &mut self,
+        key: &LeaseKey,
+        (to, time): (W, Duration),
+        waiters: VecDeque<Waiter<W>>,
+        now: Tick,
+    ) -> Answer<W, R> {
         let id = LeaseId(self.next);
         self.next += 1;
         self.counts.granted += 1;
-        self.leases.insert(key.clone(), Lease { id, granted: now, deadline: now.after(self.time), waiters });
-        Answer { to, said: Said::Load(id, self.time) }
+        let lease = Lease { id, time, granted: now, deadline: now.after(time), waiters };
+        self.leases.insert(key.clone(), lease);
+        Answer { to, said: Said::Load(id, time) }
     }
 }
 

@@ -11,7 +11,11 @@ fn key(n: u8) -> LeaseKey {
 }
 
 fn leases() -> Leases<u32> {
-    Leases::new(Duration::from_nanos(TIME))
+    Leases::default()
+}
+
+fn terms(until: Tick) -> Terms {
+    Terms { until, time: Duration::from_nanos(TIME) }
 }
 
 #[derive(Clone, Debug)]
@@ -40,8 +44,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Holder, when it was granted, and who waits until when.
-type Held = (u64, u64, Vec<(u32, u64)>);
+/// Holder, when it was granted, and who waits since when and until when.
+type Held = (u64, u64, Vec<(u32, u64, u64)>);
 
 /// The same by lists that are looked through.
 #[derive(Default)]
@@ -55,13 +59,13 @@ type Told = Vec<Answer<u32, u64>>;
 impl Reference {
     fn next(&mut self, key: u8, now: u64, told: &mut Told) {
         let Some((_, _, waiting)) = self.keys.remove(&key) else { return };
-        let mut there = waiting.into_iter().skip_while(|(_, until)| *until <= now);
-        if let Some((to, _)) = there.next() {
+        let mut there = waiting.into_iter().skip_while(|(.., until)| *until <= now);
+        if let Some((to, ..)) = there.next() {
             self.grant(key, to, there.collect(), now, told);
         }
     }
 
-    fn grant(&mut self, key: u8, to: u32, waiting: Vec<(u32, u64)>, now: u64, told: &mut Told) {
+    fn grant(&mut self, key: u8, to: u32, waiting: Vec<(u32, u64, u64)>, now: u64, told: &mut Told) {
         self.granted += 1;
         self.keys.insert(key, (self.granted, now, waiting));
         let said = Said::Load(LeaseId(self.granted), Duration::from_nanos(TIME));
@@ -84,7 +88,7 @@ impl Reference {
             Step::Ask(key, patience) => {
                 self.due(key, now, &mut told);
                 match self.keys.get_mut(&key) {
-                    Some((_, _, waiting)) => waiting.push((asker, now + patience)),
+                    Some((_, _, waiting)) => waiting.push((asker, now, now + patience)),
                     None => self.grant(key, asker, Vec::new(), now, &mut told),
                 }
             }
@@ -92,9 +96,12 @@ impl Reference {
                 self.due(key, now, &mut told);
                 if self.holds(key, id) {
                     let (_, since, waiting) = self.keys.remove(&key).unwrap();
-                    let there = waiting.into_iter().filter(|(_, until)| *until > now);
-                    let said = Said::Brought(id, Duration::from_nanos(now - since));
-                    told.extend(there.map(|(to, _)| Answer { to, said: said.clone() }));
+                    let there = waiting.into_iter().filter(|(.., until)| *until > now);
+                    let nanos = Duration::from_nanos;
+                    told.extend(there.map(|(to, asked, _)| {
+                        let ages = Ages { lease: nanos(now - since), question: nanos(now - asked) };
+                        Answer { to, said: Said::Brought(id, ages) }
+                    }));
                 }
             }
             Step::Fail(key, _) => {
@@ -110,7 +117,7 @@ impl Reference {
                 named.for_each(|key| self.next(key, now, &mut told));
             }
             Step::Expire => {
-                self.keys.values_mut().for_each(|(_, _, waiting)| waiting.retain(|(_, until)| *until > now));
+                self.keys.values_mut().for_each(|(_, _, waiting)| waiting.retain(|(.., until)| *until > now));
                 let keys: Vec<_> = self.keys.keys().copied().collect();
                 keys.into_iter().for_each(|key| self.due(key, now, &mut told));
             }
@@ -121,10 +128,10 @@ impl Reference {
 }
 
 /// What was said, by whom it was said to; of several leases granted in one step, the order does not matter.
-fn sorted(mut told: Told) -> Vec<(u32, Option<u64>)> {
+fn sorted(mut told: Told) -> Vec<(u32, Option<(u64, Ages)>)> {
     told.sort_by_key(|answer| answer.to);
     let brought = |said| match said {
-        Said::Brought(result, age) => Some(result * 1_000 + age.as_nanos() as u64),
+        Said::Brought(result, ages) => Some((result, ages)),
         Said::Load(..) => None,
         Said::Refused => panic!("there is room"),
     };
@@ -133,7 +140,9 @@ fn sorted(mut told: Told) -> Vec<(u32, Option<u64>)> {
 
 fn run(leases: &mut Leases<u32>, step: &Step, asker: u32, id: u64, now: Tick) -> Told {
     match *step {
-        Step::Ask(k, patience) => leases.ask(&key(k), asker, now.after(Duration::from_nanos(patience)), now),
+        Step::Ask(k, patience) => {
+            leases.ask(&key(k), asker, terms(now.after(Duration::from_nanos(patience))), now)
+        }
         Step::Bring(k, _) => leases.bring(&key(k), LeaseId(id), &id, now),
         Step::Fail(k, _) => leases.fail(&key(k), LeaseId(id), now),
         Step::Revoke(k) => leases.revoke(&key(k), now).into_iter().collect(),
@@ -191,7 +200,7 @@ fn said(answers: &Told) -> Vec<&Said<u64>> {
 #[test]
 fn a_dead_holder_costs_one_lease_time() {
     let mut leases = leases();
-    let forever = Tick::FOREVER;
+    let forever = terms(Tick::FOREVER);
     let _: Told = leases.ask(&key(1), 1, forever, Tick(0));
     let _: Told = leases.ask(&key(1), 2, forever, Tick(1));
     let _: Told = leases.ask(&key(1), 3, forever, Tick(2));
@@ -201,7 +210,8 @@ fn a_dead_holder_costs_one_lease_time() {
     // What the first one brings after all is nobody's.
     assert_eq!(leases.bring(&key(1), LeaseId(1), &7, Tick(TIME + 1)), []);
     let shared = leases.bring(&key(1), LeaseId(2), &8, Tick(TIME + 4));
-    assert_eq!(shared, [Answer { to: 3, said: Said::Brought(8, Duration::from_nanos(4)) }]);
+    let ages = Ages { lease: Duration::from_nanos(4), question: Duration::from_nanos(TIME + 2) };
+    assert_eq!(shared, [Answer { to: 3, said: Said::Brought(8, ages) }]);
     let counts = leases.counts();
     assert_eq!((counts.granted, counts.expired, counts.late, counts.shared), (2, 1, 1, 1));
     assert_eq!(leases.len(), (0, 0));
@@ -210,8 +220,8 @@ fn a_dead_holder_costs_one_lease_time() {
 #[test]
 fn what_a_revoked_load_brings_is_handed_to_nobody() {
     let mut leases = leases();
-    let _: Told = leases.ask(&key(1), 1, Tick::FOREVER, Tick(0));
-    let _: Told = leases.ask(&key(1), 2, Tick::FOREVER, Tick(0));
+    let _: Told = leases.ask(&key(1), 1, terms(Tick::FOREVER), Tick(0));
+    let _: Told = leases.ask(&key(1), 2, terms(Tick::FOREVER), Tick(0));
     let granted: Option<Answer<u32, u64>> = leases.revoke(&key(1), Tick(1));
     assert!(matches!(granted, Some(Answer { to: 2, said: Said::Load(LeaseId(2), _) })), "{granted:?}");
     assert_eq!(leases.bring(&key(1), LeaseId(1), &7, Tick(2)), []);
@@ -222,16 +232,16 @@ fn what_a_revoked_load_brings_is_handed_to_nobody() {
 fn everything_is_bounded() {
     let mut of_one = leases();
     for asker in 0..=WAITERS_PER_LEASE_MAX as u32 {
-        let _: Told = of_one.ask(&key(1), asker, Tick::FOREVER, Tick(0));
+        let _: Told = of_one.ask(&key(1), asker, terms(Tick::FOREVER), Tick(0));
     }
-    let refused: Told = of_one.ask(&key(1), u32::MAX, Tick::FOREVER, Tick(0));
+    let refused: Told = of_one.ask(&key(1), u32::MAX, terms(Tick::FOREVER), Tick(0));
     assert_eq!(said(&refused), [&Said::Refused]);
     assert_eq!(of_one.len(), (1, WAITERS_PER_LEASE_MAX));
 
     let mut of_all = leases();
     for n in 0..2 * WAITERS_MAX as u32 {
         let k = LeaseKey { cache: CacheId(n % 32), bytes: Bytes::new() };
-        let _: Told = of_all.ask(&k, n, Tick::FOREVER, Tick(0));
+        let _: Told = of_all.ask(&k, n, terms(Tick::FOREVER), Tick(0));
     }
     assert_eq!(of_all.len(), (32, WAITERS_MAX));
     assert_eq!(of_all.counts().refused as usize, WAITERS_MAX - 32);
@@ -239,16 +249,16 @@ fn everything_is_bounded() {
     let long = |n: u32| LeaseKey { cache: CacheId(n), bytes: Bytes::from(vec![0; KEY_BYTES_MAX]) };
     let mut of_long = leases();
     for n in 0..LEASES_MAX as u32 {
-        let _: Told = of_long.ask(&long(n), n, Tick::FOREVER, Tick(0));
+        let _: Told = of_long.ask(&long(n), n, terms(Tick::FOREVER), Tick(0));
     }
     assert_eq!(of_long.len().0, LEASED_BYTES_MAX / KEY_BYTES_MAX);
     let beyond = LeaseKey { cache: CacheId(1), bytes: Bytes::from(vec![0; KEY_BYTES_MAX + 1]) };
-    assert_eq!(said(&leases().ask(&beyond, 1, Tick::FOREVER, Tick(0))), [&Said::Refused]);
+    assert_eq!(said(&leases().ask(&beyond, 1, terms(Tick::FOREVER), Tick(0))), [&Said::Refused]);
 
     let mut of_short = leases();
     for n in 0..2 * LEASES_MAX as u32 {
         let k = LeaseKey { cache: CacheId(n), bytes: Bytes::new() };
-        let _: Told = of_short.ask(&k, n, Tick::FOREVER, Tick(0));
+        let _: Told = of_short.ask(&k, n, terms(Tick::FOREVER), Tick(0));
     }
     assert_eq!(of_short.len().0, LEASES_MAX);
 }
@@ -258,7 +268,7 @@ fn a_fence_revokes_the_leases_of_its_slots_alone() {
     let mut leases = leases();
     let keys: Vec<_> = (0..40_u8).map(key).collect();
     for (asker, key) in (0..).zip(&keys) {
-        let _: Told = leases.ask(key, asker, Tick::FOREVER, Tick(0));
+        let _: Told = leases.ask(key, asker, terms(Tick::FOREVER), Tick(0));
     }
     let slots = crate::id::Lanes::default().slots_of(crate::id::Lanes::default().lane(0).unwrap());
     let named = |key: &&LeaseKey| slots.contains(slot_of(key.cache, &key.bytes));
@@ -268,4 +278,24 @@ fn a_fence_revokes_the_leases_of_its_slots_alone() {
     assert_eq!(leases.len().0, keys.len() - fenced);
     leases.revoke_all::<u64>(Some(CacheId(1)), SlotSet::ALL, Tick(1));
     assert!(leases.leases.keys().all(|key| key.cache == CacheId(0)));
+}
+
+proptest! {
+    #[test]
+    fn a_result_is_never_dated_later_than_its_load(
+        // Of one true time line: when the lease was given, when the question was sent, and what everything took.
+        granted in 1_000_u64..2_000,
+        asked in 1_000_u64..2_000,
+        (to_home, waits, back) in (0_u64..500, 0_u64..500, 0_u64..500),
+    ) {
+        let came = asked + to_home;
+        let said = granted.max(came) + waits;
+        let nanos = Duration::from_nanos;
+        let ages = Ages { lease: nanos(said - granted), question: nanos(said - came) };
+        let began = ages.began(Tick(asked), Tick(said + back));
+        prop_assert!(began <= Tick(granted) && began >= Tick(granted - to_home), "{began:?}");
+        // A home that lies makes it no later than it can be.
+        let lies = Ages { question: Duration::MAX, ..ages };
+        prop_assert!(lies.began(Tick(asked), Tick(said + back)) <= Tick(said + back));
+    }
 }

@@ -32,6 +32,7 @@ use crate::asked::Asked;
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::leases::{self, Leases};
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
@@ -83,6 +84,7 @@ pub(crate) struct Bus {
     pub(crate) clocks: Clocks,
     pub(crate) spent: Spent,
     pub(crate) asked: Asked,
+    pub(crate) leases: Leases,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -140,6 +142,7 @@ impl Bus {
             clocks: Clocks::new(parts.clocks),
             spent: Spent::since(began),
             asked: Asked::default(),
+            leases: Leases::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -152,6 +155,7 @@ impl Bus {
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
+        leases::serve(&bus);
         bus
     }
 

@@ -4,6 +4,7 @@ mod belonging;
 mod following;
 mod known;
 mod naming;
+mod positions;
 mod tenure;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -73,6 +74,8 @@ struct Inner {
     predecessor: Option<NamedMember>,
     /// Lives that this node has given up and peers name as there, and when one last did: they are dialled.
     again: BTreeMap<Origin, (SocketAddr, Tick)>,
+    /// When a life was last left out of what is relevant.
+    left_out: Tick,
 }
 
 /// Everything that freshness depends on.
@@ -113,6 +116,7 @@ impl Coherence {
             replaced: VecDeque::new(),
             predecessor: None,
             again: BTreeMap::new(),
+            left_out: Tick::NEVER,
         });
         let coherence = Self {
             me,

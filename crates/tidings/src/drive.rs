@@ -106,6 +106,7 @@ impl Driver {
                 let linger = self.config.simulated.is_none();
                 let mut herald = JoinSet::new();
                 herald.spawn(async move { face.herald.run(&face, linger).await });
+                herald.spawn(crate::leases::run(self.bus.clone()));
                 // It tells to the very end: what is said last has to reach the peers too.
                 self.work(orders, view, reloads).await;
                 herald.shutdown().await;

@@ -14,6 +14,7 @@ mod coherence;
 mod config;
 mod drive;
 mod hosted;
+mod leases;
 mod measure;
 mod members;
 mod node;
@@ -27,6 +28,7 @@ pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
 pub use config::Simulated;
+pub use leases::{LeaseReport, Unshared};
 pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};
@@ -35,17 +37,18 @@ pub use receipts::ReceiptCounts;
 pub use tidings_cache::{
     AnyCache, Cache, CacheBuilder, CacheCounts, Clock, Computed, DERIVED_KEYS_MAX, DeriveError, Domain,
     Event, EventKind, Fetched, FillError, FillToken, Invalidator, Item, Key, KeyError, Listener, LoadError,
-    LoadPolicy, Loaded, ManualClock, Missing, MissingReason, Mode, Number, OnOverflow, OpenError, Operation,
-    Positions, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, Receipt, ReceiptError,
-    RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription, TAG_BYTES_MAX,
-    TAGS_PER_ENTRY_MAX, TagError, Target, WallClock, WhenIsolated, Write, WriteError, WriteFlight,
-    WriteThroughError, WriterId, Written,
+    LoadPolicy, Loaded, ManualClock, Missing, MissingReason, Mode, Number, OnOverflow, OneLoader, OpenError,
+    Operation, Positions, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, Receipt,
+    ReceiptError, RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription,
+    TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TagError, Target, WallClock, WhenIsolated, Write, WriteError,
+    WriteFlight, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::coverage::{Coherent, Share, WITHIN};
 pub use tidings_proto::frame::Refusal;
 pub use tidings_proto::freshness::{Bounds, Doubt};
 pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence};
+pub use tidings_proto::lease::LeaseCounts;
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;
 pub use tidings_transport::{

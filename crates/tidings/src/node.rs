@@ -22,6 +22,7 @@ use crate::bus::{Bus, Conflict, Parts};
 use crate::coherence::Coherence;
 use crate::config::Config;
 use crate::drive::{Driver, Orders, Shutdown};
+use crate::leases::LeaseReport;
 use crate::observe::{Observer, Observers};
 use crate::receipts::ReceiptCounts;
 
@@ -215,6 +216,12 @@ impl Node {
     #[must_use]
     pub fn receipts(&self) -> ReceiptCounts {
         self.inner.bus.receipts.counts()
+    }
+
+    /// What became of leases: where one loader runs per key and cluster.
+    #[must_use]
+    pub fn leases(&self) -> LeaseReport {
+        self.inner.bus.leases.report()
     }
 
     /// Whether the node still runs: `false` once it was shut down or its thread has died.

@@ -83,6 +83,13 @@ pub const DECODERS: &[Decoder] = &[
         bytes_per_byte: 16,
     },
     Decoder {
+        name: "lease",
+        decode: frames::lease,
+        samples: samples::leases,
+        bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
+    },
+    Decoder {
         name: "trace",
         decode: texts::trace,
         samples: texts::traces,

@@ -8,6 +8,7 @@ use tidings_proto::frame::{
 };
 use tidings_proto::hash::{CacheId, HASH_VERSION};
 use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Slot};
+use tidings_proto::lease::{Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Seen, SharedLoad, Told};
 use tidings_proto::log::{ChangeLog, Cursor, Retention};
 use tidings_proto::record::{Draft, DraftTarget, Parts};
 
@@ -120,4 +121,27 @@ fn batch(targets: &[&DraftTarget<'_>]) -> Vec<u8> {
 pub(crate) fn keys() -> Vec<Vec<u8>> {
     let texts = ["", "user:1", &"x".repeat(300)].map(|text| codec::encode(text).expect("a text encodes"));
     texts.to_vec()
+}
+
+/// Questions and answers about leases, and results of loads.
+pub(crate) fn leases() -> Vec<Vec<u8>> {
+    let lease = LeaseRef { home: 0x0102_0304_0506_0708, id: 300 };
+    let key = LeaseKey { cache: CacheId(0x0102_0304), bytes: Bytes::from_static(b"\x03key") };
+    let origin = member("n2", false).origin;
+    let brought = Told::Brought { holder: origin.node.clone(), lease, ages: Ages::default().into() };
+    let questions = [
+        LeaseQuestion::Ask { ticket: 300, key: (&key).into(), schema: 1, patience_ms: 5_000 },
+        LeaseQuestion::Tell { ticket: 1, told: Told::Load(lease) },
+        LeaseQuestion::Tell { ticket: 1, told: brought },
+        LeaseQuestion::Ended { key: (&key).into(), lease, brought: true },
+        LeaseQuestion::Take(lease),
+    ];
+    let bytes = b"value".repeat(60);
+    let load = SharedLoad::Value { bytes, tags: vec!["t".to_owned()], version: Some(7) };
+    let load = load.encode().expect("it is short").to_vec();
+    let seen = Seen::of([(origin, 70_000)]);
+    let answers =
+        [LeaseAnswer::Told(Told::Refused), LeaseAnswer::Waiting, LeaseAnswer::Result(seen, load.clone())];
+    let questions = questions.iter().map(|question| question.encode().to_vec());
+    questions.chain(answers.iter().map(|answer| answer.encode().to_vec())).chain([load]).collect()
 }

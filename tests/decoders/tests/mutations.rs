@@ -105,6 +105,11 @@ fn control_frames_are_read_in_proportion() {
 }
 
 #[test]
+fn questions_and_answers_about_leases_are_read_in_proportion() {
+    feed_mutated("lease");
+}
+
+#[test]
 fn batches_of_records_are_read_in_proportion() {
     feed_mutated("batch");
 }

@@ -24,6 +24,7 @@ mod receipts;
 mod records;
 mod replica;
 mod schemas;
+mod shared;
 mod subscriptions;
 mod tags;
 mod uncertain;

@@ -81,6 +81,7 @@ const fn refused(setting: Setting) -> Setting {
 const ANY: Kind = Kind::Count(0, u64::MAX);
 const SOME: Kind = Kind::Count(1, u64::MAX);
 const WHEN_ISOLATED: Kind = Kind::Choice(&["limit", "bypass", "serve", "flush"]);
+const ONE_LOADER: Kind = Kind::Choice(&["node", "cluster"]);
 const MODES: Kind = Kind::Choice(&["invalidate", "replicate", "local"]);
 const INVALIDATORS: Kind = Kind::Choice(&["remote", "local", "all", "off"]);
 const DRIVERS: Kind = Kind::Choice(&["embedded", "redis", "nats"]);
@@ -298,6 +299,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
         WHEN_ISOLATED,
         "\"limit\"",
         "Older entries in doubt: miss (limit), nothing cached (bypass), marked (serve), all dropped (flush).",
+    ),
+    works(
+        "cache[].one_loader",
+        ONE_LOADER,
+        "\"node\"",
+        "Whom one fill of a key serves: those who ask on the same node, or in the whole cluster.",
+    ),
+    works(
+        "cache[].lease_time",
+        Kind::Duration,
+        "\"5s\"",
+        "How long who fills a key for the cluster is waited for; at most 5m.",
     ),
     unset(
         "cache[].ttl_jitter",

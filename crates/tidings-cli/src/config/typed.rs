@@ -98,6 +98,8 @@ pub(crate) struct Cache {
     pub(crate) replica_lag: Duration,
     pub(crate) when_isolated: String,
     pub(crate) schema: u32,
+    pub(crate) one_loader: String,
+    pub(crate) lease_time: Duration,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -182,6 +184,8 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         // Unless it says otherwise, a cache does what all do.
         when_isolated: get.text(&at("when_isolated")).or_else(|| get.text("coherence.when_isolated"))?,
         schema: u32::try_from(get.count(&at("schema"))?).ok()?,
+        one_loader: get.text(&at("one_loader"))?,
+        lease_time: get.duration(&at("lease_time"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

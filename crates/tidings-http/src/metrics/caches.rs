@@ -66,6 +66,9 @@ const REQUESTS: [(&str, Count); 5] = [
 const LOADS: [(&str, Count); 2] =
     [("loaded", |counts| counts.loaded), ("failed", |counts| counts.load_failures)];
 
+const SHARED_LOADS: [(&str, Count); 2] =
+    [("taken", |counts| counts.shared), ("refused", |counts| counts.shared_refused)];
+
 const INVALIDATIONS: [(&str, &str, Count); 9] = [
     ("key", "evicted", |counts| counts.key_evicted),
     ("key", "absent", |counts| counts.key_absent),
@@ -112,6 +115,11 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
         "tidings_cache_loads",
         "Loaders that ran, by how they ended.",
         split("outcome", &LOADS, all),
+    )?;
+    out.counter(
+        "tidings_cache_shared_loads",
+        "Results of other nodes' loads that came where one load serves the cluster, by what became of them here.",
+        split("outcome", &SHARED_LOADS, all),
     )?;
     out.counter(
         "tidings_cache_evictions",

@@ -117,6 +117,7 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "hit_ratio": if asked == 0 { Value::Null } else { (answered as f64 / asked as f64).into() },
         "hits": counts.hits,
         "misses": counts.misses,
+        "shared": counts.shared,
         "coalesced": counts.coalesced,
         "limited": counts.limited,
         "stale": counts.stale,

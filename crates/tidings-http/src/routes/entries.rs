@@ -15,7 +15,7 @@ use tidings::{AnyCache, Cache, Fetched, Loaded, Positions, ReadOrFill};
 use super::acked;
 use crate::app::App;
 use crate::extract::{Named, Params, read};
-use crate::limits::{FILL_TIME, LIFETIME_MAX, VALUE_BYTES_MAX};
+use crate::limits::{FILL_TIME, LIFETIME_MAX, VALUE_BYTES_MAX, WAIT_TIME_MAX};
 use crate::problem::{Answer, Problem};
 use crate::quantity;
 use crate::token::TokenText;
@@ -28,10 +28,36 @@ const VERSION: HeaderName = HeaderName::from_static("tidings-version");
 /// Headers that begin so carry metadata for subscribers; the rest of the name is its name, in lower case.
 const METADATA: &str = "tidings-meta-";
 
-/// `GET /v1/caches/{cache}/entries/{key}`
-pub(crate) async fn get(State(app): State<App>, named: Named) -> Answer {
+/// Parameters of a read.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReadQuery {
+    wait: Option<String>,
+}
+
+impl ReadQuery {
+    /// How long what another load of the key brings is waited for: as long as the cache says unless the client does.
+    fn judge(self, cache: &dyn AnyCache) -> Result<Duration, Problem> {
+        let Some(text) = self.wait.filter(|text| !text.is_empty()) else {
+            return Ok(cache.settings().loads.lease_time);
+        };
+        quantity::duration(&text).filter(|time| *time <= WAIT_TIME_MAX).ok_or_else(|| {
+            let most = quantity::show_duration(WAIT_TIME_MAX);
+            Problem::query(format!("wait={text}: expected a duration such as 500ms, of at most {most}"))
+        })
+    }
+}
+
+/// `GET /v1/caches/{cache}/entries/{key}`: where one load serves the cluster, the token is the key's lease.
+pub(crate) async fn get(State(app): State<App>, named: Named, Params(query): Params<ReadQuery>) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    match cache.get_marked_or_token(&named.key, FILL_TIME)? {
+    let wait = query.judge(&*cache.erased())?;
+    let found = tokio::select! {
+        found = cache.get_marked_or_lease(&named.key, FILL_TIME, wait) => found?,
+        // A server that ends waits for nobody.
+        () = app.closing().cancelled() => cache.get_marked_or_token(&named.key, FILL_TIME)?,
+    };
+    match found {
         ReadOrFill::Hit(value) => Ok(hit(&cache, &named.key, value)),
         ReadOrFill::Miss(token) => {
             let token = TokenText { origin: app.node().origin(), cache: named.cache, token };

@@ -56,6 +56,8 @@ async fn settings_that_cannot_be_are_refused() {
         (json!({ "mode": "replicate" }), 422, "not_available"),
         (json!({ "replica_lag": "2d" }), 422, "invalid_settings"),
         (json!({ "ttl_jitter": 1 }), 422, "invalid_settings"),
+        (json!({ "lease_time": "6m" }), 422, "invalid_settings"),
+        (json!({ "mode": "local", "one_loader": "cluster" }), 422, "invalid_settings"),
         (json!({ "fail_safe": "1h" }), 422, "needs_loader"),
         (json!({ "eager_refresh": 0.9 }), 422, "needs_loader"),
         (json!({ "negative_ttl": "10s" }), 422, "needs_loader"),

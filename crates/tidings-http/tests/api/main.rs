@@ -8,6 +8,7 @@ mod cluster;
 mod entries;
 mod events;
 mod isolated;
+mod leases;
 mod metrics;
 mod receipts;
 mod support;

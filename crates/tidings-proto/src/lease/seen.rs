@@ -6,6 +6,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::id::{NodeId, Origin, Sequence};
 use crate::time::Tick;
 
+/// Most origins that a node names with the result of a load, so that they fit into an answer beside it. In a cluster that
+/// has more, results are not shared.
+pub const SEEN_MAX: usize = 1_024;
+
 /// What a node had applied, or fenced instead, of every origin that it knew, its own changes included: the last
 /// sequence of the lane that a key belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +48,12 @@ impl Seen {
     }
 }
 
-/// What a load has to have seen for a flight to take what it brings. Whatever is applied here after it was taken ends the
-/// flight; so take it before the flight is registered.
+/// What a load has to have seen for a flight to take what it brings. Whatever is applied here once the flight is
+/// registered ends it; so take this afterwards, and of positions that are being applied those that will be: a change ends
+/// flights before its position is noted as applied, and one that began in between would lack it.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// What this node had seen.
+    /// What this node may have seen.
     pub seen: Seen,
     /// When an origin was last left out of that, by this node's clock: a load that began before may lack a change of it.
     pub left_out: Tick,

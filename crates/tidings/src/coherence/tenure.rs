@@ -26,7 +26,10 @@ impl Inner {
                 (tenure @ None, true) => *tenure = Some(Tenure { since: heads.clone(), until: None }),
                 // One that is back is waited for as if it had never been away: it is there.
                 (Some(tenure), true) => tenure.until = None,
-                (Some(Tenure { until: until @ None, .. }), false) => *until = Some(heads.clone()),
+                (Some(Tenure { until: until @ None, .. }), false) => {
+                    *until = Some(heads.clone());
+                    self.left_out = now;
+                }
                 _ => {}
             }
         }

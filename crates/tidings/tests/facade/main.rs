@@ -9,6 +9,7 @@ mod common;
 mod credentials;
 mod known;
 mod lanes;
+mod leases;
 mod leaving;
 mod measuring;
 mod named;
