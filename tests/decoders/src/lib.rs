@@ -5,6 +5,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
+mod audit;
 mod frames;
 mod gossip;
 mod mutate;
@@ -65,6 +66,20 @@ pub const DECODERS: &[Decoder] = &[
         decode: frames::key,
         samples: samples::keys,
         bytes_fixed: 8 << 10,
+        bytes_per_byte: 272,
+    },
+    Decoder {
+        name: "audit_question",
+        decode: audit::question,
+        samples: audit::questions,
+        bytes_fixed: 64 << 10,
+        bytes_per_byte: 272,
+    },
+    Decoder {
+        name: "audit_answer",
+        decode: audit::answer,
+        samples: audit::answers,
+        bytes_fixed: 64 << 10,
         bytes_per_byte: 272,
     },
     Decoder {
