@@ -8,6 +8,7 @@ use tidings_proto::event::EventKind;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{InvalidName, check_name};
 
+use crate::audit::Digester;
 use crate::cache::Cache;
 use crate::core::Core;
 use crate::domain::Domain;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub when_isolated: WhenIsolated,
     /// Which layout its values have.
     pub schema: u32,
+    /// Whether its values are compared with those of other nodes, if the node audits.
+    pub audited: bool,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
 }
@@ -142,6 +145,7 @@ pub(crate) struct Functions<K, V> {
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
+    pub(crate) digester: Option<Digester<V>>,
 }
 
 /// Opens a cache.
@@ -150,7 +154,7 @@ pub struct CacheBuilder<K, V> {
     domain: Domain,
     name: String,
     pub(crate) settings: Settings,
-    functions: Functions<K, V>,
+    pub(crate) functions: Functions<K, V>,
     types: PhantomData<fn(K) -> V>,
 }
 
@@ -177,13 +181,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::default(),
             schema: 0,
+            audited: false,
             loads: LoadPolicy::default(),
         };
         Self {
             domain: domain.clone(),
             name: name.to_owned(),
             settings,
-            functions: Functions { weigher: None, partitioner: None, tagger: None },
+            functions: Functions { weigher: None, partitioner: None, tagger: None, digester: None },
             types: PhantomData,
         }
     }

@@ -41,6 +41,7 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
         .max_clock_offset(coherence.max_clock_offset)
         .unready_when_clock_off(coherence.unready_when_clock_off)
+        .audit(coherence.audit_keys_per_second)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
             events: coherence.log_events,
@@ -86,6 +87,7 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
             .find(|choice| choice.as_str() == config.when_isolated)
             .unwrap_or_default(),
         schema: config.schema,
+        audit: config.audit,
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

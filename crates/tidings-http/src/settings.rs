@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidings::{Cache, CacheBuilder, Domain, Invalidator, Mode, OpenError, Settings, WhenIsolated};
+use tidings_proto::hash::value_digest;
 
 use crate::limits::LIFETIME_MAX;
 use crate::quantity;
@@ -69,6 +70,8 @@ pub struct CacheSettings {
     pub when_isolated: WhenIsolated,
     /// Which layout its values have: changes by nodes with another one evict, whatever their version. Default: 0.
     pub schema: u32,
+    /// Whether its values are compared with those of other nodes, if a node audits. Default: `true`.
+    pub audit: bool,
     /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
     pub ttl_jitter: Option<f64>,
     /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
@@ -95,6 +98,7 @@ impl Default for CacheSettings {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Limit,
             schema: 0,
+            audit: true,
             ttl_jitter: None,
             fail_safe: None,
             eager_refresh: None,
@@ -122,6 +126,7 @@ impl CacheSettings {
             replica_lag: settings.replica_lag,
             when_isolated: settings.when_isolated,
             schema: settings.schema,
+            audit: settings.audited,
             ttl_jitter: settings.loads.ttl_jitter,
             fail_safe: settings.loads.fail_safe,
             eager_refresh: settings.loads.eager_refresh,
@@ -198,6 +203,9 @@ pub fn open(
     }
     if let Some(time) = checked("time_to_idle", settings.time_to_idle)? {
         builder = builder.time_to_idle(time);
+    }
+    if settings.audit {
+        builder = builder.audited_by(|value| Some(value_digest(value)));
     }
     if let Some(share) = settings.ttl_jitter {
         builder = builder.ttl_jitter(share);
@@ -346,7 +354,7 @@ mod tests {
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
             "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
-            "when_isolated": "serve", "schema": 3, "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
+            "when_isolated": "serve", "schema": 3, "audit": false, "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -358,6 +366,7 @@ mod tests {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::Serve,
             schema: 3,
+            audit: false,
             ttl_jitter: Some(0.1),
             fail_safe: Some(Duration::from_secs(3_600)),
             eager_refresh: Some(0.9),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ask::{ANSWER_BYTES_MAX, QUESTION_BYTES_MAX};
 use crate::hash::CacheId;
 use crate::id::NodeId;
 use crate::record::KEY_BYTES_MAX;
@@ -212,8 +213,8 @@ proptest! {
 }
 
 #[test]
-fn a_page_is_about_a_second_of_the_rate() {
-    for (rate, keys) in [(1, 16), (100, 100), (1_667, 1_667), (1 << 40, PAGE_KEYS_MAX)] {
+fn a_page_is_about_a_second_of_the_rate_and_no_longer_than_it_may_be() {
+    for (rate, keys) in [(1, 16), (100, 100), (700, 700), (1_667, PAGE_KEYS_MAX)] {
         assert_eq!(Pace::new(Some(rate)).page(), keys, "{rate}");
     }
     assert_eq!(Pace::unbounded().page(), PAGE_KEYS_MAX);
@@ -270,12 +271,14 @@ fn a_full_question_and_its_answer_fit_into_what_may_be_sent() {
     let subject = Subject::new(CacheId(u32::MAX), u32::MAX);
     let entry = Digested { key: u64::MAX, value: u64::MAX };
     let question = Question::Page(subject, vec![entry; PAGE_KEYS_MAX]);
-    assert!(question.encode().len() <= 64 << 10, "{}", question.encode().len());
+    assert!(question.encode().len() <= QUESTION_BYTES_MAX, "{}", question.encode().len());
     let held = Held { value: u64::MAX, mark: u64::MAX, age_ms: u64::MAX };
     let differing = (0..PAGE_KEYS_MAX as u32).map(|at| Differing { at, held }).collect();
     let answer = Answer::Page { held: PAGE_KEYS_MAX as u32, differing };
-    assert!(answer.encode().len() <= 1 << 20, "{}", answer.encode().len());
+    assert!(answer.encode().len() <= ANSWER_BYTES_MAX, "{}", answer.encode().len());
     assert_eq!(Answer::decode(&answer.encode(), &question).unwrap(), answer);
+    let keys = Question::Keys(subject, vec![vec![0; KEYS_BYTES_MAX / KEYS_MAX]; KEYS_MAX]);
+    assert!(Question::decode(&keys.encode()).is_ok() && keys.encode().len() <= QUESTION_BYTES_MAX);
 }
 
 #[test]

@@ -27,8 +27,9 @@ use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTE
 use tidings_transport::{CloseCode, Host, Identity, Link, SessionFuture, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::sessions::Sessions;
+use self::sessions::{Session, Sessions};
 use crate::asked::Asked;
+use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
@@ -81,6 +82,7 @@ pub(crate) struct Bus {
     pub(crate) clocks: Clocks,
     pub(crate) spent: Spent,
     pub(crate) asked: Asked,
+    pub(crate) audits: Audits,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -137,6 +139,7 @@ impl Bus {
             clocks: Clocks::new(parts.clocks),
             spent: Spent::since(began),
             asked: Asked::default(),
+            audits: Audits::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -149,6 +152,7 @@ impl Bus {
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
+        audit::serve(&bus);
         bus
     }
 
@@ -234,23 +238,6 @@ impl Bus {
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
         Session { bus: self.clone(), origin }
-    }
-}
-
-/// A session that runs. Dropped, however it ends, it is counted no more; the last one to a life takes the link from it.
-struct Session {
-    bus: Arc<Bus>,
-    origin: Origin,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let mut sessions = self.bus.sessions.lock();
-        if sessions.end(&self.origin)
-            && let Some(membership) = self.bus.membership()
-        {
-            membership.link_down(&self.origin);
-        }
     }
 }
 

@@ -78,6 +78,7 @@ pub(crate) struct Coherence {
     pub(crate) unready_when_isolated: bool,
     pub(crate) max_clock_offset: Duration,
     pub(crate) unready_when_clock_off: bool,
+    pub(crate) audit_keys_per_second: u64,
     pub(crate) lanes: Lanes,
     pub(crate) log_events: u64,
     pub(crate) log_bytes: u64,
@@ -98,6 +99,7 @@ pub(crate) struct Cache {
     pub(crate) replica_lag: Duration,
     pub(crate) when_isolated: String,
     pub(crate) schema: u32,
+    pub(crate) audit: bool,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -154,6 +156,7 @@ fn coherence(get: &Getter<'_>) -> Option<Coherence> {
         unready_when_isolated: get.flag("coherence.unready_when_isolated")?,
         max_clock_offset: get.duration("coherence.max_clock_offset")?,
         unready_when_clock_off: get.flag("coherence.unready_when_clock_off")?,
+        audit_keys_per_second: get.count("coherence.audit_keys_per_second")?,
         lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
         log_events: get.count("coherence.log_events")?,
         log_bytes: get.bytes("coherence.log_bytes")?,
@@ -182,6 +185,7 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         // Unless it says otherwise, a cache does what all do.
         when_isolated: get.text(&at("when_isolated")).or_else(|| get.text("coherence.when_isolated"))?,
         schema: u32::try_from(get.count(&at("schema"))?).ok()?,
+        audit: get.flag(&at("audit"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

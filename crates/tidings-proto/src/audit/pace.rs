@@ -48,7 +48,7 @@ impl Pace {
         self.free_at.since(now)
     }
 
-    /// How many keys a question should have: about one question a second, and none that is longer than may be.
+    /// How many keys a question should have: as many as pass in a second, and no more than it may have.
     #[must_use]
     pub fn page(&self) -> usize {
         /// Below, a question costs more than what is asked.

@@ -7,15 +7,15 @@ use crate::codec::{self, CodecError};
 use crate::hash::CacheId;
 use crate::record::KEY_BYTES_MAX;
 
-/// Most entries of a page: 36 KiB of hashes, and at most 64 KiB of answer. With some microseconds for each, a page takes
-/// no longer than a few milliseconds.
-pub const PAGE_KEYS_MAX: usize = 2_048;
+/// Most entries of a page: 13.5 KiB of hashes, of the 16 that a question may have. With some microseconds for each, it is
+/// answered within a few milliseconds.
+pub const PAGE_KEYS_MAX: usize = 768;
 
 /// Most keys that are asked for whole.
 pub const KEYS_MAX: usize = 64;
 
 /// Most bytes of those together.
-pub const KEYS_BYTES_MAX: usize = 32 << 10;
+pub const KEYS_BYTES_MAX: usize = 12 << 10;
 
 /// Which hash is made of encoded values, and how they are encoded. Nodes of different versions do not compare.
 pub const DIGEST_VERSION: u8 = 1;
