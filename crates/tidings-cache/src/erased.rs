@@ -56,11 +56,11 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn housekeep(&self);
     /// Whether its entries should be what other nodes hold, and can be compared with those.
     fn is_audited(&self) -> bool;
-    /// Its keys whose hashes are `from` and higher, as many as a slice holds. Walks through the whole table, about 0.1 us
-    /// an entry: call it where blocking is allowed.
+    /// Its keys whose hashes are `from` and higher, as many as a slice holds. Walks through the whole table, about
+    /// 0.1 us an entry: call it where blocking is allowed.
     fn slice(&self, from: u64) -> Slice;
-    /// What a read of an encoded key would be answered with, without counting one; nothing of a cache that is not audited.
-    /// Takes as long as encoding the value.
+    /// What a read of an encoded key would be answered with, without counting one; nothing of a cache that is not
+    /// audited. Takes as long as encoding the value.
     fn held(&self, key: &[u8]) -> Option<Held>;
     /// As [`AnyCache::held`], of the key with this hash; of two such keys either.
     fn held_by_hash(&self, hash: u64) -> Option<Held>;

@@ -1,12 +1,12 @@
 //! Whether nodes that hold a key hold the same value: the part of the auditor that decides.
 //!
 //! A node sends a peer a page of its entries as hashes, of the key and of the encoded value, and is told which of them
-//! the peer holds with another value. Such a difference is no error yet: a change may be under way to one of the two. So
-//! each is looked at once more, by its whole key, and judged by this argument:
+//! the peer holds with another value. Such a difference is no error yet: a change may be under way to one of the two.
+//! So each is looked at once more, by its whole key, and judged by this argument:
 //!
 //! - If both entries are those of the first look, they were there at that moment `T`, and still are.
-//! - Whoever holds the newer value has it from a commit before `T`. A commit is told within the write horizon, by design:
-//!   its event was appended before `T + write_horizon`.
+//! - Whoever holds the newer value has it from a commit before `T`. A commit is told within the write horizon, by
+//!   design: its event was appended before `T + write_horizon`.
 //! - If each of the two has applied, before it looks again, everything that all members did up to then, both have
 //!   applied that event, which has removed what began before it. What they hold now began later, so both have the newer
 //!   value, and do not differ.

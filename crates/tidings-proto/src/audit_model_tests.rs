@@ -1,4 +1,5 @@
-//! The argument of the auditor against a naive model: a truth, two nodes that load from it, and changes that are told late.
+//! The argument of the auditor against a naive model: a truth, two nodes that load from it, and changes that are told
+//! late.
 
 use bytes::Bytes;
 use proptest::prelude::*;

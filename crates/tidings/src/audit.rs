@@ -184,8 +184,8 @@ async fn paced(bus: &Bus) {
 impl Node {
     /// Compares everything that this node holds with what every live member holds, in the caches that both have audited
     /// ([`tidings_cache::CacheBuilder::audited`]), as fast as they answer: a million entries take a few seconds of each
-    /// node's CPU time. It ends after the last difference was looked at again, which is the write horizon and a second after
-    /// it was seen.
+    /// node's CPU time. It ends after the last difference was looked at again, which is the write horizon and a second
+    /// after it was seen.
     ///
     /// # Errors
     /// [`AuditError`].

@@ -146,8 +146,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Compares so many entries a second with what other members hold, over and over, in caches that are audited on both
-    /// sides ([`tidings_cache::CacheBuilder::audited`]): each entry counts once for each member that hosts its cache, and
+    /// Compares so many entries a second with what other members hold, over and over, in caches that are audited on
+    /// both sides ([`tidings_cache::CacheBuilder::audited`]): each entry counts once for each member that hosts its cache, and
     /// at most a megabyte a second is sent and received. Default: 0, only when [`Node::audit`] asks for it. A million
     /// entries in ten minutes are 1,667 a second.
     pub fn audit(mut self, keys_per_second: u64) -> Self {

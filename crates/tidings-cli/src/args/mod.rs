@@ -112,8 +112,8 @@ pub(crate) enum Verb {
     /// Compare everything that the node caches with what every other live node caches, by digests
     #[command(
         after_help = "Exit 0: all that two nodes hold is the same. Exit 1: some entries differ, and no change explains \
-        it. Exit 7: not everything could be compared, or judged.\n\nWhat differs is looked at again, write_horizon and a \
-        second later. Caches with audit = false are left out. The node does it by itself, over and over, with \
+        it. Exit 7: not everything could be compared, or judged.\n\nWhat differs is looked at again, write_horizon \
+        and a second later. Caches with audit = false are left out. The node does it by itself, over and over, with \
         coherence.audit_keys_per_second."
     )]
     Audit,

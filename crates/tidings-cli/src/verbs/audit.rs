@@ -90,8 +90,8 @@ fn verdict(report: &Json) -> Result<(), Failure> {
     if inconsistent > 0 {
         let message =
             format!("{inconsistent} entries have another value on another node, and no change explains it");
-        let hint = "was the system of record changed without telling the cache, or are the values not meant to be equal \
-            (audit = false)?";
+        let hint = "was the system of record changed without telling the cache, or are the values not meant to be \
+            equal (audit = false)?";
         return Err(Failure::new(Exit::Failed, message).hint(hint));
     }
     if report["complete"] == false {

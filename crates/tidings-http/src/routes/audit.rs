@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
-use tidings::{AuditCounts, AuditError, AuditProgress, AuditReport, Audited, Inconsistency};
+use tidings::{AuditCounts, AuditError, AuditProgress, AuditReport, Audited, AuditedPeer, Inconsistency};
 
 use crate::app::App;
 use crate::problem::{Answer, Problem};
@@ -69,7 +69,7 @@ fn progress_of(progress: &AuditProgress) -> Value {
 }
 
 fn report_of(report: &AuditReport) -> Value {
-    let peer = |peer: &tidings::AuditedPeer| json!({ "node": peer.node.as_str(), "compared": peer.compared, "gap": peer.gap });
+    let peer = |peer: &AuditedPeer| json!({ "node": peer.node.as_str(), "compared": peer.compared, "gap": peer.gap });
     json!({
         "began_ms": report.began_ms,
         "requested": report.requested,

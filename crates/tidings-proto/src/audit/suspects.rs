@@ -9,8 +9,8 @@ use crate::hash::CacheId;
 use crate::id::NodeId;
 use crate::time::Tick;
 
-/// Most differences that wait to be looked at again. More are not examined in this sweep, and counted as such: a cache of
-/// which that many differ is one whose values are not meant to be equal.
+/// Most differences that wait to be looked at again. More are not examined in this sweep, and counted as such: a cache
+/// of which that many differ is one whose values are not meant to be equal.
 pub const SUSPECTS_MAX: usize = 4_096;
 
 /// Most bytes of their keys.

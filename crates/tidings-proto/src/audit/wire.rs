@@ -7,8 +7,8 @@ use crate::codec::{self, CodecError};
 use crate::hash::CacheId;
 use crate::record::KEY_BYTES_MAX;
 
-/// Most entries of a page: 13.5 KiB of hashes, of the 16 that a question may have. With some microseconds for each, it is
-/// answered within a few milliseconds.
+/// Most entries of a page: 13.5 KiB of hashes, of the 16 that a question may have. With some microseconds for each, it
+/// is answered within a few milliseconds.
 pub const PAGE_KEYS_MAX: usize = 768;
 
 /// Most keys that are asked for whole.
