@@ -151,9 +151,9 @@ async fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> Result<T> {
 
 fn open(node: &Node) -> Result<Cache<String, Bytes>> {
     Ok(node
-        .cache("entries")
+        .cache::<String, Bytes>("entries")
         .max_capacity(2 * ENTRIES as u64)
-        .audited_by(|value| Some(value_digest(value)))
+        .audited_by(|value: &Bytes| Some(value_digest(value)))
         .open()?)
 }
 

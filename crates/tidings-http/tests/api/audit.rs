@@ -1,5 +1,7 @@
 //! Whether nodes hold the same, as the API tells it.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 use tidings::NodeBuilder;
@@ -20,7 +22,9 @@ async fn audit(api: &Api) -> Json {
 
 #[tokio::test]
 async fn an_audit_that_is_asked_for_tells_what_differs() {
-    let rig = Rig::start(2).await;
+    // Long enough that the audit is under way when it is asked for again.
+    let build = |_, builder: NodeBuilder| builder.write_horizon(Duration::from_secs(2));
+    let rig = Rig::start_with(2, build, |options| options).await;
     for (index, api) in rig.apis.iter().enumerate() {
         api.open("c", &json!({})).await;
         api.open("opted-out", &json!({ "audit": false })).await;
