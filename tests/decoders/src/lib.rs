@@ -72,15 +72,17 @@ pub const DECODERS: &[Decoder] = &[
         name: "audit_question",
         decode: audit::question,
         samples: audit::questions,
-        bytes_fixed: 64 << 10,
-        bytes_per_byte: 272,
+        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
+        bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
     },
     Decoder {
         name: "audit_answer",
         decode: audit::answer,
         samples: audit::answers,
-        bytes_fixed: 64 << 10,
-        bytes_per_byte: 272,
+        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
+        bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
     },
     Decoder {
         name: "gossip",
