@@ -77,7 +77,9 @@ impl World {
 
     /// Everything that was told up to then is applied at a node.
     fn applied(&self, node: usize) -> Tick {
-        self.pending(node).filter(|told| *told <= self.now).map_or(tick(self.now), |told| tick(told - 1))
+        self.pending(node)
+            .filter(|told| *told <= self.now)
+            .map_or_else(|| tick(self.now), |told| tick(told - 1))
     }
 
     fn difference(&self) -> Option<Difference> {

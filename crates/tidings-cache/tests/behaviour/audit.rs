@@ -53,11 +53,14 @@ async fn equal_values_have_equal_digests_on_every_node_and_entries_are_told_apar
     assert!(again.value == first.value && !again.is(&first), "the same value, and another entry: {again:?}");
 }
 
+/// Ends the entry `k`.
+type Go = fn(&Node, &Cache<String, String>);
+
 #[tokio::test]
 async fn only_what_a_read_would_be_answered_with_is_held() {
     let node = Node::new("a");
     let cache = audited(&node);
-    let gone: [(&str, fn(&Node, &Cache<String, String>)); 5] = [
+    let gone: [(&str, Go); 5] = [
         ("removed", |_, cache| drop(cache.remove(&"k".to_owned()).unwrap())),
         ("cleared", |_, cache| drop(cache.clear().unwrap())),
         ("fenced", |node, _| node.domain.fence(SlotSet::ALL)),
