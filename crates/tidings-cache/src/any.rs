@@ -3,10 +3,12 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use tidings_proto::audit::Held;
 use tidings_proto::hash::CacheId;
 use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::SlotSet;
 
+use crate::audit::Slice;
 use crate::builder::Settings;
 use crate::core::Core;
 use crate::erased::AnyCache;
@@ -114,6 +116,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
         self.entries.run_pending_tasks();
         self.tell_overdue();
         self.tell_local_events();
+    }
+
+    fn is_audited(&self) -> bool {
+        self.is_audited()
+    }
+
+    fn slice(&self, from: u64) -> Slice {
+        self.slice(from)
+    }
+
+    fn held(&self, key: &[u8]) -> Option<Held> {
+        self.held(KeyRef::of(self.id, key))
+    }
+
+    fn held_by_hash(&self, hash: u64) -> Option<Held> {
+        self.held_by_hash(hash)
     }
 
     fn clear(&self) -> Result<Written<'_>, WriteError> {

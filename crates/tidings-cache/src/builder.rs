@@ -8,6 +8,7 @@ use tidings_proto::event::EventKind;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{InvalidName, check_name};
 
+use crate::audit::Digester;
 use crate::cache::Cache;
 use crate::core::Core;
 use crate::domain::Domain;
@@ -87,6 +88,8 @@ pub struct Settings {
     pub when_isolated: WhenIsolated,
     /// Which layout its values have.
     pub schema: u32,
+    /// Whether its values are compared with those of other nodes, if the node audits.
+    pub audited: bool,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
 }
@@ -144,6 +147,7 @@ pub(crate) struct Functions<K, V> {
     pub(crate) partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
     pub(crate) sharing: Option<Sharing<V>>,
+    pub(crate) digester: Option<Digester<V>>,
 }
 
 /// Opens a cache.
@@ -179,13 +183,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             replica_lag: Duration::ZERO,
             when_isolated: WhenIsolated::default(),
             schema: 0,
+            audited: false,
             loads: LoadPolicy::default(),
         };
         Self {
             domain: domain.clone(),
             name: name.to_owned(),
             settings,
-            functions: Functions { weigher: None, partitioner: None, tagger: None, sharing: None },
+            functions: Functions {
+                weigher: None,
+                partitioner: None,
+                tagger: None,
+                digester: None,
+                sharing: None,
+            },
             types: PhantomData,
         }
     }

@@ -21,6 +21,7 @@ use tidings_proto::histogram::Histogram;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::time::Tick;
 
+use crate::audit::Digester;
 use crate::background::Background;
 use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
@@ -64,6 +65,7 @@ pub(crate) struct Core<K, V> {
     /// How values travel, where one load serves the cluster.
     pub(crate) sharing: Option<Sharing<V>>,
     pub(crate) leased_tokens: LeasedTokens,
+    pub(crate) digester: Option<Digester<V>>,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
@@ -116,7 +118,7 @@ pub(crate) struct Birth {
 }
 
 /// What becomes of a read that finds an entry.
-enum Verdict {
+pub(crate) enum Verdict {
     Hit,
     /// While in doubt it is too old to be served.
     Limited,
@@ -138,7 +140,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         settings: Settings,
         functions: Functions<K, V>,
     ) -> Self {
-        let Functions { weigher, partitioner, tagger, sharing } = functions;
+        let Functions { weigher, partitioner, tagger, digester, sharing } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
         let life_in_doubt = settings.when_isolated.life(domain.gate().max_staleness());
@@ -167,6 +169,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             tagger,
             sharing,
             leased_tokens: LeasedTokens::default(),
+            digester,
             local_events,
             rooms: Rooms::default(),
             life_in_doubt,
@@ -255,7 +258,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// Whether an entry counts, `fresh_until` having been read before it.
     #[inline]
-    fn judge(&self, key: KeyRef<'_>, entry: &Entry<V>, fresh_until: Tick) -> Verdict {
+    pub(crate) fn judge(&self, key: KeyRef<'_>, entry: &Entry<V>, fresh_until: Tick) -> Verdict {
         if !self.is_coherent(key, entry.began, entry.epoch) {
             return Verdict::Miss;
         }

@@ -4,10 +4,12 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use tidings_proto::audit::Held;
 use tidings_proto::hash::CacheId;
 use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::SlotSet;
 
+use crate::audit::Slice;
 use crate::builder::Settings;
 use crate::flight::Start;
 use crate::remote::RemoteChange;
@@ -59,6 +61,16 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn doubt_begins(&self);
     /// Notices expiry, delivers local events, reclaims fenced entries.
     fn housekeep(&self);
+    /// Whether its entries should be what other nodes hold, and can be compared with those.
+    fn is_audited(&self) -> bool;
+    /// Its keys whose hashes are `from` and higher, as many as a slice holds. Walks through the whole table, about
+    /// 0.1 us an entry: call it where blocking is allowed.
+    fn slice(&self, from: u64) -> Slice;
+    /// What a read of an encoded key would be answered with, without counting one; nothing of a cache that is not
+    /// audited. Takes as long as encoding the value.
+    fn held(&self, key: &[u8]) -> Option<Held>;
+    /// As [`AnyCache::held`], of the key with this hash; of two such keys either.
+    fn held_by_hash(&self, hash: u64) -> Option<Held>;
     /// Removes everything here and at every peer.
     ///
     /// # Errors

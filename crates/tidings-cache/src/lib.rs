@@ -6,6 +6,7 @@
 
 mod absence;
 mod any;
+mod audit;
 mod background;
 pub mod builder;
 mod bulk;
@@ -52,6 +53,7 @@ mod versions;
 mod write;
 mod write_through;
 
+pub use audit::Slice;
 pub use builder::{CacheBuilder, Invalidator, Mode, OpenError, Settings};
 pub use cache::{Cache, Computed, Number, Write};
 pub use clock::{Clock, ManualClock, WallClock};

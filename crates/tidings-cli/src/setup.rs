@@ -41,6 +41,7 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
         .max_clock_offset(coherence.max_clock_offset)
         .unready_when_clock_off(coherence.unready_when_clock_off)
+        .audit(coherence.audit_keys_per_second)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
             events: coherence.log_events,
@@ -88,6 +89,7 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
         schema: config.schema,
         one_loader: if config.one_loader == "cluster" { OneLoader::Cluster } else { OneLoader::Node },
         lease_time: config.lease_time,
+        audit: config.audit,
         ttl_jitter: config.ttl_jitter,
         // What needs a loader was refused.
         ..CacheSettings::default()

@@ -2,6 +2,7 @@
 //!
 //! Counts of one origin are the sum over its lives that the node still remembers.
 
+mod audit;
 mod caches;
 mod coherence;
 mod leases;
@@ -51,6 +52,7 @@ impl Collector for NodeMetrics {
         self.receipts(&mut out)?;
         leases::encode(&self.0, &mut out)?;
         coherence::encode(&self.0, &mut out)?;
+        audit::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
         self.transport(&mut out)
     }

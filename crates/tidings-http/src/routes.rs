@@ -3,6 +3,7 @@
 
 mod acked;
 mod admin;
+mod audit;
 mod caches;
 mod cluster;
 mod coherence;
@@ -86,6 +87,7 @@ fn table() -> Vec<Route> {
         Route::at("/v1/cluster").get(cluster::show),
         Route::at("/v1/cluster/forget").post(cluster::forget),
         Route::at("/v1/coherence").get(coherence::show),
+        Route::at("/v1/coherence/audit").post(audit::begin),
         Route::at("/v1/caches").get(caches::list),
         Route::at("/v1/caches/{cache}").get(caches::show).put(caches::open).delete(caches::close),
         entry("/v1/caches/{cache}/entries/{key}"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidings::{
     Cache, CacheBuilder, Domain, Invalidator, LoadPolicy, Mode, OneLoader, OpenError, Settings, WhenIsolated,
 };
+use tidings_proto::hash::value_digest;
 
 use crate::limits::LIFETIME_MAX;
 use crate::quantity;
@@ -76,6 +77,8 @@ pub struct CacheSettings {
     /// How long who fills a key for the cluster is waited for. Default: `5s`; at most five minutes.
     #[serde(with = "duration")]
     pub lease_time: Duration,
+    /// Whether its values are compared with those of other nodes, if a node audits. Default: `true`.
+    pub audit: bool,
     /// By which share of it, between 0 and 1, each entry's life is shortened at most. Default: none.
     pub ttl_jitter: Option<f64>,
     /// How long an expired value is served if its loader fails. Only of a library's own caches: those of bytes have no
@@ -104,6 +107,7 @@ impl Default for CacheSettings {
             schema: 0,
             one_loader: OneLoader::Node,
             lease_time: LoadPolicy::default().lease_time,
+            audit: true,
             ttl_jitter: None,
             fail_safe: None,
             eager_refresh: None,
@@ -133,6 +137,7 @@ impl CacheSettings {
             schema: settings.schema,
             one_loader: settings.loads.one_loader,
             lease_time: settings.loads.lease_time,
+            audit: settings.audited,
             ttl_jitter: settings.loads.ttl_jitter,
             fail_safe: settings.loads.fail_safe,
             eager_refresh: settings.loads.eager_refresh,
@@ -214,6 +219,9 @@ pub fn open(
     }
     if let Some(time) = checked("time_to_idle", settings.time_to_idle)? {
         builder = builder.time_to_idle(time);
+    }
+    if settings.audit {
+        builder = builder.audited_by(|value| Some(value_digest(value)));
     }
     if let Some(share) = settings.ttl_jitter {
         builder = builder.ttl_jitter(share);
@@ -362,7 +370,7 @@ mod tests {
     fn settings_are_read_in_the_words_of_the_configuration() {
         let document = json!({ "mode": "local", "invalidator": "all", "max_capacity": "1MiB", "time_to_live": "5m",
             "time_to_idle": "1m30s", "partitions": 2, "eviction_events": false, "replica_lag": "0s",
-            "when_isolated": "serve", "schema": 3, "one_loader": "cluster", "lease_time": "2s", "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
+            "when_isolated": "serve", "schema": 3, "audit": false, "one_loader": "cluster", "lease_time": "2s", "ttl_jitter": 0.1, "fail_safe": "1h", "eager_refresh": 0.9, "negative_ttl": "10s" });
         let expected = CacheSettings {
             mode: CacheMode::Local,
             invalidator: Invalidator::All,
@@ -376,6 +384,7 @@ mod tests {
             schema: 3,
             one_loader: OneLoader::Cluster,
             lease_time: Duration::from_secs(2),
+            audit: false,
             ttl_jitter: Some(0.1),
             fail_safe: Some(Duration::from_secs(3_600)),
             eager_refresh: Some(0.9),

@@ -46,6 +46,12 @@ pub fn slot_of(cache: CacheId, encoded_key: &[u8]) -> Slot {
     Slot::of_hash(key_hash(cache, encoded_key))
 }
 
+/// Hash of an encoded value, by which nodes compare what they hold.
+#[must_use]
+pub fn value_digest(encoded_value: &[u8]) -> u64 {
+    xxh3_64(encoded_value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +60,7 @@ mod tests {
     fn hashes_are_the_same_in_every_release() {
         assert_eq!(CacheId::of_name("users"), CacheId(GOLDEN_CACHE));
         assert_eq!(key_hash(CacheId::of_name("users"), b"key-1"), GOLDEN_KEY);
+        assert_eq!(value_digest(b"value"), GOLDEN_VALUE);
     }
 
     #[test]
@@ -98,5 +105,6 @@ mod tests {
     }
 
     const GOLDEN_CACHE: u32 = 1_290_314_327;
+    const GOLDEN_VALUE: u64 = 9_787_868_069_444_317_424;
     const GOLDEN_KEY: u64 = 5_467_742_217_218_895_957;
 }

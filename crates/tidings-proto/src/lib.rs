@@ -16,11 +16,13 @@
 //! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
 //! | [`relay`] | by whose hands changes go in a large cluster, and what is known by them |
 //! | [`receipt`] | who has applied a change, who has not and why |
+//! | [`audit`] | whether what two nodes hold under one key differs by lag or for good |
 //! | [`coverage`] | how soon what a node writes is applied by every live member |
 //! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
 pub mod ask;
+pub mod audit;
 mod batch;
 pub mod belonging;
 pub mod codec;

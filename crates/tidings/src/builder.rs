@@ -46,6 +46,7 @@ impl NodeBuilder {
             bounds: Bounds::default(),
             before_known: BeforeKnown::default(),
             clocks: ClockBounds::default(),
+            audit_keys_per_second: 0,
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
@@ -142,6 +143,15 @@ impl NodeBuilder {
     /// most of its peers. Default: `true`; one that was ready once stays so either way.
     pub fn unready_when_clock_off(mut self, unready: bool) -> Self {
         self.config.clocks.unready = unready;
+        self
+    }
+
+    /// Compares so many entries a second with what other members hold, over and over, in caches that are audited on
+    /// both sides ([`tidings_cache::CacheBuilder::audited`]): each entry counts once for each member that hosts its cache, and
+    /// at most a megabyte a second is sent and received. Default: 0, only when [`Node::audit`] asks for it. A million
+    /// entries in ten minutes are 1,667 a second.
+    pub fn audit(mut self, keys_per_second: u64) -> Self {
+        self.config.audit_keys_per_second = keys_per_second;
         self
     }
 

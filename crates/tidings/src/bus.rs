@@ -27,8 +27,9 @@ use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, 
 use tidings_transport::{Identity, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::sessions::Sessions;
+use self::sessions::{Session, Sessions};
 use crate::asked::Asked;
+use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
@@ -85,6 +86,7 @@ pub(crate) struct Bus {
     pub(crate) spent: Spent,
     pub(crate) asked: Asked,
     pub(crate) leases: Leases,
+    pub(crate) audits: Audits,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -143,6 +145,7 @@ impl Bus {
             spent: Spent::since(began),
             asked: Asked::default(),
             leases: Leases::default(),
+            audits: Audits::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -156,6 +159,7 @@ impl Bus {
         let bus = Arc::new(bus);
         receipts::serve(&bus);
         leases::serve(&bus);
+        audit::serve(&bus);
         bus
     }
 
@@ -241,23 +245,6 @@ impl Bus {
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
         Session { bus: self.clone(), origin }
-    }
-}
-
-/// A session that runs. Dropped, however it ends, it is counted no more; the last one to a life takes the link from it.
-struct Session {
-    bus: Arc<Bus>,
-    origin: Origin,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        let mut sessions = self.bus.sessions.lock();
-        if sessions.end(&self.origin)
-            && let Some(membership) = self.bus.membership()
-        {
-            membership.link_down(&self.origin);
-        }
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Config {
     pub(crate) bounds: Bounds,
     pub(crate) before_known: BeforeKnown,
     pub(crate) clocks: ClockBounds,
+    pub(crate) audit_keys_per_second: u64,
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::audit;
 use crate::bus::{Bus, Face};
 use crate::config::Config;
 use crate::node::StartError;
@@ -107,8 +108,11 @@ impl Driver {
                 let mut herald = JoinSet::new();
                 herald.spawn(async move { face.herald.run(&face, linger).await });
                 herald.spawn(crate::leases::run(self.bus.clone()));
+                let mut auditor = JoinSet::new();
+                auditor.spawn(audit::run(self.bus.clone()));
                 // It tells to the very end: what is said last has to reach the peers too.
                 self.work(orders, view, reloads).await;
+                auditor.shutdown().await;
                 herald.shutdown().await;
                 self.bus.transport.store(None);
                 self.bus.receipts.end();

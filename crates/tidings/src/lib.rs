@@ -5,6 +5,7 @@
 #![doc = include_str!("../README.md")]
 
 mod asked;
+mod audit;
 mod builder;
 mod bus;
 mod canary;
@@ -22,6 +23,9 @@ mod observe;
 mod receipts;
 pub mod testing;
 
+pub use audit::{
+    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, Inconsistency,
+};
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};

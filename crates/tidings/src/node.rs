@@ -123,6 +123,7 @@ impl Node {
         let cluster = config.cluster.clone();
         let clocks = config.clocks;
         let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks });
+        bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let on_calling_runtime = config.on_calling_runtime;

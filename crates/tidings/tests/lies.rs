@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tidings::{Doubt, Incarnation, NodeId, Origin};
+use tidings::{Doubt, Incarnation, Node, NodeId, Origin};
 use tidings_proto::frame::{Control, MEMBERS_MAX, MemberSet, NamedMember};
 use tidings_transport::ControlSender;
 
@@ -70,5 +70,29 @@ async fn member_sets_without_end_are_bounded() {
     scene.works().await;
     scene.rogue.transport.close(Duration::from_secs(1)).await;
     until("nothing of it is left", || scene.nodes.iter().all(|node| node.doubts().is_empty())).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_audit_goes_on_without_a_member_that_answers_no_questions_and_names_it() {
+    // Nothing ages out though the rogue is never heard.
+    let mut scene = Scene::start().await;
+    let open = |node: &Node| node.cache::<String, u64>("audited").audited().open().unwrap();
+    let caches = scene.nodes.each_ref().map(open);
+    let link = scene.rogue.link().await;
+    let (mut control, _receiver) = link.take_control().unwrap();
+    control.send(&Control::Caches(vec!["audited".to_owned()])).await.unwrap();
+    let victim = scene.victim().clone();
+    let audited = |cache: &String| cache == "audited";
+    let hosts = || victim.members().iter().filter(|member| member.caches.iter().any(audited)).count();
+    until("both are said to host it", || hosts() == 3).await;
+    for cache in &caches {
+        cache.get_or_load(&"k".to_owned(), || async { Ok::<_, ()>(1) }).await.unwrap();
+    }
+    let report = victim.audit().await.unwrap();
+    let gap =
+        |node: &str| report.peers.iter().find(|peer| peer.node.as_str() == node).map(|it| it.gap.is_some());
+    assert_eq!((gap("n2"), gap("rogue")), (Some(false), Some(true)), "{report:?}");
+    assert_eq!((report.counts.compared, report.is_complete()), (1, false), "{report:?}");
     scene.end().await;
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
+mod audit;
 mod frames;
 mod gossip;
 mod mutate;
@@ -66,6 +67,22 @@ pub const DECODERS: &[Decoder] = &[
         samples: samples::keys,
         bytes_fixed: 8 << 10,
         bytes_per_byte: 272,
+    },
+    Decoder {
+        name: "audit_question",
+        decode: audit::question,
+        samples: audit::questions,
+        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
+        bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
+    },
+    Decoder {
+        name: "audit_answer",
+        decode: audit::answer,
+        samples: audit::answers,
+        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
+        bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
     },
     Decoder {
         name: "gossip",

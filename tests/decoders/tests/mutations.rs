@@ -120,6 +120,16 @@ fn keys_are_read_in_proportion() {
 }
 
 #[test]
+fn questions_of_auditors_are_read_in_proportion() {
+    feed_mutated("audit_question");
+}
+
+#[test]
+fn answers_to_auditors_are_read_in_proportion() {
+    feed_mutated("audit_answer");
+}
+
+#[test]
 fn gossip_is_read_in_proportion() {
     feed_mutated("gossip");
 }

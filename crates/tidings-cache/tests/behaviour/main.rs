@@ -6,6 +6,7 @@
 mod common;
 
 mod absence;
+mod audit;
 mod counts;
 mod derived;
 mod expiry;

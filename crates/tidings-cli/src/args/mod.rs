@@ -109,6 +109,14 @@ pub(crate) enum Verb {
     Members,
     /// Say how the node and its caches are
     Status,
+    /// Compare everything that the node caches with what every other live node caches, by digests
+    #[command(
+        after_help = "Exit 0: all that two nodes hold is the same. Exit 1: some entries differ, and no change explains \
+        it. Exit 7: not everything could be compared, or judged.\n\nWhat differs is looked at again, write_horizon \
+        and a second later. Caches with audit = false are left out. The node does it by itself, over and over, with \
+        coherence.audit_keys_per_second."
+    )]
+    Audit,
     /// Declare a lost node ended, so that its peers stop waiting for it
     #[command(
         after_help = "Only for nodes that will not come back under this incarnation: what they had not yet \

@@ -230,12 +230,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Whether that keeps a node that starts from being ready.",
     ),
     later(works("coherence.relay_above", SOME, "50", "Nodes from which on events are relayed.")),
-    later(works(
+    works(
         "coherence.audit_keys_per_second",
         ANY,
         "0",
-        "Keys compared with other nodes per second; 0: none.",
-    )),
+        "Keys compared with other nodes per second, over and over; 0: only by `tidings audit`.",
+    ),
     works(
         "coherence.lanes",
         Kind::Count(1, 64),
@@ -293,6 +293,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Kind::Count(0, 4_294_967_295),
         "0",
         "Layout of its values; changes by nodes with another one evict, whatever their version.",
+    ),
+    works(
+        "cache[].audit",
+        Kind::Flag,
+        "true",
+        "Whether its values are compared with other nodes'; false where they need not be equal.",
     ),
     unset(
         "cache[].when_isolated",

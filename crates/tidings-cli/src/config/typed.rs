@@ -78,6 +78,7 @@ pub(crate) struct Coherence {
     pub(crate) unready_when_isolated: bool,
     pub(crate) max_clock_offset: Duration,
     pub(crate) unready_when_clock_off: bool,
+    pub(crate) audit_keys_per_second: u64,
     pub(crate) lanes: Lanes,
     pub(crate) log_events: u64,
     pub(crate) log_bytes: u64,
@@ -100,6 +101,7 @@ pub(crate) struct Cache {
     pub(crate) schema: u32,
     pub(crate) one_loader: String,
     pub(crate) lease_time: Duration,
+    pub(crate) audit: bool,
     pub(crate) ttl_jitter: Option<f64>,
 }
 
@@ -156,6 +158,7 @@ fn coherence(get: &Getter<'_>) -> Option<Coherence> {
         unready_when_isolated: get.flag("coherence.unready_when_isolated")?,
         max_clock_offset: get.duration("coherence.max_clock_offset")?,
         unready_when_clock_off: get.flag("coherence.unready_when_clock_off")?,
+        audit_keys_per_second: get.count("coherence.audit_keys_per_second")?,
         lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
         log_events: get.count("coherence.log_events")?,
         log_bytes: get.bytes("coherence.log_bytes")?,
@@ -186,6 +189,7 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         schema: u32::try_from(get.count(&at("schema"))?).ok()?,
         one_loader: get.text(&at("one_loader"))?,
         lease_time: get.duration(&at("lease_time"))?,
+        audit: get.flag(&at("audit"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
     })
 }

@@ -102,6 +102,9 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
     if coherence != Json::Null {
         output.line(format!("writes   {}", writes(&coherence)))?;
     }
+    if let Some(audits) = super::audit::summary(&coherence, output) {
+        output.line(format!("audits   {audits}"))?;
+    }
     for member in cluster.members.iter().filter(|member| member.clock_off) {
         let ahead = member.clock_ahead_ms.unwrap_or_default() / 1e3;
         let text = format!("the one of {} is {ahead:.1} s ahead of {node}'s", plain(&member.node));

@@ -1,5 +1,6 @@
 //! One module per group of verbs.
 
+pub(crate) mod audit;
 pub(crate) mod cache;
 pub(crate) mod certs;
 pub(crate) mod check;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Verb::Config(verb) => config::run(&verb, output).await,
         Verb::Members => cluster::members(&client(global, output)?, output).await,
         Verb::Status => cluster::status(&client(global, output)?, output).await,
+        Verb::Audit => audit::run(&client(global, output)?, output).await,
         Verb::Forget { node } => cluster::forget(&client(global, output)?, &node, output).await,
         Verb::Drain => cluster::drain(&client(global, output)?, output).await,
         Verb::Cache(verb) => cache::run(verb, &client(global, output)?, output).await,

@@ -6,6 +6,7 @@ use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use tidings::{Following, Measured, Share, WITHIN};
 
+use super::audit;
 use crate::app::App;
 use crate::problem::Answer;
 use crate::quantity::milliseconds;
@@ -31,6 +32,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "over_invalidated_entries": over_invalidated,
         "isolated_s": isolated.as_secs_f64(),
         "doubted_s": doubted.as_secs_f64(),
+        "audit": audit::document(&node.audited()),
     });
     Ok(Json(document).into_response())
 }

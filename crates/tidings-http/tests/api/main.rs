@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a harness may panic like its tests")]
 
 mod admin;
+mod audit;
 mod browser;
 mod caches;
 mod cluster;

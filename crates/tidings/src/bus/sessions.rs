@@ -1,9 +1,12 @@
 //! Which lives have a session, and so a link.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tidings_membership::Record;
 use tidings_proto::id::Origin;
+
+use super::Bus;
 
 /// Counts the sessions with each life, and keeps what it said of itself: it has a link while it has a session.
 #[derive(Debug, Default)]
@@ -30,5 +33,22 @@ impl Sessions {
             self.0.remove(origin);
         }
         last
+    }
+}
+
+/// A session that runs. Dropped, however it ends, it is counted no more; the last one to a life takes the link from it.
+pub(super) struct Session {
+    pub(super) bus: Arc<Bus>,
+    pub(super) origin: Origin,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let mut sessions = self.bus.sessions.lock();
+        if sessions.end(&self.origin)
+            && let Some(membership) = self.bus.membership()
+        {
+            membership.link_down(&self.origin);
+        }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
 mod addresses;
+mod auditing;
 mod calling_runtime;
 mod clocks;
 mod common;
