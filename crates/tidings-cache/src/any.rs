@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidings_proto::hash::CacheId;
 use tidings_proto::histogram::Snapshot;
@@ -13,6 +14,7 @@ use crate::erased::AnyCache;
 use crate::key::Key;
 use crate::receipt::Written;
 use crate::remote::RemoteChange;
+use crate::repair::Replicating;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
 use crate::write::{Leave, WriteError};
@@ -57,6 +59,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
 
     fn versioned(&self) -> usize {
         self.versioned()
+    }
+
+    fn tombstones(&self) -> usize {
+        self.tombstones()
+    }
+
+    fn doubted(&self) -> SlotSet {
+        let doubted = self.doubted.load(Ordering::Acquire);
+        SlotSet::from_bits(if self.replicates() { doubted } else { 0 })
+    }
+
+    fn replicating(self: Arc<Self>) -> Option<Arc<dyn Replicating>> {
+        self.as_replicating()
     }
 
     fn subscribers(&self) -> usize {

@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidings_proto::event::EventKind;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{InvalidName, check_name};
@@ -16,9 +18,13 @@ use crate::key::Key;
 use crate::policy::LoadPolicy;
 use crate::ring::RingBounds;
 use crate::tags::Tagger;
+use crate::travel::ValueCodec;
 
 /// Most partitions of a cache.
 pub const PARTITIONS_MAX: usize = 1_024;
+
+/// For how long a cache whose values travel remembers what was removed, unless it is told otherwise.
+pub const TOMBSTONE_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// Longest replica lag: all that is loaded is dated back by it, which must not reach behind the clock's start.
 pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -29,6 +35,9 @@ pub enum Mode {
     /// A change evicts the peers' copies; a system of record has the truth.
     #[default]
     Invalidate,
+    /// Values travel, and every node stores them: of several writes of a key the last one counts, by hybrid clock.
+    /// [`CacheBuilder::replicate`] sets it.
+    Replicate,
     /// Nothing travels: an ordinary cache with events.
     Local,
 }
@@ -88,6 +97,8 @@ pub struct Settings {
     pub schema: u32,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
+    /// For how long it remembers what was removed, where values travel.
+    pub tombstone_ttl: Duration,
 }
 
 impl Settings {
@@ -142,6 +153,8 @@ pub(crate) struct Functions<K, V> {
     pub(crate) weigher: Option<Weigher<V>>,
     pub(crate) partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
+    /// Where values travel.
+    pub(crate) codec: Option<ValueCodec<V>>,
 }
 
 /// Opens a cache.
@@ -178,19 +191,39 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             when_isolated: WhenIsolated::default(),
             schema: 0,
             loads: LoadPolicy::default(),
+            tombstone_ttl: TOMBSTONE_TTL,
         };
         Self {
             domain: domain.clone(),
             name: name.to_owned(),
             settings,
-            functions: Functions { weigher: None, partitioner: None, tagger: None },
+            functions: Functions { weigher: None, partitioner: None, tagger: None, codec: None },
             types: PhantomData,
         }
     }
 
-    /// What travels. Default: [`Mode::Invalidate`].
+    /// What travels. Default: [`Mode::Invalidate`]. [`Mode::Replicate`] needs to know how values are encoded: use
+    /// [`CacheBuilder::replicate`].
     pub fn mode(mut self, mode: Mode) -> Self {
         self.settings.mode = mode;
+        self
+    }
+
+    /// Has values travel, and stores those of other nodes: see [`Mode::Replicate`], and the crate's documentation.
+    pub fn replicate(mut self) -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        self.settings.mode = Mode::Replicate;
+        self.functions.codec = Some(ValueCodec::of());
+        self
+    }
+
+    /// For how long a cache whose values travel remembers what was removed, and at least so long a change may be under way
+    /// without costing anything. Default: [`TOMBSTONE_TTL`]. What comes later than that is refused under keys that are
+    /// absent.
+    pub fn tombstone_ttl(mut self, time: Duration) -> Self {
+        self.settings.tombstone_ttl = time;
         self
     }
 
@@ -303,6 +336,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// Whether values can travel with these settings.
+    fn check_replicated(&self) -> Result<(), OpenError> {
+        let Settings { invalidator, loads, .. } = &self.settings;
+        let (option, why) = if self.functions.codec.is_none() {
+            ("mode", "set by replicate(), so that it is known how values are encoded")
+        } else if *invalidator != Invalidator::Remote {
+            ("invalidator", "remote where values travel")
+        } else if loads.eager_refresh.is_some() {
+            ("eager_refresh", "off where values travel: what was written is not loaded anew")
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::Option { option, why })
+    }
+
     /// Opens the cache.
     ///
     /// # Errors
@@ -319,6 +367,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             return Err(OpenError::ReplicaLag(self.settings.replica_lag));
         }
         self.settings.loads.check(self.settings.time_to_live)?;
+        if self.settings.mode == Mode::Replicate {
+            self.check_replicated()?;
+        }
         if self.settings.explicit_tags && self.settings.loads.eager_refresh.is_some() {
             let why = "not with explicit_tags: what is reloaded would lose its tags";
             return Err(OpenError::Option { option: "eager_refresh", why });

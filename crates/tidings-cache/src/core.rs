@@ -35,6 +35,7 @@ use crate::stats::CacheStats;
 use crate::table::{self, Bare, Entry, LocalEvents, Peeking, Table};
 use crate::tags::Tagger;
 use crate::topic::{Audience, Topic};
+use crate::travel::ValueCodec;
 
 /// Bit of a slot's epoch that says that entries of a prefix are being looked for: hits are compared with it then. A
 /// slot that is fenced a thousand times a second reaches it after 24 days, and then all that it costs is time.
@@ -60,6 +61,12 @@ pub(crate) struct Core<K, V> {
     epochs: [AtomicU32; SLOTS],
     partitioner: Option<Partitioner<K>>,
     pub(crate) tagger: Option<Tagger<K, V>>,
+    /// How values are encoded, where they travel.
+    pub(crate) codec: Option<ValueCodec<V>>,
+    /// Slots that have to be compared with the members, one bit each, where values travel.
+    pub(crate) doubted: AtomicU64,
+    /// The floor when slots were compared last.
+    pub(crate) compared_floor: AtomicU64,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
@@ -134,7 +141,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         settings: Settings,
         functions: Functions<K, V>,
     ) -> Self {
-        let Functions { weigher, partitioner, tagger } = functions;
+        let Functions { weigher, partitioner, tagger, codec } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
         let life_in_doubt = settings.when_isolated.life(domain.gate().max_staleness());
@@ -161,6 +168,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             settings,
             partitioner,
             tagger,
+            codec,
+            // Others may hold what this node has never heard of.
+            doubted: AtomicU64::new(SlotSet::ALL.bits()),
+            compared_floor: AtomicU64::new(0),
             local_events,
             rooms: Rooms::default(),
             life_in_doubt,
@@ -429,6 +440,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for slot in slots.iter() {
             self.epochs[slot.index()].fetch_add(1, Ordering::AcqRel);
         }
+        self.doubt(slots);
         self.fences.fetch_add(1, Ordering::AcqRel);
     }
 

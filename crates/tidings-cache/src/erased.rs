@@ -10,6 +10,7 @@ use tidings_proto::id::SlotSet;
 
 use crate::builder::Settings;
 use crate::remote::RemoteChange;
+use crate::repair::Replicating;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
 
@@ -35,6 +36,12 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn tagged(&self) -> usize;
     /// Entries that are known to have versions, and some that were until lately.
     fn versioned(&self) -> usize;
+    /// Removed keys that are remembered, where values travel.
+    fn tombstones(&self) -> usize;
+    /// Slots that have to be compared with the members, where values travel.
+    fn doubted(&self) -> SlotSet;
+    /// What compares it with other members, where values travel.
+    fn replicating(self: Arc<Self>) -> Option<Arc<dyn Replicating>>;
     /// Subscriptions that are open.
     fn subscribers(&self) -> usize;
     /// An encoded key as text: a string as it is, anything else as JSON-like debug text; hexadecimal if it does not

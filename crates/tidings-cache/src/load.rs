@@ -134,6 +134,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let tags = tags.unwrap_or_default();
         let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
+        let sound = sound && self.may_fill(shard, key);
         let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);

@@ -14,6 +14,7 @@
 //! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`coverage`] | how soon what a node writes is applied by every live member |
+//! | [`replicate`] | which of several writes of a key counts where values travel, and how nodes compare what they hold |
 //! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
@@ -33,6 +34,7 @@ pub mod log;
 pub mod offset;
 pub mod receipt;
 pub mod record;
+pub mod replicate;
 pub mod time;
 mod varint;
 pub mod wake;
