@@ -40,7 +40,7 @@ pub const AGES_MAX: usize = 10;
 /// What a frame's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-#[allow(missing_docs, reason = "each is the frame of its name in `Control`, or a batch of records")]
+#[allow(missing_docs, reason = "each is the frame of its name in `Control`, a batch of records, or of `ask`")]
 pub enum FrameType {
     Hello = 1,
     Follow = 2,
@@ -56,10 +56,12 @@ pub enum FrameType {
     Caches = 128,
     Clock = 129,
     Ages = 130,
+    Ask = 131,
+    Answer = 132,
 }
 
 impl FrameType {
-    const KNOWN: [Self; 14] = [
+    const KNOWN: [Self; 16] = [
         Self::Hello,
         Self::Follow,
         Self::Resume,
@@ -74,6 +76,8 @@ impl FrameType {
         Self::Caches,
         Self::Clock,
         Self::Ages,
+        Self::Ask,
+        Self::Answer,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -81,7 +85,7 @@ impl FrameType {
     }
 }
 
-/// Every frame but `Events`.
+/// Every frame but `Events`, and those of questions ([`crate::ask`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
     /// First frame of a connection, both ways.
@@ -365,7 +369,7 @@ impl Control {
     /// The control frame that a raw frame holds.
     ///
     /// # Errors
-    /// [`FrameError::Body`] if it does not decode, or is a batch of events; [`FrameError::TooMany`] if a list in it
+    /// [`FrameError::Body`] if it does not decode; [`FrameError::Type`] if it is no control frame; [`FrameError::TooMany`] if a list in it
     /// exceeds its limit, [`FrameError::LongText`] if a text does.
     pub fn decode(frame: &RawFrame) -> Result<Self, FrameError> {
         let body = &frame.body[..];
@@ -384,7 +388,9 @@ impl Control {
             FrameType::Caches => codec::decode(body).map(Self::Caches),
             FrameType::Clock => codec::decode(body).map(Self::Clock),
             FrameType::Ages => codec::decode(body).map(Self::Ages),
-            FrameType::Events => return Err(FrameError::Type(kind as u8)),
+            FrameType::Events | FrameType::Ask | FrameType::Answer => {
+                return Err(FrameError::Type(kind as u8));
+            }
         }
         .map_err(|error| FrameError::Body(kind, error))?;
         let (elements, most) = match &control {

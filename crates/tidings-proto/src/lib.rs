@@ -11,6 +11,7 @@
 //! | [`log`] | what a node did, for as long as it is remembered: append, read, resume or reset, seal |
 //! | [`follower`] | what a peer has applied of it, and up to when that is known to be everything |
 //! | [`freshness`] | from when on a cached entry may no longer be served as fresh |
+//! | [`ask`] | what one member asks another, and what it gets for an answer |
 //! | [`lease`] | who loads a key for the cluster, and whether what that brings is recent enough |
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`coverage`] | how soon what a node writes is applied by every live member |
@@ -18,6 +19,7 @@
 //! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
+pub mod ask;
 mod batch;
 pub mod codec;
 pub mod coverage;

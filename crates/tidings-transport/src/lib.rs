@@ -7,6 +7,7 @@
 //! A peer's certificate is judged before anything that it sends is read, and a peer that is refused gets nothing
 //! but the close of its connection, which says why.
 
+mod ask;
 mod attest;
 mod authority;
 mod close;
@@ -36,6 +37,7 @@ mod table;
 mod timer;
 mod tls;
 
+pub use ask::AskError;
 pub use attest::{Attestation, AttestationError, Notary};
 pub use authority::{
     AUTHORITY_VALIDITY, Authority, AuthorityError, CertificateInfo, Issued, NODE_VALIDITY, inspect,

@@ -11,6 +11,7 @@ use quinn::{
     TransportConfig, ValidationTokenConfig, VarInt,
 };
 use ring::hmac;
+use tidings_proto::ask::QUESTION_BYTES_MAX;
 use tidings_proto::frame::MEMBERS_MAX;
 use tidings_proto::id::{Lanes, NAME_BYTES_MAX};
 
@@ -24,21 +25,31 @@ pub const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// 10 MB/s.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 
-/// Streams whose windows a connection grants beside those of the lanes: control, and one that gossip and lanes which
-/// are followed anew share.
-const WINDOWS_BESIDE_LANES: u32 = 2;
+/// Streams whose windows a connection grants beside those of the lanes: control, one that gossip and lanes which are
+/// followed anew share, one for all questions, and one for all answers.
+const WINDOWS_BESIDE_LANES: u32 = 4;
+
+/// Questions that two nodes may have open to each other at once, each way. More are declined.
+pub const QUESTIONS_MAX: u8 = 64;
+
+/// Bytes of answers to one peer that are on their way at once: the window that they share, so that none of a lane's is
+/// taken up by what nobody has read yet. Further answers wait.
+pub const ANSWERS_BYTES: u32 = STREAM_WINDOW_BYTES;
+
+/// Time in which a peer that opened a stream must have said whole what it asks for: a lane, or an answer.
+pub const REQUEST_TIME: Duration = Duration::from_secs(5);
 
 /// Bi-directional streams that an admitted peer may have open: one per lane of this node's, as many again while it
-/// follows them anew, and control.
+/// follows them anew, control, and its questions.
 #[must_use]
 pub fn bi_streams(own: Lanes) -> u32 {
-    2 * u32::from(own.count()) + 1
+    2 * u32::from(own.count()) + 1 + u32::from(QUESTIONS_MAX)
 }
 
 /// Longest body of a control frame, in bytes: a member set of the greatest size.
 pub const CONTROL_FRAME_BYTES_MAX: usize = MEMBERS_MAX * (NAME_BYTES_MAX + 40) + (16 << 10);
 
-/// Longest body that a follower sends on a lane's stream, in bytes: a request or an acknowledgement, thrice over.
+/// Longest body that a follower sends on a lane's stream after its request, in bytes: an acknowledgement, thrice over.
 pub const FOLLOWER_FRAME_BYTES_MAX: usize = 64;
 
 /// Bi-directional streams that a peer may have open before it is admitted: control.
@@ -233,3 +244,8 @@ pub(crate) fn server(crypto: Arc<dyn quinn::crypto::ServerConfig>) -> ServerConf
         .validation_token_config(tokens);
     config
 }
+
+const _: () = assert!(
+    QUESTIONS_MAX as usize * QUESTION_BYTES_MAX <= STREAM_WINDOW_BYTES as usize,
+    "all open questions share one window"
+);

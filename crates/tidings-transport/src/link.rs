@@ -10,9 +10,10 @@ use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tidings_proto::frame::Hello;
 use tidings_proto::id::Incarnation;
 use tidings_proto::time::Tick;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use crate::ask::questions;
 use crate::close::CloseCode;
 use crate::control::{ControlReceiver, ControlSender};
 use crate::stats::TransportStats;
@@ -31,6 +32,8 @@ pub struct Link {
     pub(crate) connection: Connection,
     pub(crate) gossip: mpsc::Sender<Bytes>,
     pub(crate) current: watch::Sender<bool>,
+    /// Places for this node's questions to the peer.
+    pub(crate) questions: Semaphore,
     pub(crate) stats: Arc<TransportStats>,
     peer: Hello,
     remote: SocketAddr,
@@ -77,6 +80,7 @@ impl Link {
             since: now,
             gossip,
             current: watch::Sender::new(false),
+            questions: questions(),
             stats,
             peer,
             remote,
@@ -146,14 +150,14 @@ impl Link {
         self.connection.open_bi().await
     }
 
-    /// The next stream that the peer opens to follow a lane of this node on.
+    /// The next stream that the peer opens: to follow a lane of this node on, or to ask a question.
     ///
     /// # Errors
     /// If the connection is gone.
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn accept_lane(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
+    pub async fn accept_stream(&self) -> Result<(SendStream, RecvStream), ConnectionError> {
         self.connection.accept_bi().await
     }
 

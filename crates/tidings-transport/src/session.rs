@@ -17,10 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use parking_lot::Mutex;
+use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
 use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
@@ -96,6 +98,13 @@ pub trait Peering: Send + Sync + 'static {
     /// A peer that has yet to show that it applies records of this lane gets none before this position: without one
     /// there it never could.
     fn canary_wanted(&self, lane: LaneId, next: Sequence);
+    /// Answers a question of the peer. Dropped when the peer does not wait for it any more, or the session ends.
+    fn asked(
+        &self,
+        peer: &Hello,
+        topic: Topic,
+        question: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, Declined>>;
     /// The peer said goodbye on this link; it will close it.
     fn said_goodbye(&self, origin: &Origin);
 }

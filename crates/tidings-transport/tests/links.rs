@@ -440,7 +440,7 @@ async fn lanes_carry_bytes_both_ways_beside_control() {
     let asked = tidings_transport::Host::now(&*one.host);
     let (answered, took) = timed(there.liveness(asked, PATIENCE)).await;
     assert!(answered && took < Duration::from_secs(2), "control is not held up: {took:?}");
-    let (_send, mut receive) = back.accept_lane().await.unwrap();
+    let (_send, mut receive) = back.accept_stream().await.unwrap();
     let mut first = [0; 4];
     receive.read_exact(&mut first).await.unwrap();
     assert_eq!(first, [7; 4]);

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Inbound, Membership, Record};
+use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::{Applied, Follower};
 use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
@@ -26,6 +28,7 @@ use tidings_transport::{CloseCode, Host, Identity, Link, SessionFuture, Transpor
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::sessions::Sessions;
+use crate::asked::Asked;
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
@@ -77,6 +80,7 @@ pub(crate) struct Bus {
     pub(crate) canary: Canary,
     pub(crate) clocks: Clocks,
     pub(crate) spent: Spent,
+    pub(crate) asked: Asked,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -132,6 +136,7 @@ impl Bus {
             canary,
             clocks: Clocks::new(parts.clocks),
             spent: Spent::since(began),
+            asked: Asked::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -478,6 +483,15 @@ impl Peering for Face {
 
     fn canary_wanted(&self, lane: LaneId, next: Sequence) {
         self.canary.want(lane, next);
+    }
+
+    fn asked(
+        &self,
+        peer: &Hello,
+        topic: Topic,
+        question: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        self.asked.answer(origin_of(peer), topic, question)
     }
 
     fn said_goodbye(&self, origin: &Origin) {

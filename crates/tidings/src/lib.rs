@@ -4,6 +4,7 @@
 //! follows is the project's README.
 #![doc = include_str!("../README.md")]
 
+mod asked;
 mod builder;
 mod bus;
 mod canary;

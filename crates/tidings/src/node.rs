@@ -148,7 +148,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn bus(&self) -> &Bus {
+    pub(crate) fn bus(&self) -> &Arc<Bus> {
         &self.inner.bus
     }
 

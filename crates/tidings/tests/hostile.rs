@@ -9,10 +9,12 @@ use rogue::{
     PATIENCE, Scene, Stream, all_followed, deletion, encoded, events, lane_of, spoiled, thrown_out, until,
 };
 use tidings::{Lanes, Retention};
+use tidings_proto::ask::{self, QUESTION_BYTES_MAX};
 use tidings_proto::frame::{
     Control, FRAME_BYTES_MAX, Follow, FrameType, Heartbeat, MEMBERS_MAX, MemberSet, NamedMember, header,
 };
 use tidings_proto::id::{Incarnation, LaneId, NodeId, Origin, Sequence};
+use tidings_transport::limits::QUESTIONS_MAX;
 use tokio::time::Instant;
 
 fn lane(number: u8) -> LaneId {
@@ -77,6 +79,9 @@ async fn requests_that_break_the_protocol_end_the_link_and_nothing_else() {
     let cases = [
         ("another life", follow(Incarnation(incarnation.0 + 1), lane(0))),
         ("a lane that is not there", follow(incarnation, lane(63))),
+        ("a question without a topic", header(FrameType::Ask, 0).to_vec()),
+        ("a question that is too long", header(FrameType::Ask, 2 + QUESTION_BYTES_MAX).to_vec()),
+        ("an answer to no question", ask::answer(Ok(b"me")).to_vec()),
         ("no request", b"garbage instead of a request".to_vec()),
         ("another frame", Control::Probe(1).encode()),
         ("a request that never ends", header(FrameType::Follow, 1 << 20).to_vec()),
@@ -251,7 +256,7 @@ async fn a_peer_opens_no_more_streams_than_it_needs() {
     let link = scene.rogue.link().await;
     let mut open = Vec::new();
     // Control is one more.
-    for _ in 0..2 * Lanes::default().count() {
+    for _ in 0..2 * Lanes::default().count() + QUESTIONS_MAX {
         open.push(tokio::time::timeout(PATIENCE, Stream::open(&link)).await.expect("it is granted"));
     }
     let more = tokio::time::timeout(Duration::from_millis(300), Stream::open(&link)).await;

@@ -1,12 +1,11 @@
-//! Serving this node's log to one peer: a cursor per lane, segments written without copying.
-
-use std::time::Duration;
+//! Serving one peer: this node's log, a cursor per lane, segments written without copying; and answers to its questions.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use quinn::{RecvStream, SendStream};
 use smallvec::SmallVec;
+use tidings_proto::ask::QUESTION_BYTES_MAX;
 use tidings_proto::frame::{Control, Follow, FrameType, HEADER_BYTES, RawFrame, header};
 use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
@@ -14,31 +13,33 @@ use tidings_proto::record::Batch;
 
 use super::ages;
 use super::{Peering, Served, SessionError};
+use crate::ask::{self, Answers};
 use crate::frames::take_within;
-use crate::limits::FOLLOWER_FRAME_BYTES_MAX;
+use crate::limits::{FOLLOWER_FRAME_BYTES_MAX, REQUEST_TIME};
 use crate::link::Link;
 use crate::stats::BroadcastError;
-
-/// How long a peer that opened a lane's stream may take to ask for something.
-const FOLLOW_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes taken from the log at a time: what a peer that does not read can hold beyond the log's own retention.
 const READ_BYTES: usize = 256 << 10;
 
+/// Longest body of the first frame of a stream, in bytes: a question, or a request to follow a lane.
+const REQUEST_FRAME_BYTES_MAX: usize = 1 + QUESTION_BYTES_MAX;
+
 /// Bytes asked for in one read of a stream that carries small frames.
 const SMALL_READ_BYTES: usize = 4 << 10;
 
-/// Serves every lane that the peer asks for.
+/// Serves every lane that the peer asks for, and answers its questions.
 pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
     let _audience = node.herald().attend();
-    let mut lanes = FuturesUnordered::new();
+    let answers = Answers::default();
+    let mut streams = FuturesUnordered::new();
     loop {
         tokio::select! {
-            lane = link.accept_lane() => {
-                let (send, receive) = lane?;
-                lanes.push(one(link, node, served, send, receive));
+            stream = link.accept_stream() => {
+                let (send, receive) = stream?;
+                streams.push(one((link, node, served), &answers, send, receive));
             }
-            Some(end) = lanes.next(), if !lanes.is_empty() => match end {
+            Some(end) = streams.next(), if !streams.is_empty() => match end {
                 // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
                 Ok(()) | Err(SessionError::Write(_) | SessionError::Read(_) | SessionError::Silent) => {}
                 Err(error) => return Err(error),
@@ -47,17 +48,34 @@ pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Res
     }
 }
 
+/// Serves one stream: a lane, or a question.
 async fn one(
-    link: &Link,
-    node: &dyn Peering,
-    served: &Served,
-    mut send: SendStream,
+    (link, node, served): (&Link, &dyn Peering, &Served),
+    answers: &Answers,
+    send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
     let mut buffer = BytesMut::new();
-    let follow = tokio::time::timeout(FOLLOW_TIME, next_frame(&mut receive, &mut buffer)).await;
-    let Some(frame) = follow.map_err(|_| SessionError::Silent)?? else { return Ok(()) };
-    let Control::Follow(Follow { incarnation, lane, from }) = Control::decode(&frame)? else {
+    let request = next_frame(&mut receive, &mut buffer, REQUEST_FRAME_BYTES_MAX);
+    let request = tokio::time::timeout(REQUEST_TIME, request).await;
+    let Some(frame) = request.map_err(|_| SessionError::Silent)?? else { return Ok(()) };
+    if frame.kind == FrameType::Ask {
+        let peer = link.peer();
+        let answered = ask::answer(frame, send, answers, |topic, body| node.asked(peer, topic, body)).await;
+        return answered.ok_or(SessionError::Unexpected("question without a topic"));
+    }
+    let follow = Control::decode(&frame)?;
+    lane((link, node, served), follow, send, (receive, buffer)).await
+}
+
+/// Serves a lane.
+async fn lane(
+    (link, node, served): (&Link, &dyn Peering, &Served),
+    request: Control,
+    mut send: SendStream,
+    (mut receive, mut buffer): (RecvStream, BytesMut),
+) -> Result<(), SessionError> {
+    let Control::Follow(Follow { incarnation, lane, from }) = request else {
         return Err(SessionError::Unexpected("frame instead of a follow request"));
     };
     if incarnation != link.presented() || lane.index() >= usize::from(node.log().lanes().count()) {
@@ -147,7 +165,7 @@ async fn acks(
     let peer = link.peer();
     let origin = Origin { node: peer.node.clone(), incarnation: peer.incarnation };
     let mut told = Vec::new();
-    while let Some(frame) = next_frame(receive, buffer).await? {
+    while let Some(frame) = next_frame(receive, buffer, FOLLOWER_FRAME_BYTES_MAX).await? {
         match Control::decode(&frame)? {
             Control::Ages(ages) => told = ages,
             Control::Ack(sequence) => {
@@ -161,13 +179,14 @@ async fn acks(
     Ok(())
 }
 
-/// The next frame of a stream; `None` at its end. Cancel-safe: what was read is in the buffer.
+/// The next frame of a stream, of so many bytes at most; `None` at its end. Cancel-safe: what was read is in the buffer.
 async fn next_frame(
     receive: &mut RecvStream,
     buffer: &mut BytesMut,
+    most: usize,
 ) -> Result<Option<RawFrame>, SessionError> {
     loop {
-        if let Some(frame) = take_within(buffer, FOLLOWER_FRAME_BYTES_MAX)? {
+        if let Some(frame) = take_within(buffer, most)? {
             return Ok(Some(frame));
         }
         match receive.read_chunk(SMALL_READ_BYTES, true).await? {

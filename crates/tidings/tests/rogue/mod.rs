@@ -217,7 +217,7 @@ impl Stream {
 
     /// The next lane that the victim follows, and from where.
     pub(crate) async fn followed(link: &Link) -> (Self, Follow) {
-        let (send, receive) = timeout(PATIENCE, link.accept_lane()).await.expect("it follows").unwrap();
+        let (send, receive) = timeout(PATIENCE, link.accept_stream()).await.expect("it follows").unwrap();
         let mut stream = Self { send, receive, buffer: BytesMut::new() };
         match stream.control().await {
             Control::Follow(follow) => (stream, follow),

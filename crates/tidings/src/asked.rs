@@ -1,0 +1,71 @@
+//! Questions between members: who answers which.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tidings_proto::ask::{Declined, Topic};
+use tidings_proto::id::{NodeId, Origin};
+use tidings_transport::AskError;
+
+use crate::bus::Bus;
+
+/// Answers questions of one topic. No method may block.
+pub(crate) trait Answering: Send + Sync + 'static {
+    /// Answers a member's question. Dropped when the member does not wait for it any more.
+    fn answer(&self, peer: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>>;
+}
+
+/// Who answers questions on this node, by topic. Questions about others are declined.
+#[derive(Default)]
+pub(crate) struct Asked([OnceLock<Arc<dyn Answering>>; Topic::ALL.len()]);
+
+impl Asked {
+    /// Lets questions of a topic be answered from now on. The first one who is to answer them stays.
+    pub(crate) fn serve(&self, topic: Topic, answering: Arc<dyn Answering>) {
+        let _ = self.of(topic).set(answering);
+    }
+
+    /// Answers a question.
+    pub(crate) fn answer(
+        &self,
+        peer: Origin,
+        topic: Topic,
+        question: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        match self.of(topic).get() {
+            Some(answering) => answering.answer(peer, question),
+            None => std::future::ready(Err(Declined::Unknown)).boxed(),
+        }
+    }
+
+    fn of(&self, topic: Topic) -> &OnceLock<Arc<dyn Answering>> {
+        &self.0[topic as usize - 1]
+    }
+}
+
+impl Bus {
+    /// Asks a member a question.
+    ///
+    /// # Errors
+    /// [`AskError`]; [`AskError::Unlinked`] at once if the member has no link.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn ask(
+        &self,
+        node: &NodeId,
+        topic: Topic,
+        question: &[u8],
+        within: Duration,
+    ) -> Result<Bytes, AskError> {
+        let link = self.transport().and_then(|transport| transport.link(node)).ok_or(AskError::Unlinked)?;
+        link.ask(topic, question, within).await
+    }
+}
+
+#[cfg(test)]
+#[path = "asked_tests.rs"]
+mod tests;
