@@ -32,6 +32,7 @@ use crate::asked::Asked;
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::copying;
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
@@ -149,6 +150,7 @@ impl Bus {
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
+        copying::serve(&bus);
         bus
     }
 
@@ -254,7 +256,7 @@ impl Drop for Session {
     }
 }
 
-fn origin_of(hello: &Hello) -> Origin {
+pub(crate) fn origin_of(hello: &Hello) -> Origin {
     Origin { node: hello.node.clone(), incarnation: hello.incarnation }
 }
 

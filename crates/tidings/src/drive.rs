@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bus::{Bus, Face};
 use crate::config::Config;
+use crate::copying;
 use crate::node::StartError;
 use crate::observe::Observation;
 
@@ -99,11 +100,13 @@ impl Driver {
                 let _ = started.send(Ok(()));
                 let face = Face(self.bus.clone());
                 let linger = self.config.simulated.is_none();
-                let mut herald = JoinSet::new();
-                herald.spawn(async move { face.herald.run(&face, linger).await });
+                let mut tasks = JoinSet::new();
+                tasks.spawn(async move { face.herald.run(&face, linger).await });
+                let bus = self.bus.clone();
+                tasks.spawn(async move { copying::run(&bus).await });
                 // It tells to the very end: what is said last has to reach the peers too.
                 self.work(orders, view, reloads).await;
-                herald.shutdown().await;
+                tasks.shutdown().await;
                 self.bus.transport.store(None);
                 self.bus.receipts.end();
                 self.bus.observers.close();

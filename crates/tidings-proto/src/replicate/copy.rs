@@ -20,17 +20,14 @@
 use bytes::{Bytes, BytesMut};
 
 use super::{Sought, WriteStamp};
+use crate::ask::QUESTION_BYTES_MAX;
 use crate::hash::{CacheId, key_hash};
 use crate::hlc::Stamp;
 use crate::id::{SLOTS, Slot, SlotSet};
 use crate::record::KEY_BYTES_MAX;
 use crate::varint::{Extend8, Reader, Unsound, put_block, put_varint};
 
-/// Most bytes of a question.
-pub const QUESTION_BYTES_MAX: usize = 64 << 10;
-
-/// Most bytes of an answer.
-pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+pub use crate::ask::ANSWER_BYTES_MAX;
 
 /// Into how many parts a cache's keys are divided for lists, by the lowest bits of their hashes.
 pub const PARTS: usize = 64;
@@ -41,8 +38,11 @@ pub const LISTED_MAX: usize = 1_024;
 /// Most keys that are fetched with one question.
 pub const FETCHED_MAX: usize = 1_024;
 
-/// Most bytes of keys in a list or a question, so that they fit whatever their lengths.
-const KEYS_BYTES_MAX: usize = QUESTION_BYTES_MAX - 16;
+/// Most bytes of keys in a list, with their lengths: few answers are longer than those that carry values.
+const LISTED_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes of keys in a question, with their lengths.
+const FETCHED_BYTES_MAX: usize = QUESTION_BYTES_MAX - 16;
 
 /// What a member is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl<'a> Question<'a> {
         let mut bytes = 0;
         let fits = |key: &&&[u8]| {
             bytes += key.len() + 3;
-            bytes <= KEYS_BYTES_MAX
+            bytes <= FETCHED_BYTES_MAX
         };
         let some: Vec<_> = keys.iter().take(FETCHED_MAX).take_while(fits).copied().collect();
         let count = some.len();
@@ -347,7 +347,7 @@ impl<'a> ListOf<'a> {
         let mut bytes = 0;
         let fits = |(_, listing): &&(u64, Listing<'_>)| {
             bytes += listing.key.len() + 3;
-            bytes <= KEYS_BYTES_MAX
+            bytes <= LISTED_BYTES_MAX
         };
         let count = self.writes.iter().take_while(fits).count();
         more |= count < self.writes.len();
@@ -371,8 +371,8 @@ pub fn sought(cache: CacheId, bytes: &[u8]) -> Sought<'_> {
 }
 
 const _: () = assert!(
-    LISTED_MAX * 17 + KEYS_BYTES_MAX + 16 <= ANSWER_BYTES_MAX
-        && 2 * super::VALUE_BYTES_MAX > ANSWER_BYTES_MAX - KEY_BYTES_MAX
+    LISTED_MAX * 17 + LISTED_BYTES_MAX + 16 <= ANSWER_BYTES_MAX
+        && KEY_BYTES_MAX + 3 <= FETCHED_BYTES_MAX
         && super::VALUE_BYTES_MAX + KEY_BYTES_MAX + 64 <= ANSWER_BYTES_MAX,
     "every list fits an answer, and so does every value with its key"
 );
