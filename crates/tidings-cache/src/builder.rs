@@ -209,13 +209,37 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// Has values travel, and stores those of other nodes: see [`Mode::Replicate`], and the crate's documentation.
-    pub fn replicate(mut self) -> Self
+    /// Has values travel, and stores those of other nodes ([`Mode::Replicate`]): for values whose truth is in the caches
+    /// themselves.
+    ///
+    /// Of several writes of a key the last one counts everywhere, by the wall clocks of those who wrote, and by their names
+    /// where these agree: `increment`, `compute` and `insert_if_absent` are atomic on one node only. A write whose time is
+    /// more than half a second ahead of a peer's clock is refused there, and its author drops it. What is removed is
+    /// remembered for a while ([`CacheBuilder::tombstone_ttl`]). A value may have a mebibyte less nine kibibytes; a larger
+    /// one is refused before it is stored. A tag or prefix names what the nodes hold that hear of it.
+    ///
+    /// What a node may have missed is a miss until it was compared with the members. What is loaded stays on its node and
+    /// gives way to what is written; versions decide nothing.
+    pub fn replicate(self) -> Self
     where
         V: Serialize + DeserializeOwned,
     {
+        self.replicated_as(ValueCodec::of_serde())
+    }
+
+    /// As [`CacheBuilder::replicate`], with an encoding of its own. What cannot be decoded evicts. Both are called outside
+    /// every lock.
+    pub fn replicate_with(
+        self,
+        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
+        decode: impl Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
+    ) -> Self {
+        self.replicated_as(ValueCodec::new(encode, decode))
+    }
+
+    fn replicated_as(mut self, codec: ValueCodec<V>) -> Self {
         self.settings.mode = Mode::Replicate;
-        self.functions.codec = Some(ValueCodec::of());
+        self.functions.codec = Some(codec);
         self
     }
 

@@ -14,15 +14,33 @@ use crate::key::Key;
 use crate::tags::Tags;
 use crate::write::{Change, Options, WriteError};
 
+type Encode<V> = Box<dyn Fn(&V) -> Result<Vec<u8>, CodecError> + Send + Sync>;
+type Decode<V> = Box<dyn Fn(&[u8]) -> Option<V> + Send + Sync>;
+
 /// How a cache's values are encoded.
 pub(crate) struct ValueCodec<V> {
-    encode: fn(&V) -> Result<Vec<u8>, CodecError>,
-    decode: fn(&[u8]) -> Result<V, CodecError>,
+    encode: Encode<V>,
+    decode: Decode<V>,
 }
 
-impl<V: Serialize + DeserializeOwned> ValueCodec<V> {
-    pub(crate) fn of() -> Self {
-        Self { encode: |value| codec::encode(value), decode: |bytes| codec::decode(bytes) }
+impl<V> ValueCodec<V> {
+    /// As keys are.
+    pub(crate) fn of_serde() -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        Self {
+            encode: Box::new(|value| codec::encode(value)),
+            decode: Box::new(|bytes| codec::decode(bytes).ok()),
+        }
+    }
+
+    /// By these functions.
+    pub(crate) fn new(
+        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
+        decode: impl Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
+    ) -> Self {
+        Self { encode: Box::new(move |value| Ok(encode(value))), decode: Box::new(decode) }
     }
 }
 
@@ -84,7 +102,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let codec = self.codec.as_ref().expect("a cache whose values travel knows how they are encoded");
         let read = Travelling::read(value).ok();
-        let decoded = read.and_then(|read| Some(((codec.decode)(read.bytes).ok()?, read)));
+        let decoded = read.and_then(|read| Some(((codec.decode)(read.bytes)?, read)));
         let Some((value, Travelling { ttl_ms, tags, .. })) = decoded else {
             self.stats.unreadable.count();
             return Arrival::Nothing;

@@ -276,8 +276,8 @@ fn a_peer_that_only_invalidates_evicts_and_is_heeded() {
     insert(&on_a, "k", 2);
     wire.carry();
     assert_eq!(on_b.get(&key("k")), None);
+    b.clock.advance(Duration::from_millis(5));
     insert(&on_b, "k", 3);
-    b.domain.log();
     wire.carry();
     assert_eq!(on_a.get(&key("k")), None, "what it stored did not travel");
 }
@@ -297,6 +297,21 @@ fn subscribers_are_told_of_what_counts_and_not_of_what_came_too_late() {
     assert_eq!(kinds(&mut told), [EventKind::Inserted]);
     wire.carry();
     assert_eq!(kinds(&mut told), []);
+}
+
+#[test]
+fn values_travel_in_an_encoding_of_their_own_and_what_cannot_be_decoded_evicts() {
+    let nodes = ["a", "b"].map(Node::new);
+    let encode = |value: &u64| value.to_string().into_bytes();
+    let decode = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok().filter(|value| *value < 100);
+    let caches = [0, 1].map(|at| nodes[at].cache("users").replicate_with(encode, decode).open().unwrap());
+    let mut wire = Wire::new(&nodes);
+    insert(&caches[0], "k", 7);
+    wire.carry();
+    assert_eq!(caches[1].get(&key("k")), Some(7));
+    insert(&caches[0], "k", 700);
+    wire.carry();
+    assert_eq!((caches[1].get(&key("k")), caches[1].counts().unreadable), (None, 1));
 }
 
 #[test]

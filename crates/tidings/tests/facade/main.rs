@@ -14,5 +14,6 @@ mod measuring;
 mod named;
 mod observing;
 mod receipts;
+mod replicate;
 mod starting;
 mod subscribers;
