@@ -5,6 +5,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
+mod copies;
 mod frames;
 mod gossip;
 mod mutate;
@@ -66,6 +67,13 @@ pub const DECODERS: &[Decoder] = &[
         samples: samples::keys,
         bytes_fixed: 8 << 10,
         bytes_per_byte: 272,
+    },
+    Decoder {
+        name: "copy",
+        decode: copies::copy,
+        samples: copies::copies,
+        bytes_fixed: 8 << 10,
+        bytes_per_byte: 32,
     },
     Decoder {
         name: "gossip",
