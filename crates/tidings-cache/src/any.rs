@@ -66,7 +66,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
     }
 
     fn doubted(&self) -> SlotSet {
-        let doubted = self.doubted.load(Ordering::Acquire);
+        let doubted = self.doubts.slots.load(Ordering::Acquire);
         SlotSet::from_bits(if self.replicates() { doubted } else { 0 })
     }
 

@@ -29,6 +29,7 @@ use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
+use crate::repair::Doubts;
 use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
 use crate::stats::CacheStats;
@@ -63,10 +64,8 @@ pub(crate) struct Core<K, V> {
     pub(crate) tagger: Option<Tagger<K, V>>,
     /// How values are encoded, where they travel.
     pub(crate) codec: Option<ValueCodec<V>>,
-    /// Slots that have to be compared with the members, one bit each, where values travel.
-    pub(crate) doubted: AtomicU64,
-    /// The floor when slots were compared last.
-    pub(crate) compared_floor: AtomicU64,
+    /// What has to be compared with the members, where values travel.
+    pub(crate) doubts: Doubts,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
@@ -169,9 +168,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             partitioner,
             tagger,
             codec,
-            // Others may hold what this node has never heard of.
-            doubted: AtomicU64::new(SlotSet::ALL.bits()),
-            compared_floor: AtomicU64::new(0),
+            doubts: Doubts::default(),
             local_events,
             rooms: Rooms::default(),
             life_in_doubt,

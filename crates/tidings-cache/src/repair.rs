@@ -7,7 +7,7 @@
 //! again: dated from when the comparison began.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tidings_proto::event::{EventKind, Operation};
@@ -28,6 +28,22 @@ use crate::travel::Arrival;
 
 /// Most entries that are made readable again under one hold of a shard's lock: about 100 us.
 const RENEWED_PER_HOLD_MAX: usize = 128;
+
+/// What has to be compared with the members.
+#[derive(Debug)]
+pub(crate) struct Doubts {
+    /// Slots of which writes may have been missed, one bit each.
+    pub(crate) slots: AtomicU64,
+    /// The floor when slots were compared last.
+    floor: AtomicU64,
+}
+
+impl Default for Doubts {
+    /// Others may hold what this node has never heard of.
+    fn default() -> Self {
+        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0) }
+    }
+}
 
 /// Slots that are being compared with every member, and what they were like when that began.
 #[derive(Clone, Debug)]
@@ -93,15 +109,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
 
     fn begin(&self) -> Option<Comparison> {
         let floor = self.domain.gate().floor();
-        if floor > Tick(self.compared_floor.load(Ordering::Acquire)) {
+        if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
             self.doubt(SlotSet::ALL);
         }
         // Before the epochs: who sees a bit sees the epoch that was raised for it.
-        let slots = SlotSet::from_bits(self.doubted.load(Ordering::Acquire));
+        let slots = SlotSet::from_bits(self.doubts.slots.load(Ordering::Acquire));
         let mut epochs = [0; SLOTS];
         Slot::all().for_each(|slot| epochs[slot.index()] = self.epoch(slot));
         let began = self.domain.clock().coarse();
-        (!slots.is_empty()).then_some(Comparison { slots, epochs, began, floor })
+        // What is behind the floor stays there until the floor has passed.
+        (!slots.is_empty() && began > floor).then_some(Comparison { slots, epochs, began, floor })
     }
 
     fn differing(&self, digests: &Digests) -> SlotSet {
@@ -166,11 +183,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
 
     fn end(&self, comparison: &Comparison) {
         (0..SHARDS).for_each(|index| self.renew(index, comparison));
-        self.doubted.fetch_and(!comparison.slots.bits(), Ordering::AcqRel);
+        self.doubts.slots.fetch_and(!comparison.slots.bits(), Ordering::AcqRel);
         // A fence raises the epoch before it says that the slot is doubted: either this sees it, or its word comes later.
         let fenced = |slot: &Slot| self.epoch(*slot) != comparison.epochs[slot.index()];
         self.doubt(comparison.slots.iter().filter(fenced).collect());
-        self.compared_floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+        self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
     }
 }
 

@@ -130,7 +130,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let now = self.domain.clock().coarse();
         match arrival {
             Arrival::Value { value, tags, ttl } => {
-                let birth = Birth { began: shard.after_mark(now), epoch: self.epoch(key.slot()), ttl };
+                let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));
+                let began = shard.after_mark(self.dated_back(now, age));
+                let birth = Birth { began, epoch: self.epoch(key.slot()), ttl };
                 self.put(shard, key, value, birth, now);
                 self.set_tags(shard, key, tags);
                 self.note_write(shard, key, write, Some(birth), now);
@@ -143,6 +145,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 Merged::Removed { evicted }
             }
         }
+    }
+
+    /// When what was written so long ago began to count: members that are not heard may have written since. Not behind the
+    /// floor, which has been compared for, or will be.
+    fn dated_back(&self, now: Tick, age: Duration) -> Tick {
+        now.before(age).max(Tick(self.domain.gate().floor().0 + 1)).min(now)
     }
 
     /// Removes a key of which somebody has written what may not be merged. Call under its shard lock. Returns whether there
@@ -213,7 +221,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     #[inline]
     pub(crate) fn doubt(&self, slots: SlotSet) {
         if self.replicates() {
-            self.doubted.fetch_or(slots.bits(), Ordering::AcqRel);
+            self.doubts.slots.fetch_or(slots.bits(), Ordering::AcqRel);
         }
     }
 

@@ -214,22 +214,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let uncertain = options.uncertain;
         let changed =
             changed.map_or(Changed::Everything { uncertain }, |keys| Changed::keys(keys, uncertain));
-        let logged = if self.travels() {
-            match self.log_one(key, kind, operation, (options, value.as_deref()), wall_ms) {
-                Ok(appended) => {
-                    self.wrote(&mut shard, key, appended.stamp, value.is_some().then_some(birth), now);
-                    Some(appended)
-                }
-                Err(error) => {
-                    shard.end(key);
-                    drop(shard);
-                    // Its entry is gone all the same.
-                    self.derive(changed);
-                    return Err(error);
-                }
+        let made = (kind, operation, options, value.as_deref());
+        let logged = match self.log_change(&mut shard, key, made, birth, (now, wall_ms)) {
+            Ok(logged) => logged,
+            Err(error) => {
+                drop(shard);
+                // Its entry is gone all the same.
+                self.derive(changed);
+                return Err(error);
             }
-        } else {
-            None
         };
         let waiting = partition.map(|partition| {
             let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
@@ -256,6 +249,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.tell_local_events();
         self.derive(changed);
         Ok(Outcome { written: Some(self.written(kind, positions)), taken, withheld })
+    }
+
+    /// Logs a change that was made, under its key's shard lock, and notes its stamp where values travel.
+    #[inline(always)]
+    fn log_change(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        (kind, operation, options, value): (EventKind, Operation, &Options, Option<&[u8]>),
+        birth: Birth,
+        (now, wall_ms): (Tick, u64),
+    ) -> Result<Option<Appended>, WriteError> {
+        if !self.travels() {
+            return Ok(None);
+        }
+        let logged = self.log_one(key, kind, operation, (options, value), wall_ms);
+        let appended = logged.inspect_err(|_| shard.end(key))?;
+        self.wrote(shard, key, appended.stamp, value.is_some().then_some(birth), now);
+        Ok(Some(appended))
     }
 
     #[inline]

@@ -1,7 +1,8 @@
 //! Caches whose values travel: compared with the members, and copied from them.
 //!
-//! A cache of which writes may have been missed is compared with every member, and until then what it doubts is a miss. With
-//! a member that has come, and with one now and then, it is compared so that what else went wrong is found.
+//! A cache of which writes may have been missed is compared with every member, once all of them can be asked, and until then
+//! what it doubts is a miss. With a member that has come, and with one now and then, it is compared so that what else went
+//! wrong is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -107,9 +108,10 @@ fn members(bus: &Bus) -> BTreeSet<Origin> {
     links.iter().map(|link| crate::bus::origin_of(link.peer())).collect()
 }
 
-/// Whether nobody can be asked though there are others: what is doubted then is doubted on.
+/// Whether somebody cannot be asked whose writes may have been missed: what is doubted then is doubted on.
 fn is_apart(bus: &Bus, members: &BTreeSet<Origin>) -> bool {
-    members.is_empty() && (bus.coherence.is_out_of_contact() || !bus.coherence.relevant().is_empty())
+    bus.coherence.is_out_of_contact()
+        || bus.coherence.relevant().iter().any(|origin| !members.contains(origin))
 }
 
 /// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. Returns

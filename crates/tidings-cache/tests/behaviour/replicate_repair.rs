@@ -11,7 +11,7 @@ use tidings_proto::id::{Lanes, SlotSet};
 use tidings_proto::log::Retention;
 use tidings_proto::replicate::copy::Question;
 
-use crate::common::{Node, Wire, fill, key, many};
+use crate::common::{MAX_STALENESS, Node, Wire, fill, key, many};
 use crate::replicate::{Users, builder, insert, users};
 
 fn id() -> CacheId {
@@ -165,14 +165,32 @@ fn entries_behind_the_floor_count_again_once_they_were_compared() {
     Wire::new(&nodes).carry();
     repair(&on_b, &[&on_a]);
     pass(&nodes);
-    let floor = nodes[1].clock.now();
+    let floor = nodes[1].clock.now().after(Duration::from_millis(1));
     nodes[1].domain.publish(Published { fresh_until: tidings_proto::time::Tick::FOREVER, floor });
     nodes[1].domain.housekeep();
     assert_eq!(on_b.get(&key("k")), None, "a member ended, and what it wrote last may be lost");
+    assert_eq!(repair(&on_b, &[&on_a]), None, "what begins now is behind the floor as well");
     pass(&nodes);
     repair(&on_b, &[&on_a]).expect("the floor has risen");
     assert_eq!(on_b.get(&key("k")), Some(1));
     assert_eq!(on_b.get(&key("filled")), None, "what was loaded is loaded anew");
+}
+
+#[test]
+fn in_doubt_a_value_that_came_late_counts_from_when_it_was_written() {
+    let nodes = ["a", "b"].map(Node::new);
+    let (on_a, on_b) = (users(&nodes[0]), users(&nodes[1]));
+    insert(&on_a, "old", 1);
+    nodes.iter().for_each(|node| node.clock.advance(MAX_STALENESS - Duration::from_secs(1)));
+    nodes[1].fresh_until_now();
+    insert(&on_a, "new", 2);
+    Wire::new(&nodes).carry();
+    let read = || (on_b.get(&key("old")), on_b.get(&key("new")));
+    assert_eq!(read(), (Some(1), Some(2)));
+    nodes[1].clock.advance(Duration::from_secs(2));
+    assert_eq!(read(), (None, Some(2)), "a third node may have written in the meantime");
+    nodes[1].fresh_forever();
+    assert_eq!(read(), (Some(1), Some(2)));
 }
 
 #[test]

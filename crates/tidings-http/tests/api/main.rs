@@ -10,5 +10,6 @@ mod events;
 mod isolated;
 mod metrics;
 mod receipts;
+mod replicated;
 mod support;
 mod versions;
