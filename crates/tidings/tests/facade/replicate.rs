@@ -150,3 +150,15 @@ async fn a_writer_whose_clock_is_a_second_fast_is_told_and_its_value_is_nowhere(
     until("both have what is written next", || caches.iter().all(|cache| cache.get(&key) == Some(3))).await;
     cluster.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_member_that_has_no_such_cache_holds_nothing_up() {
+    let cluster = quick(2).await;
+    let first = [open_on(&cluster[0])];
+    compared(&first).await;
+    first[0].insert("k".to_owned(), 1).unwrap();
+    let second = open_on(&cluster[1]);
+    until("it has copied what was there", || second.get(&"k".to_owned()) == Some(1)).await;
+    assert_eq!(second.counts().copied, 1);
+    cluster.shutdown().await;
+}
