@@ -368,8 +368,8 @@ impl ChangeLog {
     /// # Errors
     /// [`TooFarAhead`]; nothing has changed.
     pub fn observe(&self, slots: SlotSet, stamp: Stamp, wall_ms: u64) -> Result<(), TooFarAhead> {
-        let lanes = self.lanes.ids().filter(|lane| !self.lanes.slots_of(*lane).and(slots).is_empty());
-        lanes.map(|lane| self.lock(lane).clock.observe(stamp, wall_ms)).collect()
+        let mut lanes = self.lanes.ids().filter(|lane| !self.lanes.slots_of(*lane).and(slots).is_empty());
+        lanes.try_for_each(|lane| self.lock(lane).clock.observe(stamp, wall_ms))
     }
 
     /// As [`ChangeLog::observe`], in the lane of one slot.

@@ -150,7 +150,8 @@ async fn look_at(
     let (last, with) = &known.last;
     let mut chosen: Vec<Origin> = members.difference(&known.with).cloned().collect();
     if chosen.is_empty() && now.since(*last) >= COMPARE_INTERVAL {
-        let next = members.iter().find(|origin| Some(&origin.node) > with.as_ref()).or(members.first());
+        let next =
+            members.iter().find(|origin| Some(&origin.node) > with.as_ref()).or_else(|| members.first());
         known.last = (now, next.map(|origin| origin.node.clone()));
         chosen.extend(next.cloned());
     }
