@@ -177,7 +177,7 @@ pub fn open(
         CacheMode::Invalidate => builder.mode(Mode::Invalidate),
         CacheMode::Local => builder.mode(Mode::Local),
         CacheMode::Replicate => {
-            builder.replicate_with(Bytes::to_vec, |bytes| Some(Bytes::copy_from_slice(bytes)))
+            builder.replicate_with(|value| value.to_vec(), |bytes| Some(Bytes::copy_from_slice(bytes)))
         }
     };
     let mut builder = builder
