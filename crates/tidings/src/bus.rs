@@ -32,7 +32,6 @@ use crate::asked::Asked;
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
-use crate::copying;
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
@@ -150,7 +149,6 @@ impl Bus {
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
-        copying::serve(&bus);
         bus
     }
 

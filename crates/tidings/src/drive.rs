@@ -103,6 +103,7 @@ impl Driver {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 let bus = self.bus.clone();
+                copying::serve(&bus);
                 tasks.spawn(async move { copying::run(&bus).await });
                 // It tells to the very end: what is said last has to reach the peers too.
                 self.work(orders, view, reloads).await;
