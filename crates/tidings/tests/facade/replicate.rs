@@ -157,6 +157,9 @@ async fn a_member_that_has_no_such_cache_holds_nothing_up() {
     let first = [open_on(&cluster[0])];
     compared(&first).await;
     first[0].insert("k".to_owned(), 1).unwrap();
+    // Or it comes by the log.
+    let passed_over = || cluster[1].domain().remote_stats().unknown_cache.get();
+    until("it has no use for the record", || passed_over() > 0).await;
     let second = open_on(&cluster[1]);
     until("it has copied what was there", || second.counts().copied == 1).await;
     assert_eq!(second.get(&"k".to_owned()), Some(1));
