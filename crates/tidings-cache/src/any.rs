@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tidings_proto::audit::Held;
 use tidings_proto::hash::CacheId;
@@ -16,6 +17,7 @@ use crate::flight::Start;
 use crate::key::{Key, KeyRef};
 use crate::receipt::Written;
 use crate::remote::RemoteChange;
+use crate::repair::Replicating;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
 use crate::write::{Leave, WriteError};
@@ -60,6 +62,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> AnyCache for Core<K, V> {
 
     fn versioned(&self) -> usize {
         self.versioned()
+    }
+
+    fn tombstones(&self) -> usize {
+        self.tombstones()
+    }
+
+    fn doubted(&self) -> SlotSet {
+        let doubted = self.doubts.slots.load(Ordering::Acquire);
+        SlotSet::from_bits(if self.replicates() { doubted } else { 0 })
+    }
+
+    fn replicating(self: Arc<Self>) -> Option<Arc<dyn Replicating>> {
+        self.as_replicating()
     }
 
     fn subscribers(&self) -> usize {

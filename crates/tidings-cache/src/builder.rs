@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tidings_proto::event::EventKind;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{InvalidName, check_name};
@@ -18,9 +20,13 @@ use crate::policy::{LoadPolicy, OneLoader};
 use crate::ring::RingBounds;
 use crate::shared::Sharing;
 use crate::tags::Tagger;
+use crate::travel::ValueCodec;
 
 /// Most partitions of a cache.
 pub const PARTITIONS_MAX: usize = 1_024;
+
+/// For how long a cache whose values travel remembers what was removed, unless it is told otherwise.
+pub const TOMBSTONE_TTL: Duration = Duration::from_secs(10 * 60);
 
 /// Longest replica lag: all that is loaded is dated back by it, which must not reach behind the clock's start.
 pub const REPLICA_LAG_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -31,6 +37,9 @@ pub enum Mode {
     /// A change evicts the peers' copies; a system of record has the truth.
     #[default]
     Invalidate,
+    /// Values travel, and every node stores them: of several writes of a key the last one counts, by hybrid clock.
+    /// [`CacheBuilder::replicate`] sets it.
+    Replicate,
     /// Nothing travels: an ordinary cache with events.
     Local,
 }
@@ -92,6 +101,8 @@ pub struct Settings {
     pub audited: bool,
     /// What it does when a loader fails or is slow, and before an entry expires.
     pub loads: LoadPolicy,
+    /// For how long it remembers what was removed, where values travel.
+    pub tombstone_ttl: Duration,
 }
 
 impl Settings {
@@ -148,6 +159,8 @@ pub(crate) struct Functions<K, V> {
     pub(crate) tagger: Option<Tagger<K, V>>,
     pub(crate) sharing: Option<Sharing<V>>,
     pub(crate) digester: Option<Digester<V>>,
+    /// Where values travel.
+    pub(crate) codec: Option<ValueCodec<V>>,
 }
 
 /// Opens a cache.
@@ -185,6 +198,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             schema: 0,
             audited: false,
             loads: LoadPolicy::default(),
+            tombstone_ttl: TOMBSTONE_TTL,
         };
         Self {
             domain: domain.clone(),
@@ -196,14 +210,58 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
                 tagger: None,
                 digester: None,
                 sharing: None,
+                codec: None,
             },
             types: PhantomData,
         }
     }
 
-    /// What travels. Default: [`Mode::Invalidate`].
+    /// What travels. Default: [`Mode::Invalidate`]. [`Mode::Replicate`] needs to know how values are encoded: use
+    /// [`CacheBuilder::replicate`].
     pub fn mode(mut self, mode: Mode) -> Self {
         self.settings.mode = mode;
+        self
+    }
+
+    /// Has values travel, and stores those of other nodes ([`Mode::Replicate`]): for values whose truth is in the caches
+    /// themselves.
+    ///
+    /// Of several writes of a key the last one counts everywhere, by the wall clocks of those who wrote, and by their names
+    /// where these agree: `increment`, `compute` and `insert_if_absent` are atomic on one node only. A write whose time is
+    /// more than half a second ahead of a peer's clock is refused there, and its author drops it. What is removed is
+    /// remembered for a while ([`CacheBuilder::tombstone_ttl`]). A value may have a mebibyte less nine kibibytes; a larger
+    /// one is refused before it is stored. A tag or prefix names what the nodes hold that hear of it.
+    ///
+    /// What a node may have missed is a miss until it was compared with the members. What is loaded stays on its node and
+    /// gives way to what is written; versions decide nothing.
+    pub fn replicate(self) -> Self
+    where
+        V: Serialize + DeserializeOwned,
+    {
+        self.replicated_as(ValueCodec::of_serde())
+    }
+
+    /// As [`CacheBuilder::replicate`], with an encoding of its own. What cannot be decoded evicts. Both are called outside
+    /// every lock.
+    pub fn replicate_with(
+        self,
+        encode: impl Fn(&V) -> Vec<u8> + Send + Sync + 'static,
+        decode: impl Fn(&[u8]) -> Option<V> + Send + Sync + 'static,
+    ) -> Self {
+        self.replicated_as(ValueCodec::new(encode, decode))
+    }
+
+    fn replicated_as(mut self, codec: ValueCodec<V>) -> Self {
+        self.settings.mode = Mode::Replicate;
+        self.functions.codec = Some(codec);
+        self
+    }
+
+    /// For how long a cache whose values travel remembers what was removed, and at least so long a change may be under way
+    /// without costing anything. Default: [`TOMBSTONE_TTL`]. What comes later than that is refused under keys that are
+    /// absent.
+    pub fn tombstone_ttl(mut self, time: Duration) -> Self {
+        self.settings.tombstone_ttl = time;
         self
     }
 
@@ -316,6 +374,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
+    /// Whether values can travel with these settings.
+    fn check_replicated(&self) -> Result<(), OpenError> {
+        let Settings { invalidator, loads, .. } = &self.settings;
+        let (option, why) = if self.functions.codec.is_none() {
+            ("mode", "set by replicate(), so that it is known how values are encoded")
+        } else if *invalidator != Invalidator::Remote {
+            ("invalidator", "remote where values travel")
+        } else if loads.eager_refresh.is_some() {
+            ("eager_refresh", "off where values travel: what was written is not loaded anew")
+        } else {
+            return Ok(());
+        };
+        Err(OpenError::Option { option, why })
+    }
+
     /// Opens the cache.
     ///
     /// # Errors
@@ -336,6 +409,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
             let why =
                 "node but in mode invalidate: only there a load that began too early is told from others";
             return Err(OpenError::Option { option: "one_loader", why });
+        }
+        if self.settings.mode == Mode::Replicate {
+            self.check_replicated()?;
         }
         if self.settings.explicit_tags && self.settings.loads.eager_refresh.is_some() {
             let why = "not with explicit_tags: what is reloaded would lose its tags";

@@ -30,6 +30,7 @@ use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
+use crate::repair::Doubts;
 use crate::replica::Fences;
 use crate::shard::{Room, Rooms, Shard};
 use crate::shared::{LeasedTokens, Sharing};
@@ -37,6 +38,7 @@ use crate::stats::CacheStats;
 use crate::table::{self, Bare, Entry, LocalEvents, Peeking, Table};
 use crate::tags::Tagger;
 use crate::topic::{Audience, Topic};
+use crate::travel::ValueCodec;
 
 /// Bit of a slot's epoch that says that entries of a prefix are being looked for: hits are compared with it then. A
 /// slot that is fenced a thousand times a second reaches it after 24 days, and then all that it costs is time.
@@ -66,6 +68,10 @@ pub(crate) struct Core<K, V> {
     pub(crate) sharing: Option<Sharing<V>>,
     pub(crate) leased_tokens: LeasedTokens,
     pub(crate) digester: Option<Digester<V>>,
+    /// How values are encoded, where they travel.
+    pub(crate) codec: Option<ValueCodec<V>>,
+    /// What has to be compared with the members, where values travel.
+    pub(crate) doubts: Doubts,
     pub(crate) local_events: Arc<LocalEvents>,
     rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
@@ -140,7 +146,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         settings: Settings,
         functions: Functions<K, V>,
     ) -> Self {
-        let Functions { weigher, partitioner, tagger, digester, sharing } = functions;
+        let Functions { weigher, partitioner, tagger, digester, sharing, codec } = functions;
         let audience = Audience::default();
         let lags = !settings.replica_lag.is_zero();
         let life_in_doubt = settings.when_isolated.life(domain.gate().max_staleness());
@@ -170,6 +176,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             sharing,
             leased_tokens: LeasedTokens::default(),
             digester,
+            codec,
+            doubts: Doubts::default(),
             local_events,
             rooms: Rooms::default(),
             life_in_doubt,
@@ -438,6 +446,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         for slot in slots.iter() {
             self.epochs[slot.index()].fetch_add(1, Ordering::AcqRel);
         }
+        self.doubt(slots);
         self.fences.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -14,6 +14,7 @@ use tidings_proto::hash::CacheId;
 use tidings_proto::id::{Origin, SLOTS, Sequence, Slot, SlotSet};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Draft, DraftTarget, Parts, Unsound};
+use tidings_proto::replicate::author;
 use tidings_proto::time::Tick;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -23,6 +24,7 @@ use crate::clock::{COARSE_LAG, Clock};
 use crate::erased::AnyCache;
 use crate::key::Encoded;
 use crate::receipt::ReceiptSource;
+use crate::refusals::Refusals;
 use crate::remote::RemoteChange;
 use crate::shared::LeaseSource;
 use crate::stats::Striped;
@@ -58,6 +60,9 @@ pub(crate) struct Inner {
     leases: OnceLock<LeaseSource>,
     /// Held while a derived rule is made.
     rules: Mutex<()>,
+    /// Who the origin is in the stamps of writes.
+    author: AtomicU64,
+    pub(crate) refusals: Refusals,
 }
 
 /// What came of other nodes' records on this node.
@@ -155,6 +160,7 @@ impl Domain {
             // A node starts in doubt, with empty caches.
             doubted: AtomicBool::new(true),
         };
+        let author = AtomicU64::new(author(&origin));
         Self(Arc::new(Inner {
             clock,
             gate,
@@ -173,6 +179,8 @@ impl Domain {
             receipts: OnceLock::new(),
             leases: OnceLock::new(),
             rules: Mutex::default(),
+            author,
+            refusals: Refusals::default(),
         }))
     }
 
@@ -236,8 +244,13 @@ impl Domain {
         self.0.origin.read().clone()
     }
 
+    pub(crate) fn author(&self) -> u64 {
+        self.0.author.load(Ordering::Acquire)
+    }
+
     /// Changes who this node is, before its first mutation.
     pub fn set_origin(&self, origin: Origin) {
+        self.0.author.store(author(&origin), Ordering::Release);
         *self.0.origin.write() = Arc::new(origin);
     }
 

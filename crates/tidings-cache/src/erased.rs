@@ -13,6 +13,7 @@ use crate::audit::Slice;
 use crate::builder::Settings;
 use crate::flight::Start;
 use crate::remote::RemoteChange;
+use crate::repair::Replicating;
 use crate::stats::CacheCounts;
 use crate::subscribe::RawSubscribe;
 
@@ -38,6 +39,12 @@ pub trait AnyCache: fmt::Debug + Send + Sync {
     fn tagged(&self) -> usize;
     /// Entries that are known to have versions, and some that were until lately.
     fn versioned(&self) -> usize;
+    /// Removed keys that are remembered, where values travel.
+    fn tombstones(&self) -> usize;
+    /// Slots that have to be compared with the members, where values travel.
+    fn doubted(&self) -> SlotSet;
+    /// What compares it with other members, where values travel.
+    fn replicating(self: Arc<Self>) -> Option<Arc<dyn Replicating>>;
     /// Subscriptions that are open.
     fn subscribers(&self) -> usize;
     /// An encoded key as text: a string as it is, anything else as JSON-like debug text; hexadecimal if it does not

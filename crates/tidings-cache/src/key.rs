@@ -12,6 +12,7 @@ use tidings_proto::codec::{self, CodecError};
 use tidings_proto::hash::{CacheId, key_hash};
 use tidings_proto::id::Slot;
 use tidings_proto::record::KEY_BYTES_MAX;
+use tidings_proto::replicate::{ReplicaKey, Sought};
 
 /// What can be a key. Two keys are the same key if they encode equally.
 pub trait Key: Serialize + DeserializeOwned + Send + Sync + 'static {}
@@ -143,6 +144,10 @@ impl<'a> KeyRef<'a> {
         StoredKey { hash: self.hash, bytes: StoredBytes::of(self.bytes) }
     }
 
+    pub(crate) fn sought(self) -> Sought<'a> {
+        Sought { hash: self.hash, bytes: self.bytes }
+    }
+
     pub(crate) fn to_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self.bytes)
     }
@@ -219,6 +224,16 @@ const _: () = assert!(size_of::<StoredKey>() == 48, "a key with its hash fills 4
 impl StoredKey {
     pub(crate) fn borrowed(&self) -> KeyRef<'_> {
         KeyRef { hash: self.hash, bytes: &self.bytes }
+    }
+}
+
+impl ReplicaKey for StoredKey {
+    fn of(key: Sought<'_>) -> Self {
+        KeyRef { hash: key.hash, bytes: key.bytes }.stored()
+    }
+
+    fn sought(&self) -> Sought<'_> {
+        self.borrowed().sought()
     }
 }
 

@@ -149,6 +149,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let tags = tags.unwrap_or_default();
         let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
+        let sound = sound && self.may_fill(shard, key);
         if !kept {
             return if sound { Landed::Unstored } else { Landed::Ended };
         }

@@ -42,6 +42,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Result<Written<'_>, WriteError> {
         let deriving = self.deriving();
         self.may_change(options.leave())?;
+        if self.replicates() {
+            return self.change_each(changes, operation, options);
+        }
         self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
         let (mut all, mut keys) = (Vec::new(), Vec::new());

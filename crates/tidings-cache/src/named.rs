@@ -12,6 +12,7 @@ use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::log::Appended;
 use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::replicate::WriteStamp;
 use tidings_proto::time::Tick;
 use tidings_proto::wake::Waiters;
 
@@ -96,8 +97,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut positions = Positions::default();
         for tag in tags {
             let hash = TagHash::of(self.id, tag);
-            // Most of them before every shard is held.
-            self.remove_tagged((hash, SlotSet::ALL), usize::MAX, By::Here);
+            if !self.replicates() {
+                // Most of them before every shard is held.
+                self.remove_tagged((hash, SlotSet::ALL), usize::MAX, By::Here);
+            }
             let named = if self.keeps_tags() { Some(Named::Tag(hash)) } else { None };
             let whole = Whole::invalidation(DraftTarget::Tag(tag));
             let written = self.change_whole(&whole, |shards| match named {
@@ -155,6 +158,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
+        let named = self.named_by(&whole.told(), SlotSet::ALL, &shards);
         let wall_ms = self.domain.clock().wall_ms();
         let mut told = Told::here(whole.kind, whole.operation, self.domain.origin(), wall_ms);
         let mut log_waiters = Vec::new();
@@ -168,6 +172,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 positions.add(lane, sequence);
                 log_waiters.push(waiters);
             }
+            let stamp = WriteStamp { at: told.stamp, author: self.domain.author() };
+            self.note_whole(&named, SlotSet::ALL, stamp, &mut shards);
         } else {
             act();
         }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::replicate::EntryBirth;
 use tidings_proto::time::Tick;
 
 use crate::core::Core;
@@ -60,6 +61,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             shard.flights.end_all();
             shard.tags = None;
             shard.versions = None;
+            shard.replica = None;
         }
     }
 
@@ -108,6 +110,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if let Some(versions) = &mut shard.versions {
                 versions.probe_some(TAGS_PROBED, |key| self.entries.contains_key(&key));
             }
+            self.reclaim_stamps(&mut shard, TAGS_PROBED);
         }
     }
 
@@ -125,11 +128,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 let mut shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
                 let _peeking = Peeking::begin();
-                if self.entries.get(&key).is_some_and(|now| gone(key, &now)) {
-                    self.entries.invalidate(&key);
-                    shard.untag(key);
-                    shard.unversion(key);
+                let Some(entry) = self.entries.get(&key).filter(|entry| gone(key, entry)) else { continue };
+                let birth = EntryBirth { began: entry.began, epoch: entry.epoch };
+                if !self.is_over(entry.expires) && self.is_kept(&shard, key, birth) {
+                    continue;
                 }
+                self.entries.invalidate(&key);
+                shard.untag(key);
+                shard.unversion(key);
             }
         }
     }

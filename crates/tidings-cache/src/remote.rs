@@ -31,7 +31,7 @@ pub struct RemoteChange<'a> {
 }
 
 impl RemoteChange<'_> {
-    fn told(&self, kind: EventKind) -> Told {
+    pub(crate) fn told(&self, kind: EventKind) -> Told {
         let metadata: Vec<_> =
             self.record.metadata.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         Told {
@@ -45,6 +45,15 @@ impl RemoteChange<'_> {
             writer: None,
             fenced: None,
         }
+    }
+}
+
+/// What a change without keys names.
+pub(crate) fn whole_target(target: &Target<'_>) -> RawTarget {
+    match *target {
+        Target::Tag(tag) => RawTarget::Tag(tag.into()),
+        Target::Prefix(prefix) => RawTarget::Prefix(prefix.into()),
+        _ => RawTarget::All,
     }
 }
 
@@ -64,6 +73,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
         }
         match change.record.target {
+            _ if evicts && self.replicates() => self.merge_change(change),
             Target::Key(key) => self.apply_key(change, KeyRef::of(self.id, key), evicts),
             Target::Keys(keys) | Target::MoreKeys(keys) => self.apply_keys(change, keys, evicts),
             Target::Tag(_) | Target::Prefix(_) | Target::All => self.apply_whole(change, evicts),
@@ -195,18 +205,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             None if evicts => self.fence_slots(slots),
             None => {}
         }
-        let due = || {
-            let target = match change.record.target {
-                Target::Tag(tag) => RawTarget::Tag(tag.into()),
-                Target::Prefix(prefix) => RawTarget::Prefix(prefix.into()),
-                _ => RawTarget::All,
-            };
-            (target, change.told(change.record.kind))
-        };
-        let due = self.clears.arrive(change, due, self.domain.clock().coarse());
-        let woken = self.tell_due(due);
+        let woken = self.tell_whole(change);
         drop(shards);
         woken.into_iter().for_each(Woken::wake);
+    }
+
+    /// Tells of a peer's change without keys, once its copies in all lanes have come.
+    pub(crate) fn tell_whole(&self, change: &RemoteChange<'_>) -> Vec<Woken> {
+        let due = || (whole_target(&change.record.target), change.told(change.record.kind));
+        let due = self.clears.arrive(change, due, self.domain.clock().coarse());
+        self.tell_due(due)
     }
 
     /// Tells what other nodes changed without naming keys, as far as no copy of it is waited for any more.
@@ -215,7 +223,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.tell_due(due).into_iter().for_each(Woken::wake);
     }
 
-    fn tell_due(&self, due: Vec<Due>) -> Vec<Woken> {
+    pub(crate) fn tell_due(&self, due: Vec<Due>) -> Vec<Woken> {
         if !self.topic.is_active() {
             return Vec::new();
         }

@@ -4,15 +4,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use tidings_proto::replicate::Replica;
 use tidings_proto::time::Tick;
 
-use crate::builder::Settings;
+use crate::builder::{Mode, Settings};
 use crate::clock::Clock;
 use crate::flight::FlightTable;
-use crate::key::KeyRef;
+use crate::key::{KeyRef, StoredKey};
 use crate::leader::Waiting;
 use crate::notes::Notes;
 use crate::replica::Changes;
+use crate::replicate;
 use crate::tags::TagIndex;
 use crate::uncertain::Windows;
 use crate::versions::VersionIndex;
@@ -78,6 +80,8 @@ pub(crate) struct Shard<V> {
     pub(crate) tags: Option<Box<TagIndex>>,
     /// Versions of entries; nothing before the first.
     pub(crate) versions: Option<Box<VersionIndex>>,
+    /// The last writes of keys, where values travel.
+    pub(crate) replica: Option<Box<Replica<StoredKey>>>,
     /// The moment of the newest invalidation of a tag or prefix.
     pub(crate) mark: Tick,
 }
@@ -94,6 +98,8 @@ impl<V> Shard<V> {
             windows: None,
             tags: None,
             versions: None,
+            replica: (settings.mode == Mode::Replicate)
+                .then(|| Box::new(Replica::new(replicate::bounds(settings.tombstone_ttl)))),
             mark: Tick::NEVER,
         }
     }

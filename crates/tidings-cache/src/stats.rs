@@ -121,8 +121,24 @@ counters! {
         key_absent,
         /// Other nodes' changes of one key whose copy here has seen them, by its version, and was kept.
         key_kept,
-        /// Other nodes' changes whose version is of another schema, and kept nothing.
+        /// Other nodes' changes whose version is of another schema, and kept nothing; or whose value is, and evicted.
         other_schema,
+        /// Other nodes' changes of one key whose value was stored here, where values travel.
+        merged,
+        /// Other nodes' changes of one key that came after a later one, where values travel.
+        outdated,
+        /// Other nodes' changes whose time was too far ahead of this node's clock, where values travel: they evicted.
+        future,
+        /// Changes of this node's that a peer refused as too far ahead of its clock, and whose values were dropped.
+        disowned,
+        /// Values of other nodes that could not be read, and evicted.
+        unreadable,
+        /// Values copied from members with which this node has compared what it holds.
+        copied,
+        /// Copies let go of when comparing, for a member may know of their removal.
+        let_go,
+        /// Slots that were compared with a member and differed.
+        slots_repaired,
         /// Other nodes' changes of many keys, one per change whatever the number of keys or lanes.
         many_applied,
         /// Keys of those whose copies here were removed.
@@ -185,6 +201,9 @@ impl CacheCounts {
         self.key_evicted
             + self.key_absent
             + self.key_kept
+            + self.merged
+            + self.outdated
+            + self.future
             + self.many_applied
             + self.all_fenced
             + self.tag_applied

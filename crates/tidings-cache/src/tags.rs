@@ -65,6 +65,22 @@ impl TagHash {
 pub(crate) struct Tags(SmallVec<[TagHash; 2]>);
 
 impl Tags {
+    /// Their hashes, as they travel.
+    pub(crate) fn hashes(&self) -> SmallVec<[u64; 2]> {
+        self.0.iter().map(|tag| tag.0).collect()
+    }
+
+    /// Tags that have travelled.
+    pub(crate) fn of_hashes(hashes: &[u64]) -> Self {
+        let mut tags = Self::default();
+        for hash in hashes.iter().take(TAGS_PER_ENTRY_MAX).map(|hash| TagHash(*hash)) {
+            if !tags.contains(hash) {
+                tags.0.push(hash);
+            }
+        }
+        tags
+    }
+
     /// Adds one.
     pub(crate) fn add(&mut self, cache: CacheId, tag: &str) -> Result<(), TagError> {
         let hash = TagHash::judged(cache, tag)?;
@@ -163,6 +179,14 @@ impl TagIndex {
         self.places[place as usize] = Some(Tagged { key: key.stored(), tags });
         let places = &self.places;
         self.by_key.insert_unique(key.hash, place, |place| hash_at(places, *place));
+    }
+
+    /// The tags of a key.
+    pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<&Tags> {
+        let tagged = |place: &u32| self.places[*place as usize].as_ref();
+        let place =
+            self.by_key.find(key.hash, |place| tagged(place).is_some_and(|it| it.key.borrowed() == key))?;
+        tagged(place).map(|tagged| &tagged.tags)
     }
 
     /// Forgets a key. Costs one check where there is none at all.

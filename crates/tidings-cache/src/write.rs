@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidings_proto::codec::CodecError;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::log::{Appended, Sealed};
 use tidings_proto::receipt::Positions;
@@ -25,7 +26,10 @@ pub enum WriteError {
     /// The key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The event would exceed a limit of the wire format.
+    /// The value cannot be encoded, and so not travel.
+    #[error("value cannot be encoded")]
+    Value(#[source] CodecError),
+    /// The event, or a value that travels, would exceed a limit of the wire format.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     /// The node is shutting down: peers could not be told. The local entry was removed.
@@ -174,12 +178,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Result<Outcome<'_, V>, WriteError> {
         let _deriving = self.deriving();
         self.may_change(options.leave())?;
-        let key = subject.key;
+        let (key, options) = (subject.key, &*self.options_for(options));
         if !options.metadata.is_empty() {
             // Before anything is changed, the limit that may be exceeded; that of the key was checked.
-            self.draft_with_more(key, EventKind::Deleted, operation, options)?;
+            self.draft_with_more(key, EventKind::Deleted, operation, (options, None))?;
         }
         let tags = self.tags_after(&subject, options, &change)?;
+        let value = self.travelling(&change, options, &tags)?;
         let partition = if self.topic.is_active() { self.partition(key, subject.typed) } else { None };
 
         let mut shard = self.shard(key);
@@ -198,7 +203,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let stores = self.stores(&shard, key, options, now);
         let withheld = !stores && self.withholds(&change);
-        let (kind, taken) = self.change_entry(&mut shard, key, (when, change), (options, stores, tags), now);
+        let value = value.filter(|_| matches!(change, Change::Put(_)));
+        let birth = self.birth(&shard, key, when, options, now);
+        let (kind, taken) =
+            self.change_entry(&mut shard, key, (when, change), (options, stores, tags, birth), now);
         if options.uncertain {
             self.open_window(&mut shard, key);
         }
@@ -206,19 +214,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let uncertain = options.uncertain;
         let changed =
             changed.map_or(Changed::Everything { uncertain }, |keys| Changed::keys(keys, uncertain));
-        let logged = if self.travels() {
-            match self.log_one(key, kind, operation, options, wall_ms) {
-                Ok(appended) => Some(appended),
-                Err(error) => {
-                    shard.end(key);
-                    drop(shard);
-                    // Its entry is gone all the same.
-                    self.derive(changed);
-                    return Err(error);
-                }
+        let made = (kind, operation, options, value.as_deref());
+        let logged = match self.log_change(&mut shard, key, made, birth, (now, wall_ms)) {
+            Ok(logged) => logged,
+            Err(error) => {
+                drop(shard);
+                // Its entry is gone all the same.
+                self.derive(changed);
+                return Err(error);
             }
-        } else {
-            None
         };
         let waiting = partition.map(|partition| {
             let mut told = Told::here(kind, operation, self.domain.origin(), wall_ms);
@@ -245,6 +249,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.tell_local_events();
         self.derive(changed);
         Ok(Outcome { written: Some(self.written(kind, positions)), taken, withheld })
+    }
+
+    /// Logs a change that was made, under its key's shard lock, and notes its stamp where values travel.
+    #[inline(always)]
+    fn log_change(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        (kind, operation, options, value): (EventKind, Operation, &Options, Option<&[u8]>),
+        birth: Birth,
+        (now, wall_ms): (Tick, u64),
+    ) -> Result<Option<Appended>, WriteError> {
+        if !self.travels() {
+            return Ok(None);
+        }
+        let logged = self.log_one(key, kind, operation, (options, value), wall_ms);
+        let appended = logged.inspect_err(|_| shard.end(key))?;
+        self.wrote(shard, key, appended.stamp, value.is_some().then_some(birth), now);
+        Ok(Some(appended))
     }
 
     #[inline]
@@ -274,7 +297,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'a>,
         kind: EventKind,
         operation: Operation,
-        options: &'a Options,
+        (options, value): (&'a Options, Option<&'a [u8]>),
     ) -> Result<Draft<'a>, TooLarge> {
         Draft::new(Parts {
             kind,
@@ -284,7 +307,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             slot: key.slot(),
             version: options.version,
             metadata: &options.metadata,
-            value: None,
+            value,
             target: DraftTarget::Key(key.bytes),
         })
     }
@@ -296,11 +319,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'a>,
         kind: EventKind,
         operation: Operation,
-        options: &'a Options,
+        (options, value): (&'a Options, Option<&'a [u8]>),
     ) -> Result<Draft<'a>, TooLarge> {
-        let draft = self.draft_one(key, kind, operation, options)?;
+        let draft = self.draft_one(key, kind, operation, (options, value))?;
         let draft = if options.uncertain { draft.uncertain() } else { draft };
-        if options.version.is_none() { Ok(draft) } else { draft.with_schema(self.settings.schema) }
+        let depends = options.version.is_some() || value.is_some();
+        if depends { draft.with_schema(self.settings.schema) } else { Ok(draft) }
     }
 
     /// The change to make, or `None` if its condition does not hold. Under the shard lock.
@@ -338,7 +362,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
         now: Tick,
     ) -> bool {
-        !self.settings.invalidator.acts_on_local() && !options.unstored && !self.is_uncertain(shard, key, now)
+        // Where values travel, what this node writes is the truth, and every member has to come to the same.
+        !self.settings.invalidator.acts_on_local()
+            && (!options.unstored && !self.is_uncertain(shard, key, now) || self.replicates())
     }
 
     /// Whether a value that is not stored would have been, were its key's truth certain. Counts it.
@@ -350,6 +376,26 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         withheld
     }
 
+    /// When and how what a change stores comes to be. Under the shard lock.
+    #[inline(always)]
+    fn birth(
+        &self,
+        shard: &ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        when: When,
+        options: &Options,
+        now: Tick,
+    ) -> Birth {
+        let (began, epoch) = match when {
+            // Not the epoch of now: a fence that comes at this moment excludes what began before it.
+            When::Unended(start) | When::StoreUnended(start) if !self.replicates() => {
+                (start.began, start.epoch)
+            }
+            _ => (shard.after_mark(now), self.epoch(key.slot())),
+        };
+        Birth { began, epoch, ttl: options.ttl }
+    }
+
     /// Ends a key's flights and changes the table, tags and versions, under the shard lock. Returns what that was, and
     /// the readable value that a removal took.
     #[inline(always)]
@@ -358,7 +404,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
         (when, change): (When, Change<V>),
-        (options, stores, tags): (&Options, bool, Tags),
+        (options, stores, tags, birth): (&Options, bool, Tags, Birth),
         now: Tick,
     ) -> (EventKind, Option<V>) {
         if self.is_left(shard, key, &change, options.version) {
@@ -369,15 +415,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let (tags, version) = if stores { (tags, options.version) } else { (Tags::default(), None) };
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         let done = match change {
-            Change::Put(value) if stores => {
-                let (began, epoch) = match when {
-                    // Not the epoch of now: a fence that comes at this moment excludes what began before it.
-                    When::Unended(start) | When::StoreUnended(start) => (start.began, start.epoch),
-                    _ => (shard.after_mark(now), self.epoch(key.slot())),
-                };
-                let birth = Birth { began, epoch, ttl: options.ttl };
-                (kind_of(self.put(shard, key, value, birth, now)), None)
-            }
+            Change::Put(value) if stores => (kind_of(self.put(shard, key, value, birth, now)), None),
             Change::Put(_) => {
                 shard.end(key);
                 (kind_of(self.evict(key)), None)
@@ -405,15 +443,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         kind: EventKind,
         operation: Operation,
-        options: &Options,
+        (options, value): (&Options, Option<&[u8]>),
         wall_ms: u64,
     ) -> Result<Appended, WriteError> {
         let (log, slot) = (self.domain.log(), key.slot());
         // Twice, so that the draft of most changes is where it was made: to move it would wait for its pieces.
-        let appended = if options.uncertain || options.version.is_some() {
-            log.append(slot, wall_ms, &self.draft_with_more(key, kind, operation, options)?)
+        let appended = if options.uncertain || options.version.is_some() || value.is_some() {
+            log.append(slot, wall_ms, &self.draft_with_more(key, kind, operation, (options, value))?)
         } else {
-            log.append(slot, wall_ms, &self.draft_one(key, kind, operation, options)?)
+            log.append(slot, wall_ms, &self.draft_one(key, kind, operation, (options, None))?)
         };
         if appended.is_err() {
             self.entries.invalidate(&key);

@@ -66,7 +66,11 @@ pub(crate) fn open(domain: &Domain, config: &CacheConfig) -> Result<(), Failure>
 /// The settings of a cache that the configuration describes.
 pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
     CacheSettings {
-        mode: if config.mode == "local" { CacheMode::Local } else { CacheMode::Invalidate },
+        mode: match config.mode.as_str() {
+            "local" => CacheMode::Local,
+            "replicate" => CacheMode::Replicate,
+            _ => CacheMode::Invalidate,
+        },
         invalidator: match config.invalidator.as_str() {
             "local" => Invalidator::Local,
             "all" => Invalidator::All,

@@ -116,6 +116,7 @@ impl From<WriteError> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "empty_prefix", detail)
             }
             WriteError::NoText => Self::new(StatusCode::CONFLICT, "other_type", detail),
+            WriteError::Value(_) => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", detail),
             WriteError::TooLarge(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail),
             WriteError::Sealed(_) | WriteError::Leaving => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)

@@ -28,7 +28,7 @@ pub enum CacheMode {
     /// A change evicts the peers' copies.
     #[default]
     Invalidate,
-    /// Values travel. Not available yet.
+    /// Values travel, and the last write of a key counts.
     Replicate,
     /// Nothing travels.
     Local,
@@ -121,6 +121,7 @@ impl CacheSettings {
     pub(crate) fn of(settings: &Settings) -> Self {
         let mode = match settings.mode {
             Mode::Invalidate => CacheMode::Invalidate,
+            Mode::Replicate => CacheMode::Replicate,
             Mode::Local => CacheMode::Local,
         };
         let capacity = if settings.weighed { Capacity::Bytes } else { Capacity::Entries };
@@ -164,9 +165,6 @@ pub const NEEDS_LOADER: &str = "is for caches with loaders, which a service open
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettings {
-    /// What is asked for is not there yet.
-    #[error("{0} is not available in this release")]
-    NotAvailable(&'static str),
     /// A time to live or to idle is zero or longer than [`LIFETIME_MAX`].
     #[error("{0} must be longer than zero and shorter than 100 years")]
     Lifetime(&'static str),
@@ -187,16 +185,18 @@ pub fn open(
     name: &str,
     settings: &CacheSettings,
 ) -> Result<Cache<String, Bytes>, InvalidSettings> {
-    let mode = match settings.mode {
-        CacheMode::Invalidate => Mode::Invalidate,
-        CacheMode::Local => Mode::Local,
-        CacheMode::Replicate => return Err(InvalidSettings::NotAvailable("mode replicate")),
-    };
     if let Some(name) = settings.of_loaders().first() {
         return Err(InvalidSettings::NeedsLoader(name));
     }
-    let mut builder = CacheBuilder::<String, Bytes>::new(domain, name)
-        .mode(mode)
+    let builder = CacheBuilder::<String, Bytes>::new(domain, name);
+    let builder = match settings.mode {
+        CacheMode::Invalidate => builder.mode(Mode::Invalidate),
+        CacheMode::Local => builder.mode(Mode::Local),
+        CacheMode::Replicate => {
+            builder.replicate_with(|value| value.to_vec(), |bytes| Some(Bytes::copy_from_slice(bytes)))
+        }
+    };
+    let mut builder = builder
         .invalidator(settings.invalidator)
         .partitions(settings.partitions)
         .replica_lag(settings.replica_lag)

@@ -240,6 +240,36 @@ impl SlotSet {
         self.0 & (1 << slot.index()) != 0
     }
 
+    /// The set with these bits: the lowest is the first slot's.
+    #[must_use]
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// A bit for each slot, the lowest for the first.
+    #[must_use]
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The slots that are in both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The slots that are not in the other one.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The slots in the set.
     pub fn iter(self) -> impl Iterator<Item = Slot> {
         Slot::all().filter(move |slot| self.contains(*slot))

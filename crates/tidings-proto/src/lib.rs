@@ -18,6 +18,7 @@
 //! | [`receipt`] | who has applied a change, who has not and why |
 //! | [`audit`] | whether what two nodes hold under one key differs by lag or for good |
 //! | [`coverage`] | how soon what a node writes is applied by every live member |
+//! | [`replicate`] | which of several writes of a key counts where values travel, and how nodes compare what they hold |
 //! | [`offset`] | how far a peer's wall clock is from this node's |
 //! | [`histogram`] | how long things took, to within a bucket |
 
@@ -41,6 +42,7 @@ pub mod offset;
 pub mod receipt;
 pub mod record;
 pub mod relay;
+pub mod replicate;
 pub mod time;
 mod varint;
 pub mod wake;

@@ -11,8 +11,8 @@ use std::task::Waker;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::hlc::{HybridClock, Stamp};
-use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot};
+use crate::hlc::{HybridClock, Stamp, TooFarAhead};
+use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot, SlotSet};
 use crate::record::{Batch, Draft, RECORD_BYTES_MAX};
 use crate::wake::Waiters;
 
@@ -348,6 +348,23 @@ impl ChangeLog {
             .collect();
         before_unlock();
         Ok(appended)
+    }
+
+    /// Takes note of a peer's stamp in the lanes of these slots, so that what is stamped there from now on is later.
+    ///
+    /// # Errors
+    /// [`TooFarAhead`]; nothing has changed.
+    pub fn observe(&self, slots: SlotSet, stamp: Stamp, wall_ms: u64) -> Result<(), TooFarAhead> {
+        let mut lanes = self.lanes.ids().filter(|lane| !self.lanes.slots_of(*lane).and(slots).is_empty());
+        lanes.try_for_each(|lane| self.lock(lane).clock.observe(stamp, wall_ms))
+    }
+
+    /// As [`ChangeLog::observe`], in the lane of one slot.
+    ///
+    /// # Errors
+    /// [`TooFarAhead`]; nothing has changed.
+    pub fn observe_in(&self, slot: Slot, stamp: Stamp, wall_ms: u64) -> Result<(), TooFarAhead> {
+        self.lock(self.lanes.lane_of(slot)).clock.observe(stamp, wall_ms)
     }
 
     /// Last sequence of a lane.

@@ -248,7 +248,7 @@ impl Bus {
     }
 }
 
-fn origin_of(hello: &Hello) -> Origin {
+pub(crate) fn origin_of(hello: &Hello) -> Origin {
     Origin { node: hello.node.clone(), incarnation: hello.incarnation }
 }
 

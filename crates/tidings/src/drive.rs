@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit;
 use crate::bus::{Bus, Face};
 use crate::config::Config;
+use crate::copying;
 use crate::node::StartError;
 use crate::observe::Observation;
 
@@ -105,15 +106,18 @@ impl Driver {
                 let _ = started.send(Ok(()));
                 let face = Face(self.bus.clone());
                 let linger = self.config.simulated.is_none();
-                let mut herald = JoinSet::new();
-                herald.spawn(async move { face.herald.run(&face, linger).await });
-                herald.spawn(crate::leases::run(self.bus.clone()));
+                let mut tasks = JoinSet::new();
+                tasks.spawn(async move { face.herald.run(&face, linger).await });
+                tasks.spawn(crate::leases::run(self.bus.clone()));
+                let bus = self.bus.clone();
+                copying::serve(&bus);
+                tasks.spawn(async move { copying::run(&bus).await });
                 let mut auditor = JoinSet::new();
                 auditor.spawn(audit::run(self.bus.clone()));
                 // It tells to the very end: what is said last has to reach the peers too.
                 self.work(orders, view, reloads).await;
                 auditor.shutdown().await;
-                herald.shutdown().await;
+                tasks.shutdown().await;
                 self.bus.transport.store(None);
                 self.bus.receipts.end();
                 self.bus.observers.close();

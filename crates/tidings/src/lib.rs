@@ -13,6 +13,7 @@ mod client;
 mod clocks;
 mod coherence;
 mod config;
+mod copying;
 mod drive;
 mod hosted;
 mod leases;
@@ -44,8 +45,8 @@ pub use tidings_cache::{
     LoadPolicy, Loaded, ManualClock, Missing, MissingReason, Mode, Number, OnOverflow, OneLoader, OpenError,
     Operation, Positions, RawEvent, RawSubscribe, RawSubscription, RawTarget, ReadOrFill, Receipt,
     ReceiptError, RingBounds, Scope, Settings, SlotSet, Subscribe, SubscribeError, Subscription,
-    TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TagError, Target, WallClock, WhenIsolated, Write, WriteError,
-    WriteFlight, WriteThroughError, WriterId, Written,
+    TAG_BYTES_MAX, TAGS_PER_ENTRY_MAX, TOMBSTONE_TTL, TagError, Target, WallClock, WhenIsolated, Write,
+    WriteError, WriteFlight, WriteThroughError, WriterId, Written,
 };
 pub use tidings_membership::State;
 pub use tidings_proto::coverage::{Coherent, Share, WITHIN};

@@ -6,6 +6,7 @@
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
 mod audit;
+mod copies;
 mod frames;
 mod gossip;
 mod mutate;
@@ -83,6 +84,13 @@ pub const DECODERS: &[Decoder] = &[
         // serde makes room for up to a mebibyte of a sequence whose length is claimed.
         bytes_fixed: 2 << 20,
         bytes_per_byte: 64,
+    },
+    Decoder {
+        name: "copy",
+        decode: copies::copy,
+        samples: copies::copies,
+        bytes_fixed: 8 << 10,
+        bytes_per_byte: 32,
     },
     Decoder {
         name: "gossip",

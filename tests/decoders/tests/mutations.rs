@@ -130,6 +130,11 @@ fn answers_to_auditors_are_read_in_proportion() {
 }
 
 #[test]
+fn questions_about_copies_and_their_answers_are_read_in_proportion() {
+    feed_mutated("copy");
+}
+
+#[test]
 fn gossip_is_read_in_proportion() {
     feed_mutated("gossip");
 }

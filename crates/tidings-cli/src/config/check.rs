@@ -227,10 +227,6 @@ impl<'a> Judge<'a> {
                 );
             }
         }
-        if self.text(&at("mode")) == Some("replicate") {
-            let help = "use invalidate: peers drop their copy and load it again";
-            self.error(&at("mode"), "replicate is not available in this release", help);
-        }
     }
 
     /// Opens every cache as a start does, apart from any node: what single values cannot show.

@@ -254,7 +254,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "cache[].mode",
         MODES,
         "\"invalidate\"",
-        "invalidate (peers drop their copy) | replicate | local (never told).",
+        "invalidate (peers drop their copy) | replicate (values travel, the last write counts) | local (never told).",
     ),
     works(
         "cache[].invalidator",

@@ -11,7 +11,7 @@ type Count = fn(&CacheCounts) -> u64;
 type Gauge = fn(&dyn AnyCache) -> f64;
 
 /// Counters without labels of their own.
-const COUNTERS: [(&str, &str, Count); 11] = [
+const COUNTERS: [(&str, &str, Count); 16] = [
     ("tidings_cache_mutations", "Changes made on this node.", |counts| counts.mutations),
     (
         "tidings_cache_fence_rejects",
@@ -43,6 +43,29 @@ const COUNTERS: [(&str, &str, Count); 11] = [
         "Other nodes' changes whose version is of another schema of the cache, and which evicted whatever it is.",
         |counts| counts.other_schema,
     ),
+    (
+        "tidings_cache_copied",
+        "Values copied from other nodes with which this one has compared what it holds.",
+        |counts| counts.copied,
+    ),
+    (
+        "tidings_cache_let_go",
+        "Entries removed when comparing, for another node may know of their removal.",
+        |counts| counts.let_go,
+    ),
+    (
+        "tidings_cache_slots_repaired",
+        "Slots that were found to differ from another node's, and were compared by keys.",
+        |counts| counts.slots_repaired,
+    ),
+    (
+        "tidings_cache_disowned",
+        "Writes of this node that another one refused as too far ahead of its clock, and that were dropped.",
+        |counts| counts.disowned,
+    ),
+    ("tidings_cache_unreadable", "Values of other nodes that could not be read, and evicted.", |counts| {
+        counts.unreadable
+    }),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
     ("tidings_subscriber_panics", "Panics of partitioners, listeners and derived rules.", |counts| {
@@ -69,10 +92,13 @@ const LOADS: [(&str, Count); 2] =
 const SHARED_LOADS: [(&str, Count); 2] =
     [("taken", |counts| counts.shared), ("refused", |counts| counts.shared_refused)];
 
-const INVALIDATIONS: [(&str, &str, Count); 9] = [
+const INVALIDATIONS: [(&str, &str, Count); 12] = [
     ("key", "evicted", |counts| counts.key_evicted),
     ("key", "absent", |counts| counts.key_absent),
     ("key", "kept", |counts| counts.key_kept),
+    ("key", "stored", |counts| counts.merged),
+    ("key", "outdated", |counts| counts.outdated),
+    ("key", "refused", |counts| counts.future),
     ("keys", "evicted", |counts| counts.keys_evicted),
     ("keys", "absent", |counts| counts.keys_absent),
     ("tag", "applied", |counts| counts.tag_applied),
@@ -84,12 +110,20 @@ const INVALIDATIONS: [(&str, &str, Count); 9] = [
 const EVICTIONS: [(&str, Count); 2] =
     [("size", |counts| counts.evicted), ("expired", |counts| counts.expired)];
 
-const GAUGES: [(&str, &str, Gauge); 6] = [
+const GAUGES: [(&str, &str, Gauge); 8] = [
     ("tidings_cache_entries", "About how many entries the cache holds.", |cache| cache.entries() as f64),
     ("tidings_cache_weight", "About how much its entries weigh.", |cache| cache.weight() as f64),
     ("tidings_cache_flights", "Keys that are being loaded.", |cache| cache.flights() as f64),
     ("tidings_cache_tagged", "Entries that are known by their tags.", |cache| cache.tagged() as f64),
     ("tidings_cache_versioned", "Entries that are known to have versions.", |cache| cache.versioned() as f64),
+    ("tidings_cache_tombstones", "Removed keys that are remembered, where values travel.", |cache| {
+        cache.tombstones() as f64
+    }),
+    (
+        "tidings_cache_doubted_slots",
+        "Slots that have to be compared with other nodes, where values travel: what they held is a miss until then.",
+        |cache| cache.doubted().iter().count() as f64,
+    ),
     ("tidings_subscribers", "Open subscriptions.", |cache| cache.subscribers() as f64),
 ];
 

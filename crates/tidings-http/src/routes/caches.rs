@@ -64,7 +64,6 @@ pub(crate) async fn close(State(app): State<App>, named: Named) -> Answer {
 
 fn unopened(error: InvalidSettings) -> Problem {
     let (status, code) = match &error {
-        InvalidSettings::NotAvailable(_) => (StatusCode::UNPROCESSABLE_ENTITY, "not_available"),
         InvalidSettings::NeedsLoader(_) => (StatusCode::UNPROCESSABLE_ENTITY, "needs_loader"),
         InvalidSettings::Open(OpenError::Name(_)) => (StatusCode::BAD_REQUEST, "invalid_name"),
         InvalidSettings::Open(OpenError::Open(_)) => (StatusCode::CONFLICT, "cache_open"),
@@ -128,6 +127,12 @@ fn statistics(cache: &dyn AnyCache) -> Value {
         "bypassed": counts.bypassed,
         "flushed": counts.flushed,
         "mutations": counts.mutations,
+        "merged": counts.merged,
+        "outdated": counts.outdated,
+        "future": counts.future,
+        "copied": counts.copied,
+        "tombstones": cache.tombstones(),
+        "doubted_slots": cache.doubted().iter().count(),
         "applied": counts.applied(),
         "invalidated": counts.invalidated(),
         "evicted": told.then_some(counts.evicted),

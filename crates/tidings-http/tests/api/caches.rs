@@ -53,7 +53,7 @@ async fn settings_that_cannot_be_are_refused() {
         (json!({ "partitions": 5_000 }), 422, "invalid_settings"),
         (json!({ "time_to_live": "0s" }), 422, "invalid_settings"),
         (json!({ "time_to_idle": "2000years" }), 422, "invalid_settings"),
-        (json!({ "mode": "replicate" }), 422, "not_available"),
+        (json!({ "mode": "replicate", "invalidator": "all" }), 422, "invalid_settings"),
         (json!({ "replica_lag": "2d" }), 422, "invalid_settings"),
         (json!({ "ttl_jitter": 1 }), 422, "invalid_settings"),
         (json!({ "lease_time": "6m" }), 422, "invalid_settings"),

@@ -12,5 +12,6 @@ mod isolated;
 mod leases;
 mod metrics;
 mod receipts;
+mod replicated;
 mod support;
 mod versions;

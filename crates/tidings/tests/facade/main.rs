@@ -18,5 +18,6 @@ mod observing;
 mod parted;
 mod receipts;
 mod replaced;
+mod replicate;
 mod starting;
 mod subscribers;

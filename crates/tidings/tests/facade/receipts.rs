@@ -24,7 +24,7 @@ fn missing(receipt: &Receipt) -> Vec<(&str, MissingReason)> {
     receipt.missing.iter().map(|Missing { node, reason }| (node.as_str(), *reason)).collect()
 }
 
-async fn cut(cluster: &Cluster, one: usize, other: usize) {
+pub(crate) async fn cut(cluster: &Cluster, one: usize, other: usize) {
     let ids = [one, other].map(|index| cluster[index].origin().node.to_string());
     cluster[one].set_denied(&[ids[1].clone()]);
     cluster[other].set_denied(&[ids[0].clone()]);

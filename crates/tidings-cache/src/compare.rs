@@ -1,0 +1,118 @@
+//! One comparison with one member, whatever carries the questions.
+
+use std::future::Future;
+
+use bytes::Bytes;
+use tidings_proto::hash::{CacheId, key_hash};
+use tidings_proto::id::SlotSet;
+use tidings_proto::record::Unsound;
+use tidings_proto::replicate::copy::{Answer, Digests, Listed, PARTS, Question};
+
+use crate::repair::{Comparison, Page, Replicating};
+
+/// A member was not compared with. What it had told by then is merged.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError<E> {
+    /// It did not answer.
+    #[error(transparent)]
+    Asked(E),
+    /// It answered what cannot be read.
+    #[error(transparent)]
+    Unsound(#[from] Unsound),
+    /// It answered something else.
+    #[error("an answer to another question")]
+    Unexpected,
+}
+
+/// Compares a cache with a member and takes what is later there. Returns how many values that were.
+///
+/// `comparison` says that writes may have been missed here, and which slots that concerns; without, what the member does
+/// not have is kept. `ask` sends a question and waits for its answer; it decides how fast that goes.
+///
+/// # Errors
+/// [`CompareError`].
+///
+/// # Cancel safety
+/// Cancel-safe: what was merged by then is merged.
+pub async fn compare_with<E, F>(
+    cache: &dyn Replicating,
+    id: CacheId,
+    comparison: Option<&Comparison>,
+    mut ask: impl FnMut(Bytes) -> F,
+) -> Result<usize, CompareError<E>>
+where
+    F: Future<Output = Result<Bytes, E>>,
+{
+    let answer = ask(Question::Digests.encode(id)).await.map_err(CompareError::Asked)?;
+    let Answer::Digests(digests) = Answer::decode(&answer)? else { return Err(CompareError::Unexpected) };
+    let slots = cache.differing(&digests);
+    let mut taken = 0;
+    if !slots.is_empty() {
+        let doubted = comparison.map(|_| &*digests);
+        for part in 0..PARTS as u8 {
+            taken += compare_part(cache, id, (slots, part, doubted), &mut ask).await?;
+        }
+    }
+    if let Some(comparison) = comparison {
+        cache.compared(comparison, &digests);
+    }
+    Ok(taken)
+}
+
+async fn compare_part<E, F>(
+    cache: &dyn Replicating,
+    id: CacheId,
+    (slots, part, doubted): (SlotSet, u8, Option<&Digests>),
+    ask: &mut impl FnMut(Bytes) -> F,
+) -> Result<usize, CompareError<E>>
+where
+    F: Future<Output = Result<Bytes, E>>,
+{
+    let (mut after, mut taken) = (None, 0);
+    loop {
+        let question = Question::List { slots, part, after };
+        let answer = ask(question.encode(id)).await.map_err(CompareError::Asked)?;
+        let Answer::List(listed) = Answer::decode(&answer)? else { return Err(CompareError::Unexpected) };
+        let end = end_of(id, &listed, after).ok_or(CompareError::Unexpected)?;
+        let wanted = cache.compare(Page { slots, part, after }, &listed, doubted);
+        taken += fetch(cache, id, &wanted, ask).await?;
+        match end {
+            Some(end) if listed.more => after = Some(end),
+            _ => return Ok(taken),
+        }
+    }
+}
+
+/// Where a list ends, if it is in order.
+#[allow(clippy::option_option, reason = "an empty list is in order and ends nowhere")]
+fn end_of(id: CacheId, listed: &Listed<'_>, after: Option<u64>) -> Option<Option<u64>> {
+    let hashes = listed.writes.iter().map(|listing| Some(key_hash(id, listing.key)));
+    let all: Vec<_> = std::iter::once(after).chain(hashes).collect();
+    let moves = all.len() > 1 || !listed.more;
+    (moves && all.is_sorted_by(|a, b| a < b)).then(|| all.last().copied().flatten())
+}
+
+async fn fetch<E, F>(
+    cache: &dyn Replicating,
+    id: CacheId,
+    wanted: &[Bytes],
+    ask: &mut impl FnMut(Bytes) -> F,
+) -> Result<usize, CompareError<E>>
+where
+    F: Future<Output = Result<Bytes, E>>,
+{
+    let keys: Vec<&[u8]> = wanted.iter().map(|key| &key[..]).collect();
+    let (mut rest, mut taken) = (&keys[..], 0);
+    while !rest.is_empty() {
+        let (question, asked) = Question::fetch(rest);
+        let answer = ask(question.encode(id)).await.map_err(CompareError::Asked)?;
+        let Answer::Fetch { schema, values } = Answer::decode(&answer)? else {
+            return Err(CompareError::Unexpected);
+        };
+        taken += cache.take(schema, &values);
+        // Those behind the last value did not fit, unless there is none: then none of them is held any more.
+        let last = values.last().and_then(|value| rest[..asked].iter().position(|key| *key == value.key));
+        rest = &rest[last.map_or(asked, |last| last + 1)..];
+    }
+    Ok(taken)
+}

@@ -1,0 +1,51 @@
+//! Writes of peers that were refused because their time is of the future: their authors are to be told.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::Origin;
+use tidings_proto::replicate::WriteStamp;
+
+use crate::domain::Domain;
+
+/// Most refusals that wait to be told; of more the oldest is dropped. An author whose clock is wrong is told of what it
+/// writes next, too.
+const REFUSALS_MAX: usize = 1_024;
+
+/// A write that was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose write.
+    pub origin: Arc<Origin>,
+    /// In which cache.
+    pub cache: CacheId,
+    /// Of which key.
+    pub key: Bytes,
+    /// Which write.
+    pub stamp: WriteStamp,
+}
+
+/// Those that wait.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals(Mutex<VecDeque<Refusal>>);
+
+impl Refusals {
+    pub(crate) fn add(&self, refusal: Refusal) {
+        let mut waiting = self.0.lock();
+        if waiting.len() == REFUSALS_MAX {
+            waiting.pop_front();
+        }
+        waiting.push_back(refusal);
+    }
+}
+
+impl Domain {
+    /// Takes the refusals that wait, so that their authors are told ([`crate::Replicating::refused`] there).
+    #[must_use]
+    pub fn take_refusals(&self) -> Vec<Refusal> {
+        self.inner().refusals.0.lock().drain(..).collect()
+    }
+}

@@ -1,0 +1,362 @@
+//! Comparing what a cache holds with the members, where values travel: after writes may have been missed, when a node
+//! joins, and now and then.
+//!
+//! Who compares asks a member what each slot adds up to, lists the writes of slots that differ, and fetches the values of
+//! those that are later there. Where it may have missed writes itself, it lets go of what the member does not hold and may
+//! have forgotten the removal of. Once it has compared with every member, what is left is as good as theirs, and readable
+//! again: dated from when the comparison began.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::hash::key_hash;
+use tidings_proto::id::{SLOTS, Slot, SlotSet};
+use tidings_proto::replicate::copy::{
+    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question, end_of,
+};
+use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
+use tidings_proto::time::Tick;
+
+use crate::core::Core;
+use crate::key::{Key, KeyRef, SHARDS, StoredKey};
+use crate::replicate::Merged;
+use crate::tags::Tags;
+use crate::topic::Told;
+use crate::travel::Arrival;
+
+/// Most entries that are made readable again under one hold of a shard's lock: about 100 us.
+const RENEWED_PER_HOLD_MAX: usize = 128;
+
+/// What has to be compared with the members.
+#[derive(Debug)]
+pub(crate) struct Doubts {
+    /// Slots of which writes may have been missed, one bit each.
+    pub(crate) slots: AtomicU64,
+    /// The floor when slots were compared last.
+    floor: AtomicU64,
+}
+
+impl Default for Doubts {
+    /// Others may hold what this node has never heard of.
+    fn default() -> Self {
+        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0) }
+    }
+}
+
+/// Slots that are being compared with every member, and what they were like when that began.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    slots: SlotSet,
+    epochs: [u32; SLOTS],
+    began: Tick,
+    floor: Tick,
+}
+
+impl Comparison {
+    /// The slots of which writes may have been missed.
+    #[must_use]
+    pub fn slots(&self) -> SlotSet {
+        self.slots
+    }
+}
+
+/// Which part of a member's list was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Slots.
+    pub slots: SlotSet,
+    /// Part of the cache, below [`PARTS`].
+    pub part: u8,
+    /// Where the page before has ended.
+    pub after: Option<u64>,
+}
+
+/// A cache whose values travel, as those see it who compare it with other members.
+pub trait Replicating: Send + Sync {
+    /// Answers a member's question.
+    fn answer(&self, question: &Question<'_>) -> Bytes;
+    /// Begins a comparison of all slots of which writes may have been missed, if there are any.
+    fn begin(&self) -> Option<Comparison>;
+    /// The slots that do not add up to what they do here.
+    fn differing(&self, digests: &Digests) -> SlotSet;
+    /// Compares a page of a member's list. Applies removals; returns the keys of values that are later there. `doubted`
+    /// are the member's floors, where writes may have been missed here.
+    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Bytes>;
+    /// Stores values of a member's, as far as they are later. Returns how many were.
+    fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize;
+    /// A member was compared with.
+    fn compared(&self, comparison: &Comparison, digests: &Digests);
+    /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
+    fn end(&self, comparison: &Comparison);
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
+    fn answer(&self, question: &Question<'_>) -> Bytes {
+        match question {
+            Question::Digests => Answer::Digests(Box::new(self.digests())).encode(),
+            Question::List { slots, part, after } => {
+                self.list(Page { slots: *slots, part: *part, after: *after })
+            }
+            Question::Fetch(keys) => self.fetched(keys),
+            Question::Refused { stamp, key, .. } => {
+                self.disown(KeyRef::of(self.id, key), *stamp);
+                Answer::Noted.encode()
+            }
+        }
+    }
+
+    fn begin(&self) -> Option<Comparison> {
+        let floor = self.domain.gate().floor();
+        if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
+            self.doubt(SlotSet::ALL);
+        }
+        // Before the epochs: who sees a bit sees the epoch that was raised for it.
+        let slots = SlotSet::from_bits(self.doubts.slots.load(Ordering::Acquire));
+        let mut epochs = [0; SLOTS];
+        Slot::all().for_each(|slot| epochs[slot.index()] = self.epoch(slot));
+        let began = self.domain.clock().coarse();
+        // What is behind the floor stays there until the floor has passed.
+        (!slots.is_empty() && began > floor).then_some(Comparison { slots, epochs, began, floor })
+    }
+
+    fn differing(&self, digests: &Digests) -> SlotSet {
+        let own = self.digests();
+        let differs = |slot: &Slot| own.sums[slot.index()] != digests.sums[slot.index()];
+        let slots: SlotSet = Slot::all().filter(differs).collect();
+        self.stats.slots_repaired.add(slots.iter().count() as u64);
+        slots
+    }
+
+    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Bytes> {
+        let mut wanted = Vec::new();
+        for Listing { stamp, removed, key } in &listed.writes {
+            let key = KeyRef::of(self.id, key);
+            if key.shard() != usize::from(page.part) || !page.slots.contains(key.slot()) {
+                continue;
+            }
+            let mut shard = self.shard(key);
+            let replica = shard.replica.as_ref();
+            if replica.is_none_or(|replica| replica.judge(key.sought(), *stamp) != Verdict::Newer) {
+                continue;
+            }
+            if !removed {
+                wanted.push(key.to_bytes());
+            } else if self.merge(&mut shard, key, *stamp, Arrival::Nothing) == Merged::Future {
+                self.stats.future.count();
+            }
+        }
+        if let Some(digests) = doubted {
+            self.let_go_of_unlisted(page, listed, digests);
+        }
+        wanted
+    }
+
+    fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize {
+        let mut stored = 0;
+        for Fetched { stamp, key, value } in values {
+            let arrival = self.arrived(value, schema);
+            let key = KeyRef::of(self.id, key);
+            match self.merge(&mut self.shard(key), key, *stamp, arrival) {
+                Merged::Stored => stored += 1,
+                Merged::Future => self.stats.future.count(),
+                Merged::Removed { .. } | Merged::Outdated => {}
+            }
+        }
+        self.stats.copied.add(stored as u64);
+        self.tell_local_events();
+        stored
+    }
+
+    fn compared(&self, comparison: &Comparison, digests: &Digests) {
+        let (log, wall_ms) = (self.domain.log(), self.domain.clock().wall_ms());
+        let floor = |slot: Slot| digests.floors[slot.index()];
+        let observed = |slot: &Slot| log.observe_in(*slot, floor(*slot).at, wall_ms).is_ok();
+        let slots: SlotSet = comparison.slots.iter().filter(observed).collect();
+        for index in 0..SHARDS {
+            if let Some(replica) = &mut self.shard_at(index).replica {
+                replica.adopt(slots, &digests.floors);
+            }
+        }
+    }
+
+    fn end(&self, comparison: &Comparison) {
+        (0..SHARDS).for_each(|index| self.renew(index, comparison));
+        self.doubts.slots.fetch_and(!comparison.slots.bits(), Ordering::AcqRel);
+        // A fence raises the epoch before it says that the slot is doubted: either this sees it, or its word comes later.
+        let fenced = |slot: &Slot| self.epoch(*slot) != comparison.epochs[slot.index()];
+        self.doubt(comparison.slots.iter().filter(fenced).collect());
+        self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    fn digests(&self) -> Digests {
+        let mut digests = Digests { sums: [0; SLOTS], floors: [WriteStamp::NEVER; SLOTS] };
+        for index in 0..SHARDS {
+            let shard = self.shard_at(index);
+            let Some(replica) = &shard.replica else { continue };
+            replica.digest(&mut digests.sums);
+            for slot in Slot::all() {
+                let floor = &mut digests.floors[slot.index()];
+                *floor = replica.floor(slot).max(*floor);
+            }
+        }
+        digests
+    }
+
+    fn list(&self, page: Page) -> Bytes {
+        let mut list = ListOf::default();
+        if usize::from(page.part) >= PARTS {
+            return list.finish().encode();
+        }
+        let shard = self.shard_at(page.part.into());
+        for (key, held) in shard.replica.iter().flat_map(|replica| replica.iter()) {
+            if page.slots.contains(key.slot()) && page.after.is_none_or(|after| key.hash > after) {
+                let removed = matches!(held, Held::Tombstone { .. });
+                list.add(key.hash, Listing { stamp: held.stamp(), removed, key: key.bytes });
+            }
+        }
+        list.finish().encode()
+    }
+
+    /// Values that were asked for, as many as fit.
+    fn fetched(&self, keys: &[&[u8]]) -> Bytes {
+        let mut room = ANSWER_BYTES_MAX - 64;
+        let mut values: Vec<(WriteStamp, &[u8], BytesMut)> = Vec::new();
+        for key in keys {
+            let Some((stamp, value)) = self.travelling_of(KeyRef::of(self.id, key)) else { continue };
+            let Some(left) = room.checked_sub(key.len() + value.len() + 32) else { break };
+            room = left;
+            values.push((stamp, key, value));
+        }
+        let values = values.iter().map(|(stamp, key, value)| Fetched { stamp: *stamp, key, value });
+        Answer::Fetch { schema: self.settings.schema, values: values.collect() }.encode()
+    }
+
+    /// The last write of a key with its value, as it travels now.
+    fn travelling_of(&self, key: KeyRef<'_>) -> Option<(WriteStamp, BytesMut)> {
+        let shard = self.shard(key);
+        let Some(Held::Entry { stamp, birth }) = shard.replica.as_ref()?.held(key.sought()) else {
+            return None;
+        };
+        let entry = self.own_entry(key, birth).filter(|entry| !self.is_over(entry.expires))?;
+        let tags = shard.tags.as_ref().and_then(|tags| tags.get(key)).cloned();
+        drop(shard);
+        let left = entry.expires.since(self.domain.clock().coarse());
+        let ttl = (entry.expires != Tick::FOREVER).then_some(left);
+        let value = self.travels_as(&entry.into_value()?, ttl, &tags.unwrap_or_else(Tags::default)).ok()?;
+        Some((stamp, value))
+    }
+
+    /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
+    /// write.
+    fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
+        let end = if listed.more { end_of(self.id, listed) } else { None };
+        let is_listed = |key: KeyRef<'_>| {
+            listed.writes.binary_search_by_key(&key.hash, |it| key_hash(self.id, it.key)).is_ok()
+        };
+        let mut shard = self.shard_at(page.part.into());
+        let unlisted = |(key, held): (Sought<'_>, Held)| {
+            let Held::Entry { stamp, birth } = held else { return None };
+            let key = KeyRef::from(key);
+            let within = page.slots.contains(key.slot())
+                && page.after.is_none_or(|after| key.hash > after)
+                && end.is_none_or(|end| key.hash <= end);
+            let goes = within
+                && !self.is_coherent(key, birth.began, birth.epoch)
+                && stamp <= digests.floors[key.slot().index()]
+                && !is_listed(key);
+            goes.then(|| key.stored())
+        };
+        let replica = shard.replica.as_ref();
+        let unlisted: Vec<StoredKey> =
+            replica.map(|replica| replica.iter().filter_map(unlisted).collect()).unwrap_or_default();
+        for key in &unlisted {
+            self.let_go(&mut shard, key.borrowed());
+        }
+        self.stats.let_go.add(unlisted.len() as u64);
+    }
+
+    /// Makes the entries of a shard readable that were compared.
+    fn renew(&self, index: usize, comparison: &Comparison) {
+        let doubted = |key: KeyRef<'_>, birth: EntryBirth| {
+            let slot = key.slot();
+            comparison.slots.contains(slot)
+                && self.epoch(slot) == comparison.epochs[slot.index()]
+                && !self.is_coherent(key, birth.began, birth.epoch)
+        };
+        let keys: Vec<StoredKey> = {
+            let shard = self.shard_at(index);
+            let all = shard.replica.iter().flat_map(|replica| replica.iter());
+            let entries = all.filter_map(|(key, held)| match held {
+                Held::Entry { birth, .. } if doubted(key.into(), birth) => Some(KeyRef::from(key).stored()),
+                _ => None,
+            });
+            entries.collect()
+        };
+        for some in keys.chunks(RENEWED_PER_HOLD_MAX) {
+            let mut shard = self.shard_at(index);
+            for key in some.iter().map(StoredKey::borrowed) {
+                let held = shard.replica.as_ref().and_then(|replica| replica.held(key.sought()));
+                let Some(Held::Entry { stamp, birth }) = held else { continue };
+                if !doubted(key, birth) {
+                    continue;
+                }
+                match self.own_entry(key, birth) {
+                    Some(entry) => {
+                        let began = Tick(comparison.began.0.max(shard.mark.0 + 1));
+                        let epoch = comparison.epochs[key.slot().index()];
+                        self.store_again(&mut shard, key, stamp, entry, (began, epoch));
+                    }
+                    None => {
+                        if let Some(replica) = &mut shard.replica {
+                            replica.forget(key.sought());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops a value of this node's that a peer has refused, for its time is of the future: it is nobody's then.
+    fn disown(&self, key: KeyRef<'_>, refused: WriteStamp) {
+        let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let mut shard = self.shard(key);
+        let Some(replica) = &mut shard.replica else { return };
+        let own = refused.author == self.domain.author();
+        if !own || replica.held(key.sought()).is_none_or(|held| held.stamp() != refused) {
+            return;
+        }
+        replica.disown(key.sought());
+        shard.end(key);
+        let evicted = self.evict(key);
+        self.stats.disowned.count();
+        let told = partition.filter(|_| evicted).map(|partition| {
+            let wall_ms = self.domain.clock().wall_ms();
+            let kind = EventKind::Invalidated;
+            let told = Told::here(kind, Operation::Invalidate, self.domain.origin(), wall_ms);
+            self.stats.delivered.count();
+            self.topic.tell_key(partition, key, told)
+        });
+        drop(shard);
+        if let Some(told) = told {
+            told.wake();
+        }
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    pub(crate) fn as_replicating(self: Arc<Self>) -> Option<Arc<dyn Replicating>> {
+        if self.replicates() { Some(self) } else { None }
+    }
+
+    /// How many removed keys are remembered.
+    pub(crate) fn tombstones(&self) -> usize {
+        let of = |index| self.shard_at(index).replica.as_ref().map_or(0, |replica| replica.tombstones());
+        (0..SHARDS).map(of).sum()
+    }
+}
+
+const _: () = assert!(SHARDS == PARTS, "a part of a list is a shard");

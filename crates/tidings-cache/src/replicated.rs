@@ -1,0 +1,270 @@
+//! What a peer's change does where values travel.
+
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::id::SlotSet;
+use tidings_proto::record::{Keys, Target};
+use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
+use tidings_proto::time::Tick;
+
+use crate::core::{Birth, Core, ShardGuard};
+use crate::event::RawTarget;
+use crate::key::{Key, KeyRef, StoredKey};
+use crate::named::By;
+use crate::recent::Named;
+use crate::refusals::Refusal;
+use crate::remote::{RemoteChange, whole_target};
+use crate::replicate::{Merged, Rescued};
+use crate::table::{self, Entry, Peeking};
+use crate::tags::TagHash;
+use crate::topic::{Told, Woken};
+use crate::travel::Arrival;
+
+/// What a change without keys names of a cache whose values travel.
+pub(crate) enum NamedKeys {
+    /// Nothing is to be noted, for values do not travel.
+    NotNoted,
+    /// Everything, or nobody knows what.
+    All,
+    /// These keys, and what has no stamp.
+    Keys(Vec<StoredKey>),
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Merges a peer's change, and tells of it.
+    pub(crate) fn merge_change(&self, change: &RemoteChange<'_>) {
+        match change.record.target {
+            Target::Key(key) => self.merge_key(change, KeyRef::of(self.id, key)),
+            Target::Keys(keys) | Target::MoreKeys(keys) => self.merge_keys(change, keys),
+            Target::Tag(_) | Target::Prefix(_) | Target::All => self.merge_whole(change),
+        }
+    }
+
+    fn merge_key(&self, change: &RemoteChange<'_>, key: KeyRef<'_>) {
+        let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let arrival = self.arrival(change.record);
+        let mut woken = Woken::default();
+        let mut shard = self.shard(key);
+        let merged = self.merge_from(&mut shard, key, change, arrival);
+        let counter = match merged {
+            Merged::Stored => &self.stats.merged,
+            Merged::Removed { evicted: true } => &self.stats.key_evicted,
+            Merged::Removed { evicted: false } => &self.stats.key_absent,
+            Merged::Outdated => &self.stats.outdated,
+            Merged::Future => &self.stats.future,
+        };
+        counter.count();
+        // What came after a later one changes nothing for anybody.
+        if let Some(partition) = partition.filter(|_| merged != Merged::Outdated) {
+            if let Merged::Removed { evicted: true } = merged {
+                let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
+                woken.add(self.topic.tell_key(partition, key, told));
+                self.stats.delivered.count();
+            }
+            woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
+            self.stats.delivered.count();
+        }
+        drop(shard);
+        woken.wake();
+    }
+
+    /// Merges a change of one key, under its shard lock. One of the future evicts, and its author is to be told.
+    fn merge_from(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        change: &RemoteChange<'_>,
+        arrival: Arrival<V>,
+    ) -> Merged {
+        let stamp = WriteStamp::of(change.record.stamp, change.origin);
+        if change.record.uncertain {
+            self.open_window(shard, key);
+        }
+        let merged = self.merge(shard, key, stamp, arrival);
+        if merged == Merged::Future {
+            self.let_go(shard, key);
+            let origin = change.origin.clone();
+            let refusal = Refusal { origin, cache: self.id, key: key.to_bytes(), stamp };
+            self.domain.inner().refusals.add(refusal);
+        }
+        merged
+    }
+
+    fn merge_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>) {
+        for key in keys.iter().map(|key| KeyRef::of(self.id, key)) {
+            let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+            let mut shard = self.shard(key);
+            let merged = self.merge_from(&mut shard, key, change, Arrival::Nothing);
+            let evicted = merged == Merged::Removed { evicted: true };
+            let counter = if evicted { &self.stats.keys_evicted } else { &self.stats.keys_absent };
+            counter.count();
+            let told = partition.filter(|_| matches!(merged, Merged::Removed { .. })).map(|partition| {
+                self.stats.delivered.count();
+                self.topic.tell_key(partition, key, change.told(change.record.kind))
+            });
+            drop(shard);
+            if let Some(told) = told {
+                told.wake();
+            }
+        }
+    }
+
+    /// What came before a change of everything, a tag or a prefix goes; entries that were written later stay.
+    fn merge_whole(&self, change: &RemoteChange<'_>) {
+        let slots = change.lanes.slots_of(change.lane);
+        let stamp = WriteStamp::of(change.record.stamp, change.origin);
+        let wall_ms = self.domain.clock().wall_ms();
+        if self.domain.log().observe(slots, stamp.at, wall_ms).is_err() {
+            // What it stands for is decided by comparing with the members, once its time has come.
+            self.stats.future.count();
+            self.fence_and_tell(slots);
+            return;
+        }
+        if change.record.uncertain {
+            self.open_slot_windows(slots);
+        }
+        let target = whole_target(&change.record.target);
+        let mut shards = self.all_shards();
+        let named = self.named_by(&target, slots, &shards);
+        let rescued = self.rescued(&named, slots, stamp, &shards);
+        match (&named, &target) {
+            (NamedKeys::Keys(_), RawTarget::Tag(tag)) => {
+                self.exclude(Named::Tag(TagHash::of(self.id, tag)), slots, &mut shards, By::Peer);
+            }
+            (NamedKeys::Keys(_), RawTarget::Prefix(prefix)) => {
+                self.exclude(Named::Prefix(prefix.clone()), slots, &mut shards, By::Peer);
+            }
+            _ => self.fence_slots(slots),
+        }
+        self.note_whole(&named, slots, stamp, &mut shards);
+        rescued.into_iter().for_each(|one| self.restore(&mut shards, one));
+        let woken = self.tell_whole(change);
+        drop(shards);
+        woken.into_iter().for_each(Woken::wake);
+    }
+
+    /// What a change without keys names in these slots. `shards` are all of them.
+    pub(crate) fn named_by(
+        &self,
+        target: &RawTarget,
+        slots: SlotSet,
+        shards: &[ShardGuard<'_, V>],
+    ) -> NamedKeys {
+        if !self.replicates() {
+            return NamedKeys::NotNoted;
+        }
+        let replicas = shards.iter().filter_map(|shard| shard.replica.as_ref());
+        let keys = match target {
+            RawTarget::Prefix(prefix) if self.has_text() => {
+                let starts = |key: KeyRef<'_>| {
+                    slots.contains(key.slot())
+                        && self.text(key).is_some_and(|text| text.starts_with(prefix.as_bytes()))
+                };
+                let keys = replicas.flat_map(|replica| replica.iter().map(|(key, _)| KeyRef::from(key)));
+                keys.filter(|key| starts(*key)).map(KeyRef::stored).collect()
+            }
+            RawTarget::Tag(tag) if self.keeps_tags() => {
+                let tag = TagHash::of(self.id, tag);
+                let tags = shards.iter().filter_map(|shard| shard.tags.as_ref());
+                tags.flat_map(|tags| tags.keys_of(tag, 0, slots, usize::MAX).0).collect()
+            }
+            _ => return NamedKeys::All,
+        };
+        NamedKeys::Keys(keys)
+    }
+
+    /// Notes the removal of what a change has named. `shards` are all of them.
+    pub(crate) fn note_whole(
+        &self,
+        named: &NamedKeys,
+        slots: SlotSet,
+        stamp: WriteStamp,
+        shards: &mut [ShardGuard<'_, V>],
+    ) {
+        let now = self.domain.clock().coarse();
+        match named {
+            NamedKeys::NotNoted => {}
+            NamedKeys::All => {
+                let replicas = shards.iter_mut().filter_map(|shard| shard.replica.as_mut());
+                replicas.for_each(|replica| replica.clear(slots, stamp));
+            }
+            NamedKeys::Keys(keys) => {
+                for key in keys.iter().map(StoredKey::borrowed) {
+                    let Some(replica) = &mut shards[key.shard()].replica else { continue };
+                    if replica.held(key.sought()).is_some_and(|held| held.stamp() < stamp) {
+                        replica.remove(key.sought(), stamp, now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The readable entries that a change names, and that were written later.
+    fn rescued(
+        &self,
+        named: &NamedKeys,
+        slots: SlotSet,
+        stamp: WriteStamp,
+        shards: &[ShardGuard<'_, V>],
+    ) -> Vec<Rescued<V>> {
+        let later = |key: KeyRef<'_>, held: Held| match held {
+            Held::Entry { stamp: written, birth } if written > stamp => {
+                let entry = self.own_entry(key, birth)?;
+                let tags = shards[key.shard()].tags.as_ref().and_then(|tags| tags.get(key)).cloned();
+                self.is_coherent(key, birth.began, birth.epoch).then(|| Rescued {
+                    key: key.stored(),
+                    stamp: written,
+                    entry,
+                    tags: tags.unwrap_or_default(),
+                })
+            }
+            _ => None,
+        };
+        match named {
+            NamedKeys::NotNoted => Vec::new(),
+            NamedKeys::All => {
+                let replicas = shards.iter().filter_map(|shard| shard.replica.as_ref());
+                let all = replicas.flat_map(|replica| replica.iter());
+                let all = all.filter(|(key, _)| slots.contains(key.slot()));
+                all.filter_map(|(key, held)| later(key.into(), held)).collect()
+            }
+            NamedKeys::Keys(keys) => {
+                let held = |key: KeyRef<'_>| shards[key.shard()].replica.as_ref()?.held(key.sought());
+                let keys = keys.iter().map(StoredKey::borrowed);
+                keys.filter_map(|key| later(key, held(key)?)).collect()
+            }
+        }
+    }
+
+    /// The table's entry of a key, if it is this one. Call under its shard lock.
+    pub(crate) fn own_entry(&self, key: KeyRef<'_>, birth: EntryBirth) -> Option<Entry<V>> {
+        let _peeking = Peeking::begin();
+        let entry = self.entries.get(&key)?;
+        (EntryBirth { began: entry.began, epoch: entry.epoch } == birth).then_some(entry)
+    }
+
+    fn restore(&self, shards: &mut [ShardGuard<'_, V>], rescued: Rescued<V>) {
+        let Rescued { key, stamp, entry, tags } = rescued;
+        let key = key.borrowed();
+        let shard = &mut shards[key.shard()];
+        let began = shard.after_mark(self.domain.clock().coarse());
+        self.set_tags(shard, key, tags);
+        self.store_again(shard, key, stamp, entry, (began, self.epoch(key.slot())));
+    }
+
+    /// Stores an entry that was there before, as one that counts from another moment on. Call under its key's shard lock.
+    pub(crate) fn store_again(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        stamp: WriteStamp,
+        entry: Entry<V>,
+        (began, epoch): (Tick, u32),
+    ) {
+        let expires = entry.expires;
+        table::replace(&self.entries, key.stored(), Entry::new(entry.into_value(), began, expires, epoch));
+        let birth = Birth { began, epoch, ttl: None };
+        if let Some(replica) = &mut shard.replica {
+            replica.put(key.sought(), stamp, birth.of_entry());
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Caches whose values travel: compared with the members, and copied from them.
+//!
+//! A cache of which writes may have been missed is compared with every member, once all of them can be asked, and until then
+//! what it doubts is a miss. With a member that has come, and with one now and then, it is compared so that what else went
+//! wrong is found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tidings_cache::{AnyCache, CompareError, Comparison, Refusal, Replicating, compare_with};
+use tidings_proto::ask::{Declined, Topic};
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::{NodeId, Origin};
+use tidings_proto::replicate::copy::Question;
+use tidings_proto::time::Tick;
+use tidings_transport::AskError;
+use tokio::time::MissedTickBehavior;
+
+use crate::asked::Answering;
+use crate::bus::Bus;
+
+/// How often it is looked whether something has to be compared.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often a cache is compared with one of the members though nothing is known to be missed: about 1.5 KB of digests.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Most bytes per second that a node copies: a tenth of a gigabit link, so that a joiner leaves room for everything else.
+const COPY_BYTES_PER_SECOND: u64 = 12 << 20;
+
+/// How long a member may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+
+/// Most refusals that are told at once.
+const REFUSALS_AT_ONCE: usize = 32;
+
+/// Answers the questions of other members.
+struct Copies(Weak<Bus>);
+
+/// Has questions about entries answered.
+pub(crate) fn serve(bus: &Arc<Bus>) {
+    bus.asked.serve(Topic::Copy, Arc::new(Copies(Arc::downgrade(bus))));
+}
+
+impl Answering for Copies {
+    fn answer(&self, _: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        let bus = self.0.upgrade();
+        let answer = move || {
+            let (cache, question) = Question::decode(&question).map_err(|_| Declined::Unknown)?;
+            let cache = bus.and_then(|bus| replicating(&bus, cache)).ok_or(Declined::Failed)?;
+            Ok(cache.answer(&question))
+        };
+        // To add up a million entries takes milliseconds, and so may a value's encoding.
+        async { tokio::task::spawn_blocking(answer).await.unwrap_or(Err(Declined::Failed)) }.boxed()
+    }
+}
+
+fn replicating(bus: &Bus, id: CacheId) -> Option<Arc<dyn Replicating>> {
+    let cache = bus.domain.caches().into_iter().find(|cache| cache.id() == id)?;
+    cache.replicating()
+}
+
+/// What is known of a cache's comparisons.
+struct Known {
+    /// Members with which it was compared since they came.
+    with: BTreeSet<Origin>,
+    /// When it was compared last because the time had come, and with whom.
+    last: (Tick, Option<NodeId>),
+}
+
+/// Compares caches, until it is dropped.
+pub(crate) async fn run(bus: &Arc<Bus>) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known: BTreeMap<CacheId, Known> = BTreeMap::new();
+    loop {
+        look.tick().await;
+        tell_refusals(bus).await;
+        let caches = bus.domain.caches();
+        known.retain(|id, _| caches.iter().any(|cache| cache.id() == *id));
+        for cache in caches {
+            let id = cache.id();
+            let now = bus.domain.clock().now();
+            let Some(replicating) = cache.clone().replicating() else { continue };
+            let known = known.entry(id).or_insert(Known { with: BTreeSet::new(), last: (now, None) });
+            let members = members(bus);
+            known.with.retain(|origin| members.contains(origin));
+            match replicating.begin() {
+                Some(comparison) if !is_apart(bus, &members) => {
+                    if repair(bus, &*cache, (&*replicating, &comparison), &members).await {
+                        known.with = members;
+                    }
+                }
+                Some(_) => {}
+                None => look_at(bus, id, &*replicating, known, &members).await,
+            }
+        }
+    }
+}
+
+/// The members that can be asked.
+fn members(bus: &Bus) -> BTreeSet<Origin> {
+    let links = bus.transport().map(|transport| transport.links()).unwrap_or_default();
+    links.iter().map(|link| crate::bus::origin_of(link.peer())).collect()
+}
+
+/// Whether somebody cannot be asked whose writes may have been missed: what is doubted then is doubted on.
+fn is_apart(bus: &Bus, members: &BTreeSet<Origin>) -> bool {
+    bus.coherence.is_out_of_contact()
+        || bus.coherence.relevant().iter().any(|origin| !members.contains(origin))
+}
+
+/// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. Returns
+/// whether it did. One after the other, for the floors of each have to be taken over before the next one is asked.
+async fn repair(
+    bus: &Arc<Bus>,
+    cache: &dyn AnyCache,
+    (replicating, comparison): (&dyn Replicating, &Comparison),
+    members: &BTreeSet<Origin>,
+) -> bool {
+    let mut taken = 0;
+    for member in members {
+        match compare(bus, cache.id(), replicating, Some(comparison), &member.node).await {
+            Ok(some) => taken += some,
+            Err(error) => {
+                tracing::debug!(cache = %cache.name(), %member, %error, "not compared: it is tried again");
+                return false;
+            }
+        }
+    }
+    replicating.end(comparison);
+    let slots = comparison.slots().iter().count();
+    tracing::info!(cache = %cache.name(), slots, members = members.len(), taken, "compared with all members");
+    true
+}
+
+/// Compares with members that have come, and with one if the time has come.
+async fn look_at(
+    bus: &Arc<Bus>,
+    id: CacheId,
+    replicating: &dyn Replicating,
+    known: &mut Known,
+    members: &BTreeSet<Origin>,
+) {
+    let now = bus.domain.clock().now();
+    let (last, with) = &known.last;
+    let mut chosen: Vec<Origin> = members.difference(&known.with).cloned().collect();
+    if chosen.is_empty() && now.since(*last) >= COMPARE_INTERVAL {
+        let next =
+            members.iter().find(|origin| Some(&origin.node) > with.as_ref()).or_else(|| members.first());
+        known.last = (now, next.map(|origin| origin.node.clone()));
+        chosen.extend(next.cloned());
+    }
+    for member in chosen {
+        match compare(bus, id, replicating, None, &member.node).await {
+            Ok(taken) => {
+                tracing::debug!(%member, taken, "compared");
+                known.with.insert(member);
+            }
+            Err(error) => tracing::debug!(%member, %error, "not compared: it is tried again"),
+        }
+    }
+}
+
+/// Compares with one member. One that has no such cache, or does not know such questions, has nothing to be compared with.
+async fn compare(
+    bus: &Arc<Bus>,
+    id: CacheId,
+    replicating: &dyn Replicating,
+    comparison: Option<&Comparison>,
+    node: &NodeId,
+) -> Result<usize, CompareError<AskError>> {
+    let ask = |question: Bytes| async move {
+        let answer = bus.ask(node, Topic::Copy, &question, ANSWER_TIME).await?;
+        let time = Duration::from_secs(1).mul_f64(answer.len() as f64 / COPY_BYTES_PER_SECOND as f64);
+        tokio::time::sleep(time).await;
+        Ok(answer)
+    };
+    match compare_with(replicating, id, comparison, ask).await {
+        Err(CompareError::Asked(AskError::Declined(Declined::Unknown | Declined::Failed))) => Ok(0),
+        // A release that knows no questions ends their streams.
+        Err(CompareError::Asked(AskError::Read(None))) => Ok(0),
+        Err(CompareError::Unsound(error)) => {
+            tracing::warn!(%node, %error, "a member answers what cannot be read");
+            Ok(0)
+        }
+        Err(CompareError::Unexpected) => {
+            tracing::warn!(%node, "a member answers another question");
+            Ok(0)
+        }
+        result => result,
+    }
+}
+
+/// Tells authors of refused writes, as well as that goes.
+async fn tell_refusals(bus: &Arc<Bus>) {
+    let refusals = bus.domain.take_refusals();
+    let wall_ms = bus.domain.clock().wall_ms();
+    for some in refusals.chunks(REFUSALS_AT_ONCE) {
+        let told = some.iter().map(|Refusal { origin, cache, key, stamp }| async move {
+            let question = Question::Refused { stamp: *stamp, wall_ms, key };
+            tracing::warn!(%origin, "a write was refused: its time is too far ahead of this node's clock");
+            bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), ANSWER_TIME).await
+        });
+        for error in join_all(told).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "an author was not told that its write was refused");
+        }
+    }
+}
