@@ -45,6 +45,7 @@ mod subscribe;
 mod table;
 mod tagging;
 mod tags;
+mod text;
 mod topic;
 mod uncertain;
 mod versioned;
