@@ -51,6 +51,7 @@ mod subscribe;
 mod table;
 mod tagging;
 mod tags;
+mod text;
 mod topic;
 mod travel;
 mod uncertain;
