@@ -23,6 +23,7 @@ mod fetch;
 mod fill;
 mod filter;
 pub mod flight;
+mod gate;
 mod isolated;
 mod key;
 mod leader;
