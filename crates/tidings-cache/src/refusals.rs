@@ -43,7 +43,7 @@ impl Refusals {
 }
 
 impl Domain {
-    /// Takes the refusals that wait, so that their authors are told ([`crate::Replicating::refused`] there).
+    /// Takes the refusals that wait, so that their authors are told: see [`crate::Replicating::answer`] there.
     #[must_use]
     pub fn take_refusals(&self) -> Vec<Refusal> {
         self.inner().refusals.0.lock().drain(..).collect()
