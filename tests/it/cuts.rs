@@ -26,6 +26,9 @@ const CUT: Duration = Duration::from_secs(10);
 /// Longest time from a reachable network to a cluster in step.
 const HEALED_WITHIN: Duration = Duration::from_secs(2);
 
+/// The same on a machine that has no processors to spare, where the time to spare says little.
+const HEALED_ON_A_BUSY_MACHINE: Duration = Duration::from_secs(20);
+
 /// Longest time until what has happened is counted.
 const COUNTED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -49,7 +52,10 @@ pub(crate) async fn healed(cluster: &mut Cluster) -> Result<()> {
     cluster.formed().await?;
     let (took, spare) = (healed.elapsed(), healed.spare());
     facts::note("G13", format!("in step {took:.1?} after the network was whole"));
-    ensure!(spare <= HEALED_WITHIN, "healed only after {took:?}, {spare:?} of it with processors to spare");
+    ensure!(
+        spare <= HEALED_WITHIN && took <= HEALED_ON_A_BUSY_MACHINE,
+        "healed only after {took:?}, {spare:?} of it with processors to spare"
+    );
     Ok(())
 }
 

@@ -251,6 +251,8 @@ impl Worker {
 
     fn told(&self, write: u64, well: bool) {
         let mut record = self.world.record();
+        // Known when it began, or by now: either is enough.
+        record.counts(write, self.node.is_known());
         match record.told(write, now()) {
             Some(said) if well => self.saw(said),
             _ => record.complain(format!("a change on n{} was refused", self.host)),

@@ -88,6 +88,13 @@ impl Record {
         self.newest(key)
     }
 
+    /// Whether everybody knows the writer by now, so that its change is covered.
+    pub(crate) fn counts(&mut self, write: u64, is_known: bool) {
+        if let Some(write) = self.open.get_mut(&write) {
+            write.counts |= is_known;
+        }
+    }
+
     /// Its host has told its peers. Returns what it wrote.
     pub(crate) fn told(&mut self, write: u64, now: Duration) -> Option<(u64, u64)> {
         let Write { key, version, counts, .. } = self.open.remove(&write)?;
