@@ -205,3 +205,18 @@ fn who_says_goodbye_as_usual_is_named_by_nobody() {
     assert!(freshness.has_left(&life("a", 1)));
     assert_eq!(named_as_ended(&freshness, 2_000), []);
 }
+
+#[test]
+fn a_node_is_crowded_until_the_ends_of_its_lives_are_no_longer_in_doubt() {
+    let next = life("a", LIVES_MAX as u64 + 1);
+    let lives: Vec<_> = (1..=LIVES_MAX as u64).map(|number| life("a", number)).collect();
+    let mut freshness = settled(&lives[1..]);
+    named(&mut freshness, &life("a", 100));
+    assert_eq!(freshness.crowded(&next), None, "what others say does not shut it out");
+    freshness.conceded(&lives[0], Tick(1_000));
+    assert_eq!(freshness.crowded(&next), Some(Incarnation(LIVES_MAX as u64)));
+    assert!(lives.iter().all(|life| freshness.crowded(life).is_none()), "who is in comes back");
+    assert_eq!(freshness.crowded(&life("b", 1)), None);
+    published(&mut freshness, 1_000 + HORIZON + STALENESS);
+    assert_eq!(freshness.crowded(&next), None);
+}

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use tidings_cache::{CacheBuilder, Clock, WriteError};
 use tidings_proto::frame::Refusal;
-use tidings_proto::freshness::Bounds;
+use tidings_proto::freshness::{Bounds, LIVES_MAX};
 use tidings_proto::log::Retention;
 use tidings_transport::Host;
 use tokio::sync::watch::Ref;
@@ -123,4 +123,20 @@ fn a_life_that_is_over_by_what_others_prove_is_not_let_in_again() {
     bus.coherence.met(&peer(5, 1));
     assert_eq!(bus.admit(&peer(3, 2)), Err(Refusal::Incarnation(Incarnation(5))));
     bus.admit(&peer(5, 1)).unwrap();
+}
+
+#[test]
+fn a_member_that_begins_life_after_life_is_not_admitted_while_many_are_in_doubt() {
+    let bus = bus();
+    let relevant = || bus.coherence.relevant().len();
+    for number in 0..1_000 {
+        let admitted = bus.admit(&peer(1_000 + number, 1));
+        let newest = Refusal::Incarnation(Incarnation(1_000 + LIVES_MAX as u64 - 1));
+        assert_eq!(admitted, if number < LIVES_MAX as u64 { Ok(()) } else { Err(newest) });
+        assert!(!bus.follows_to_the_end(&peer(number, 1)) || relevant() <= LIVES_MAX);
+    }
+    assert_eq!(relevant(), LIVES_MAX);
+    bus.admit(&peer(1_000 + LIVES_MAX as u64 - 1, 1)).unwrap();
+    let other = life("c", 1);
+    bus.admit(&Hello { node: other.node, incarnation: other.incarnation, ..peer(1, 1) }).unwrap();
 }

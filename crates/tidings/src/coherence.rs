@@ -165,6 +165,13 @@ impl Coherence {
         self.inner.lock().freshness.newest_life(node)
     }
 
+    /// The newest life of a node of which no further one is to be admitted, if this would be one: see
+    /// [`Freshness::crowded`].
+    pub(crate) fn crowded(&self, hello: &Hello) -> Option<Incarnation> {
+        let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
+        self.inner.lock().freshness.crowded(&origin)
+    }
+
     /// What membership sees: who is heard by anybody.
     pub(crate) fn seen(&self, view: &View) {
         let now = self.domain.clock().now();
@@ -172,6 +179,10 @@ impl Coherence {
         for Member { record, state, .. } in view.members.values().filter(|member| heard(member.state)) {
             // Gossip names those who have ended for a while.
             if *state != State::Live && inner.freshness.has_ended_elsewhere(&record.origin) {
+                continue;
+            }
+            // It is looked at again with the next view: until then older lives of its node keep this one in doubt.
+            if inner.freshness.crowded(&record.origin).is_some() {
                 continue;
             }
             inner.freshness.found(&record.origin, now);

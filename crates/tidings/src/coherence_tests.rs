@@ -201,7 +201,7 @@ fn who_never_knew_a_life_that_has_ended_takes_a_floor_for_it_from_whoever_knew_i
     assert!(witness.forget(&victim.node));
     let named: Vec<_> =
         witness.members().borrow().members.iter().map(|it| (it.origin.clone(), it.ended)).collect();
-    assert_eq!(named, [(victim.clone(), false), (peer.clone(), false), (victim.clone(), true)]);
+    assert_eq!(named, [(peer.clone(), false), (victim.clone(), false), (victim.clone(), true)]);
     told(&cut_off, "witness", &witness);
     assert_eq!(cut_off.doubts(), [Doubt::UncleanEnd(victim.clone())]);
 

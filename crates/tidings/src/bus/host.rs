@@ -69,6 +69,9 @@ impl Host for Face {
         if own || leaves || self.has_ended(&origin) || !self.coherence.is_credible(hello.incarnation) {
             return false;
         }
+        if self.coherence.crowded(hello).is_some() {
+            return false;
+        }
         self.coherence.conceded(hello);
         true
     }
@@ -79,6 +82,9 @@ impl Host for Face {
 
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
         if self.is_former() {
+            if let Some(newest) = self.coherence.crowded(hello) {
+                return Err(Refusal::Incarnation(newest));
+            }
             // Whoever is there follows this life to its end, its successor too.
             self.coherence.met(hello);
             return Ok(());
@@ -96,6 +102,9 @@ impl Host for Face {
         // A life that is over by another one's proof would be followed and never be relevant.
         if let Some(newest) = self.coherence.newest_life(&hello.node).filter(|life| *life > hello.incarnation)
         {
+            return Err(Refusal::Incarnation(newest));
+        }
+        if let Some(newest) = self.coherence.crowded(hello) {
             return Err(Refusal::Incarnation(newest));
         }
         let mut met = self.met.lock();
