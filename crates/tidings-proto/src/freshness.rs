@@ -188,6 +188,19 @@ impl Freshness {
     /// ended on its side, and takes a floor from now.
     pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {
         self.outlived = false;
+        self.is_back(origin, now)
+    }
+
+    /// A live member hears an origin that this node has given up: it is there, and this node may be the only one that
+    /// misses what it changes. From now on it is relevant as if it had been met. Nothing comes of an origin that has
+    /// not been given up.
+    pub fn heard_again(&mut self, origin: &Origin, now: Tick) {
+        if self.has_given_up(origin) {
+            self.is_back(origin, now);
+        }
+    }
+
+    fn is_back(&mut self, origin: &Origin, now: Tick) -> bool {
         let end = if self.is_superseded(origin) { None } else { self.ended.remove(origin) };
         let new = self.found(origin, now);
         if let Some(End::Unclean { .. }) = end

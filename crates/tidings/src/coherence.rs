@@ -185,6 +185,7 @@ impl Coherence {
             if inner.freshness.crowded(&record.origin).is_some() {
                 continue;
             }
+            inner.freshness.heard_again(&record.origin, now);
             inner.freshness.found(&record.origin, now);
             // The record is signed by the member itself; whoever named it before need not have known.
             if inner.freshness.is_relevant(&record.origin) {
@@ -330,7 +331,12 @@ impl Coherence {
         let inner = self.inner.lock();
         let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
         let addresses = relevant.filter_map(|origin| Some(inner.peers.get(origin)?.address));
-        addresses.chain(inner.again.values().map(|(address, _)| *address)).collect()
+        // Where it said itself that it was comes first: who named it last may be wrong.
+        let again = inner.again.iter().flat_map(|(origin, (named, _))| {
+            let own = inner.peers.get(origin).map(|peer| peer.address);
+            own.into_iter().chain((own != Some(*named)).then_some(*named))
+        });
+        addresses.chain(again).collect()
     }
 
     /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.

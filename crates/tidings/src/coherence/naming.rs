@@ -173,7 +173,7 @@ impl Inner {
         for NamedMember { origin, address, .. } in
             there.filter(|member| freshness.has_given_up(&member.origin))
         {
-            if again.len() < AGAIN_MAX {
+            if again.len() < AGAIN_MAX || again.contains_key(origin) {
                 again.insert(origin.clone(), (*address, now));
             }
         }
