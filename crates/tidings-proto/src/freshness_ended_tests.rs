@@ -220,3 +220,22 @@ fn a_node_is_crowded_until_the_ends_of_its_lives_are_no_longer_in_doubt() {
     published(&mut freshness, 1_000 + HORIZON + STALENESS);
     assert_eq!(freshness.crowded(&next), None);
 }
+
+#[test]
+fn of_too_many_lives_that_others_say_have_ended_the_one_told_first_is_forgotten() {
+    let mut freshness = settled(&[]);
+    let mut now = 2_000;
+    // A lie of the far future, before ends that are true.
+    let tell = |freshness: &mut Freshness, number: u64, now: u64| {
+        let lives: Vec<_> = (0..512).map(|of| life(&format!("n{of}"), number)).collect();
+        freshness.told_ended(&life("witness", 1).node, &lives, Tick(now));
+        published(freshness, now + HORIZON + STALENESS);
+    };
+    for number in (1..=ENDED_MAX as u64 / 512 + 1).rev() {
+        tell(&mut freshness, number, now);
+        now += 100;
+    }
+    assert_eq!(freshness.ended.len(), ENDED_MAX);
+    assert!(freshness.ended.contains(&life("n0", 1)), "the newest word");
+    assert!(!freshness.ended.contains(&life("n0", ENDED_MAX as u64 / 512 + 1)));
+}
