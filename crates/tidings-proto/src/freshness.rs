@@ -352,7 +352,8 @@ impl Freshness {
             .map(|(origin, _)| origin.clone())
             .collect();
         for origin in overdue {
-            self.outlived = true;
+            // One that only others speak of need not have been there.
+            self.outlived |= self.is_proven(&origin);
             self.end(&origin, now);
         }
         let over = |floor: Tick| now >= floor.after(self.bounds.max_staleness);

@@ -166,6 +166,12 @@ fn a_peer_that_names_ends_without_end_is_bounded() {
     let Named { new, refused } = freshness.told_ended(&life("liar", 1).node, &lives, Tick(2_000));
     assert_eq!((new.len(), refused), (NAMED_BY_ONE_MAX, lives.len() - NAMED_BY_ONE_MAX));
     assert_eq!(published(&mut freshness, 2_000 + HORIZON + STALENESS).0, u64::MAX, "and costs one floor");
+
+    // Also where it costs none.
+    let mut freshness = Freshness::new(bounds(), true, Tick(1));
+    let Named { new, refused } = freshness.told_ended(&life("liar", 1).node, &lives, Tick(2_000));
+    assert_eq!((new.len(), refused), (0, lives.len() - NAMED_BY_ONE_MAX));
+    assert_eq!(freshness.ended.len(), NAMED_BY_ONE_MAX);
 }
 
 #[test]
@@ -238,4 +244,20 @@ fn of_too_many_lives_that_others_say_have_ended_the_one_told_first_is_forgotten(
     assert_eq!(freshness.ended.len(), ENDED_MAX);
     assert!(freshness.ended.contains(&life("n0", 1)), "the newest word");
     assert!(!freshness.ended.contains(&life("n0", ENDED_MAX as u64 / 512 + 1)));
+}
+
+#[test]
+fn a_life_that_only_others_spoke_of_is_missed_by_nobody_once_it_has_ended() {
+    for heard in [false, true] {
+        let mut freshness = settled(&[]);
+        named(&mut freshness, &life("x", 1));
+        if heard {
+            freshness.found(&life("x", 1), Tick(2_000));
+        }
+        freshness.lost(&life("x", 1), Tick(2_000));
+        published(&mut freshness, 2_000 + GRACE);
+        published(&mut freshness, 2_000 + GRACE + HORIZON + STALENESS);
+        assert!(!freshness.is_relevant(&life("x", 1)));
+        assert_eq!(freshness.misses_somebody(), heard);
+    }
 }
