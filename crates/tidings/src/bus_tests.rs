@@ -140,3 +140,11 @@ fn a_member_that_begins_life_after_life_is_not_admitted_while_many_are_in_doubt(
     let other = life("c", 1);
     bus.admit(&Hello { node: other.node, incarnation: other.incarnation, ..peer(1, 1) }).unwrap();
 }
+
+#[test]
+fn only_the_log_of_a_life_that_was_met_is_followed_to_its_end() {
+    let bus = bus();
+    bus.admit(&peer(5, 1)).unwrap();
+    assert!(!bus.follows_to_the_end(&peer(5, 2)));
+    assert!(bus.follows_to_the_end(&peer(5, 1)) && bus.follows_to_the_end(&peer(4, 2)));
+}

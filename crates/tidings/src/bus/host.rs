@@ -69,7 +69,10 @@ impl Host for Face {
         if own || leaves || self.has_ended(&origin) || !self.coherence.is_credible(hello.incarnation) {
             return false;
         }
-        if self.coherence.crowded(hello).is_some() {
+        // What another process did under the number of a life that was met is not that life's.
+        let met = self.met.lock().get(&hello.node).copied();
+        let another = met.is_some_and(|(life, log)| life == hello.incarnation && log != hello.log);
+        if another || self.coherence.crowded(hello).is_some() {
             return false;
         }
         self.coherence.conceded(hello);
