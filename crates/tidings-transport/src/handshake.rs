@@ -100,7 +100,8 @@ async fn greet_inbound(
             // A place first: what is not followed must leave no trace.
             let place = former::place(shared)?;
             if shared.host.follows_to_the_end(&hello) {
-                let former = former::greet(shared, place, (connection, identity), hello, (send, receive)).await?;
+                let former =
+                    former::greet(shared, place, (connection, identity), hello, (send, receive)).await?;
                 return Ok(Greeted::Former(former));
             }
         }

@@ -133,9 +133,9 @@ fn a_member_that_begins_life_after_life_is_not_admitted_while_many_are_in_doubt(
         let admitted = bus.admit(&peer(1_000 + number, 1));
         let newest = Refusal::Incarnation(Incarnation(1_000 + LIVES_MAX as u64 - 1));
         assert_eq!(admitted, if number < LIVES_MAX as u64 { Ok(()) } else { Err(newest) });
-        assert!(!bus.follows_to_the_end(&peer(number, 1)) || relevant() <= LIVES_MAX);
     }
     assert_eq!(relevant(), LIVES_MAX);
+    assert!(!bus.follows_to_the_end(&peer(1, 1)), "it may as well be any number of them");
     bus.admit(&peer(1_000 + LIVES_MAX as u64 - 1, 1)).unwrap();
     let other = life("c", 1);
     bus.admit(&Hello { node: other.node, incarnation: other.incarnation, ..peer(1, 1) }).unwrap();
