@@ -17,9 +17,8 @@ pub(crate) struct Table {
     me: Origin,
     patience: Patience,
     lives: BTreeMap<Origin, Life>,
-    /// The newest life of each node that was told to be forgotten: only a link brings it, or an older one,
-    /// back.
-    forgotten: BTreeMap<NodeId, Incarnation>,
+    /// The newest lives of nodes that were told to be forgotten. At most [`MEMBERS_MAX`].
+    forgotten: BTreeMap<NodeId, Forgotten>,
     superseded_by: Option<Record>,
 }
 
@@ -42,6 +41,17 @@ struct Life {
     left: bool,
     state: State,
     since: Tick,
+}
+
+/// A life that was told to be forgotten. That gossip names it, or an older one of its node, does not bring it back; a
+/// link does, or that others hear it again.
+struct Forgotten {
+    upto: Incarnation,
+    /// As it was when it was dropped.
+    origin: Origin,
+    life: Life,
+    /// Gossip has not heard it since.
+    silent: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +91,17 @@ impl Table {
         for (origin, life) in &mut self.lives {
             life.gossiped = live.contains(origin);
         }
-        self.settle_all(now)
+        for forgotten in self.forgotten.values_mut() {
+            forgotten.silent |= !live.contains(&forgotten.origin);
+        }
+        let room = MEMBERS_MAX.saturating_sub(self.lives.len());
+        let again = |_: &NodeId, it: &mut Forgotten| it.silent && !it.life.left && live.contains(&it.origin);
+        let again: Vec<_> = self.forgotten.extract_if(.., again).take(room).collect();
+        let back = !again.is_empty();
+        for (_, Forgotten { origin, life, .. }) in again {
+            self.lives.insert(origin, Life { gossiped: true, since: now, ..life });
+        }
+        self.settle_all(now) || back
     }
 
     /// A link to a member is up; the record is from its greeting, on a connection that proves its node id.
@@ -135,16 +155,14 @@ impl Table {
 
     /// Drops a life and all older ones of its node, unless they can be heard.
     pub(crate) fn forget(&mut self, origin: &Origin) -> bool {
-        let before = self.lives.len();
-        let dropped = |known: &Origin, life: &Life| {
+        let dropped = |known: &Origin, life: &mut Life| {
             known.node == origin.node && known.incarnation <= origin.incarnation && life.state != State::Live
         };
-        self.lives.retain(|known, life| !dropped(known, life));
-        if self.lives.len() == before {
-            return false;
-        }
-        let upto = self.forgotten.entry(origin.node.clone()).or_insert(origin.incarnation);
-        *upto = origin.incarnation.max(*upto);
+        let Some((newest, life)) = self.lives.extract_if(.., dropped).last() else { return false };
+        let before = self.forgotten.remove(&origin.node).map(|forgotten| forgotten.upto);
+        let upto = before.max(Some(origin.incarnation)).unwrap_or(origin.incarnation);
+        let forgotten = Forgotten { upto, origin: newest, silent: !life.gossiped, life };
+        self.forgotten.insert(origin.node.clone(), forgotten);
         if self.forgotten.len() > MEMBERS_MAX {
             // Losing this memory costs only that gossip, while it lasts, may name the node once more.
             self.forgotten.pop_first();
@@ -189,7 +207,7 @@ impl Table {
     }
 
     fn is_forgotten(&self, origin: &Origin) -> bool {
-        self.forgotten.get(&origin.node).is_some_and(|upto| origin.incarnation <= *upto)
+        self.forgotten.get(&origin.node).is_some_and(|forgotten| origin.incarnation <= forgotten.upto)
     }
 
     /// The life with this record, entered if it is new. None if there is no room: a life that has left makes

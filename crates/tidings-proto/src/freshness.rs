@@ -32,6 +32,11 @@ pub use self::hearsay::Named;
 /// cluster has members, and one peer alone cannot fill the set.
 pub const NAMED_BY_ONE_MAX: usize = 1_024;
 
+/// Lives of one node that are relevant at a time by more than hearsay: far more than a process that starts anew over
+/// and over leaves in doubt at once. While there are so many, all but the newest are ending, and no further one is
+/// admitted: who is not admitted is no member.
+pub const LIVES_MAX: usize = 8;
+
 /// The time limits that freshness is computed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -183,6 +188,19 @@ impl Freshness {
     /// ended on its side, and takes a floor from now.
     pub fn met(&mut self, origin: &Origin, now: Tick) -> bool {
         self.outlived = false;
+        self.is_back(origin, now)
+    }
+
+    /// A live member hears an origin that this node has given up: it is there, and this node may be the only one that
+    /// misses what it changes. From now on it is relevant as if it had been met. Nothing comes of an origin that has
+    /// not been given up.
+    pub fn heard_again(&mut self, origin: &Origin, now: Tick) {
+        if self.has_given_up(origin) {
+            self.is_back(origin, now);
+        }
+    }
+
+    fn is_back(&mut self, origin: &Origin, now: Tick) -> bool {
         let end = if self.is_superseded(origin) { None } else { self.ended.remove(origin) };
         let new = self.found(origin, now);
         if let Some(End::Unclean { .. }) = end
@@ -228,6 +246,14 @@ impl Freshness {
         self.proven.get(&origin.node).is_some_and(|newest| *newest > origin.incarnation)
     }
 
+    /// The newest life of a node of which so many are relevant that this one is not to be admitted; `None` if it may be.
+    #[must_use]
+    pub fn crowded(&self, origin: &Origin) -> Option<Incarnation> {
+        let proven = self.lives_of(&origin.node).filter(|life| self.is_proven(life));
+        let full = !self.is_proven(origin) && proven.clone().count() >= LIVES_MAX;
+        proven.last().filter(|_| full).map(|life| life.incarnation)
+    }
+
     /// Takes note that this life exists, and ends its node's older ones.
     fn prove(&mut self, origin: &Origin, now: Tick) {
         if self.proven.get(&origin.node) == Some(&origin.incarnation) {
@@ -250,7 +276,7 @@ impl Freshness {
         }
     }
 
-    fn lives_of(&self, node: &NodeId) -> impl Iterator<Item = &Origin> {
+    fn lives_of(&self, node: &NodeId) -> impl Iterator<Item = &Origin> + Clone {
         let first = Origin { node: node.clone(), incarnation: Incarnation(0) };
         let last = Origin { node: node.clone(), incarnation: Incarnation(u64::MAX) };
         self.origins.range(first..=last).map(|(origin, _)| origin)
@@ -326,7 +352,8 @@ impl Freshness {
             .map(|(origin, _)| origin.clone())
             .collect();
         for origin in overdue {
-            self.outlived = true;
+            // One that only others speak of need not have been there.
+            self.outlived |= self.is_proven(&origin);
             self.end(&origin, now);
         }
         let over = |floor: Tick| now >= floor.after(self.bounds.max_staleness);
@@ -365,13 +392,18 @@ impl Freshness {
             _ => None,
         };
         let closed: Vec<_> = self.origins.iter().filter_map(closed).collect();
+        if closed.is_empty() {
+            return;
+        }
+        let mut room = ENDED_NAMED_MAX.saturating_sub(self.ended.named(now, false).count());
         for (origin, floor, back, told) in closed {
             self.floor = self.floor.max(floor).max(unreadable);
             let named_until = now.after(lost_grace);
             match self.origins.get_mut(&origin) {
                 Some(relevant) if back => relevant.standing = Standing::Live,
                 _ if told => self.let_go(&origin, End::Told { named_until }),
-                _ if self.ended.named(now, false).count() < ENDED_NAMED_MAX => {
+                _ if room > 0 => {
+                    room -= 1;
                     self.let_go(&origin, End::Unclean { named_until });
                 }
                 _ => {}
@@ -416,6 +448,13 @@ impl Freshness {
     #[must_use]
     pub fn is_proven(&self, origin: &Origin) -> bool {
         self.origins.get(origin).is_some_and(|relevant| relevant.hearsay.is_none())
+    }
+
+    /// Whether the end of an origin is in doubt, and it is not back.
+    #[must_use]
+    pub fn is_ending(&self, origin: &Origin) -> bool {
+        let standing = self.origins.get(origin).map(|relevant| relevant.standing);
+        matches!(standing, Some(Standing::Closing { back: false, .. }))
     }
 
     /// The relevant origins and when each was last confirmed.

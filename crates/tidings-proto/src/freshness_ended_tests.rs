@@ -166,6 +166,12 @@ fn a_peer_that_names_ends_without_end_is_bounded() {
     let Named { new, refused } = freshness.told_ended(&life("liar", 1).node, &lives, Tick(2_000));
     assert_eq!((new.len(), refused), (NAMED_BY_ONE_MAX, lives.len() - NAMED_BY_ONE_MAX));
     assert_eq!(published(&mut freshness, 2_000 + HORIZON + STALENESS).0, u64::MAX, "and costs one floor");
+
+    // Also where it costs none.
+    let mut freshness = Freshness::new(bounds(), true, Tick(1));
+    let Named { new, refused } = freshness.told_ended(&life("liar", 1).node, &lives, Tick(2_000));
+    assert_eq!((new.len(), refused), (0, lives.len() - NAMED_BY_ONE_MAX));
+    assert_eq!(freshness.ended.len(), NAMED_BY_ONE_MAX);
 }
 
 #[test]
@@ -204,4 +210,54 @@ fn who_says_goodbye_as_usual_is_named_by_nobody() {
     freshness.ended_at(&life("a", 1), Tick(2_000));
     assert!(freshness.has_left(&life("a", 1)));
     assert_eq!(named_as_ended(&freshness, 2_000), []);
+}
+
+#[test]
+fn a_node_is_crowded_until_the_ends_of_its_lives_are_no_longer_in_doubt() {
+    let next = life("a", LIVES_MAX as u64 + 1);
+    let lives: Vec<_> = (1..=LIVES_MAX as u64).map(|number| life("a", number)).collect();
+    let mut freshness = settled(&lives[1..]);
+    named(&mut freshness, &life("a", 100));
+    assert_eq!(freshness.crowded(&next), None, "what others say does not shut it out");
+    freshness.conceded(&lives[0], Tick(1_000));
+    assert_eq!(freshness.crowded(&next), Some(Incarnation(LIVES_MAX as u64)));
+    assert!(lives.iter().all(|life| freshness.crowded(life).is_none()), "who is in comes back");
+    assert_eq!(freshness.crowded(&life("b", 1)), None);
+    published(&mut freshness, 1_000 + HORIZON + STALENESS);
+    assert_eq!(freshness.crowded(&next), None);
+}
+
+#[test]
+fn of_too_many_lives_that_others_say_have_ended_the_one_told_first_is_forgotten() {
+    let mut freshness = settled(&[]);
+    let mut now = 2_000;
+    // A lie of the far future, before ends that are true.
+    let tell = |freshness: &mut Freshness, number: u64, now: u64| {
+        let lives: Vec<_> = (0..512).map(|of| life(&format!("n{of}"), number)).collect();
+        freshness.told_ended(&life("witness", 1).node, &lives, Tick(now));
+        published(freshness, now + HORIZON + STALENESS);
+    };
+    for number in (1..=ENDED_MAX as u64 / 512 + 1).rev() {
+        tell(&mut freshness, number, now);
+        now += 100;
+    }
+    assert_eq!(freshness.ended.len(), ENDED_MAX);
+    assert!(freshness.ended.contains(&life("n0", 1)), "the newest word");
+    assert!(!freshness.ended.contains(&life("n0", ENDED_MAX as u64 / 512 + 1)));
+}
+
+#[test]
+fn a_life_that_only_others_spoke_of_is_missed_by_nobody_once_it_has_ended() {
+    for heard in [false, true] {
+        let mut freshness = settled(&[]);
+        named(&mut freshness, &life("x", 1));
+        if heard {
+            freshness.found(&life("x", 1), Tick(2_000));
+        }
+        freshness.lost(&life("x", 1), Tick(2_000));
+        published(&mut freshness, 2_000 + GRACE);
+        published(&mut freshness, 2_000 + GRACE + HORIZON + STALENESS);
+        assert!(!freshness.is_relevant(&life("x", 1)));
+        assert_eq!(freshness.misses_somebody(), heard);
+    }
 }

@@ -17,6 +17,7 @@ enum Input {
     Left(Origin),
     Lost(Origin),
     Found(Origin),
+    HeardAgain(Origin),
     Forget(Origin),
     Nothing,
 }
@@ -36,6 +37,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => origin().prop_map(Input::Left),
         3 => origin().prop_map(Input::Lost),
         2 => origin().prop_map(Input::Found),
+        2 => origin().prop_map(Input::HeardAgain),
         1 => origin().prop_map(Input::Forget),
         4 => Just(Input::Nothing),
     ]
@@ -61,6 +63,7 @@ fn apply(freshness: &mut Freshness, input: &Input, now: Tick) {
         Input::Found(origin) => {
             freshness.found(origin, now);
         }
+        Input::HeardAgain(origin) => freshness.heard_again(origin, now),
         Input::Forget(origin) => {
             freshness.forget(&origin.node, now);
         }

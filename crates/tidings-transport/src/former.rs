@@ -27,15 +27,20 @@ pub(crate) struct Former {
     _place: OwnedSemaphorePermit,
 }
 
+/// A place for a connection to a former life, if there is one.
+pub(crate) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, HandshakeError> {
+    let place = Arc::clone(&shared.formers).try_acquire_owned();
+    place.map_err(|_| HandshakeError::Refused(RefusedReason::Busy, None))
+}
+
 /// Takes a former life's connection, which it has begun, and answers it.
 pub(crate) async fn greet(
     shared: &Shared,
+    place: OwnedSemaphorePermit,
     (connection, identity): (&Connection, PeerIdentity),
     peer: Hello,
     (mut send, receive): (ControlSender, ControlReceiver),
 ) -> Result<Former, HandshakeError> {
-    let place = Arc::clone(&shared.formers).try_acquire_owned();
-    let place = place.map_err(|_| HandshakeError::Refused(RefusedReason::Busy, None))?;
     let answer = shared.host.hello();
     let parts = Parts {
         identity,

@@ -96,9 +96,14 @@ async fn greet_inbound(
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
         let hello = expect_hello(&mut receive).await?;
         check(shared, &identity, &hello)?;
-        if duplicate::concedes(&hello) && shared.host.follows_to_the_end(&hello) {
-            let former = former::greet(shared, (connection, identity), hello, (send, receive)).await?;
-            return Ok(Greeted::Former(former));
+        if duplicate::concedes(&hello) {
+            // A place first: what is not followed must leave no trace.
+            let place = former::place(shared)?;
+            if shared.host.follows_to_the_end(&hello) {
+                let former =
+                    former::greet(shared, place, (connection, identity), hello, (send, receive)).await?;
+                return Ok(Greeted::Former(former));
+            }
         }
         if hello.node == shared.node {
             return Err(met_at_home(shared, connection, &hello, &mut send).await);

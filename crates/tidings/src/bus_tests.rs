@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use tidings_cache::{CacheBuilder, Clock, WriteError};
 use tidings_proto::frame::Refusal;
-use tidings_proto::freshness::Bounds;
+use tidings_proto::freshness::{Bounds, LIVES_MAX};
 use tidings_proto::log::Retention;
 use tidings_transport::Host;
 use tokio::sync::watch::Ref;
@@ -123,4 +123,28 @@ fn a_life_that_is_over_by_what_others_prove_is_not_let_in_again() {
     bus.coherence.met(&peer(5, 1));
     assert_eq!(bus.admit(&peer(3, 2)), Err(Refusal::Incarnation(Incarnation(5))));
     bus.admit(&peer(5, 1)).unwrap();
+}
+
+#[test]
+fn a_member_that_begins_life_after_life_is_not_admitted_while_many_are_in_doubt() {
+    let bus = bus();
+    let relevant = || bus.coherence.relevant().len();
+    for number in 0..1_000 {
+        let admitted = bus.admit(&peer(1_000 + number, 1));
+        let newest = Refusal::Incarnation(Incarnation(1_000 + LIVES_MAX as u64 - 1));
+        assert_eq!(admitted, if number < LIVES_MAX as u64 { Ok(()) } else { Err(newest) });
+    }
+    assert_eq!(relevant(), LIVES_MAX);
+    assert!(!bus.follows_to_the_end(&peer(1, 1)), "it may as well be any number of them");
+    bus.admit(&peer(1_000 + LIVES_MAX as u64 - 1, 1)).unwrap();
+    let other = life("c", 1);
+    bus.admit(&Hello { node: other.node, incarnation: other.incarnation, ..peer(1, 1) }).unwrap();
+}
+
+#[test]
+fn only_the_log_of_a_life_that_was_met_is_followed_to_its_end() {
+    let bus = bus();
+    bus.admit(&peer(5, 1)).unwrap();
+    assert!(!bus.follows_to_the_end(&peer(5, 2)));
+    assert!(bus.follows_to_the_end(&peer(5, 1)) && bus.follows_to_the_end(&peer(4, 2)));
 }

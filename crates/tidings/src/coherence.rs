@@ -165,6 +165,13 @@ impl Coherence {
         self.inner.lock().freshness.newest_life(node)
     }
 
+    /// The newest life of a node of which no further one is to be admitted, if this would be one: see
+    /// [`Freshness::crowded`].
+    pub(crate) fn crowded(&self, hello: &Hello) -> Option<Incarnation> {
+        let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
+        self.inner.lock().freshness.crowded(&origin)
+    }
+
     /// What membership sees: who is heard by anybody.
     pub(crate) fn seen(&self, view: &View) {
         let now = self.domain.clock().now();
@@ -174,6 +181,11 @@ impl Coherence {
             if *state != State::Live && inner.freshness.has_ended_elsewhere(&record.origin) {
                 continue;
             }
+            // It is looked at again with the next view: until then older lives of its node keep this one in doubt.
+            if inner.freshness.crowded(&record.origin).is_some() {
+                continue;
+            }
+            inner.freshness.heard_again(&record.origin, now);
             inner.freshness.found(&record.origin, now);
             // The record is signed by the member itself; whoever named it before need not have known.
             if inner.freshness.is_relevant(&record.origin) {
@@ -319,7 +331,12 @@ impl Coherence {
         let inner = self.inner.lock();
         let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
         let addresses = relevant.filter_map(|origin| Some(inner.peers.get(origin)?.address));
-        addresses.chain(inner.again.values().map(|(address, _)| *address)).collect()
+        // Where it said itself that it was comes first: who named it last may be wrong.
+        let again = inner.again.iter().flat_map(|(origin, (named, _))| {
+            let own = inner.peers.get(origin).map(|peer| peer.address);
+            own.into_iter().chain((own != Some(*named)).then_some(*named))
+        });
+        addresses.chain(again).collect()
     }
 
     /// Lives that membership shows and that concern nobody any more, once they have been shown for a while.

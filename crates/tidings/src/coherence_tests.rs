@@ -201,7 +201,7 @@ fn who_never_knew_a_life_that_has_ended_takes_a_floor_for_it_from_whoever_knew_i
     assert!(witness.forget(&victim.node));
     let named: Vec<_> =
         witness.members().borrow().members.iter().map(|it| (it.origin.clone(), it.ended)).collect();
-    assert_eq!(named, [(victim.clone(), false), (peer.clone(), false), (victim.clone(), true)]);
+    assert_eq!(named, [(peer.clone(), false), (victim.clone(), false), (victim.clone(), true)]);
     told(&cut_off, "witness", &witness);
     assert_eq!(cut_off.doubts(), [Doubt::UncleanEnd(victim.clone())]);
 
@@ -244,7 +244,8 @@ fn a_life_that_was_given_up_and_is_named_as_there_is_dialled_and_no_more() {
     coherence.publish();
     assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![]));
     coherence.named(&peer.node, &set([named_of(&back)]));
-    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], vec![at(1)]));
+    let addresses = vec![at(2), at(1)];
+    assert_eq!((coherence.relevant(), coherence.addresses()), (vec![], addresses), "its own word first");
     // As ended it would be, by whoever has given it up as well.
     clock.advance(bounds.lost_grace);
     coherence.named(&peer.node, &set([named_of(&back), NamedMember { ended: true, ..named_of(&back) }]));
@@ -252,4 +253,30 @@ fn a_life_that_was_given_up_and_is_named_as_there_is_dialled_and_no_more() {
     coherence.named(&peer.node, &set([named_of(&back)]));
     coherence.met(&hello(&back, now, MemberSet::default()));
     assert_eq!((coherence.relevant(), coherence.addresses()), (vec![back], vec![at(2)]));
+}
+
+#[test]
+fn a_life_that_was_given_up_and_is_heard_by_a_member_is_relevant_again() {
+    let (coherence, clock) = coherence();
+    let now = wall(&coherence);
+    let back = life("back", now);
+    coherence.met(&hello(&back, now, MemberSet::default()));
+    assert!(coherence.forget(&back.node));
+    let bounds = coherence.bounds();
+    clock.advance(bounds.write_horizon + bounds.max_staleness);
+    coherence.publish();
+    let seen = |state| {
+        let (zone, release) = (String::new(), String::new());
+        let record = tidings_membership::Record { origin: back.clone(), address: at(2), zone, release };
+        let member = Member { record, state, since: Tick(1) };
+        coherence.seen(&View { members: [(back.node.clone(), member)].into(), ..View::default() });
+    };
+    seen(State::Lost);
+    assert_eq!(coherence.relevant(), []);
+    // There was a link once, which is down; gossip hears it.
+    seen(State::Suspect);
+    assert_eq!(coherence.relevant(), [back.clone()]);
+    clock.advance(bounds.write_horizon + bounds.max_staleness);
+    seen(State::Suspect);
+    assert!(coherence.doubts().contains(&Doubt::NeverHeard(back.clone())), "{:?}", coherence.doubts());
 }

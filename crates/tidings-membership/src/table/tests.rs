@@ -142,6 +142,25 @@ fn a_later_life_supersedes_and_the_former_stays_named_until_forgotten() {
 }
 
 #[test]
+fn a_forgotten_life_is_back_once_others_hear_it_again_and_not_while_they_still_do() {
+    let a = origin("a", 2);
+    for goodbye in [false, true] {
+        let mut table = table();
+        table.link_up(record("a", 2), at(0));
+        table.gossiped(&heard(std::slice::from_ref(&a)), at(100));
+        table.link_down(&a, at(200));
+        assert!(!goodbye || table.left(&a, at(200)));
+        assert!(table.forget(&a));
+        table.gossiped(&heard(&[a.clone(), origin("b", 1)]), at(300));
+        assert_eq!(state(&table, &a), None, "that others have not noticed yet is no news");
+        table.gossiped(&heard(&[]), at(400));
+        assert!(!table.stated(&stated("a", 2, false), at(450)));
+        assert_eq!(table.gossiped(&heard(std::slice::from_ref(&a)), at(500)), !goodbye);
+        assert_eq!(state(&table, &a), (!goodbye).then_some(State::Suspect));
+    }
+}
+
+#[test]
 fn a_live_member_is_not_forgotten() {
     let mut table = table();
     table.link_up(record("a", 1), at(0));

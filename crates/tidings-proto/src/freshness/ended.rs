@@ -7,7 +7,7 @@ use crate::id::Origin;
 use crate::time::Tick;
 
 /// Lives that are remembered as ended, and nodes whose newest life is. Beyond it one of which only others have said
-/// that it has ended is forgotten, or the life that began first: named once more by hearsay, it costs the doubt of
+/// that it has ended is forgotten, the one that was told first, or the life that began first: named once more by hearsay, it costs the doubt of
 /// one more unclean end, never a stale hit.
 pub const ENDED_MAX: usize = 4_096;
 
@@ -76,7 +76,11 @@ impl Ended {
             self.next = self.next.min(end.named_until());
         }
         let new = self.lives.insert(origin, end) != Some(end);
-        let least = |(origin, end): &(&Origin, &End)| (!matches!(end, End::Told { .. }), origin.incarnation);
+        let least = |(origin, end): &(&Origin, &End)| match end {
+            // What is told needs not be true, its number neither; how long ago it was told this node knows itself.
+            End::Told { named_until } => (false, named_until.0),
+            End::Clean | End::Unclean { .. } => (true, origin.incarnation.0),
+        };
         if self.lives.len() > ENDED_MAX
             && let Some((first, _)) = self.lives.iter().min_by_key(least)
         {

@@ -53,18 +53,22 @@ impl Freshness {
         }
         let room = self.room_for(by);
         let covered = matches!(self.own, Some(Own::NoContact | Own::Contacted));
+        let mut noted = 0;
         for origin in origins {
             if self.origins.contains_key(origin) || self.ended.contains(origin) {
                 continue;
             }
+            if noted == room {
+                named.refused += 1;
+                continue;
+            }
+            noted += 1;
             if covered {
                 self.ended.note(origin.clone(), End::Told { named_until: Tick::NEVER });
-            } else if named.new.len() < room {
+            } else {
                 let told = Standing::Closing { since: now, back: false, told: true };
                 self.enter(origin, told, Some(by.clone()));
                 named.new.push(origin.clone());
-            } else {
-                named.refused += 1;
             }
         }
         named

@@ -58,8 +58,10 @@ impl Overlay {
             Member { node: node.clone(), zone: xxh3_64(zone.as_bytes()), hash }
         };
         let mut members: Vec<Member> = view.into_iter().map(member).collect();
-        members.sort_by(|a, b| (a.zone, a.hash, &a.node).cmp(&(b.zone, b.hash, &b.node)));
+        // Of several zones of one node the first by hash counts, in whatever order they come.
+        members.sort_by(|a, b| (&a.node, a.zone).cmp(&(&b.node, b.zone)));
         members.dedup_by(|a, b| a.node == b.node);
+        members.sort_by(|a, b| (a.zone, a.hash, &a.node).cmp(&(b.zone, b.hash, &b.node)));
         let place = |(place, member): (usize, &Member)| (member.node.clone(), Place(place as u32));
         let places = members.iter().enumerate().map(place).collect();
         let mut overlay = Self { branches: vec![Branches::new(); members.len()], members, places };

@@ -261,3 +261,14 @@ proptest! {
 }
 
 const GOLDEN_WAYS: [&[&str]; 2] = [&["n0", "n47"], &["n7", "n74"]];
+
+#[test]
+fn a_node_of_two_zones_is_there_once_in_whatever_order_they_come() {
+    let mut twice = view(100, 4, &[]);
+    twice.push((NodeId::new("n7").unwrap(), "z0".to_owned()));
+    let there = overlay(&twice);
+    twice.reverse();
+    let reversed = overlay(&twice);
+    assert_eq!((there.len(), reversed.len()), (100, 100));
+    assert!(there.places().all(|place| there.node(place) == reversed.node(place)));
+}

@@ -69,6 +69,12 @@ impl Host for Face {
         if own || leaves || self.has_ended(&origin) || !self.coherence.is_credible(hello.incarnation) {
             return false;
         }
+        // What another process did under the number of a life that was met is not that life's.
+        let met = self.met.lock().get(&hello.node).copied();
+        let another = met.is_some_and(|(life, log)| life == hello.incarnation && log != hello.log);
+        if another || self.coherence.crowded(hello).is_some() {
+            return false;
+        }
         self.coherence.conceded(hello);
         true
     }
@@ -79,6 +85,9 @@ impl Host for Face {
 
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
         if self.is_former() {
+            if let Some(newest) = self.coherence.crowded(hello) {
+                return Err(Refusal::Incarnation(newest));
+            }
             // Whoever is there follows this life to its end, its successor too.
             self.coherence.met(hello);
             return Ok(());
@@ -96,6 +105,9 @@ impl Host for Face {
         // A life that is over by another one's proof would be followed and never be relevant.
         if let Some(newest) = self.coherence.newest_life(&hello.node).filter(|life| *life > hello.incarnation)
         {
+            return Err(Refusal::Incarnation(newest));
+        }
+        if let Some(newest) = self.coherence.crowded(hello) {
             return Err(Refusal::Incarnation(newest));
         }
         let mut met = self.met.lock();

@@ -117,7 +117,8 @@ impl Coherence {
             .relevant()
             .filter_map(|(origin, _)| inner.name(origin))
             .partition(|member| inner.freshness.is_proven(&member.origin));
-        // A frame holds no more; who is known for certain comes first.
+        // A frame holds no more; who is known for certain comes first, and of those who is there.
+        named.sort_by_key(|member| inner.freshness.is_ending(&member.origin));
         named.extend(hearsay);
         let replaced = inner.replaced.iter().chain(&inner.predecessor).cloned();
         let ended: Vec<_> = named_ends(inner, now).into_iter().chain(replaced).collect();
@@ -172,7 +173,7 @@ impl Inner {
         for NamedMember { origin, address, .. } in
             there.filter(|member| freshness.has_given_up(&member.origin))
         {
-            if again.len() < AGAIN_MAX {
+            if again.len() < AGAIN_MAX || again.contains_key(origin) {
                 again.insert(origin.clone(), (*address, now));
             }
         }
