@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::key_hash;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
@@ -35,13 +36,15 @@ pub(crate) struct Doubts {
     /// Slots of which writes may have been missed, one bit each.
     pub(crate) slots: AtomicU64,
     /// The floor when slots were compared last.
-    floor: AtomicU64,
+    pub(crate) floor: AtomicU64,
+    /// Held while bits change together with epochs.
+    pub(crate) order: Mutex<()>,
 }
 
 impl Default for Doubts {
     /// Others may hold what this node has never heard of.
     fn default() -> Self {
-        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0) }
+        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0), order: Mutex::new(()) }
     }
 }
 
@@ -108,11 +111,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn begin(&self) -> Option<Comparison> {
+        let _order = self.doubts.order.lock();
         let floor = self.domain.gate().floor();
         if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
             self.doubt(SlotSet::ALL);
         }
-        // Before the epochs: who sees a bit sees the epoch that was raised for it.
         let slots = SlotSet::from_bits(self.doubts.slots.load(Ordering::Acquire));
         let mut epochs = [0; SLOTS];
         Slot::all().for_each(|slot| epochs[slot.index()] = self.epoch(slot));
@@ -182,12 +185,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn end(&self, comparison: &Comparison) {
-        (0..SHARDS).for_each(|index| self.renew(index, comparison));
-        self.doubts.slots.fetch_and(!comparison.slots.bits(), Ordering::AcqRel);
-        // A fence raises the epoch before it says that the slot is doubted: either this sees it, or its word comes later.
         let fenced = |slot: &Slot| self.epoch(*slot) != comparison.epochs[slot.index()];
-        self.doubt(comparison.slots.iter().filter(fenced).collect());
-        self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+        let settled: SlotSet = {
+            let _order = self.doubts.order.lock();
+            self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+            let settled: SlotSet = comparison.slots.iter().filter(|slot| !fenced(slot)).collect();
+            self.doubts.slots.fetch_and(!settled.bits(), Ordering::AcqRel);
+            settled
+        };
+        // After that: what was stored as doubted until then is found under its shard's lock.
+        (0..SHARDS).for_each(|index| self.renew(index, comparison));
+        // Of slots that were cleared meanwhile some may have been left out.
+        self.doubt(settled.iter().filter(fenced).collect());
     }
 }
 

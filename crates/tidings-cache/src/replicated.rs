@@ -133,7 +133,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             (NamedKeys::Keys(_), RawTarget::Prefix(prefix)) => {
                 self.exclude(Named::Prefix(prefix.clone()), slots, &mut shards, By::Peer);
             }
-            _ => self.fence_slots(slots),
+            _ => self.raise_epochs(slots),
         }
         self.note_whole(&named, slots, stamp, &mut shards);
         rescued.into_iter().for_each(|one| self.restore(&mut shards, one));

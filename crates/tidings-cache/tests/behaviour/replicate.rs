@@ -15,8 +15,17 @@ pub(crate) fn builder(node: &Node) -> CacheBuilder<String, u64> {
     node.cache("users").replicate()
 }
 
+/// One that has been compared with everybody there is, which is nobody.
 pub(crate) fn users(node: &Node) -> Users {
-    builder(node).open().unwrap()
+    alone(builder(node))
+}
+
+/// Opens a cache of whose writes none is missed.
+pub(crate) fn alone<V: Clone + Send + Sync + 'static>(builder: CacheBuilder<String, V>) -> Cache<String, V> {
+    let cache = builder.open().unwrap();
+    let replicating = cache.erased().replicating().unwrap();
+    replicating.end(&replicating.begin().expect("others may hold what it has never heard of"));
+    cache
 }
 
 pub(crate) fn insert(users: &Users, name: &str, value: u64) {
@@ -26,7 +35,7 @@ pub(crate) fn insert(users: &Users, name: &str, value: u64) {
 /// Two nodes with the cache, which gives entries explicit tags.
 fn pair() -> ([Node; 2], [Users; 2]) {
     let nodes = [Node::new("a"), Node::new("b")];
-    let caches = [0, 1].map(|at| builder(&nodes[at]).explicit_tags().open().unwrap());
+    let caches = [0, 1].map(|at| alone(builder(&nodes[at]).explicit_tags()));
     (nodes, caches)
 }
 
@@ -113,7 +122,7 @@ fn a_removal_is_remembered_when_an_older_value_comes_after_it() {
 fn a_removal_that_is_forgotten_still_refuses_what_is_older() {
     let nodes = ["a", "b", "c"].map(Node::new);
     let ttl = Duration::from_secs(60);
-    let caches = [0, 1, 2].map(|at| builder(&nodes[at]).tombstone_ttl(ttl).open().unwrap());
+    let caches = [0, 1, 2].map(|at| alone(builder(&nodes[at]).tombstone_ttl(ttl)));
     let mut wire = Wire::new(&nodes);
     insert(&caches[0], "k", 1);
     wire.carry_between(0, 1);
@@ -203,7 +212,7 @@ fn what_was_loaded_neither_travels_nor_replaces_what_did() {
 fn a_node_that_displaces_entries_takes_back_no_older_value() {
     let nodes = ["a", "b", "c"].map(Node::new);
     let caches = [0, 1].map(|at| users(&nodes[at]));
-    let small = builder(&nodes[2]).max_capacity(10).open().unwrap();
+    let small = alone(builder(&nodes[2]).max_capacity(10));
     let mut wire = Wire::new(&nodes);
     let names = many(100);
     names.iter().for_each(|name| insert(&caches[0], name, 1));
@@ -256,7 +265,7 @@ fn a_value_too_large_to_travel_is_refused_before_anything_is_stored() {
 #[test]
 fn a_value_of_another_schema_evicts_and_is_not_stored() {
     let (a, b) = (Node::new("a"), Node::new("b"));
-    let (on_a, on_b) = (users(&a), builder(&b).schema(1).open().unwrap());
+    let (on_a, on_b) = (users(&a), alone(builder(&b).schema(1)));
     let mut wire = Wire::new([&a, &b]);
     insert(&on_b, "k", 1);
     wire.carry();
@@ -304,7 +313,7 @@ fn values_travel_in_an_encoding_of_their_own_and_what_cannot_be_decoded_evicts()
     let nodes = ["a", "b"].map(Node::new);
     let encode = |value: &u64| value.to_string().into_bytes();
     let decode = |bytes: &[u8]| std::str::from_utf8(bytes).ok()?.parse().ok().filter(|value| *value < 100);
-    let caches = [0, 1].map(|at| nodes[at].cache("users").replicate_with(encode, decode).open().unwrap());
+    let caches = [0, 1].map(|at| alone(nodes[at].cache("users").replicate_with(encode, decode)));
     let mut wire = Wire::new(&nodes);
     insert(&caches[0], "k", 7);
     wire.carry();
