@@ -23,7 +23,7 @@ use crate::builder::Mode;
 use crate::core::{Birth, Core, SWEEPING, ShardGuard};
 use crate::key::{Encoded, Key, KeyRef, StoredKey};
 use crate::receipt::Written;
-use crate::table::{Bare, Entry, Peeking};
+use crate::table::{Bare, Entry};
 use crate::tags::Tags;
 use crate::travel::Arrival;
 use crate::write::{Change, Options, Subject, When, WriteError};
@@ -123,8 +123,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.domain.log().observe_in(key.slot(), write.at, wall_ms).is_err() {
             return Merged::Future;
         }
-        let replica = shard.replica.as_ref();
-        if replica.is_none_or(|replica| replica.judge(key.sought(), write) != Verdict::Newer) {
+        let Some(replica) = &shard.replica else { return Merged::Outdated };
+        let verdict = match &arrival {
+            Arrival::Value { .. } => replica.judge_value(key.sought(), write),
+            Arrival::Nothing => replica.judge(key.sought(), write),
+        };
+        if verdict != Verdict::Newer {
+            self.let_go_of_loaded(shard, key);
             return Merged::Outdated;
         }
         let now = self.domain.clock().coarse();
@@ -165,6 +170,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Birth { began, epoch, ttl }
     }
 
+    /// Removes what was loaded of a key, and what is being loaded, for a write of it may be later than that: it has no stamp
+    /// that says. Call under its shard lock.
+    pub(crate) fn let_go_of_loaded(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) {
+        let held = shard.replica.as_ref().and_then(|replica| replica.held(key.sought()));
+        if matches!(held, Some(Held::Entry { .. })) {
+            shard.end_flights(key);
+        } else {
+            shard.end(key);
+            self.evict(key);
+        }
+    }
+
     /// Removes a key of which somebody has written what may not be merged. Call under its shard lock. Returns whether there
     /// was a readable copy.
     pub(crate) fn let_go(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
@@ -178,16 +195,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         evicted
     }
 
-    /// Whether what a load brings may be stored: not where there is a value that travelled. Call under the key's shard
-    /// lock.
+    /// Whether what a load brings may be stored: not where there is a value that travelled, readable
+    /// or not. Call under the key's shard lock.
     pub(crate) fn may_fill(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
         let Some(replica) = &mut shard.replica else { return true };
         let Some(Held::Entry { birth, .. }) = replica.held(key.sought()) else { return true };
-        if !self.is_coherent(key, birth.began, birth.epoch) {
-            return true;
-        }
-        let (_bare, _peeking) = (Bare::begin(), Peeking::begin());
-        let there = self.entries.get(&key).filter(|entry| !self.is_over(entry.expires));
+        let _bare = Bare::begin();
+        let there = self.own_entry(key, birth).filter(|entry| !self.is_over(entry.expires));
         if there.is_none() {
             replica.forget(key.sought());
         }

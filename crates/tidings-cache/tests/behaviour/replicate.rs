@@ -7,7 +7,8 @@ use tidings_cache::{
     WriteError,
 };
 
-use crate::common::{Node, Wire, fill, key, kinds, many};
+use crate::common::{MAX_STALENESS, Node, Wire, fill, key, kinds, many};
+use crate::replicate_repair::{repair, tell};
 
 pub(crate) type Users = Cache<String, u64>;
 
@@ -171,6 +172,8 @@ fn a_tag_and_a_prefix_remove_what_was_written_before_on_every_node() {
     a.clock.advance(Duration::from_millis(5));
     on_a.write().tag("u").insert(key("user:3"), 4).unwrap();
     wire.carry();
+    // What is later there than the prefix looks as if it was named, until it was compared.
+    repair(&on_a, &[&on_b]).expect("its slot is doubted");
     for (cache, name) in [(&on_a, "a"), (&on_b, "b")] {
         let found = cache.get_many(&[key("user:2"), key("page:1"), key("user:3")]);
         assert_eq!(found, [None, Some(3), Some(4)], "{name}");
@@ -178,6 +181,24 @@ fn a_tag_and_a_prefix_remove_what_was_written_before_on_every_node() {
     on_a.invalidate_tag("u").unwrap();
     wire.carry();
     assert_eq!(on_b.get(&key("user:3")), None, "its tags have travelled");
+}
+
+#[test]
+fn what_a_clear_spares_is_as_old_as_before() {
+    let nodes = ["a", "b", "c"].map(Node::new);
+    let caches = [0, 1, 2].map(|at| users(&nodes[at]));
+    let mut wire = Wire::new(&nodes);
+    caches[0].clear().unwrap();
+    nodes.iter().for_each(|node| node.clock.advance(Duration::from_millis(5)));
+    insert(&caches[1], "k", 1);
+    wire.carry_between(1, 2);
+    let left = Duration::from_secs(1);
+    nodes[2].fresh_until_now();
+    nodes[2].clock.advance(MAX_STALENESS - left);
+    wire.carry_between(0, 2);
+    assert_eq!(caches[2].get(&key("k")), Some(1));
+    nodes[2].clock.advance(left + left);
+    assert_eq!(caches[2].get(&key("k")), None, "a third node may have written since");
 }
 
 #[test]
@@ -242,7 +263,7 @@ fn a_write_of_the_future_is_refused_and_its_author_is_told() {
     let refusals = b.domain.take_refusals();
     assert_eq!(refusals.len(), 1);
     assert_eq!(*refusals[0].origin, *a.origin);
-    crate::replicate_repair::tell(&on_a, &refusals[0]);
+    tell(&on_a, &refusals[0]);
     assert_eq!((on_a.get(&key("k")), on_a.counts().disowned), (None, 1), "the author drops it");
     insert(&on_b, "k", 3);
     wire.carry();
