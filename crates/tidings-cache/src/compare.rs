@@ -1,5 +1,6 @@
 //! One comparison with one member, whatever carries the questions.
 
+use std::collections::HashMap;
 use std::future::Future;
 
 use bytes::Bytes;
@@ -8,12 +9,15 @@ use tidings_proto::id::SlotSet;
 use tidings_proto::record::Unsound;
 use tidings_proto::replicate::copy::{Answer, Digests, Listed, PARTS, Question};
 
-use crate::repair::{Comparison, Page, Replicating};
+use crate::repair::{Comparison, Page, Replicating, Wanted};
 
 /// A member was not compared with. What it had told by then is merged.
 #[derive(Debug, thiserror::Error)]
 pub enum CompareError<E> {
-    /// It did not answer.
+    /// It did not answer the first question.
+    #[error(transparent)]
+    First(E),
+    /// It did not answer a later one.
     #[error(transparent)]
     Asked(E),
     /// It answered what cannot be read.
@@ -43,8 +47,13 @@ pub async fn compare_with<E, F>(
 where
     F: Future<Output = Result<Bytes, E>>,
 {
-    let answer = ask(Question::Digests.encode(id)).await.map_err(CompareError::Asked)?;
-    let Answer::Digests(digests) = Answer::decode(&answer)? else { return Err(CompareError::Unexpected) };
+    let answer = ask(Question::Digests.encode(id)).await.map_err(CompareError::First)?;
+    let digests = match Answer::decode(&answer)? {
+        Answer::Digests(digests) => digests,
+        // It holds nothing.
+        Answer::Absent => return Ok(0),
+        _ => return Err(CompareError::Unexpected),
+    };
     let slots = cache.differing(&digests);
     let mut taken = 0;
     if !slots.is_empty() {
@@ -95,24 +104,30 @@ fn end_of(id: CacheId, listed: &Listed<'_>, after: Option<u64>) -> Option<Option
 async fn fetch<E, F>(
     cache: &dyn Replicating,
     id: CacheId,
-    wanted: &[Bytes],
+    wanted: &[Wanted],
     ask: &mut impl FnMut(Bytes) -> F,
 ) -> Result<usize, CompareError<E>>
 where
     F: Future<Output = Result<Bytes, E>>,
 {
-    let keys: Vec<&[u8]> = wanted.iter().map(|key| &key[..]).collect();
-    let (mut rest, mut taken) = (&keys[..], 0);
-    while !rest.is_empty() {
-        let (question, asked) = Question::fetch(rest);
+    let keys: Vec<&[u8]> = wanted.iter().map(|wanted| &wanted.key[..]).collect();
+    let (mut done, mut taken) = (0, 0);
+    while done < keys.len() {
+        let (question, asked) = Question::fetch(&keys[done..]);
         let answer = ask(question.encode(id)).await.map_err(CompareError::Asked)?;
         let Answer::Fetch { schema, values } = Answer::decode(&answer)? else {
             return Err(CompareError::Unexpected);
         };
         taken += cache.take(schema, &values);
         // Those behind the last value did not fit, unless there is none: then none of them is held any more.
-        let last = values.last().and_then(|value| rest[..asked].iter().position(|key| *key == value.key));
-        rest = &rest[last.map_or(asked, |last| last + 1)..];
+        let asked = &wanted[done..done + asked];
+        let last = values.last().and_then(|value| asked.iter().position(|wanted| wanted.key == value.key));
+        let answered = &asked[..last.map_or(asked.len(), |last| last + 1)];
+        let handed_out: HashMap<_, _> = values.iter().map(|value| (value.key, value.stamp)).collect();
+        let lacks =
+            |wanted: &&Wanted| handed_out.get(&wanted.key[..]).is_none_or(|stamp| *stamp < wanted.stamp);
+        answered.iter().filter(lacks).for_each(|wanted| cache.lack(wanted));
+        done += answered.len();
     }
     Ok(taken)
 }

@@ -42,7 +42,7 @@ use crate::travel::ValueCodec;
 
 /// Bit of a slot's epoch that says that entries of a prefix are being looked for: hits are compared with it then. A
 /// slot that is fenced a thousand times a second reaches it after 24 days, and then all that it costs is time.
-const SWEEPING: u32 = 1 << 31;
+pub(crate) const SWEEPING: u32 = 1 << 31;
 
 /// Keeps neighbouring shards' locks out of each other's cache line.
 #[repr(align(128))]
@@ -439,14 +439,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         !changed && !self.is_uncertain(shard, key, as_of) && !fenced()
     }
 
+    /// Makes slots unreadable of which writes may have been missed.
     pub(crate) fn fence_slots(&self, slots: SlotSet) {
+        let _order = self.replicates().then(|| self.doubts.order.lock());
+        self.doubt(slots);
+        self.raise_epochs(slots);
+    }
+
+    /// Makes slots unreadable of which everything was removed.
+    pub(crate) fn raise_epochs(&self, slots: SlotSet) {
         if let Some(fences) = &self.replica_fences {
             fences.note(slots, self.domain.clock());
         }
         for slot in slots.iter() {
             self.epochs[slot.index()].fetch_add(1, Ordering::AcqRel);
         }
-        self.doubt(slots);
         self.fences.fetch_add(1, Ordering::AcqRel);
     }
 

@@ -79,7 +79,7 @@ pub use policy::{LoadPolicy, OneLoader};
 pub use receipt::{ReceiptError, ReceiptFuture, ReceiptSource, Written};
 pub use refusals::Refusal;
 pub use remote::RemoteChange;
-pub use repair::{Comparison, Page, Replicating};
+pub use repair::{Comparison, Page, Replicating, Wanted};
 pub use ring::RingBounds;
 pub use shared::{Hand, LeaseFuture, LeaseRequest, LeaseSource, LeaseTurn, Lent};
 pub use stats::{CacheCounts, CacheStats, Striped};

@@ -74,7 +74,7 @@ impl<'a> Whole<'a> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Removes everything: epochs last.
     pub(crate) fn clear_all(&self, leave: Leave) -> Result<Written<'_>, WriteError> {
-        self.change_whole(&Whole::clear(leave), |_| self.fence_slots(SlotSet::ALL))
+        self.change_whole(&Whole::clear(leave), |_| self.raise_epochs(SlotSet::ALL))
     }
 
     /// Removes everything that follows from a change; `uncertain` says that this one may still land.
@@ -84,7 +84,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if uncertain {
                 shards.iter_mut().for_each(|shard| self.open_slot_windows_in(shard, SlotSet::ALL));
             }
-            self.fence_slots(SlotSet::ALL);
+            self.raise_epochs(SlotSet::ALL);
         })
     }
 
@@ -105,7 +105,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let whole = Whole::invalidation(DraftTarget::Tag(tag));
             let written = self.change_whole(&whole, |shards| match named {
                 Some(named) => self.exclude(named, SlotSet::ALL, shards, By::Here),
-                None => self.fence_slots(SlotSet::ALL),
+                None => self.raise_epochs(SlotSet::ALL),
             })?;
             positions.merge(&written.positions);
         }
@@ -203,7 +203,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// them, or none: then they are locked in turn.
     pub(crate) fn exclude(&self, named: Named, slots: SlotSet, shards: &mut [ShardGuard<'_, V>], by: By) {
         let prefix = match &named {
-            Named::Prefix(_) if !self.has_text() => return self.fence_slots(slots),
+            Named::Prefix(_) if !self.has_text() => return self.raise_epochs(slots),
             Named::Prefix(prefix) => Some(prefix.clone()),
             Named::Tag(_) => None,
         };

@@ -202,7 +202,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let mut shards = if self.topic.is_active() { self.all_shards() } else { Vec::new() };
         match named {
             Some(named) => self.exclude(named, slots, &mut shards, By::Peer),
-            None if evicts => self.fence_slots(slots),
+            None if evicts => self.raise_epochs(slots),
             None => {}
         }
         let woken = self.tell_whole(change);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::key_hash;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
@@ -19,7 +20,7 @@ use tidings_proto::replicate::copy::{
 use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
 
-use crate::core::Core;
+use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
 use crate::replicate::Merged;
 use crate::tags::Tags;
@@ -35,13 +36,15 @@ pub(crate) struct Doubts {
     /// Slots of which writes may have been missed, one bit each.
     pub(crate) slots: AtomicU64,
     /// The floor when slots were compared last.
-    floor: AtomicU64,
+    pub(crate) floor: AtomicU64,
+    /// Held while bits change together with epochs.
+    pub(crate) order: Mutex<()>,
 }
 
 impl Default for Doubts {
     /// Others may hold what this node has never heard of.
     fn default() -> Self {
-        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0) }
+        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0), order: Mutex::new(()) }
     }
 }
 
@@ -73,6 +76,15 @@ pub struct Page {
     pub after: Option<u64>,
 }
 
+/// A value that is later at a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of which key.
+    pub key: Bytes,
+    /// Which write, as it was listed.
+    pub stamp: WriteStamp,
+}
+
 /// A cache whose values travel, as those see it who compare it with other members.
 pub trait Replicating: Send + Sync {
     /// Answers a member's question.
@@ -81,11 +93,13 @@ pub trait Replicating: Send + Sync {
     fn begin(&self) -> Option<Comparison>;
     /// The slots that do not add up to what they do here.
     fn differing(&self, digests: &Digests) -> SlotSet;
-    /// Compares a page of a member's list. Applies removals; returns the keys of values that are later there. `doubted`
+    /// Compares a page of a member's list. Applies removals; returns the values that are later there. `doubted`
     /// are the member's floors, where writes may have been missed here.
-    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Bytes>;
+    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Wanted>;
     /// Stores values of a member's, as far as they are later. Returns how many were.
     fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize;
+    /// A value was listed that the member does not hand out: what is older is let go of, and refused from now on.
+    fn lack(&self, wanted: &Wanted);
     /// A member was compared with.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
     /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
@@ -108,11 +122,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn begin(&self) -> Option<Comparison> {
+        let _order = self.doubts.order.lock();
         let floor = self.domain.gate().floor();
         if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
             self.doubt(SlotSet::ALL);
         }
-        // Before the epochs: who sees a bit sees the epoch that was raised for it.
         let slots = SlotSet::from_bits(self.doubts.slots.load(Ordering::Acquire));
         let mut epochs = [0; SLOTS];
         Slot::all().for_each(|slot| epochs[slot.index()] = self.epoch(slot));
@@ -129,7 +143,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         slots
     }
 
-    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Bytes> {
+    fn compare(&self, page: Page, listed: &Listed<'_>, doubted: Option<&Digests>) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         for Listing { stamp, removed, key } in &listed.writes {
             let key = KeyRef::of(self.id, key);
@@ -137,14 +151,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 continue;
             }
             let mut shard = self.shard(key);
-            let replica = shard.replica.as_ref();
-            if replica.is_none_or(|replica| replica.judge(key.sought(), *stamp) != Verdict::Newer) {
-                continue;
-            }
-            if !removed {
-                wanted.push(key.to_bytes());
-            } else if self.merge(&mut shard, key, *stamp, Arrival::Nothing) == Merged::Future {
-                self.stats.future.count();
+            let Some(replica) = &shard.replica else { continue };
+            if *removed {
+                self.merge_compared(shard, key, *stamp, Arrival::Nothing);
+            } else if replica.judge_value(key.sought(), *stamp) == Verdict::Newer {
+                wanted.push(Wanted { key: key.to_bytes(), stamp: *stamp });
+            } else if replica.held(key.sought()).is_none() {
+                self.let_go_of_loaded(&mut shard, key);
             }
         }
         if let Some(digests) = doubted {
@@ -158,15 +171,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         for Fetched { stamp, key, value } in values {
             let arrival = self.arrived(value, schema);
             let key = KeyRef::of(self.id, key);
-            match self.merge(&mut self.shard(key), key, *stamp, arrival) {
-                Merged::Stored => stored += 1,
-                Merged::Future => self.stats.future.count(),
-                Merged::Removed { .. } | Merged::Outdated => {}
-            }
+            let merged = self.merge_compared(self.shard(key), key, *stamp, arrival);
+            stored += usize::from(merged == Merged::Stored);
         }
         self.stats.copied.add(stored as u64);
         self.tell_local_events();
         stored
+    }
+
+    fn lack(&self, wanted: &Wanted) {
+        let key = KeyRef::of(self.id, &wanted.key);
+        self.merge_compared(self.shard(key), key, wanted.stamp, Arrival::Nothing);
     }
 
     fn compared(&self, comparison: &Comparison, digests: &Digests) {
@@ -182,16 +197,42 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn end(&self, comparison: &Comparison) {
-        (0..SHARDS).for_each(|index| self.renew(index, comparison));
-        self.doubts.slots.fetch_and(!comparison.slots.bits(), Ordering::AcqRel);
-        // A fence raises the epoch before it says that the slot is doubted: either this sees it, or its word comes later.
         let fenced = |slot: &Slot| self.epoch(*slot) != comparison.epochs[slot.index()];
-        self.doubt(comparison.slots.iter().filter(fenced).collect());
-        self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+        let settled: SlotSet = {
+            let _order = self.doubts.order.lock();
+            self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
+            let settled: SlotSet = comparison.slots.iter().filter(|slot| !fenced(slot)).collect();
+            self.doubts.slots.fetch_and(!settled.bits(), Ordering::AcqRel);
+            settled
+        };
+        // After that: what was stored as doubted until then is found under its shard's lock.
+        (0..SHARDS).for_each(|index| self.renew(index, comparison));
+        // Of slots that were cleared meanwhile some may have been left out.
+        self.doubt(settled.iter().filter(fenced).collect());
     }
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Merges what a member holds. What is of the future there is later than what is held here, and nothing else is known of
+    /// it: a slot that is doubted is doubted on.
+    fn merge_compared(
+        &self,
+        mut shard: ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        stamp: WriteStamp,
+        arrival: Arrival<V>,
+    ) -> Merged {
+        let merged = self.merge(&mut shard, key, stamp, arrival);
+        if merged == Merged::Future {
+            self.stats.future.count();
+            self.let_go(&mut shard, key);
+            if self.is_doubted(key.slot()) {
+                self.fence_slots(SlotSet::from_iter([key.slot()]));
+            }
+        }
+        merged
+    }
+
     fn digests(&self) -> Digests {
         let mut digests = Digests { sums: [0; SLOTS], floors: [WriteStamp::NEVER; SLOTS] };
         for index in 0..SHARDS {
@@ -311,9 +352,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                         self.store_again(&mut shard, key, stamp, entry, (began, epoch));
                     }
                     None => {
-                        if let Some(replica) = &mut shard.replica {
-                            replica.forget(key.sought());
-                        }
+                        self.let_go(&mut shard, key);
                     }
                 }
             }

@@ -14,16 +14,16 @@ use std::time::Duration;
 
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hlc::Stamp;
-use tidings_proto::id::SlotSet;
+use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::receipt::Positions;
 use tidings_proto::replicate::{EntryBirth, Held, Sought, TombstoneBounds, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
 
 use crate::builder::Mode;
-use crate::core::{Birth, Core, ShardGuard};
+use crate::core::{Birth, Core, SWEEPING, ShardGuard};
 use crate::key::{Encoded, Key, KeyRef, StoredKey};
 use crate::receipt::Written;
-use crate::table::{Bare, Entry, Peeking};
+use crate::table::{Bare, Entry};
 use crate::tags::Tags;
 use crate::travel::Arrival;
 use crate::write::{Change, Options, Subject, When, WriteError};
@@ -123,16 +123,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.domain.log().observe_in(key.slot(), write.at, wall_ms).is_err() {
             return Merged::Future;
         }
-        let replica = shard.replica.as_ref();
-        if replica.is_none_or(|replica| replica.judge(key.sought(), write) != Verdict::Newer) {
+        let Some(replica) = &shard.replica else { return Merged::Outdated };
+        let verdict = match &arrival {
+            Arrival::Value { .. } => replica.judge_value(key.sought(), write),
+            Arrival::Nothing => replica.judge(key.sought(), write),
+        };
+        if verdict != Verdict::Newer {
+            self.let_go_of_loaded(shard, key);
             return Merged::Outdated;
         }
         let now = self.domain.clock().coarse();
         match arrival {
             Arrival::Value { value, tags, ttl } => {
                 let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));
-                let began = shard.after_mark(self.dated_back(now, age));
-                let birth = Birth { began, epoch: self.epoch(key.slot()), ttl };
+                let birth = self.birth_of_merged(shard, key.slot(), now.before(age), ttl);
                 self.put(shard, key, value, birth, now);
                 self.set_tags(shard, key, tags);
                 self.note_write(shard, key, write, Some(birth), now);
@@ -147,10 +151,35 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// When what was written so long ago began to count: members that are not heard may have written since. Not behind the
-    /// floor, which has been compared for, or will be.
-    fn dated_back(&self, now: Tick, age: Duration) -> Tick {
-        now.before(age).max(Tick(self.domain.gate().floor().0 + 1)).min(now)
+    /// How a peer's value is stored that was written at a moment: members that are not heard may have written since. In a
+    /// slot that is doubted, a later write may have been missed, and it is unreadable until that was compared.
+    fn birth_of_merged(
+        &self,
+        shard: &ShardGuard<'_, V>,
+        slot: Slot,
+        written: Tick,
+        ttl: Option<Duration>,
+    ) -> Birth {
+        let began = shard.after_mark(written);
+        // Before it is asked whether the slot is doubted: who sees the epoch of a fence sees that it doubts.
+        let epoch = self.epoch(slot);
+        if began <= self.domain.gate().floor() {
+            self.doubt(SlotSet::from_iter([slot]));
+        }
+        let epoch = if self.is_doubted(slot) { epoch.wrapping_sub(1) & !SWEEPING } else { epoch };
+        Birth { began, epoch, ttl }
+    }
+
+    /// Removes what was loaded of a key, and what is being loaded, for a write of it may be later than that: it has no stamp
+    /// that says. Call under its shard lock.
+    pub(crate) fn let_go_of_loaded(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) {
+        let held = shard.replica.as_ref().and_then(|replica| replica.held(key.sought()));
+        if matches!(held, Some(Held::Entry { .. })) {
+            shard.end_flights(key);
+        } else {
+            shard.end(key);
+            self.evict(key);
+        }
     }
 
     /// Removes a key of which somebody has written what may not be merged. Call under its shard lock. Returns whether there
@@ -166,16 +195,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         evicted
     }
 
-    /// Whether what a load brings may be stored: not where there is a value that travelled. Call under the key's shard
-    /// lock.
+    /// Whether what a load brings may be stored: not where there is a value that travelled, readable
+    /// or not. Call under the key's shard lock.
     pub(crate) fn may_fill(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
         let Some(replica) = &mut shard.replica else { return true };
         let Some(Held::Entry { birth, .. }) = replica.held(key.sought()) else { return true };
-        if !self.is_coherent(key, birth.began, birth.epoch) {
-            return true;
-        }
-        let (_bare, _peeking) = (Bare::begin(), Peeking::begin());
-        let there = self.entries.get(&key).filter(|entry| !self.is_over(entry.expires));
+        let _bare = Bare::begin();
+        let there = self.own_entry(key, birth).filter(|entry| !self.is_over(entry.expires));
         if there.is_none() {
             replica.forget(key.sought());
         }
@@ -217,12 +243,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Ok(self.written(kind.unwrap_or(none), positions))
     }
 
-    /// Slots have to be compared with the members. After their epochs were raised.
+    /// Slots have to be compared with the members. Before their epochs are raised.
     #[inline]
     pub(crate) fn doubt(&self, slots: SlotSet) {
         if self.replicates() {
             self.doubts.slots.fetch_or(slots.bits(), Ordering::AcqRel);
         }
+    }
+
+    /// Whether writes of a slot may have been missed.
+    pub(crate) fn is_doubted(&self, slot: Slot) -> bool {
+        let slots = SlotSet::from_bits(self.doubts.slots.load(Ordering::Acquire));
+        slots.contains(slot) || self.domain.gate().floor().0 > self.doubts.floor.load(Ordering::Acquire)
     }
 
     /// Forgets tombstones that are too old, and the stamps of what the table has let go, at some places of a shard.

@@ -133,10 +133,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             (NamedKeys::Keys(_), RawTarget::Prefix(prefix)) => {
                 self.exclude(Named::Prefix(prefix.clone()), slots, &mut shards, By::Peer);
             }
-            _ => self.fence_slots(slots),
+            _ => self.raise_epochs(slots),
         }
         self.note_whole(&named, slots, stamp, &mut shards);
-        rescued.into_iter().for_each(|one| self.restore(&mut shards, one));
+        if matches!((&named, &target), (NamedKeys::Keys(_), RawTarget::Prefix(_))) {
+            // What is later is kept where it is, and looks as if it had been named.
+            self.doubt(rescued.iter().map(|one| one.key.borrowed().slot()).collect());
+        } else {
+            rescued.into_iter().for_each(|one| self.restore(&mut shards, one));
+        }
         let woken = self.tell_whole(change);
         drop(shards);
         woken.into_iter().for_each(Woken::wake);
@@ -246,9 +251,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let Rescued { key, stamp, entry, tags } = rescued;
         let key = key.borrowed();
         let shard = &mut shards[key.shard()];
-        let began = shard.after_mark(self.domain.clock().coarse());
         self.set_tags(shard, key, tags);
-        self.store_again(shard, key, stamp, entry, (began, self.epoch(key.slot())));
+        let counts = (entry.began, self.epoch(key.slot()));
+        self.store_again(shard, key, stamp, entry, counts);
     }
 
     /// Stores an entry that was there before, as one that counts from another moment on. Call under its key's shard lock.

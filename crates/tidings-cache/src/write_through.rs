@@ -28,7 +28,8 @@ pub enum WriteThroughError<E> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Runs the user's write of a key's truth, then stores its value here and evicts the key at every peer. Safe
     /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
-    /// value is not stored, and the key is evicted everywhere.
+    /// value is not stored, and the key is evicted everywhere: where values travel, that is a removal, which is later than
+    /// what came in between.
     ///
     /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a window. For
     /// the write horizon (default 5 s), counted on each node from when it is told, nothing is stored under the key that

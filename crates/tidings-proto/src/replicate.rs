@@ -104,7 +104,7 @@ pub enum Held {
         /// Of which entry.
         birth: EntryBirth,
     },
-    /// Its last write removed it, or stored what cannot be read here.
+    /// Its last write removed it, or stored what cannot be read here or was not handed out.
     Tombstone {
         /// That write.
         stamp: WriteStamp,
@@ -228,6 +228,16 @@ impl<K: ReplicaKey> Replica<K> {
             std::cmp::Ordering::Greater => Verdict::Newer,
             std::cmp::Ordering::Equal => Verdict::Same,
             std::cmp::Ordering::Less => Verdict::Older,
+        }
+    }
+
+    /// Whether a write whose value there is counts: as [`Replica::judge`], and also if it is known as one whose value could
+    /// not be had ([`Held::Tombstone`]).
+    #[must_use]
+    pub fn judge_value(&self, key: Sought<'_>, write: WriteStamp) -> Verdict {
+        match (self.judge(key, write), self.held(key)) {
+            (Verdict::Same, Some(Held::Tombstone { .. })) => Verdict::Newer,
+            (verdict, _) => verdict,
         }
     }
 

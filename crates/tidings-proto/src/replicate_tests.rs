@@ -346,3 +346,15 @@ fn a_write_is_ordered_by_time_and_then_by_its_author() {
 }
 
 const GOLDEN: (u64, u64) = (17_087_226_273_791_960_586, 15_517_040_550_102_056_031);
+
+#[test]
+fn a_value_counts_that_could_not_be_had_before() {
+    let mut replica: Replica<Key> = Replica::new(AMPLE);
+    let stamp = |at| WriteStamp { at: Stamp(at), author: 1 };
+    replica.remove(key(0).sought(), stamp(20), Tick(1));
+    assert_eq!(replica.judge(key(0).sought(), stamp(20)), Verdict::Same);
+    assert_eq!(replica.judge_value(key(0).sought(), stamp(20)), Verdict::Newer);
+    assert_eq!(replica.judge_value(key(0).sought(), stamp(19)), Verdict::Older);
+    replica.put(key(0).sought(), stamp(20), EntryBirth { began: Tick(1), epoch: 1 });
+    assert_eq!(replica.judge_value(key(0).sought(), stamp(20)), Verdict::Same);
+}

@@ -110,6 +110,19 @@ impl Clocks {
         Some(ClockOffset { ahead: offset.ahead(), uncertainty: offset.uncertainty(), exceeded })
     }
 
+    /// Whether this node's wall clock is for certain further ahead of most of these peers' than what is refused.
+    pub(crate) fn is_ahead<'a>(&self, live: impl Iterator<Item = &'a NodeId>, now: Tick) -> bool {
+        let peers = self.peers.lock();
+        let said = live.filter_map(|node| Some(peers.get(node)?.1.offset.aged(now)));
+        let (mut behind, mut all) = (0, 0);
+        for offset in said {
+            all += 1;
+            let is_behind = offset.ahead() < 0.0 && offset.judge(SKEW_MAX) == Judgement::Beyond;
+            behind += usize::from(is_behind);
+        }
+        behind * 2 > all
+    }
+
     /// How often a peer's clock has come to be beyond the bound.
     pub(crate) fn exceeded(&self) -> u64 {
         self.exceeded.load(Ordering::Relaxed)
@@ -145,6 +158,23 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_ahead_if_most_peers_are_behind_it() {
+        let (clocks, now) = (Clocks::new(ClockBounds::default()), Tick(1 << 50));
+        let nodes = ["n1", "n2", "n3"].map(|name| NodeId::new(name).unwrap());
+        let measure = |node: usize, ahead_ms: i64| {
+            let walls = (1_700_000_000_000_u64.saturating_add_signed(ahead_ms), 1_700_000_000_000);
+            clocks.measured(&nodes[node], Offset::measure(walls, Duration::from_millis(5), now), now);
+        };
+        assert!(!clocks.is_ahead(nodes.iter(), now), "nobody has said");
+        measure(0, -600_000);
+        measure(1, 0);
+        measure(2, 600_000);
+        assert!(!clocks.is_ahead(nodes.iter(), now), "one slow peer decides nothing");
+        measure(1, -600_000);
+        assert!(clocks.is_ahead(nodes.iter(), now));
+    }
 
     #[test]
     fn a_clock_that_goes_to_and_fro_is_counted_each_time() {

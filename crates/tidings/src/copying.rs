@@ -15,9 +15,10 @@ use tidings_cache::{AnyCache, CompareError, Comparison, Refusal, Replicating, co
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{NodeId, Origin};
-use tidings_proto::replicate::copy::Question;
+use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_proto::time::Tick;
 use tidings_transport::AskError;
+use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 
 use crate::asked::Answering;
@@ -35,28 +36,69 @@ const COPY_BYTES_PER_SECOND: u64 = 12 << 20;
 /// How long a member may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
+/// How long a comparison with one member may take: what it had brought by then is kept, and the other caches get their turn.
+const COMPARE_TIME: Duration = Duration::from_secs(300);
+
+/// How long a cache is left alone that could not be compared with somebody.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Most refusals that are told at once.
 const REFUSALS_AT_ONCE: usize = 32;
 
+/// How long an author may take to note that its write was refused. It is told of the next one too.
+const TELL_TIME: Duration = Duration::from_secs(2);
+
+/// Most questions that are answered at once, each on a thread of its own; more wait for their turn.
+const ANSWERS_MAX: usize = 2;
+
+/// How long a question waits for its turn; then it is declined as one too many. Well below [`ANSWER_TIME`].
+const TURN_TIME: Duration = Duration::from_secs(5);
+
 /// Answers the questions of other members.
-struct Copies(Weak<Bus>);
+struct Copies {
+    bus: Weak<Bus>,
+    turns: Arc<Semaphore>,
+}
 
 /// Has questions about entries answered.
 pub(crate) fn serve(bus: &Arc<Bus>) {
-    bus.asked.serve(Topic::Copy, Arc::new(Copies(Arc::downgrade(bus))));
+    let copies = Copies { bus: Arc::downgrade(bus), turns: Arc::new(Semaphore::new(ANSWERS_MAX)) };
+    bus.asked.serve(Topic::Copy, Arc::new(copies));
 }
 
 impl Answering for Copies {
-    fn answer(&self, _: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
-        let bus = self.0.upgrade();
-        let answer = move || {
-            let (cache, question) = Question::decode(&question).map_err(|_| Declined::Unknown)?;
-            let cache = bus.and_then(|bus| replicating(&bus, cache)).ok_or(Declined::Failed)?;
-            Ok(cache.answer(&question))
-        };
-        // To add up a million entries takes milliseconds, and so may a value's encoding.
-        async { tokio::task::spawn_blocking(answer).await.unwrap_or(Err(Declined::Failed)) }.boxed()
+    fn answer(&self, peer: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        let (bus, turns) = (self.bus.upgrade(), self.turns.clone());
+        async move {
+            let bus = bus.ok_or(Declined::Failed)?;
+            let turn = tokio::time::timeout(TURN_TIME, turns.acquire_owned()).await;
+            let turn = turn.map_err(|_| Declined::Busy)?.map_err(|_| Declined::Failed)?;
+            let answer = move || {
+                // Until it is done, even if nobody waits for it any more.
+                let _turn = turn;
+                answer(&bus, &peer, &question)
+            };
+            // To add up a million entries takes milliseconds, and so may a value's encoding.
+            tokio::task::spawn_blocking(answer).await.unwrap_or(Err(Declined::Failed))
+        }
+        .boxed()
     }
+}
+
+fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> {
+    let (cache, question) = Question::decode(question).map_err(|_| Declined::Unknown)?;
+    let Some(cache) = replicating(bus, cache) else { return Ok(Answer::Absent.encode()) };
+    if matches!(question, Question::Refused { .. }) && !is_ahead(bus) {
+        tracing::debug!(%peer, "refuses a write of this node, whose clock agrees with others: it is kept");
+        return Ok(Answer::Noted.encode());
+    }
+    Ok(cache.answer(&question))
+}
+
+/// Whether this node's own clock is ahead of most members', as it has measured: nobody's word decides what it drops.
+fn is_ahead(bus: &Bus) -> bool {
+    let members = members(bus);
+    bus.clocks.is_ahead(members.iter().map(|origin| &origin.node), bus.domain.clock().now())
 }
 
 fn replicating(bus: &Bus, id: CacheId) -> Option<Arc<dyn Replicating>> {
@@ -70,29 +112,53 @@ struct Known {
     with: BTreeSet<Origin>,
     /// When it was compared last because the time had come, and with whom.
     last: (Tick, Option<NodeId>),
+    /// Until when it is left alone.
+    paused: Tick,
 }
 
-/// Compares caches, until it is dropped.
+/// Compares caches and tells of refusals, until it is dropped.
 pub(crate) async fn run(bus: &Arc<Bus>) {
+    // Neither waits for the other.
+    tokio::join!(compare_all(bus), tell_all(bus));
+}
+
+async fn tell_all(bus: &Arc<Bus>) {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        tell_refusals(bus).await;
+    }
+}
+
+async fn compare_all(bus: &Arc<Bus>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut known: BTreeMap<CacheId, Known> = BTreeMap::new();
     loop {
         look.tick().await;
-        tell_refusals(bus).await;
         let caches = bus.domain.caches();
         known.retain(|id, _| caches.iter().any(|cache| cache.id() == *id));
         for cache in caches {
             let id = cache.id();
             let now = bus.domain.clock().now();
             let Some(replicating) = cache.clone().replicating() else { continue };
-            let known = known.entry(id).or_insert(Known { with: BTreeSet::new(), last: (now, None) });
+            let known = known.entry(id).or_insert_with(|| Known {
+                with: BTreeSet::new(),
+                last: (now, None),
+                paused: now,
+            });
+            if now < known.paused {
+                continue;
+            }
             let members = members(bus);
             known.with.retain(|origin| members.contains(origin));
             match replicating.begin() {
                 Some(comparison) if !is_apart(bus, &members) => {
                     if repair(bus, &*cache, (&*replicating, &comparison), &members).await {
                         known.with = members;
+                    } else {
+                        known.paused = bus.domain.clock().now().after(RETRY_PAUSE);
                     }
                 }
                 Some(_) => {}
@@ -161,50 +227,65 @@ async fn look_at(
                 tracing::debug!(%member, taken, "compared");
                 known.with.insert(member);
             }
-            Err(error) => tracing::debug!(%member, %error, "not compared: it is tried again"),
+            Err(error) => {
+                tracing::debug!(%member, %error, "not compared: it is tried again");
+                known.paused = bus.domain.clock().now().after(RETRY_PAUSE);
+            }
         }
     }
 }
 
-/// Compares with one member. One that has no such cache, or does not know such questions, has nothing to be compared with.
+/// A member was not compared with.
+#[derive(Debug, thiserror::Error)]
+enum NotCompared {
+    #[error(transparent)]
+    Failed(#[from] CompareError<AskError>),
+    #[error("that took longer than {COMPARE_TIME:?}")]
+    Late,
+}
+
+/// Compares with one member. One that answers no such questions at all has nothing to be compared with; whatever else it
+/// does not answer leaves in doubt what it holds.
 async fn compare(
     bus: &Arc<Bus>,
     id: CacheId,
     replicating: &dyn Replicating,
     comparison: Option<&Comparison>,
     node: &NodeId,
-) -> Result<usize, CompareError<AskError>> {
+) -> Result<usize, NotCompared> {
     let ask = |question: Bytes| async move {
         let answer = bus.ask(node, Topic::Copy, &question, ANSWER_TIME).await?;
         let time = Duration::from_secs(1).mul_f64(answer.len() as f64 / COPY_BYTES_PER_SECOND as f64);
         tokio::time::sleep(time).await;
         Ok(answer)
     };
-    match compare_with(replicating, id, comparison, ask).await {
-        Err(CompareError::Asked(AskError::Declined(Declined::Unknown | Declined::Failed))) => Ok(0),
-        // A release that knows no questions ends their streams.
-        Err(CompareError::Asked(AskError::Read(None))) => Ok(0),
+    let compared = compare_with(replicating, id, comparison, ask);
+    let Ok(result) = tokio::time::timeout(COMPARE_TIME, compared).await else {
+        return Err(NotCompared::Late);
+    };
+    match &result {
+        Err(CompareError::First(AskError::Declined(Declined::Unknown))) => return Ok(0),
         Err(CompareError::Unsound(error)) => {
             tracing::warn!(%node, %error, "a member answers what cannot be read");
-            Ok(0)
         }
-        Err(CompareError::Unexpected) => {
-            tracing::warn!(%node, "a member answers another question");
-            Ok(0)
-        }
-        result => result,
+        Err(CompareError::Unexpected) => tracing::warn!(%node, "a member answers another question"),
+        _ => {}
     }
+    Ok(result?)
 }
 
 /// Tells authors of refused writes, as well as that goes.
 async fn tell_refusals(bus: &Arc<Bus>) {
     let refusals = bus.domain.take_refusals();
+    // Of each author and key the last one: those before it are gone there.
+    let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.key), one)).collect();
+    let refusals: Vec<&Refusal> = last.into_values().collect();
     let wall_ms = bus.domain.clock().wall_ms();
     for some in refusals.chunks(REFUSALS_AT_ONCE) {
         let told = some.iter().map(|Refusal { origin, cache, key, stamp }| async move {
             let question = Question::Refused { stamp: *stamp, wall_ms, key };
             tracing::warn!(%origin, "a write was refused: its time is too far ahead of this node's clock");
-            bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), ANSWER_TIME).await
+            bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), TELL_TIME).await
         });
         for error in join_all(told).await.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "an author was not told that its write was refused");

@@ -1,15 +1,16 @@
 //! What nodes whose values travel do when they may have missed writes: they compare what they hold.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tidings_cache::{Refusal, Replicating, compare_with};
+use tidings_cache::{CompareError, Comparison, ReadOrFill, Refusal, Replicating, TOKEN_TIME, compare_with};
 use tidings_proto::freshness::Published;
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{Lanes, SlotSet};
 use tidings_proto::log::Retention;
-use tidings_proto::replicate::copy::Question;
+use tidings_proto::replicate::copy::{Answer, Question};
 
 use crate::common::{MAX_STALENESS, Node, Wire, fill, key, many};
 use crate::replicate::{Users, builder, insert, users};
@@ -38,10 +39,7 @@ pub(crate) fn tell(author: &Users, refusal: &Refusal) {
 /// have been.
 pub(crate) fn repair(users: &Users, members: &[&Users]) -> Option<usize> {
     let comparison = face(users).begin()?;
-    let taken = members.iter().map(|member| {
-        let ask = |question: Bytes| std::future::ready(Ok::<_, ()>(answer(member, &question)));
-        compare_with(&*face(users), id(), Some(&comparison), ask).now_or_never().unwrap().unwrap()
-    });
+    let taken = members.iter().map(|member| compare(users, member, Some(&comparison)).unwrap());
     let taken = taken.sum();
     face(users).end(&comparison);
     Some(taken)
@@ -49,8 +47,16 @@ pub(crate) fn repair(users: &Users, members: &[&Users]) -> Option<usize> {
 
 /// Compares where nothing was missed.
 fn look(users: &Users, member: &Users) -> usize {
-    let ask = |question: Bytes| std::future::ready(Ok::<_, ()>(answer(member, &question)));
-    compare_with(&*face(users), id(), None, ask).now_or_never().unwrap().unwrap()
+    compare(users, member, None).unwrap()
+}
+
+fn compare(
+    users: &Users,
+    member: &Users,
+    comparison: Option<&Comparison>,
+) -> Result<usize, CompareError<Infallible>> {
+    let ask = |question: Bytes| std::future::ready(Ok(answer(member, &question)));
+    compare_with(&*face(users), id(), comparison, ask).now_or_never().unwrap()
 }
 
 fn pass(nodes: &[Node]) {
@@ -64,7 +70,7 @@ fn a_joiner_copies_everything_from_a_member() {
     let names = many(10_000);
     names.iter().enumerate().for_each(|(n, name)| insert(&on_a, name, n as u64));
     on_a.remove(&names[3]).unwrap();
-    let on_b = users(&nodes[1]);
+    let on_b = builder(&nodes[1]).open().unwrap();
     assert_eq!(on_b.erased().doubted(), SlotSet::ALL, "others may hold what it has never heard of");
     assert_eq!(repair(&on_b, &[&on_a]), Some(9_999));
     assert_eq!(on_b.erased().doubted(), SlotSet::default());
@@ -142,11 +148,121 @@ fn a_removal_that_was_missed_and_is_forgotten_takes_the_entry_with_it() {
 }
 
 #[test]
+fn a_value_that_comes_to_a_doubted_slot_is_a_miss_until_every_member_was_compared() {
+    let nodes = ["a", "b", "c"].map(Node::new);
+    let caches = [0, 1, 2].map(|at| users(&nodes[at]));
+    let mut wire = Wire::new(&nodes);
+    insert(&caches[0], "k", 1);
+    pass(&nodes);
+    insert(&caches[2], "k", 2);
+    // What C logged is lost, and what A did comes late.
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
+    wire.carry_between(0, 1);
+    assert_eq!(caches[1].get(&key("k")), None, "there is a later one");
+    let comparison = face(&caches[1]).begin().unwrap();
+    compare(&caches[1], &caches[0], Some(&comparison)).unwrap();
+    assert_eq!(caches[1].get(&key("k")), None, "not every member was asked");
+    compare(&caches[1], &caches[2], Some(&comparison)).unwrap();
+    face(&caches[1]).end(&comparison);
+    assert_eq!(caches[1].get(&key("k")), Some(2));
+}
+
+#[test]
+fn a_load_does_not_replace_a_value_that_is_doubted() {
+    let nodes = ["a", "b"].map(Node::new);
+    let (on_a, on_b) = (users(&nodes[0]), users(&nodes[1]));
+    insert(&on_a, "k", 1);
+    Wire::new(&nodes).carry();
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
+    nodes[1].clock.advance(Duration::from_secs(60));
+    let Ok(ReadOrFill::Miss(token)) = on_b.get_or_token(&key("k"), TOKEN_TIME) else { panic!("a miss") };
+    assert!(!on_b.fill(&key("k"), 0, token, None).unwrap());
+    repair(&on_b, &[&on_a]);
+    assert_eq!(on_b.get(&key("k")), Some(1));
+}
+
+#[test]
+fn a_later_write_that_is_listed_and_not_handed_out_leaves_no_older_value() {
+    let nodes = ["a", "b", "c", "d"].map(Node::new);
+    let caches = [0, 1, 2, 3].map(|at| users(&nodes[at]));
+    let mut wire = Wire::new(&nodes);
+    insert(&caches[0], "k", 1);
+    wire.carry();
+    pass(&nodes);
+    insert(&caches[2], "k", 2);
+    wire.carry_between(2, 3);
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
+    let comparison = face(&caches[1]).begin().unwrap();
+    // C lists the write, and has nothing left of it when it is asked for its value.
+    let none = Answer::Fetch { schema: 0, values: Vec::new() }.encode();
+    let lacking = |question: Bytes| {
+        let is_fetch = matches!(Question::decode(&question), Ok((_, Question::Fetch(_))));
+        let answer = if is_fetch { none.clone() } else { answer(&caches[2], &question) };
+        std::future::ready(Ok::<_, Infallible>(answer))
+    };
+    let on_b = face(&caches[1]);
+    let compared = compare_with(&*on_b, id(), Some(&comparison), lacking);
+    assert_eq!(compared.now_or_never().unwrap().unwrap(), 0);
+    compare(&caches[1], &caches[0], Some(&comparison)).unwrap();
+    face(&caches[1]).end(&comparison);
+    assert_eq!(caches[1].get(&key("k")), None, "what A has is older");
+    look(&caches[1], &caches[0]);
+    assert_eq!(caches[1].get(&key("k")), None);
+    wire.carry_between(2, 1);
+    assert_eq!(caches[1].get(&key("k")), Some(2), "the write itself is not taken for a removal");
+}
+
+#[test]
+fn a_write_that_comes_too_late_takes_what_was_loaded_with_it() {
+    let nodes = ["a", "b"].map(Node::new);
+    let (on_a, on_b) = (users(&nodes[0]), users(&nodes[1]));
+    // A's clock is a little behind: what it writes after B's clear has an older stamp.
+    nodes[1].clock.advance(Duration::from_millis(100));
+    on_b.clear().unwrap();
+    fill(&on_b, "k", 1);
+    insert(&on_a, "k", 2);
+    Wire::new(&nodes).carry_between(0, 1);
+    assert_eq!(on_b.get(&key("k")), None, "nothing says which of the two is later");
+}
+
+#[test]
+fn a_member_that_stops_answering_was_not_compared_with() {
+    let nodes = ["a", "b"].map(Node::new);
+    let (on_a, on_b) = (users(&nodes[0]), builder(&nodes[1]).open().unwrap());
+    insert(&on_a, "k", 1);
+    let comparison = face(&on_b).begin().unwrap();
+    for answers in 0..3 {
+        let mut asked = 0;
+        let ask = |question: Bytes| {
+            asked += 1;
+            let answer = if asked > answers { Err(()) } else { Ok(answer(&on_a, &question)) };
+            std::future::ready(answer)
+        };
+        let compared = compare_with(&*face(&on_b), id(), Some(&comparison), ask).now_or_never().unwrap();
+        let first = matches!(compared, Err(CompareError::First(())));
+        assert!(compared.is_err() && first == (answers == 0), "{compared:?}");
+    }
+    let absent = |_| std::future::ready(Ok::<_, ()>(Answer::Absent.encode()));
+    let compared = compare_with(&*face(&on_b), id(), Some(&comparison), absent).now_or_never().unwrap();
+    assert_eq!(compared.unwrap(), 0, "who has no such cache holds nothing");
+}
+
+#[test]
+fn a_clear_leaves_nothing_to_compare() {
+    let node = Node::new("a");
+    let users = users(&node);
+    insert(&users, "k", 1);
+    users.clear().unwrap();
+    assert_eq!(users.erased().doubted(), SlotSet::default());
+}
+
+#[test]
 fn a_fence_that_comes_while_nodes_compare_is_not_taken_for_settled() {
     let nodes = ["a", "b"].map(Node::new);
     let (on_a, on_b) = (users(&nodes[0]), users(&nodes[1]));
     insert(&on_a, "k", 1);
     Wire::new(&nodes).carry();
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
     let comparison = face(&on_b).begin().unwrap();
     let slot = SlotSet::from_bits(u64::from(u32::MAX));
     nodes[1].domain.fence_uncertain(slot);

@@ -11,6 +11,7 @@
 //!   2 list:    whether more follows: u8 | count: varint, per key: stamp, removed: u8, length, key
 //!   3 fetch:   schema: varint | count: varint, per value: stamp, length, key, length, value
 //!   4 noted: no more bytes
+//!   5 absent: no more bytes
 //! stamp := time: u64 le | author: u64 le
 //! ```
 //!
@@ -87,6 +88,8 @@ pub enum Answer<'a> {
     },
     /// It has taken note.
     Noted,
+    /// It has no such cache whose values travel.
+    Absent,
 }
 
 /// What all slots of a cache add up to on one node.
@@ -277,6 +280,7 @@ impl<'a> Answer<'a> {
                 }
             }
             Self::Noted => out.put(&[4]),
+            Self::Absent => out.put(&[5]),
         }
         out.freeze()
     }
@@ -316,6 +320,7 @@ impl<'a> Answer<'a> {
                 Self::Fetch { schema, values: (0..count).map(fetched).collect::<Result<_, Unsound>>()? }
             }
             4 => Self::Noted,
+            5 => Self::Absent,
             _ => return Err(Unsound("kind of answer")),
         };
         all_of(&reader, answer)

@@ -36,7 +36,7 @@ fn bytes_of_questions_are_the_same_in_every_release() {
 fn bytes_of_answers_are_the_same_in_every_release() {
     let listing = Listing { stamp: at(1, 2), removed: true, key: b"k" };
     let fetched = Fetched { stamp: at(1, 2), key: b"k", value: b"v" };
-    let golden: [(Answer<'_>, &[u8]); 3] = [
+    let golden: [(Answer<'_>, &[u8]); 4] = [
         (
             Answer::List(Listed { more: true, writes: vec![listing] }),
             b"\x02\x01\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01\x01k",
@@ -46,6 +46,7 @@ fn bytes_of_answers_are_the_same_in_every_release() {
             b"\x03\xac\x02\x01\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x01k\x01v",
         ),
         (Answer::Noted, b"\x04"),
+        (Answer::Absent, b"\x05"),
     ];
     for (answer, bytes) in golden {
         assert_eq!(answer.encode()[..], *bytes, "{answer:?}");
