@@ -21,8 +21,8 @@ use parking_lot::Mutex;
 use tidings_cache::{LeaseFuture, LeaseRequest, LeaseTurn, Lent};
 use tidings_membership::State;
 use tidings_proto::ask::{Declined, Topic};
-use tidings_proto::hash::{key_hash, slot_of};
-use tidings_proto::id::{NodeId, Origin};
+use tidings_proto::hash::slot_of;
+use tidings_proto::id::{LogId, NodeId, Origin};
 use tidings_proto::lease::{self, Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Said, Seen, Told};
 use tokio::sync::oneshot;
 
@@ -89,7 +89,6 @@ pub struct LeaseReport {
 }
 
 /// The leases of a node.
-#[derive(Default)]
 pub(crate) struct Leases {
     home: Mutex<Home>,
     tickets: Tickets,
@@ -102,6 +101,19 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
+    /// Of one life of a node, which this number tells from its others.
+    pub(crate) fn new(life: LogId) -> Self {
+        Self {
+            home: Mutex::default(),
+            tickets: Tickets::new(life.0),
+            kept: Mutex::default(),
+            errands: Errands::default(),
+            ended: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            unshared: Default::default(),
+        }
+    }
+
     pub(crate) fn report(&self) -> LeaseReport {
         let (home, (open, waiting)) = self.home.lock().counts();
         let unshared = std::array::from_fn(|reason| self.unshared[reason].load(Ordering::Relaxed));
@@ -139,7 +151,8 @@ impl Held {
     /// Hands in what the load has brought.
     fn bring(mut self, seen: Seen, result: Bytes) {
         let Some(bus) = self.bus.upgrade() else { return };
-        bus.leases.kept.lock().put(self.lease, seen, result, bus.domain.clock().now());
+        let loaded = (self.key.key_hash(), seen, result);
+        bus.leases.kept.lock().put(self.lease, loaded, bus.domain.clock().now());
         self.open = false;
         let (key, lease) = (self.key.clone(), self.lease);
         if self.home != bus.node {
@@ -197,8 +210,9 @@ fn ask(bus: &Arc<Bus>, request: LeaseRequest) -> LeaseFuture {
         return std::future::ready(LeaseTurn::Alone).boxed();
     }
     if home == bus.node {
+        let hash = key.key_hash();
         match ask_here(bus, Asker { node: home, ticket: number, key }, schema, patience) {
-            Asked::Told(told) => drop(tell(bus, &bus.node, number, told)),
+            Asked::Told(told) => drop(tell(bus, &bus.node, (number, hash), told)),
             Asked::Waiting => {}
             Asked::NotHere => drop(leases.resolve(number, Outcome::Alone(Unshared::Refused))),
         }
@@ -251,7 +265,7 @@ fn home_of(bus: &Bus, key: &LeaseKey) -> NodeId {
     let reachable = reachable(bus);
     hosts.retain(|node| reachable(node));
     hosts.push(bus.node.clone());
-    lease::home(key_hash(key.cache, &key.bytes), &hosts).cloned().unwrap_or_else(|| bus.node.clone())
+    lease::home(key.key_hash(), &hosts).cloned().unwrap_or_else(|| bus.node.clone())
 }
 
 /// Says which nodes can be asked, or are this one: who is linked, and was heard lately.
@@ -298,7 +312,7 @@ fn deliver(bus: &Arc<Bus>, answers: Vec<Answer>) {
         let told = told(bus, said);
         let lease = if let Told::Load(lease) = told { Some(lease) } else { None };
         let reached = if node == bus.node {
-            tell(bus, &node, ticket, told)
+            tell(bus, &node, (ticket, key.key_hash()), told)
         } else {
             bus.leases.errands.send(&node, Errand::Tell { ticket, key: key.clone(), told })
         };
@@ -321,29 +335,27 @@ fn ended(bus: &Arc<Bus>, key: &LeaseKey, lease: LeaseRef, holder: Option<&NodeId
     waited
 }
 
-/// Tells one of this node's askers what its home says. Returns whether it is there.
-fn tell(bus: &Arc<Bus>, home: &NodeId, number: u64, told: Told) -> bool {
+/// Tells one of this node's askers what its home says of the key of this hash. Returns whether it is there.
+fn tell(bus: &Arc<Bus>, home: &NodeId, (number, hash): (u64, u64), told: Told) -> bool {
     let leases = &bus.leases;
+    let Some((asked, key)) = leases.tickets.asked(number, (home, hash)) else { return false };
     match told {
         Told::Load(lease) => {
-            let Some(Ticket { home, key, sender, .. }) = leases.tickets.take_of(number, home) else {
-                return false;
-            };
-            let held = Held { bus: Arc::downgrade(bus), home, key, lease, open: true };
+            let Some(ticket) = leases.tickets.take(number) else { return false };
+            let held = Held { bus: Arc::downgrade(bus), home: home.clone(), key, lease, open: true };
             // Who has just gone drops it.
-            let _ = sender.send(Outcome::Load(held));
+            let _ = ticket.sender.send(Outcome::Load(held));
             true
         }
         Told::Brought { holder, lease, ages } => {
-            let Some(asked) = leases.tickets.asked(number, home) else { return false };
             let now = bus.domain.clock().now();
             let began = Ages::from(ages).began(asked, now);
             if holder == bus.node {
-                let kept = leases.kept.lock().get(&lease, now);
+                let kept = leases.kept.lock().get((&lease, hash), now);
                 let brought = |(seen, result)| Outcome::Brought(Box::new((seen, Lent { result, began })));
                 return leases.resolve(number, kept.map_or(Outcome::Alone(Unshared::Gone), brought));
             }
-            leases.errands.send(&holder, Errand::Take { ticket: number, lease, began })
+            leases.errands.send(&holder, Errand::Take { ticket: number, lease, key: hash, began })
                 || leases.resolve(number, Outcome::Alone(Unshared::Gone))
         }
         Told::Refused => leases.resolve(number, Outcome::Alone(Unshared::Refused)),
@@ -387,13 +399,17 @@ fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<LeaseAnswer, 
                 Asked::NotHere => LeaseAnswer::NotHere,
             }
         }
-        LeaseQuestion::Tell { ticket, told } => LeaseAnswer::Noted(tell(bus, &peer, ticket, told)),
+        LeaseQuestion::Tell { ticket, key, told } => {
+            LeaseAnswer::Noted(tell(bus, &peer, (ticket, key), told))
+        }
         LeaseQuestion::Ended { key, lease, brought } => {
             LeaseAnswer::Noted(ended(bus, &key.into(), lease, brought.then_some(&peer)))
         }
-        LeaseQuestion::Take(lease) => match bus.leases.kept.lock().get(&lease, bus.domain.clock().now()) {
-            Some((seen, result)) => LeaseAnswer::Result(seen, result.to_vec()),
-            None => LeaseAnswer::Gone,
-        },
+        LeaseQuestion::Take { lease, key } => {
+            match bus.leases.kept.lock().get((&lease, key), bus.domain.clock().now()) {
+                Some((seen, result)) => LeaseAnswer::Result(seen, result.to_vec()),
+                None => LeaseAnswer::Gone,
+            }
+        }
     })
 }

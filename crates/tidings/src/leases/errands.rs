@@ -39,7 +39,7 @@ pub(super) enum Errand {
     Ask { ticket: u64, key: LeaseKey, schema: u32, patience: Duration },
     Tell { ticket: u64, key: LeaseKey, told: Told },
     Ended { key: LeaseKey, lease: LeaseRef, brought: bool },
-    Take { ticket: u64, lease: LeaseRef, began: Tick },
+    Take { ticket: u64, lease: LeaseRef, key: u64, began: Tick },
 }
 
 impl Errand {
@@ -51,11 +51,13 @@ impl Errand {
                 schema: *schema,
                 patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
             },
-            Self::Tell { ticket, told, .. } => LeaseQuestion::Tell { ticket: *ticket, told: told.clone() },
+            Self::Tell { ticket, key, told } => {
+                LeaseQuestion::Tell { ticket: *ticket, key: key.key_hash(), told: told.clone() }
+            }
             Self::Ended { key, lease, brought } => {
                 LeaseQuestion::Ended { key: key.into(), lease: *lease, brought: *brought }
             }
-            Self::Take { lease, .. } => LeaseQuestion::Take(*lease),
+            Self::Take { lease, key, .. } => LeaseQuestion::Take { lease: *lease, key: *key },
         }
     }
 }
@@ -140,7 +142,7 @@ fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAns
     match (errand, answer) {
         (Errand::Ask { ticket, key, .. }, Some(LeaseAnswer::Told(told))) => {
             let lease = if let Told::Load(lease) = told { Some(lease) } else { None };
-            if !super::tell(bus, to, ticket, told)
+            if !super::tell(bus, to, (ticket, key.key_hash()), told)
                 && let Some(lease) = lease
             {
                 // Whoever asked has gone.

@@ -19,6 +19,8 @@ const KEPT_TIME: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 struct Brought {
     until: Tick,
+    /// The hash of its key.
+    key: u64,
     seen: Seen,
     bytes: Bytes,
 }
@@ -33,9 +35,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn put(&mut self, lease: LeaseRef, seen: Seen, bytes: Bytes, now: Tick) {
+    /// Keeps what a load has brought under the key of this hash.
+    pub(super) fn put(&mut self, lease: LeaseRef, (key, seen, bytes): (u64, Seen, Bytes), now: Tick) {
         self.bytes += KEPT_BYTES_EACH + bytes.len();
-        self.results.insert(lease, Brought { until: now.after(KEPT_TIME), seen, bytes });
+        self.results.insert(lease, Brought { until: now.after(KEPT_TIME), key, seen, bytes });
         self.order.push_back(lease);
         while self.bytes > KEPT_BYTES_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -47,8 +50,8 @@ impl Kept {
         }
     }
 
-    pub(super) fn get(&self, lease: &LeaseRef, now: Tick) -> Option<(Seen, Bytes)> {
-        let kept = self.results.get(lease).filter(|kept| now < kept.until)?;
+    pub(super) fn get(&self, (lease, key): (&LeaseRef, u64), now: Tick) -> Option<(Seen, Bytes)> {
+        let kept = self.results.get(lease).filter(|kept| now < kept.until && kept.key == key)?;
         Some((kept.seen.clone(), kept.bytes.clone()))
     }
 
@@ -80,9 +83,11 @@ mod tests {
     #[test]
     fn a_result_is_kept_for_its_time_and_no_longer() {
         let mut kept = Kept::default();
-        kept.put(lease(1), Seen::default(), Bytes::from_static(b"a"), Tick(5));
+        kept.put(lease(1), (9, Seen::default(), Bytes::from_static(b"a")), Tick(5));
         let end = Tick(5).after(KEPT_TIME);
-        assert!(kept.get(&lease(1), Tick(end.0 - 1)).is_some() && kept.get(&lease(1), end).is_none());
+        let got = |key, now| kept.get((&lease(1), key), now).is_some();
+        assert!(got(9, Tick(end.0 - 1)) && !got(9, end));
+        assert!(!got(8, Tick(5)), "of another key");
         kept.expire(end);
         assert_eq!((kept.bytes, kept.order.len(), kept.results.len()), (0, 0, 0));
     }
@@ -92,10 +97,10 @@ mod tests {
         let mut kept = Kept::default();
         let long = Bytes::from(vec![0; 1 << 20]);
         for id in 0..100 {
-            kept.put(lease(id), Seen::default(), long.clone(), Tick(5));
-            assert!(kept.bytes <= KEPT_BYTES_MAX && kept.get(&lease(id), Tick(5)).is_some());
+            kept.put(lease(id), (9, Seen::default(), long.clone()), Tick(5));
+            assert!(kept.bytes <= KEPT_BYTES_MAX && kept.get((&lease(id), 9), Tick(5)).is_some());
         }
-        assert!(kept.get(&lease(0), Tick(5)).is_none());
+        assert!(kept.get((&lease(0), 9), Tick(5)).is_none());
         (0..100).for_each(|id| kept.remove(&lease(id)));
         assert_eq!((kept.bytes, kept.results.len()), (0, 0));
     }
@@ -104,7 +109,7 @@ mod tests {
     fn what_is_removed_early_leaves_no_memory_behind() {
         let mut kept = Kept::default();
         for id in 0..10_000 {
-            kept.put(lease(id), Seen::default(), Bytes::new(), Tick(5));
+            kept.put(lease(id), (9, Seen::default(), Bytes::new()), Tick(5));
             kept.remove(&lease(id));
         }
         assert!(kept.order.len() <= 32, "{}", kept.order.len());
