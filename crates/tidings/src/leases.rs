@@ -258,12 +258,13 @@ impl Drop for Waiting {
     }
 }
 
-/// The home of a key: of those that host its cache and can be reached, this node among them.
+/// The home of a key: of those that host its cache, can be reached and answer, this node among them.
 fn home_of(bus: &Bus, key: &LeaseKey) -> NodeId {
     let announced = bus.domain.cache_of(key.cache).map(|cache| hosted::announced(&*cache));
     let mut hosts = announced.map(|announced| bus.coherence.hosts(&announced)).unwrap_or_default();
     let reachable = reachable(bus);
-    hosts.retain(|node| reachable(node));
+    let now = bus.domain.clock().now();
+    hosts.retain(|node| reachable(node) && !bus.leases.errands.is_left_out(node, now));
     hosts.push(bus.node.clone());
     lease::home(key.key_hash(), &hosts).cloned().unwrap_or_else(|| bus.node.clone())
 }

@@ -55,6 +55,11 @@ impl Tickets {
         Some(number)
     }
 
+    /// Whether it is still waited for.
+    pub(super) fn waits(&self, number: u64) -> bool {
+        self.open.lock().contains_key(&number)
+    }
+
     /// Takes one out, to tell it how it ended.
     pub(super) fn take(&self, number: u64) -> Option<Ticket> {
         self.open.lock().remove(&number)
