@@ -24,11 +24,12 @@ use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::hash::slot_of;
 use tidings_proto::id::{LogId, NodeId, Origin};
 use tidings_proto::lease::{self, Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Said, Seen, Told};
+use tidings_proto::time::Tick;
 use tokio::sync::oneshot;
 
 use self::errands::{Errand, Errands};
 use self::home::{Answer, Asker, Home};
-use self::kept::Kept;
+use self::kept::{Brought, Kept};
 use self::tickets::{Outcome, Ticket, Tickets};
 use crate::asked::Answering;
 use crate::bus::Bus;
@@ -126,6 +127,13 @@ impl Leases {
         self.tickets.end();
     }
 
+    /// Takes note that somebody else loads what one asks for that has this patience.
+    fn waits(&self, ticket: u64, patience: Duration) {
+        if patience.is_zero() {
+            self.resolve(ticket, Outcome::Alone(Unshared::Overdue));
+        }
+    }
+
     fn count(&self, why: Unshared) {
         self.unshared[why as usize].fetch_add(1, Ordering::Relaxed);
     }
@@ -151,8 +159,8 @@ impl Held {
     /// Hands in what the load has brought.
     fn bring(mut self, seen: Seen, result: Bytes) {
         let Some(bus) = self.bus.upgrade() else { return };
-        let loaded = (self.key.key_hash(), seen, result);
-        bus.leases.kept.lock().put(self.lease, loaded, bus.domain.clock().now());
+        let brought = Brought::new((self.key.key_hash(), seen, result), bus.domain.clock().now());
+        bus.leases.kept.lock().put(self.lease, brought);
         self.open = false;
         let (key, lease) = (self.key.clone(), self.lease);
         if self.home != bus.node {
@@ -213,7 +221,7 @@ fn ask(bus: &Arc<Bus>, request: LeaseRequest) -> LeaseFuture {
         let hash = key.key_hash();
         match ask_here(bus, Asker { node: home, ticket: number, key }, schema, patience) {
             Asked::Told(told) => drop(tell(bus, &bus.node, (number, hash), told)),
-            Asked::Waiting => {}
+            Asked::Waiting => leases.waits(number, patience),
             Asked::NotHere => drop(leases.resolve(number, Outcome::Alone(Unshared::Refused))),
         }
     } else if !leases.errands.send(&home, Errand::Ask { ticket: number, key, schema, patience }) {
@@ -280,6 +288,17 @@ fn reachable(bus: &Bus) -> impl Fn(&NodeId) -> bool {
     }
 }
 
+/// Acts as a home. What that lets go of is dropped when nobody waits for it.
+fn at_home<T>(bus: &Bus, act: impl FnOnce(&mut Home, Tick) -> T) -> T {
+    let now = bus.domain.clock().now();
+    let mut home = bus.leases.home.lock();
+    let done = act(&mut home, now);
+    let let_go = home.let_go();
+    drop(home);
+    drop(let_go);
+    done
+}
+
 /// What an asker is told at once.
 enum Asked {
     Told(Told),
@@ -289,9 +308,8 @@ enum Asked {
 
 /// Takes an asker at this node, and tells everybody else what follows from that.
 fn ask_here(bus: &Arc<Bus>, asker: Asker, schema: u32, patience: Duration) -> Asked {
-    let now = bus.domain.clock().now();
-    let until = now.after(patience);
-    let answers = bus.leases.home.lock().ask(&bus.domain, (asker.clone(), schema), until, now);
+    let asks = (asker.clone(), schema);
+    let answers = at_home(bus, |home, now| home.ask(&bus.domain, asks, now.after(patience), now));
     let Some(answers) = answers else { return Asked::NotHere };
     let (own, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.to == asker);
     deliver(bus, others);
@@ -318,8 +336,7 @@ fn deliver(bus: &Arc<Bus>, answers: Vec<Answer>) {
             bus.leases.errands.send(&node, Errand::Tell { ticket, key: key.clone(), told })
         };
         if let Some(lease) = lease.filter(|_| !reached) {
-            let now = bus.domain.clock().now();
-            answers.extend(bus.leases.home.lock().ended(&bus.domain, (&key, lease), None, now));
+            answers.extend(at_home(bus, |home, now| home.ended(&bus.domain, (&key, lease), None, now)));
         }
     }
 }
@@ -329,8 +346,7 @@ fn ended(bus: &Arc<Bus>, key: &LeaseKey, lease: LeaseRef, holder: Option<&NodeId
     if lease.home != bus.log_id.0 {
         return false;
     }
-    let now = bus.domain.clock().now();
-    let answers = bus.leases.home.lock().ended(&bus.domain, (key, lease), holder, now);
+    let answers = at_home(bus, |home, now| home.ended(&bus.domain, (key, lease), holder, now));
     let waited = answers.iter().any(|answer| matches!(answer.said, Said::Brought(..)));
     deliver(bus, answers);
     waited
@@ -365,9 +381,9 @@ fn tell(bus: &Arc<Bus>, home: &NodeId, (number, hash): (u64, u64), told: Told) -
 
 /// Lets time pass.
 fn tick(bus: &Arc<Bus>) {
-    let now = bus.domain.clock().now();
-    let answers = bus.leases.home.lock().tick(&bus.domain, now);
+    let answers = at_home(bus, |home, now| home.tick(&bus.domain, now));
     deliver(bus, answers);
+    let now = bus.domain.clock().now();
     for ticket in bus.leases.tickets.overdue(now, reachable(bus)) {
         let why = if ticket.until <= now { Unshared::Overdue } else { Unshared::Unreachable };
         let _ = ticket.sender.send(Outcome::Alone(why));
@@ -382,16 +398,16 @@ impl Answering for Questions {
     fn answer(&self, peer: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
         let bus = self.0.upgrade().ok_or(Declined::Unknown);
         let answer = bus.and_then(|bus| answer(&bus, peer.node, &question));
-        std::future::ready(answer.map(|answer| answer.encode())).boxed()
+        std::future::ready(answer).boxed()
     }
 }
 
-fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<LeaseAnswer, Declined> {
+fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<Bytes, Declined> {
     let question = LeaseQuestion::decode(question).map_err(|error| {
         tracing::debug!(%peer, %error, "a question about a lease cannot be read");
         Declined::Failed
     })?;
-    Ok(match question {
+    let answer = match question {
         LeaseQuestion::Ask { ticket, key, schema, patience_ms } => {
             let patience = Duration::from_millis(patience_ms.into());
             match ask_here(bus, Asker { node: peer, ticket, key: key.into() }, schema, patience) {
@@ -407,10 +423,9 @@ fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<LeaseAnswer, 
             LeaseAnswer::Noted(ended(bus, &key.into(), lease, brought.then_some(&peer)))
         }
         LeaseQuestion::Take { lease, key } => {
-            match bus.leases.kept.lock().get((&lease, key), bus.domain.clock().now()) {
-                Some((seen, result)) => LeaseAnswer::Result(seen, result.to_vec()),
-                None => LeaseAnswer::Gone,
-            }
+            let kept = bus.leases.kept.lock().answer((&lease, key), bus.domain.clock().now());
+            return Ok(kept.unwrap_or_else(|| LeaseAnswer::Gone.encode()));
         }
-    })
+    };
+    Ok(answer.encode())
 }

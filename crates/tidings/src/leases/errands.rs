@@ -214,7 +214,9 @@ fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAns
                 bus.leases.errands.send(to, Errand::Ended { key, lease, brought: false });
             }
         }
-        (Errand::Ask { .. }, Some(LeaseAnswer::Waiting)) => {}
+        (Errand::Ask { ticket, patience, .. }, Some(LeaseAnswer::Waiting)) => {
+            bus.leases.waits(ticket, patience);
+        }
         (Errand::Ask { ticket, .. }, answer) => {
             let why = if answer.is_some() { Unshared::Refused } else { Unshared::Unreachable };
             bus.leases.resolve(ticket, Outcome::Alone(why));
