@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hash::{CacheId, slot_of};
+use crate::hash::{CacheId, key_hash, slot_of};
 use crate::id::SlotSet;
 use crate::record::KEY_BYTES_MAX;
 use crate::time::Tick;
@@ -43,6 +43,14 @@ pub struct LeaseKey {
     pub cache: CacheId,
     /// The encoded key.
     pub bytes: Bytes,
+}
+
+impl LeaseKey {
+    /// Its hash, the same on every node.
+    #[must_use]
+    pub fn key_hash(&self) -> u64 {
+        key_hash(self.cache, &self.bytes)
+    }
 }
 
 /// A lease, unique at its home.

@@ -144,7 +144,7 @@ impl Bus {
             clocks: Clocks::new(parts.clocks),
             spent: Spent::since(began),
             asked: Asked::default(),
-            leases: Leases::default(),
+            leases: Leases::new(parts.log_id),
             audits: Audits::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),

@@ -21,14 +21,15 @@ use parking_lot::Mutex;
 use tidings_cache::{LeaseFuture, LeaseRequest, LeaseTurn, Lent};
 use tidings_membership::State;
 use tidings_proto::ask::{Declined, Topic};
-use tidings_proto::hash::{key_hash, slot_of};
-use tidings_proto::id::{NodeId, Origin};
+use tidings_proto::hash::slot_of;
+use tidings_proto::id::{LogId, NodeId, Origin};
 use tidings_proto::lease::{self, Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Said, Seen, Told};
+use tidings_proto::time::Tick;
 use tokio::sync::oneshot;
 
 use self::errands::{Errand, Errands};
 use self::home::{Answer, Asker, Home};
-use self::kept::Kept;
+use self::kept::{Brought, Kept};
 use self::tickets::{Outcome, Ticket, Tickets};
 use crate::asked::Answering;
 use crate::bus::Bus;
@@ -89,7 +90,6 @@ pub struct LeaseReport {
 }
 
 /// The leases of a node.
-#[derive(Default)]
 pub(crate) struct Leases {
     home: Mutex<Home>,
     tickets: Tickets,
@@ -102,6 +102,19 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
+    /// Of one life of a node, which this number tells from its others.
+    pub(crate) fn new(life: LogId) -> Self {
+        Self {
+            home: Mutex::default(),
+            tickets: Tickets::new(life.0),
+            kept: Mutex::default(),
+            errands: Errands::default(),
+            ended: AtomicBool::new(false),
+            asked: AtomicU64::new(0),
+            unshared: Default::default(),
+        }
+    }
+
     pub(crate) fn report(&self) -> LeaseReport {
         let (home, (open, waiting)) = self.home.lock().counts();
         let unshared = std::array::from_fn(|reason| self.unshared[reason].load(Ordering::Relaxed));
@@ -112,6 +125,13 @@ impl Leases {
     fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.tickets.end();
+    }
+
+    /// Takes note that somebody else loads what one asks for that has this patience.
+    fn waits(&self, ticket: u64, patience: Duration) {
+        if patience.is_zero() {
+            self.resolve(ticket, Outcome::Alone(Unshared::Overdue));
+        }
     }
 
     fn count(&self, why: Unshared) {
@@ -139,7 +159,8 @@ impl Held {
     /// Hands in what the load has brought.
     fn bring(mut self, seen: Seen, result: Bytes) {
         let Some(bus) = self.bus.upgrade() else { return };
-        bus.leases.kept.lock().put(self.lease, seen, result, bus.domain.clock().now());
+        let brought = Brought::new((self.key.key_hash(), seen, result), bus.domain.clock().now());
+        bus.leases.kept.lock().put(self.lease, brought);
         self.open = false;
         let (key, lease) = (self.key.clone(), self.lease);
         if self.home != bus.node {
@@ -197,9 +218,10 @@ fn ask(bus: &Arc<Bus>, request: LeaseRequest) -> LeaseFuture {
         return std::future::ready(LeaseTurn::Alone).boxed();
     }
     if home == bus.node {
+        let hash = key.key_hash();
         match ask_here(bus, Asker { node: home, ticket: number, key }, schema, patience) {
-            Asked::Told(told) => drop(tell(bus, &bus.node, number, told)),
-            Asked::Waiting => {}
+            Asked::Told(told) => drop(tell(bus, &bus.node, (number, hash), told)),
+            Asked::Waiting => leases.waits(number, patience),
             Asked::NotHere => drop(leases.resolve(number, Outcome::Alone(Unshared::Refused))),
         }
     } else if !leases.errands.send(&home, Errand::Ask { ticket: number, key, schema, patience }) {
@@ -244,14 +266,15 @@ impl Drop for Waiting {
     }
 }
 
-/// The home of a key: of those that host its cache and can be reached, this node among them.
+/// The home of a key: of those that host its cache, can be reached and answer, this node among them.
 fn home_of(bus: &Bus, key: &LeaseKey) -> NodeId {
     let announced = bus.domain.cache_of(key.cache).map(|cache| hosted::announced(&*cache));
     let mut hosts = announced.map(|announced| bus.coherence.hosts(&announced)).unwrap_or_default();
     let reachable = reachable(bus);
-    hosts.retain(|node| reachable(node));
+    let now = bus.domain.clock().now();
+    hosts.retain(|node| reachable(node) && !bus.leases.errands.is_left_out(node, now));
     hosts.push(bus.node.clone());
-    lease::home(key_hash(key.cache, &key.bytes), &hosts).cloned().unwrap_or_else(|| bus.node.clone())
+    lease::home(key.key_hash(), &hosts).cloned().unwrap_or_else(|| bus.node.clone())
 }
 
 /// Says which nodes can be asked, or are this one: who is linked, and was heard lately.
@@ -265,6 +288,17 @@ fn reachable(bus: &Bus) -> impl Fn(&NodeId) -> bool {
     }
 }
 
+/// Acts as a home. What that lets go of is dropped when nobody waits for it.
+fn at_home<T>(bus: &Bus, act: impl FnOnce(&mut Home, Tick) -> T) -> T {
+    let now = bus.domain.clock().now();
+    let mut home = bus.leases.home.lock();
+    let done = act(&mut home, now);
+    let let_go = home.let_go();
+    drop(home);
+    drop(let_go);
+    done
+}
+
 /// What an asker is told at once.
 enum Asked {
     Told(Told),
@@ -274,9 +308,8 @@ enum Asked {
 
 /// Takes an asker at this node, and tells everybody else what follows from that.
 fn ask_here(bus: &Arc<Bus>, asker: Asker, schema: u32, patience: Duration) -> Asked {
-    let now = bus.domain.clock().now();
-    let until = now.after(patience);
-    let answers = bus.leases.home.lock().ask(&bus.domain, (asker.clone(), schema), until, now);
+    let asks = (asker.clone(), schema);
+    let answers = at_home(bus, |home, now| home.ask(&bus.domain, asks, now.after(patience), now));
     let Some(answers) = answers else { return Asked::NotHere };
     let (own, others): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.to == asker);
     deliver(bus, others);
@@ -298,13 +331,12 @@ fn deliver(bus: &Arc<Bus>, answers: Vec<Answer>) {
         let told = told(bus, said);
         let lease = if let Told::Load(lease) = told { Some(lease) } else { None };
         let reached = if node == bus.node {
-            tell(bus, &node, ticket, told)
+            tell(bus, &node, (ticket, key.key_hash()), told)
         } else {
             bus.leases.errands.send(&node, Errand::Tell { ticket, key: key.clone(), told })
         };
         if let Some(lease) = lease.filter(|_| !reached) {
-            let now = bus.domain.clock().now();
-            answers.extend(bus.leases.home.lock().ended(&bus.domain, (&key, lease), None, now));
+            answers.extend(at_home(bus, |home, now| home.ended(&bus.domain, (&key, lease), None, now)));
         }
     }
 }
@@ -314,36 +346,33 @@ fn ended(bus: &Arc<Bus>, key: &LeaseKey, lease: LeaseRef, holder: Option<&NodeId
     if lease.home != bus.log_id.0 {
         return false;
     }
-    let now = bus.domain.clock().now();
-    let answers = bus.leases.home.lock().ended(&bus.domain, (key, lease), holder, now);
+    let answers = at_home(bus, |home, now| home.ended(&bus.domain, (key, lease), holder, now));
     let waited = answers.iter().any(|answer| matches!(answer.said, Said::Brought(..)));
     deliver(bus, answers);
     waited
 }
 
-/// Tells one of this node's askers what its home says. Returns whether it is there.
-fn tell(bus: &Arc<Bus>, home: &NodeId, number: u64, told: Told) -> bool {
+/// Tells one of this node's askers what its home says of the key of this hash. Returns whether it is there.
+fn tell(bus: &Arc<Bus>, home: &NodeId, (number, hash): (u64, u64), told: Told) -> bool {
     let leases = &bus.leases;
+    let Some((asked, key)) = leases.tickets.asked(number, (home, hash)) else { return false };
     match told {
         Told::Load(lease) => {
-            let Some(Ticket { home, key, sender, .. }) = leases.tickets.take_of(number, home) else {
-                return false;
-            };
-            let held = Held { bus: Arc::downgrade(bus), home, key, lease, open: true };
+            let Some(ticket) = leases.tickets.take(number) else { return false };
+            let held = Held { bus: Arc::downgrade(bus), home: home.clone(), key, lease, open: true };
             // Who has just gone drops it.
-            let _ = sender.send(Outcome::Load(held));
+            let _ = ticket.sender.send(Outcome::Load(held));
             true
         }
         Told::Brought { holder, lease, ages } => {
-            let Some(asked) = leases.tickets.asked(number, home) else { return false };
             let now = bus.domain.clock().now();
             let began = Ages::from(ages).began(asked, now);
             if holder == bus.node {
-                let kept = leases.kept.lock().get(&lease, now);
+                let kept = leases.kept.lock().get((&lease, hash), now);
                 let brought = |(seen, result)| Outcome::Brought(Box::new((seen, Lent { result, began })));
                 return leases.resolve(number, kept.map_or(Outcome::Alone(Unshared::Gone), brought));
             }
-            leases.errands.send(&holder, Errand::Take { ticket: number, lease, began })
+            leases.errands.send(&holder, Errand::Take { ticket: number, lease, key: hash, began })
                 || leases.resolve(number, Outcome::Alone(Unshared::Gone))
         }
         Told::Refused => leases.resolve(number, Outcome::Alone(Unshared::Refused)),
@@ -352,9 +381,9 @@ fn tell(bus: &Arc<Bus>, home: &NodeId, number: u64, told: Told) -> bool {
 
 /// Lets time pass.
 fn tick(bus: &Arc<Bus>) {
-    let now = bus.domain.clock().now();
-    let answers = bus.leases.home.lock().tick(&bus.domain, now);
+    let answers = at_home(bus, |home, now| home.tick(&bus.domain, now));
     deliver(bus, answers);
+    let now = bus.domain.clock().now();
     for ticket in bus.leases.tickets.overdue(now, reachable(bus)) {
         let why = if ticket.until <= now { Unshared::Overdue } else { Unshared::Unreachable };
         let _ = ticket.sender.send(Outcome::Alone(why));
@@ -369,16 +398,16 @@ impl Answering for Questions {
     fn answer(&self, peer: Origin, question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
         let bus = self.0.upgrade().ok_or(Declined::Unknown);
         let answer = bus.and_then(|bus| answer(&bus, peer.node, &question));
-        std::future::ready(answer.map(|answer| answer.encode())).boxed()
+        std::future::ready(answer).boxed()
     }
 }
 
-fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<LeaseAnswer, Declined> {
+fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<Bytes, Declined> {
     let question = LeaseQuestion::decode(question).map_err(|error| {
         tracing::debug!(%peer, %error, "a question about a lease cannot be read");
         Declined::Failed
     })?;
-    Ok(match question {
+    let answer = match question {
         LeaseQuestion::Ask { ticket, key, schema, patience_ms } => {
             let patience = Duration::from_millis(patience_ms.into());
             match ask_here(bus, Asker { node: peer, ticket, key: key.into() }, schema, patience) {
@@ -387,13 +416,16 @@ fn answer(bus: &Arc<Bus>, peer: NodeId, question: &[u8]) -> Result<LeaseAnswer, 
                 Asked::NotHere => LeaseAnswer::NotHere,
             }
         }
-        LeaseQuestion::Tell { ticket, told } => LeaseAnswer::Noted(tell(bus, &peer, ticket, told)),
+        LeaseQuestion::Tell { ticket, key, told } => {
+            LeaseAnswer::Noted(tell(bus, &peer, (ticket, key), told))
+        }
         LeaseQuestion::Ended { key, lease, brought } => {
             LeaseAnswer::Noted(ended(bus, &key.into(), lease, brought.then_some(&peer)))
         }
-        LeaseQuestion::Take(lease) => match bus.leases.kept.lock().get(&lease, bus.domain.clock().now()) {
-            Some((seen, result)) => LeaseAnswer::Result(seen, result.to_vec()),
-            None => LeaseAnswer::Gone,
-        },
-    })
+        LeaseQuestion::Take { lease, key } => {
+            let kept = bus.leases.kept.lock().answer((&lease, key), bus.domain.clock().now());
+            return Ok(kept.unwrap_or_else(|| LeaseAnswer::Gone.encode()));
+        }
+    };
+    Ok(answer.encode())
 }

@@ -89,6 +89,8 @@ pub enum LeaseQuestion {
     Tell {
         /// The asker's.
         ticket: u64,
+        /// Which key it asked for ([`LeaseKey::key_hash`]): a ticket of another life of its node may be for another one.
+        key: u64,
         /// What.
         told: Told,
     },
@@ -102,7 +104,12 @@ pub enum LeaseQuestion {
         brought: bool,
     },
     /// To who has loaded: what did the load under this lease bring?
-    Take(LeaseRef),
+    Take {
+        /// Which lease.
+        lease: LeaseRef,
+        /// Of which key ([`LeaseKey::key_hash`]).
+        key: u64,
+    },
 }
 
 /// The answer to one.

@@ -20,14 +20,17 @@ fn questions() -> Vec<(LeaseQuestion, &'static str)> {
             LeaseQuestion::Ask { ticket: 300, key: key(2), schema: 3, patience_ms: 5_000 },
             "00fb2c01fceeffc000026b6b03fb8813",
         ),
-        (LeaseQuestion::Tell { ticket: 1, told: Told::Load(LEASE) }, "010100fd080706050403020107"),
-        (LeaseQuestion::Tell { ticket: 1, told: brought() }, "010101026e32fd080706050403020107fcc0c62d0009"),
-        (LeaseQuestion::Tell { ticket: 1, told: Told::Refused }, "010102"),
+        (LeaseQuestion::Tell { ticket: 1, key: 5, told: Told::Load(LEASE) }, "01010500fd080706050403020107"),
+        (
+            LeaseQuestion::Tell { ticket: 1, key: 5, told: brought() },
+            "01010501026e32fd080706050403020107fcc0c62d0009",
+        ),
+        (LeaseQuestion::Tell { ticket: 1, key: 5, told: Told::Refused }, "01010502"),
         (
             LeaseQuestion::Ended { key: key(1), lease: LEASE, brought: true },
             "02fceeffc000016bfd08070605040302010701",
         ),
-        (LeaseQuestion::Take(LEASE), "03fd080706050403020107"),
+        (LeaseQuestion::Take { lease: LEASE, key: 5 }, "03fd08070605040302010705"),
     ]
 }
 

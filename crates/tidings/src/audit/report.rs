@@ -95,11 +95,13 @@ pub struct AuditReport {
 }
 
 impl AuditReport {
-    /// Whether every peer was asked about everything, and every difference was judged.
+    /// Whether every peer was asked about everything, and every difference was judged. A sweep that was asked for, and
+    /// compared none of the entries that it looked at, was not.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let AuditCounts { unsettled, unexamined, .. } = self.counts;
-        unsettled + unexamined == 0 && self.peers.iter().all(|peer| peer.gap.is_none())
+        let AuditCounts { entries, compared, unsettled, unexamined, .. } = self.counts;
+        let in_vain = self.requested && entries > 0 && compared == 0;
+        !in_vain && unsettled + unexamined == 0 && self.peers.iter().all(|peer| peer.gap.is_none())
     }
 }
 

@@ -1,6 +1,6 @@
 //! One sweep: every entry of every audited cache, page by page, against every peer that hosts the cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,10 @@ const WITHIN: Duration = Duration::from_secs(10);
 /// How often a peer is asked the same before it is left out of the rest of the cache's sweep.
 const TRIES: u32 = 5;
 
+/// How long a peer that is busy with other nodes' questions is asked again and again: some ten of them that audit at once
+/// take a few seconds each.
+const BUSY_TIME: Duration = Duration::from_secs(30);
+
 /// Between two of them: a page is answered in milliseconds, a link is made anew in some hundred.
 const TRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -46,8 +50,34 @@ enum NoAnswer {
 impl NoAnswer {
     /// Whether the peer may answer the same question a moment later.
     fn passes(&self) -> bool {
-        use AskError::{Busy, Connection, Declined as Told, Read, Unlinked, Write};
-        matches!(self, Self::Ask(Busy | Unlinked | Connection(_) | Read(_) | Write(_) | Told(Declined::Busy)))
+        use AskError::{Connection, Read, Unlinked, Write};
+        matches!(self, Self::Ask(Unlinked | Connection(_) | Read(_) | Write(_)))
+    }
+
+    /// Whether the peer answers others meanwhile.
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Ask(AskError::Busy | AskError::Declined(Declined::Busy)))
+    }
+}
+
+/// How long the same question goes on being asked.
+struct Patience {
+    tries: u32,
+    busy_until: Tick,
+}
+
+impl Patience {
+    fn from(now: Tick) -> Self {
+        Self { tries: TRIES, busy_until: now.after(BUSY_TIME) }
+    }
+
+    /// Whether to ask again after this.
+    fn asks_again(&mut self, error: &NoAnswer, now: Tick) -> bool {
+        if error.is_busy() {
+            return now < self.busy_until;
+        }
+        self.tries -= 1;
+        error.passes() && self.tries > 0
     }
 }
 
@@ -135,21 +165,31 @@ impl<'a> Sweep<'a> {
     }
 
     async fn cache(&mut self, cache: &Arc<dyn AnyCache>) {
-        let mut next = Some(0);
+        let (mut next, mut asked) = (Some(0), BTreeSet::new());
         while let Some(from) = next {
             if self.hosts(&**cache).is_empty() {
-                return;
+                break;
             }
             let walked = cache.clone();
             let slice = tokio::task::spawn_blocking(move || walked.slice(from)).await;
             // It does not panic, and the runtime has not ended: this runs on it.
             let Ok(slice) = slice else { return };
             next = slice.next();
-            self.slice(cache, Arc::new(slice)).await;
+            self.slice(cache, Arc::new(slice), &mut asked).await;
+        }
+        self.still_there(cache.id(), &asked, &self.hosts(&**cache));
+    }
+
+    /// Leaves out those of the peers that were asked about a cache which are not there any more.
+    fn still_there(&mut self, cache: CacheId, asked: &BTreeSet<NodeId>, hosts: &[NodeId]) {
+        for gone in asked.iter().filter(|peer| !hosts.contains(peer)) {
+            if !self.gaps.contains_key(&(gone.clone(), cache)) {
+                self.leave_out(gone, cache, "it was not there for all of it".to_owned());
+            }
         }
     }
 
-    async fn slice(&mut self, cache: &Arc<dyn AnyCache>, slice: Arc<Slice>) {
+    async fn slice(&mut self, cache: &Arc<dyn AnyCache>, slice: Arc<Slice>, asked: &mut BTreeSet<NodeId>) {
         let mut from = 0;
         while from < slice.len() {
             let (walked, keys, most) = (cache.clone(), slice.clone(), self.pace.page());
@@ -157,7 +197,10 @@ impl<'a> Sweep<'a> {
             let Ok(page) = page else { return };
             self.count(|counts| counts.entries += (page.next - from) as u64);
             from = page.next;
-            for peer in self.hosts(&**cache) {
+            let hosts = self.hosts(&**cache);
+            self.still_there(cache.id(), asked, &hosts);
+            asked.extend(hosts.iter().cloned());
+            for peer in hosts {
                 self.compare(&page, &peer).await;
             }
             self.recheck().await;
@@ -185,14 +228,15 @@ impl<'a> Sweep<'a> {
         }
         let (cache, keys) = (page.subject.cache(), page.digested.len());
         let question = Question::Page(page.subject, page.digested.clone());
-        let mut answer = self.ask(peer, &question, keys).await;
-        for _ in 1..TRIES {
-            if !answer.as_ref().is_err_and(NoAnswer::passes) {
-                break;
+        let mut patience = Patience::from(self.now());
+        let answer = loop {
+            match self.ask(peer, &question, keys).await {
+                Err(error) if patience.asks_again(&error, self.now()) => {
+                    tokio::time::sleep(TRY_PAUSE).await;
+                }
+                answer => break answer,
             }
-            tokio::time::sleep(TRY_PAUSE).await;
-            answer = self.ask(peer, &question, keys).await;
-        }
+        };
         match answer {
             Ok((Answer::Page { held, differing }, _)) => {
                 *self.peers.entry(peer.clone()).or_default() += keys as u64;
@@ -386,5 +430,24 @@ fn incomparable(answer: &Answer) -> &'static str {
         Answer::Incomparable(Incomparable::OtherSchema) => "a cache has another schema there",
         // It was hosted there a moment ago.
         _ => "a cache is not open there any more",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_busy_is_asked_for_a_time_and_who_does_not_answer_so_many_times() {
+        let (now, end) = (Tick(5), Tick(5).after(BUSY_TIME));
+        let mut patience = Patience::from(now);
+        let busy = NoAnswer::Ask(AskError::Declined(Declined::Busy));
+        assert!((0..100).all(|_| patience.asks_again(&busy, now)));
+        assert!(!patience.asks_again(&busy, end));
+        let unlinked = NoAnswer::Ask(AskError::Unlinked);
+        let again = (0..).take_while(|_| patience.asks_again(&unlinked, end)).count();
+        assert_eq!(again, TRIES as usize - 1);
+        let failed = NoAnswer::Ask(AskError::Declined(Declined::Failed));
+        assert!(!Patience::from(now).asks_again(&failed, now));
     }
 }

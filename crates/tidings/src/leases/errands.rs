@@ -9,12 +9,13 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tidings_cache::Lent;
-use tidings_proto::ask::Topic;
+use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::frame::MEMBERS_MAX;
 use tidings_proto::id::NodeId;
 use tidings_proto::lease::{LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Told};
 use tidings_proto::time::Tick;
-use tokio::sync::{Semaphore, mpsc};
+use tidings_transport::AskError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use super::{Outcome, Unshared};
@@ -23,6 +24,12 @@ use crate::bus::Bus;
 /// Errands that wait to be begun, and as many again that are under way: with the longest keys 16 MB. One more is not
 /// carried out, and who asked loads.
 const ERRANDS_MAX: usize = 2_048;
+
+/// Of those, the ones to one node, so that one that does not answer takes no places from others.
+const ERRANDS_PER_NODE_MAX: usize = 1_024;
+
+/// For how long no node that did not answer, or that answers no such questions, is asked for leases.
+const LEFT_OUT_TIME: Duration = Duration::from_secs(10);
 
 /// Questions about leases that are open to one node at once: half of all that may be.
 const OPEN_PER_NODE_MAX: usize = 32;
@@ -39,7 +46,7 @@ pub(super) enum Errand {
     Ask { ticket: u64, key: LeaseKey, schema: u32, patience: Duration },
     Tell { ticket: u64, key: LeaseKey, told: Told },
     Ended { key: LeaseKey, lease: LeaseRef, brought: bool },
-    Take { ticket: u64, lease: LeaseRef, began: Tick },
+    Take { ticket: u64, lease: LeaseRef, key: u64, began: Tick },
 }
 
 impl Errand {
@@ -51,42 +58,84 @@ impl Errand {
                 schema: *schema,
                 patience_ms: u32::try_from(patience.as_millis()).unwrap_or(u32::MAX),
             },
-            Self::Tell { ticket, told, .. } => LeaseQuestion::Tell { ticket: *ticket, told: told.clone() },
+            Self::Tell { ticket, key, told } => {
+                LeaseQuestion::Tell { ticket: *ticket, key: key.key_hash(), told: told.clone() }
+            }
             Self::Ended { key, lease, brought } => {
                 LeaseQuestion::Ended { key: key.into(), lease: *lease, brought: *brought }
             }
-            Self::Take { lease, .. } => LeaseQuestion::Take(*lease),
+            Self::Take { lease, key, .. } => LeaseQuestion::Take { lease: *lease, key: *key },
         }
+    }
+}
+
+/// An errand on its way, and the room that it takes up among those to its node.
+struct Sent {
+    to: NodeId,
+    errand: Errand,
+    _room: OwnedSemaphorePermit,
+}
+
+/// What errands to one node may take up.
+#[derive(Clone)]
+struct Places {
+    room: Arc<Semaphore>,
+    /// For questions that are open at once.
+    open: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let semaphore = |places| Arc::new(Semaphore::new(places));
+        Self { room: semaphore(ERRANDS_PER_NODE_MAX), open: semaphore(OPEN_PER_NODE_MAX) }
     }
 }
 
 /// The errands of a node.
 pub(super) struct Errands {
-    sender: mpsc::Sender<(NodeId, Errand)>,
-    receiver: Mutex<Option<mpsc::Receiver<(NodeId, Errand)>>>,
-    /// Places for questions to each node.
-    places: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
+    sender: mpsc::Sender<Sent>,
+    receiver: Mutex<Option<mpsc::Receiver<Sent>>>,
+    places: Mutex<BTreeMap<NodeId, Places>>,
+    /// Who is not asked for leases, and until when: at most as many as there are members.
+    left_out: Mutex<BTreeMap<NodeId, Tick>>,
 }
 
 impl Default for Errands {
     fn default() -> Self {
         let (sender, receiver) = mpsc::channel(ERRANDS_MAX);
-        Self { sender, receiver: Mutex::new(Some(receiver)), places: Mutex::default() }
+        Self {
+            sender,
+            receiver: Mutex::new(Some(receiver)),
+            places: Mutex::default(),
+            left_out: Mutex::default(),
+        }
     }
 }
 
 impl Errands {
     /// Has an errand carried out; `false` if there is no room.
     pub(super) fn send(&self, to: &NodeId, errand: Errand) -> bool {
-        self.sender.try_send((to.clone(), errand)).is_ok()
+        let Ok(room) = self.places(to).room.try_acquire_owned() else { return false };
+        self.sender.try_send(Sent { to: to.clone(), errand, _room: room }).is_ok()
     }
 
-    fn places(&self, node: &NodeId) -> Arc<Semaphore> {
+    fn places(&self, node: &NodeId) -> Places {
         let mut places = self.places.lock();
         if places.len() > MEMBERS_MAX {
-            places.retain(|_, places| Arc::strong_count(places) > 1);
+            places.retain(|_, places| Arc::strong_count(&places.room) > 1);
         }
-        places.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(OPEN_PER_NODE_MAX))).clone()
+        places.entry(node.clone()).or_default().clone()
+    }
+
+    fn leave_out(&self, node: &NodeId, now: Tick) {
+        let mut left_out = self.left_out.lock();
+        left_out.retain(|_, until| now < *until);
+        left_out.insert(node.clone(), now.after(LEFT_OUT_TIME));
+    }
+
+    /// Whether a node is not to be asked for leases.
+    pub(super) fn is_left_out(&self, node: &NodeId, now: Tick) -> bool {
+        self.left_out.lock().get(node).is_some_and(|until| now < *until)
     }
 }
 
@@ -99,8 +148,8 @@ pub(crate) async fn run(bus: Arc<Bus>) {
     let mut open = FuturesUnordered::new();
     loop {
         tokio::select! {
-            Some((to, errand)) = receiver.recv(), if open.len() < ERRANDS_MAX => {
-                open.push(carry_out(&bus, to, errand));
+            Some(sent) = receiver.recv(), if open.len() < ERRANDS_MAX => {
+                open.push(carry_out(&bus, sent));
             }
             Some(()) = open.next() => {}
             _ = tick.tick() => super::tick(&bus),
@@ -117,7 +166,7 @@ impl Drop for Ends<'_> {
     }
 }
 
-async fn carry_out(bus: &Arc<Bus>, to: NodeId, errand: Errand) {
+async fn carry_out(bus: &Arc<Bus>, Sent { to, errand, _room }: Sent) {
     if to == bus.node {
         if let Errand::Ended { key, lease, brought } = &errand {
             super::ended(bus, key, *lease, brought.then_some(&to));
@@ -125,29 +174,49 @@ async fn carry_out(bus: &Arc<Bus>, to: NodeId, errand: Errand) {
         return;
     }
     let places = bus.leases.errands.places(&to);
-    let answer = match places.acquire().await {
-        Ok(_place) if super::reachable(bus)(&to) => {
-            let question = errand.question().encode();
-            let answer = bus.ask(&to, Topic::Lease, &question, EXCHANGE_TIME).await;
-            answer.ok().and_then(|answer| LeaseAnswer::decode(&answer).ok())
-        }
-        _ => None,
+    let place = places.open.acquire().await;
+    if let Errand::Ask { ticket, .. } | Errand::Take { ticket, .. } = &errand
+        && !bus.leases.tickets.waits(*ticket)
+    {
+        return;
+    }
+    let asks = matches!(errand, Errand::Ask { .. });
+    let left_out = asks && bus.leases.errands.is_left_out(&to, bus.domain.clock().now());
+    let answer = if place.is_ok() && !left_out && super::reachable(bus)(&to) {
+        exchange(bus, &to, &errand).await
+    } else {
+        None
     };
     answered(bus, &to, errand, answer);
+}
+
+async fn exchange(bus: &Arc<Bus>, to: &NodeId, errand: &Errand) -> Option<LeaseAnswer> {
+    let question = errand.question().encode();
+    match bus.ask(to, Topic::Lease, &question, EXCHANGE_TIME).await {
+        Ok(answer) => LeaseAnswer::decode(&answer).ok(),
+        Err(error) => {
+            if matches!(error, AskError::Late(_) | AskError::Declined(Declined::Unknown)) {
+                bus.leases.errands.leave_out(to, bus.domain.clock().now());
+            }
+            None
+        }
+    }
 }
 
 fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAnswer>) {
     match (errand, answer) {
         (Errand::Ask { ticket, key, .. }, Some(LeaseAnswer::Told(told))) => {
             let lease = if let Told::Load(lease) = told { Some(lease) } else { None };
-            if !super::tell(bus, to, ticket, told)
+            if !super::tell(bus, to, (ticket, key.key_hash()), told)
                 && let Some(lease) = lease
             {
                 // Whoever asked has gone.
                 bus.leases.errands.send(to, Errand::Ended { key, lease, brought: false });
             }
         }
-        (Errand::Ask { .. }, Some(LeaseAnswer::Waiting)) => {}
+        (Errand::Ask { ticket, patience, .. }, Some(LeaseAnswer::Waiting)) => {
+            bus.leases.waits(ticket, patience);
+        }
         (Errand::Ask { ticket, .. }, answer) => {
             let why = if answer.is_some() { Unshared::Refused } else { Unshared::Unreachable };
             bus.leases.resolve(ticket, Outcome::Alone(why));
@@ -170,5 +239,39 @@ fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAns
             bus.leases.resolve(ticket, outcome);
         }
         (Errand::Tell { .. } | Errand::Ended { .. }, _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errand() -> Errand {
+        let key = LeaseKey { cache: tidings_proto::hash::CacheId(1), bytes: bytes::Bytes::new() };
+        Errand::Ended { key, lease: LeaseRef { home: 1, id: 1 }, brought: false }
+    }
+
+    #[test]
+    fn a_node_that_does_not_answer_leaves_room_for_others() {
+        let errands = Errands::default();
+        let (mute, other): (NodeId, NodeId) = ("mute".parse().unwrap(), "other".parse().unwrap());
+        let taken = (0..ERRANDS_MAX).filter(|_| errands.send(&mute, errand())).count();
+        assert_eq!(taken, ERRANDS_PER_NODE_MAX);
+        assert!(errands.send(&other, errand()));
+        let mut receiver = errands.receiver.lock().take().unwrap();
+        drop(receiver.try_recv().unwrap());
+        assert!(errands.send(&mute, errand()) && !errands.send(&mute, errand()));
+    }
+
+    #[test]
+    fn a_node_is_left_out_for_its_time_and_no_longer() {
+        let errands = Errands::default();
+        let (mute, other): (NodeId, NodeId) = ("mute".parse().unwrap(), "other".parse().unwrap());
+        errands.leave_out(&mute, Tick(5));
+        let end = Tick(5).after(LEFT_OUT_TIME);
+        assert!(errands.is_left_out(&mute, Tick(end.0 - 1)) && !errands.is_left_out(&mute, end));
+        assert!(!errands.is_left_out(&other, Tick(5)));
+        errands.leave_out(&other, end);
+        assert_eq!(errands.left_out.lock().len(), 1);
     }
 }

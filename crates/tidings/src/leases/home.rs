@@ -25,11 +25,18 @@ pub(super) type Answer = lease::Answer<Asker, (NodeId, LeaseRef)>;
 pub(super) struct Home {
     table: lease::Leases<Asker>,
     watched: HashMap<LeaseKey, (Arc<dyn AnyCache>, Start)>,
+    /// Caches of keys that are watched no more. The last of one may hold all of its entries.
+    let_go: Vec<Arc<dyn AnyCache>>,
 }
 
 impl Home {
     pub(super) fn counts(&self) -> (LeaseCounts, (usize, usize)) {
         (self.table.counts(), self.table.len())
+    }
+
+    /// Caches to be dropped once nobody waits for this.
+    pub(super) fn let_go(&mut self) -> Vec<Arc<dyn AnyCache>> {
+        std::mem::take(&mut self.let_go)
     }
 
     /// Takes an asker; `None` if no leases of its cache, as it is there, are given here.
@@ -91,22 +98,26 @@ impl Home {
         if cache.lease_stands(&key.bytes, *start) {
             return None;
         }
-        cache.lease_ends(&key.bytes, *start);
-        self.watched.remove(key);
+        self.unwatch(key);
         self.table.revoke(key, now)
     }
 
     /// Watches a key that is under lease, before its holder is told, and no other.
     fn watch(&mut self, domain: &Domain, key: &LeaseKey) {
         if !self.table.is_leased(key) {
-            if let Some((cache, start)) = self.watched.remove(key) {
-                cache.lease_ends(&key.bytes, start);
-            }
+            self.unwatch(key);
         } else if !self.watched.contains_key(key)
             && let Some(cache) = domain.cache_of(key.cache)
         {
             let start = cache.lease_begins(&key.bytes);
             self.watched.insert(key.clone(), (cache, start));
+        }
+    }
+
+    fn unwatch(&mut self, key: &LeaseKey) {
+        if let Some((cache, start)) = self.watched.remove(key) {
+            cache.lease_ends(&key.bytes, start);
+            self.let_go.push(cache);
         }
     }
 }
@@ -190,6 +201,8 @@ mod tests {
         cache.close();
         assert_eq!(home.ask(&domain, (known, 3), Tick::FOREVER, now), None);
         assert_eq!(told(&home.tick(&domain, now)), []);
+        assert_eq!(home.let_go().len(), 1, "who has the lock drops it");
+        assert_eq!(home.let_go().len(), 0);
         assert_eq!(home.counts().1, (0, 0), "a lease of a cache that was closed is revoked");
     }
 }

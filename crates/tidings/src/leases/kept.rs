@@ -4,23 +4,45 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidings_proto::lease::{LeaseRef, Seen};
+use tidings_proto::id::Origin;
+use tidings_proto::lease::{LeaseAnswer, LeaseRef, Seen};
 use tidings_proto::time::Tick;
 
 /// Most bytes of results that are kept: twenty of the longest. For more, the oldest go, and who comes for them loads.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
-/// What each counts for besides its bytes: its places here, and what its node had seen.
+/// What each counts for besides its bytes and what its node had seen: its places here.
 const KEPT_BYTES_EACH: usize = 1 << 10;
+
+/// What each origin of what its node had seen counts for.
+const SEEN_BYTES_EACH: usize = size_of::<(Origin, u64)>();
 
 /// How long a result is kept: who waits hears of it by two messages, each of which has a second.
 const KEPT_TIME: Duration = Duration::from_secs(3);
 
+/// A result, until its time is over.
 #[derive(Debug)]
-struct Brought {
+pub(super) struct Brought {
     until: Tick,
+    /// The hash of its key.
+    key: u64,
     seen: Seen,
-    bytes: Bytes,
+    /// What others are answered with, encoded once for all of them. The result is the end of it.
+    answer: Bytes,
+    result: usize,
+}
+
+impl Brought {
+    /// What a load of the key of this hash has brought: result and what its node had seen.
+    pub(super) fn new((key, seen, bytes): (u64, Seen, Bytes), now: Tick) -> Self {
+        let answer = LeaseAnswer::Result(seen.clone(), bytes.to_vec()).encode();
+        let result = answer.len() - bytes.len();
+        Self { until: now.after(KEPT_TIME), key, seen, answer, result }
+    }
+
+    fn size(&self) -> usize {
+        KEPT_BYTES_EACH + SEEN_BYTES_EACH * self.seen.len() + self.answer.len()
+    }
 }
 
 /// The results of loads under leases.
@@ -33,9 +55,9 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    pub(super) fn put(&mut self, lease: LeaseRef, seen: Seen, bytes: Bytes, now: Tick) {
-        self.bytes += KEPT_BYTES_EACH + bytes.len();
-        self.results.insert(lease, Brought { until: now.after(KEPT_TIME), seen, bytes });
+    pub(super) fn put(&mut self, lease: LeaseRef, brought: Brought) {
+        self.bytes += brought.size();
+        self.results.insert(lease, brought);
         self.order.push_back(lease);
         while self.bytes > KEPT_BYTES_MAX
             && let Some(oldest) = self.order.pop_front()
@@ -47,14 +69,24 @@ impl Kept {
         }
     }
 
-    pub(super) fn get(&self, lease: &LeaseRef, now: Tick) -> Option<(Seen, Bytes)> {
-        let kept = self.results.get(lease).filter(|kept| now < kept.until)?;
-        Some((kept.seen.clone(), kept.bytes.clone()))
+    /// What a load under a lease of the key of this hash has brought.
+    pub(super) fn get(&self, of: (&LeaseRef, u64), now: Tick) -> Option<(Seen, Bytes)> {
+        let kept = self.find(of, now)?;
+        Some((kept.seen.clone(), kept.answer.slice(kept.result..)))
+    }
+
+    /// As [`Kept::get`], as an encoded [`LeaseAnswer::Result`].
+    pub(super) fn answer(&self, of: (&LeaseRef, u64), now: Tick) -> Option<Bytes> {
+        self.find(of, now).map(|kept| kept.answer.clone())
+    }
+
+    fn find(&self, (lease, key): (&LeaseRef, u64), now: Tick) -> Option<&Brought> {
+        self.results.get(lease).filter(|kept| now < kept.until && kept.key == key)
     }
 
     pub(super) fn remove(&mut self, lease: &LeaseRef) {
         if let Some(kept) = self.results.remove(lease) {
-            self.bytes -= KEPT_BYTES_EACH + kept.bytes.len();
+            self.bytes -= kept.size();
         }
     }
 
@@ -80,11 +112,29 @@ mod tests {
     #[test]
     fn a_result_is_kept_for_its_time_and_no_longer() {
         let mut kept = Kept::default();
-        kept.put(lease(1), Seen::default(), Bytes::from_static(b"a"), Tick(5));
+        kept.put(lease(1), Brought::new((9, Seen::default(), Bytes::from_static(b"a")), Tick(5)));
         let end = Tick(5).after(KEPT_TIME);
-        assert!(kept.get(&lease(1), Tick(end.0 - 1)).is_some() && kept.get(&lease(1), end).is_none());
+        let got = |key, now| kept.get((&lease(1), key), now).is_some();
+        assert!(got(9, Tick(end.0 - 1)) && !got(9, end));
+        assert!(!got(8, Tick(5)), "of another key");
         kept.expire(end);
         assert_eq!((kept.bytes, kept.order.len(), kept.results.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn others_are_answered_with_what_is_had_here_and_what_was_seen_counts() {
+        let mut kept = Kept::default();
+        let origin =
+            |n: u64| Origin { node: "n1".parse().unwrap(), incarnation: tidings_proto::id::Incarnation(n) };
+        let seen = Seen::of((0..1_000).map(|n| (origin(n), n + 1)));
+        kept.put(lease(1), Brought::new((9, seen.clone(), Bytes::from_static(b"abc")), Tick(5)));
+        let (of, result) = ((&lease(1), 9), Bytes::from_static(b"abc"));
+        assert_eq!(kept.get(of, Tick(5)), Some((seen.clone(), result.clone())));
+        let answer = LeaseAnswer::decode(&kept.answer(of, Tick(5)).unwrap()).unwrap();
+        assert_eq!(answer, LeaseAnswer::Result(seen, result.to_vec()));
+        assert!(kept.bytes > 1_000 * SEEN_BYTES_EACH, "{}", kept.bytes);
+        kept.remove(&lease(1));
+        assert_eq!(kept.bytes, 0);
     }
 
     #[test]
@@ -92,10 +142,10 @@ mod tests {
         let mut kept = Kept::default();
         let long = Bytes::from(vec![0; 1 << 20]);
         for id in 0..100 {
-            kept.put(lease(id), Seen::default(), long.clone(), Tick(5));
-            assert!(kept.bytes <= KEPT_BYTES_MAX && kept.get(&lease(id), Tick(5)).is_some());
+            kept.put(lease(id), Brought::new((9, Seen::default(), long.clone()), Tick(5)));
+            assert!(kept.bytes <= KEPT_BYTES_MAX && kept.get((&lease(id), 9), Tick(5)).is_some());
         }
-        assert!(kept.get(&lease(0), Tick(5)).is_none());
+        assert!(kept.get((&lease(0), 9), Tick(5)).is_none());
         (0..100).for_each(|id| kept.remove(&lease(id)));
         assert_eq!((kept.bytes, kept.results.len()), (0, 0));
     }
@@ -104,7 +154,7 @@ mod tests {
     fn what_is_removed_early_leaves_no_memory_behind() {
         let mut kept = Kept::default();
         for id in 0..10_000 {
-            kept.put(lease(id), Seen::default(), Bytes::new(), Tick(5));
+            kept.put(lease(id), Brought::new((9, Seen::default(), Bytes::new()), Tick(5)));
             kept.remove(&lease(id));
         }
         assert!(kept.order.len() <= 32, "{}", kept.order.len());
