@@ -275,7 +275,7 @@ fn a_life_that_was_given_up_and_is_heard_by_a_member_is_relevant_again() {
     assert_eq!(coherence.relevant(), []);
     // There was a link once, which is down; gossip hears it.
     seen(State::Suspect);
-    assert_eq!(coherence.relevant(), [back.clone()]);
+    assert_eq!(coherence.relevant(), std::slice::from_ref(&back));
     clock.advance(bounds.write_horizon + bounds.max_staleness);
     seen(State::Suspect);
     assert!(coherence.doubts().contains(&Doubt::NeverHeard(back.clone())), "{:?}", coherence.doubts());
