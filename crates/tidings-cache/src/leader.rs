@@ -145,7 +145,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         self.key.borrowed()
     }
 
-    /// Runs the loader, or waits for what another node's brings, for no longer than `limit`.
+    /// Runs the loader, or waits for what another node's brings, for no longer than `limit`: of that, a half at least is
+    /// the loader's.
     pub(crate) async fn run<E, F>(
         mut self,
         load: impl FnOnce() -> F,
@@ -156,8 +157,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
         F: Future<Output = Result<Option<Loaded<V>>, E>>,
     {
         let obtained = match limit {
-            None => self.obtain(load).await,
-            Some(limit) => match timeout(limit, self.obtain(load)).await {
+            None => self.obtain(load, None).await,
+            Some(limit) => match timeout(limit, self.obtain(load, Some(limit))).await {
                 Ok(obtained) => obtained,
                 Err(_) => {
                     self.end_late();

@@ -137,6 +137,11 @@ impl LoadPolicy {
             let why = "shorter than hard_timeout";
             return Err(OpenError::Option { option: "soft_timeout", why });
         }
+        let shares = self.one_loader == OneLoader::Cluster;
+        if shares && self.hard_timeout.is_some_and(|hard| self.lease_time >= hard) {
+            let why = "shorter than hard_timeout";
+            return Err(OpenError::Option { option: "lease_time", why });
+        }
         Ok(())
     }
 }
@@ -201,7 +206,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
 
     /// For how long a node that loads a key for the whole cluster is waited for, where one does
     /// ([`CacheBuilder::one_loader_per_cluster`]): a loader that takes longer, or a node that dies meanwhile, costs those who
-    /// wait so much. Default: 5 s; at most 5 minutes.
+    /// wait so much. Default: 5 s; at most 5 minutes, and shorter than [`CacheBuilder::hard_timeout`], of which at most a half
+    /// is spent on waiting.
     pub fn lease_time(mut self, time: Duration) -> Self {
         self.settings.loads.lease_time = time;
         self

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tidings_proto::codec;
 use tidings_proto::lease::{LeaseKey, SharedLoad};
 use tidings_proto::time::Tick;
+use tokio::time::timeout;
 
 use crate::builder::CacheBuilder;
 use crate::clock::COARSE_LAG;
@@ -255,17 +256,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
-    /// Gets the value of the flight: by its own loader, unless another node's has brought it.
-    pub(crate) async fn obtain<E, F>(&mut self, load: impl FnOnce() -> F) -> Obtained<V, E>
+    /// Gets the value of the flight: by its own loader, unless another node's has brought it. That is waited for no longer
+    /// than for half of `limit`, so that a load elsewhere that takes too long fails no read here.
+    pub(crate) async fn obtain<E, F>(
+        &mut self,
+        load: impl FnOnce() -> F,
+        limit: Option<Duration>,
+    ) -> Obtained<V, E>
     where
         F: Future<Output = Result<Option<Loaded<V>>, E>>,
     {
         let core = self.core.clone();
-        let turn = match core.ask_lease(self.key(), core.settings.loads.lease_time) {
+        let half = limit.map(|limit| limit / 2);
+        let lease_time = core.settings.loads.lease_time;
+        let patience = half.map_or(lease_time, |half| half.min(lease_time));
+        let turn = match core.ask_lease(self.key(), patience) {
             Some(asked) => {
                 // While it waits there is no loader that could fail.
                 let counts = std::mem::replace(&mut self.counts, false);
-                let turn = asked.await;
+                let turn = match half {
+                    Some(half) => timeout(half, asked).await.unwrap_or(LeaseTurn::Alone),
+                    None => asked.await,
+                };
                 self.counts = counts;
                 turn
             }

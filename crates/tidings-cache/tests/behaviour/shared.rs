@@ -272,6 +272,28 @@ async fn without_the_option_nobody_is_asked_and_where_nothing_travels_it_is_refu
         let refused = node.cache::<String, u64>("late").lease_time(time).open();
         assert!(matches!(refused, Err(OpenError::Option { option: "lease_time", .. })), "{refused:?}");
     }
+    let second = Duration::from_secs(1);
+    let longer = || node.cache::<String, u64>("longer").lease_time(second).hard_timeout(second);
+    let refused = longer().one_loader_per_cluster().open();
+    assert!(matches!(refused, Err(OpenError::Option { option: "lease_time", .. })), "{refused:?}");
+    assert!(longer().open().is_ok(), "where nobody waits for a lease its time does not matter");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_elsewhere_that_takes_longer_than_the_hard_timeout_fails_no_read() {
+    let node = node();
+    let home = Home::of(&node);
+    let (lease, hard) = (Duration::from_secs(9), Duration::from_secs(10));
+    let builder = node.cache("users").lease_time(lease).hard_timeout(hard).one_loader_per_cluster();
+    let cache: Cache<String, u64> = builder.open().unwrap();
+    let _never = home.answers();
+    let k = key();
+    let loaded = cache.fetch(&k, move || async move {
+        tokio::time::sleep(hard / 4).await;
+        Result::Ok(2)
+    });
+    assert_eq!(loaded.await.unwrap(), tidings_cache::Fetched { value: 2, stale: false });
+    assert_eq!((cache.counts().loads, cache.counts().load_failures), (1, 0));
 }
 
 #[tokio::test]
