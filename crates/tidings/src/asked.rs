@@ -1,11 +1,12 @@
 //! Questions between members: who answers which.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::RwLock;
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::id::{NodeId, Origin};
 use tidings_transport::AskError;
@@ -20,12 +21,12 @@ pub(crate) trait Answering: Send + Sync + 'static {
 
 /// Who answers questions on this node, by topic. Questions about others are declined.
 #[derive(Default)]
-pub(crate) struct Asked([OnceLock<Arc<dyn Answering>>; Topic::ALL.len()]);
+pub(crate) struct Asked([RwLock<Option<Arc<dyn Answering>>>; Topic::ALL.len()]);
 
 impl Asked {
-    /// Lets questions of a topic be answered from now on. The first one who is to answer them stays.
+    /// Lets questions of a topic be answered so from now on.
     pub(crate) fn serve(&self, topic: Topic, answering: Arc<dyn Answering>) {
-        let _ = self.of(topic).set(answering);
+        *self.of(topic).write() = Some(answering);
     }
 
     /// Answers a question.
@@ -35,13 +36,14 @@ impl Asked {
         topic: Topic,
         question: Bytes,
     ) -> BoxFuture<'static, Result<Bytes, Declined>> {
-        match self.of(topic).get() {
+        let answering = self.of(topic).read().clone();
+        match answering {
             Some(answering) => answering.answer(peer, question),
             None => std::future::ready(Err(Declined::Unknown)).boxed(),
         }
     }
 
-    fn of(&self, topic: Topic) -> &OnceLock<Arc<dyn Answering>> {
+    fn of(&self, topic: Topic) -> &RwLock<Option<Arc<dyn Answering>>> {
         &self.0[topic as usize - 1]
     }
 }

@@ -131,10 +131,10 @@ pub(crate) fn leases() -> Vec<Vec<u8>> {
     let brought = Told::Brought { holder: origin.node.clone(), lease, ages: Ages::default().into() };
     let questions = [
         LeaseQuestion::Ask { ticket: 300, key: (&key).into(), schema: 1, patience_ms: 5_000 },
-        LeaseQuestion::Tell { ticket: 1, told: Told::Load(lease) },
-        LeaseQuestion::Tell { ticket: 1, told: brought },
+        LeaseQuestion::Tell { ticket: 1, key: 0x99, told: Told::Load(lease) },
+        LeaseQuestion::Tell { ticket: 1, key: 0x99, told: brought },
         LeaseQuestion::Ended { key: (&key).into(), lease, brought: true },
-        LeaseQuestion::Take(lease),
+        LeaseQuestion::Take { lease, key: 0x99 },
     ];
     let bytes = b"value".repeat(60);
     let load = SharedLoad::Value { bytes, tags: vec!["t".to_owned()], version: Some(7) };
