@@ -32,6 +32,7 @@ async fn finished(client: &Client, former: &Json, output: &Output) -> Result<Jso
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {per_sec} {msg}") {
         bar.set_style(style);
     }
+    let mut seen = false;
     loop {
         let coherence: Json = client.document(&["v1", "coherence"]).await?;
         let audit = &coherence["audit"];
@@ -39,6 +40,12 @@ async fn finished(client: &Client, former: &Json, output: &Output) -> Result<Jso
         if *requested != Json::Null && requested["began_ms"] != *former {
             bar.finish_and_clear();
             return Ok(requested.clone());
+        }
+        seen |= audit["progress"]["requested"] == true;
+        if is_lost(audit, seen || *former != Json::Null) {
+            bar.finish_and_clear();
+            let message = "the node was started anew, and knows of no audit";
+            return Err(Failure::new(Exit::Failed, message).hint("begin it again"));
         }
         let progress = &audit["progress"];
         bar.set_length(count(progress, "of"));
@@ -49,6 +56,12 @@ async fn finished(client: &Client, former: &Json, output: &Output) -> Result<Jso
         });
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// Whether a node knows nothing of the audit that it was told to begin: `known` says whether it has shown that one, or
+/// another before.
+fn is_lost(audit: &Json, known: bool) -> bool {
+    known && audit["requested"] == Json::Null && audit["progress"] == Json::Null
 }
 
 fn count(of: &Json, name: &str) -> u64 {
@@ -121,6 +134,16 @@ mod tests {
 
     fn report(inconsistent: u64, complete: bool) -> Json {
         json!({ "complete": complete, "counts": { "inconsistent": inconsistent, "unsettled": 1 } })
+    }
+
+    #[test]
+    fn an_audit_that_was_seen_and_is_not_known_any_more_is_lost() {
+        let audit = |requested, progress| json!({ "requested": requested, "progress": progress });
+        let (none, some) = (Json::Null, json!({ "began_ms": 1 }));
+        assert!(is_lost(&audit(none.clone(), none.clone()), true));
+        assert!(!is_lost(&audit(none.clone(), none.clone()), false), "it has not begun yet");
+        assert!(!is_lost(&audit(none.clone(), some.clone()), true), "it is under way");
+        assert!(!is_lost(&audit(some, none), true), "another one is remembered until it is over");
     }
 
     #[test]
