@@ -148,18 +148,21 @@ fn a_reader_of_stderr_that_is_gone_costs_no_summary() {
 #[test]
 fn an_interrupt_ends_a_wait_for_stdin() {
     for arguments in [&["cache", "put", "c", "k", "-"][..], &["config", "check", "-"]] {
-        for _ in 0..4 {
+        let mut listened = 0;
+        for tries in 1..=4 {
             let mut command = tidings();
             command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
             let mut child = command.spawn().unwrap();
             // It waits for stdin when its threads sleep; before it listens the interrupt ends it all the same.
-            pause(Duration::from_millis(200));
+            pause(Duration::from_millis(200) * tries);
             kill_process(Pid::from_child(&child), Signal::INT).unwrap();
             let what = format!("{arguments:?} ends");
             let ended = until(&what, DEADLINE, || child.try_wait().unwrap());
             let too_early = ended.signal() == Some(Signal::INT.as_raw());
             assert!(ended.code() == Some(130) || too_early, "{ended:?}");
+            listened += usize::from(!too_early);
         }
+        assert!(listened > 0, "{arguments:?} never heeded an interrupt");
     }
 }
 
