@@ -91,15 +91,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         let mut woken = Woken::default();
         let mut shard = self.shard(key);
-        if evicts && self.invalidate_at(&mut shard, key, (version, change.record.uncertain)) {
+        let evicted = evicts && self.invalidate_at(&mut shard, key, (version, change.record.uncertain));
+        self.tell_applied(&mut woken, (partition, key), change, evicted);
+        drop(shard);
+        woken.wake();
+    }
+
+    /// Tells subscribers of a peer's change of one key, first that it evicted a copy here, if it did. Under the shard lock.
+    #[inline]
+    pub(crate) fn tell_applied(
+        &self,
+        woken: &mut Woken,
+        (partition, key): (usize, KeyRef<'_>),
+        change: &RemoteChange<'_>,
+        evicted: bool,
+    ) {
+        if evicted {
             let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
             woken.add(self.topic.tell_key(partition, key, told));
             self.stats.delivered.count();
         }
         woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
         self.stats.delivered.count();
-        drop(shard);
-        woken.wake();
     }
 
     /// The version that a change can be compared by: one of another schema may mean something else.

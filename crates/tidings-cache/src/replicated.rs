@@ -1,6 +1,5 @@
 //! What a peer's change does where values travel.
 
-use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::SlotSet;
 use tidings_proto::record::{Keys, Target};
 use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
@@ -16,7 +15,7 @@ use crate::remote::{RemoteChange, whole_target};
 use crate::replicate::{Merged, Rescued};
 use crate::table::{self, Entry, Peeking};
 use crate::tags::TagHash;
-use crate::topic::{Told, Woken};
+use crate::topic::Woken;
 use crate::travel::Arrival;
 
 /// What a change without keys names of a cache whose values travel.
@@ -55,13 +54,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         counter.count();
         // What came after a later one changes nothing for anybody.
         if let Some(partition) = partition.filter(|_| merged != Merged::Outdated) {
-            if let Merged::Removed { evicted: true } = merged {
-                let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
-                woken.add(self.topic.tell_key(partition, key, told));
-                self.stats.delivered.count();
-            }
-            woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
-            self.stats.delivered.count();
+            let evicted = matches!(merged, Merged::Removed { evicted: true });
+            self.tell_applied(&mut woken, (partition, key), change, evicted);
         }
         drop(shard);
         woken.wake();
