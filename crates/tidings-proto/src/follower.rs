@@ -97,6 +97,8 @@ struct Pending {
     /// Version of the origin's member set.
     members: u64,
     probed: Tick,
+    /// The origin itself has said so, not a relay.
+    direct: bool,
 }
 
 /// Follows one life of one node.
@@ -111,6 +113,8 @@ pub struct Follower {
     oldest: Option<Pending>,
     newest: Option<Pending>,
     confirmed: Option<Tick>,
+    /// The newest confirmation that the origin has answered itself.
+    answered: Option<Tick>,
     goodbye: Option<Vec<Sequence>>,
     /// Version of the newest member set of the origin's that was taken note of.
     members: u64,
@@ -129,6 +133,7 @@ impl Follower {
             oldest: None,
             newest: None,
             confirmed: None,
+            answered: None,
             goodbye: None,
             members: 0,
         }
@@ -170,6 +175,12 @@ impl Follower {
     #[must_use]
     pub fn confirmed(&self) -> Option<Tick> {
         self.confirmed
+    }
+
+    /// As [`Follower::confirmed`], by what the origin itself has answered: it knew of this node then.
+    #[must_use]
+    pub fn answered(&self) -> Option<Tick> {
+        self.answered
     }
 
     /// How many events the last heartbeat knew of that are not applied.
@@ -309,7 +320,12 @@ impl Follower {
             return Err(Rejected::Stale);
         };
         self.probes.retain(|(number, _)| *number > heartbeat.echo);
-        self.pend(Pending { heads: heartbeat.heads.clone(), members: heartbeat.members, probed });
+        self.pend(Pending {
+            heads: heartbeat.heads.clone(),
+            members: heartbeat.members,
+            probed,
+            direct: true,
+        });
         Ok(probed)
     }
 
@@ -332,7 +348,7 @@ impl Follower {
         if heads.len() != self.lanes.len() {
             return Err(Rejected::Violation("number of lanes"));
         }
-        self.pend(Pending { heads, members: 0, probed: as_of });
+        self.pend(Pending { heads, members: 0, probed: as_of, direct: false });
         Ok(())
     }
 
@@ -373,6 +389,9 @@ impl Follower {
             && self.has_applied(&oldest.heads)
         {
             self.confirmed = self.confirmed.max(Some(oldest.probed));
+            if oldest.direct {
+                self.answered = self.answered.max(Some(oldest.probed));
+            }
             self.oldest = self.newest.take();
         }
     }

@@ -13,6 +13,7 @@
 //! gets a floor for it. A life that is back after its end has cost it its place leaves a floor, too: for it has been
 //! apart for longer than ends are named, maybe with others that have come and ended there.
 
+mod aware;
 mod doubt;
 mod ended;
 mod hearsay;
@@ -90,6 +91,8 @@ impl Standing {
 #[derive(Debug)]
 struct Relevant {
     confirmed: Option<Tick>,
+    /// The newest confirmation that the origin has answered itself.
+    answered: Option<Tick>,
     standing: Standing,
     /// Who named it, while nothing but that speaks for it.
     hearsay: Option<NodeId>,
@@ -160,27 +163,6 @@ impl Freshness {
         matches!(self.own, Some(Own::NoContact))
     }
 
-    /// This node has taken another incarnation, and all links have ended: nobody knows of it.
-    pub fn renumbered(&mut self, now: Tick) {
-        self.alive_since = now;
-    }
-
-    /// Who is there, as far as is known, and may not know of this node's present life: it has not answered a probe. Who
-    /// answers one has admitted this node before.
-    pub fn unaware(&self) -> impl Iterator<Item = &Origin> {
-        let unaware = |relevant: &Relevant| {
-            let there = matches!(relevant.standing, Standing::Live | Standing::Closing { back: true, .. });
-            there && relevant.confirmed.is_none_or(|tick| tick <= self.alive_since)
-        };
-        self.origins.iter().filter(move |(_, relevant)| unaware(relevant)).map(|(origin, _)| origin)
-    }
-
-    /// Whether what this node changes counts for everybody's bound: everybody who was named to it knows of it, or is lost.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        !self.is_out_of_contact() && self.unaware().next().is_none()
-    }
-
     /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
     /// over. Returns whether it is new.
     ///
@@ -233,7 +215,7 @@ impl Freshness {
 
     fn enter(&mut self, origin: &Origin, standing: Standing, hearsay: Option<NodeId>) {
         self.ended.remove(origin);
-        self.origins.insert(origin.clone(), Relevant { confirmed: None, standing, hearsay });
+        self.origins.insert(origin.clone(), Relevant { confirmed: None, answered: None, standing, hearsay });
         self.changes += 1;
     }
 
@@ -282,11 +264,23 @@ impl Freshness {
         self.origins.range(first..=last).map(|(origin, _)| origin)
     }
 
-    /// Everything that the origin did up to `tick` is applied here.
+    /// Everything that the origin did up to `tick` is applied here, whoever says so.
+    pub fn relayed(&mut self, origin: &Origin, tick: Tick) {
+        self.take_note(origin, tick, false);
+    }
+
+    /// Everything that the origin did up to `tick` is applied here, by its own answer: it knew of this node then.
     pub fn confirmed(&mut self, origin: &Origin, tick: Tick) {
+        self.take_note(origin, tick, true);
+    }
+
+    fn take_note(&mut self, origin: &Origin, tick: Tick, answered: bool) {
         let superseded = self.is_superseded(origin);
         if let Some(relevant) = self.origins.get_mut(origin) {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
+            if answered {
+                relevant.answered = relevant.answered.max(Some(tick));
+            }
             let after_its_end = match relevant.standing {
                 Standing::Closing { since, .. } => tick > since && !superseded,
                 Standing::Live | Standing::Lost(_) => true,

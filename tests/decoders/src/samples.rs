@@ -11,6 +11,7 @@ use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Slot};
 use tidings_proto::lease::{Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Seen, SharedLoad, Told};
 use tidings_proto::log::{ChangeLog, Cursor, Retention};
 use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::relay::{Acked, Confirmed, FollowOf, PassedUp, Relayed};
 
 fn member(name: &str, ended: bool) -> NamedMember {
     let node = NodeId::new(name).expect("a valid node id");
@@ -38,7 +39,7 @@ fn hello() -> Hello {
 
 fn all() -> Vec<Control> {
     let lane = Lanes::default().lane(3).expect("there are four");
-    vec![
+    [
         Control::Hello(hello()),
         Control::Follow(Follow { incarnation: Incarnation(7), lane, from: 70_000 }),
         Control::Resume(1),
@@ -53,6 +54,24 @@ fn all() -> Vec<Control> {
         Control::Refused(Refusal::Protocol(1, 2)),
         Control::Refused(Refusal::Incarnation(Incarnation(8))),
         Control::Refused(Refusal::Leaving),
+    ]
+    .into_iter()
+    .chain(of_relays())
+    .collect()
+}
+
+fn of_relays() -> [Control; 5] {
+    let lane = Lanes::default().lane(1).expect("there are four");
+    let (origin, follower) = (member("n3", false).origin, member("n2", false).origin);
+    let confirmed = Relayed::Confirmed { heads: vec![0, 1, 250, 251], age_us: 90_000 };
+    let origins = vec![(0, confirmed), (300, Relayed::Ended(vec![1, 2, 3, 4]))];
+    let acked = vec![Acked { follower, lane, applied: 70_000 }];
+    [
+        Control::FollowOf(FollowOf { number: 2, origin: origin.clone(), lane, from: 70_000 }),
+        Control::Lacking(251),
+        Control::Confirmed(Confirmed { echo: 5, members: 2, origins }),
+        Control::PassedUp(PassedUp { members: 2, origin, acked }),
+        Control::Relays(true),
     ]
 }
 

@@ -55,6 +55,11 @@ fn what_is_relayed_confirms_as_of_the_question_less_the_age() {
     let mut ahead = follower(5);
     said.tell(&mut ahead, Tick(500 * SECOND)).unwrap();
     assert_eq!(ahead.confirmed(), behind.confirmed());
+    assert_eq!(
+        (ahead.answered(), relay.answered()),
+        (None, Some(Tick(10 * SECOND))),
+        "a relay is not the origin"
+    );
 }
 
 #[test]

@@ -159,6 +159,8 @@ pub(super) async fn receive(
                     node.clock_of(followed.origin(), wall_ms, sent);
                 }
             }
+            // Nobody relays yet.
+            Control::Confirmed(_) | Control::PassedUp(_) | Control::Relays(_) => {}
             Control::Caches(names) => node.caches_of(followed.origin(), names),
             Control::Goodbye(heads) => {
                 followed.state.lock().on_goodbye(heads)?;
@@ -172,7 +174,9 @@ pub(super) async fn receive(
             | Control::Resume(_)
             | Control::Reset(_)
             | Control::Ack(_)
-            | Control::Ages(_) => {
+            | Control::Ages(_)
+            | Control::FollowOf(_)
+            | Control::Lacking(_) => {
                 return Err(SessionError::Unexpected("lane frame on the control stream"));
             }
         }
