@@ -29,6 +29,8 @@ pub enum CloseCode {
     AddressTaken = 8,
     /// Too many connections.
     Busy = 9,
+    /// Nobody needs the connection: each is followed by way of others.
+    Unneeded = 10,
 }
 
 impl CloseCode {

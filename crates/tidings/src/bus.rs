@@ -23,7 +23,7 @@ use tidings_proto::log::ChangeLog;
 use tidings_proto::offset::Offset;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served};
 use tidings_transport::{Identity, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -37,6 +37,7 @@ use crate::leases::{self, Leases};
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
+use crate::relays::Relays;
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
@@ -87,6 +88,7 @@ pub(crate) struct Bus {
     pub(crate) asked: Asked,
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
+    pub(crate) relays: Relays,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -114,6 +116,7 @@ pub(crate) struct Parts {
     pub(crate) coherence: Coherence,
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
+    pub(crate) relay_above: usize,
 }
 
 impl Bus {
@@ -146,6 +149,7 @@ impl Bus {
             asked: Asked::default(),
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
+            relays: Relays::above(parts.relay_above),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -211,7 +215,7 @@ impl Bus {
             if let Some(bus) = bus.upgrade()
                 && let Some(transport) = bus.transport()
             {
-                transport.send_gossip(to, frame);
+                transport.send_gossip(bus.relays.gossip_to(to, &transport), frame);
             }
         };
         GossipSeam { outbound: Arc::new(outbound), inbound }
@@ -244,7 +248,7 @@ impl Bus {
         sessions.begin(record.clone());
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
-        Session { bus: self.clone(), origin }
+        Session { bus: self.clone(), origin, link: None }
     }
 }
 
@@ -276,6 +280,22 @@ impl Peering for Face {
 
     fn herald(&self) -> &Herald {
         &self.herald
+    }
+
+    fn relaying(&self) -> &Relaying {
+        self.coherence.relaying()
+    }
+
+    fn me(&self) -> Origin {
+        self.origin()
+    }
+
+    fn followed_of(&self, origin: &Origin) -> Option<Arc<Followed>> {
+        self.coherence.sessions(origin).0
+    }
+
+    fn served_of(&self, follower: &Origin) -> Option<Arc<Served>> {
+        self.coherence.sessions(follower).1
     }
 
     fn now(&self) -> Tick {

@@ -8,6 +8,7 @@ use tidings_transport::Host;
 use tokio::sync::watch::Ref;
 
 use super::*;
+use crate::relays::RELAY_ABOVE;
 
 const ELSEWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 7401);
 
@@ -26,8 +27,9 @@ fn bus() -> Face {
     let coherence = Coherence::new(origin.node.clone(), domain.clone(), observers.clone(), bounds, true);
     let (cluster, zone) = ("shop".to_owned(), String::new());
     let clocks = ClockBounds::default();
+    let (log_id, relay_above) = (LogId(1), RELAY_ABOVE);
     let bus =
-        Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers, clocks });
+        Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks, relay_above });
     bus.set_address(([127, 0, 0, 1], 7400).into());
     Face(bus)
 }

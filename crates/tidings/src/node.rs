@@ -121,8 +121,18 @@ impl Node {
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
-        let clocks = config.clocks;
-        let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks });
+        let (clocks, relay_above) = (config.clocks, config.relay_above);
+        let bus = Bus::new(Parts {
+            cluster,
+            origin,
+            log_id,
+            zone,
+            domain,
+            coherence,
+            observers,
+            clocks,
+            relay_above,
+        });
         bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();

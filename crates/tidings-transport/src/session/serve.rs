@@ -11,8 +11,8 @@ use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
-use super::ages;
-use super::{Peering, Served, SessionError};
+use super::exchange::Exchange;
+use super::{Peering, Served, SessionError, ages, hand};
 use crate::ask::{self, Answers};
 use crate::frames::take_within;
 use crate::limits::{FOLLOWER_FRAME_BYTES_MAX, REQUEST_TIME};
@@ -20,7 +20,7 @@ use crate::link::Link;
 use crate::stats::BroadcastError;
 
 /// Bytes taken from the log at a time: what a peer that does not read can hold beyond the log's own retention.
-const READ_BYTES: usize = 256 << 10;
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// Longest body of the first frame of a stream, in bytes: a question, or a request to follow a lane.
 const REQUEST_FRAME_BYTES_MAX: usize = 1 + QUESTION_BYTES_MAX;
@@ -29,15 +29,24 @@ const REQUEST_FRAME_BYTES_MAX: usize = 1 + QUESTION_BYTES_MAX;
 const SMALL_READ_BYTES: usize = 4 << 10;
 
 /// Serves every lane that the peer asks for, and answers its questions.
-pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
+pub(super) async fn all(
+    (link, node): (&Link, &dyn Peering),
+    served: &Served,
+    exchange: &Exchange,
+) -> Result<(), SessionError> {
     let _audience = node.herald().attend();
     let answers = Answers::default();
     let mut streams = FuturesUnordered::new();
+    let mut relaying = node.relaying().changes();
     loop {
+        if exchange.relays && node.relaying().is_on() {
+            link.grant_relayed(node.log().lanes());
+        }
         tokio::select! {
+            Ok(()) = relaying.changed() => {}
             stream = link.accept_stream() => {
                 let (send, receive) = stream?;
-                streams.push(one((link, node, served), &answers, send, receive));
+                streams.push(one((link, node, served), (&answers, exchange), send, receive));
             }
             Some(end) = streams.next(), if !streams.is_empty() => match end {
                 // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
@@ -51,7 +60,7 @@ pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Res
 /// Serves one stream: a lane, or a question.
 async fn one(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    answers: &Answers,
+    (answers, exchange): (&Answers, &Exchange),
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
@@ -65,6 +74,10 @@ async fn one(
         return answered.ok_or(SessionError::Unexpected("question without a topic"));
     }
     let follow = Control::decode(&frame)?;
+    let _follower = link.followed_here();
+    if let Control::FollowOf(follow) = follow {
+        return hand::lane(node, exchange, follow, (send, receive)).await;
+    }
     lane((link, node, served), follow, send, (receive, buffer)).await
 }
 
@@ -147,7 +160,7 @@ async fn feed(
     }
 }
 
-fn frame_head(batch: &Batch) -> Bytes {
+pub(super) fn frame_head(batch: &Batch) -> Bytes {
     let head = batch.head();
     let mut bytes = SmallVec::<[u8; 64]>::new();
     bytes.extend_from_slice(&header(FrameType::Events, head.len() + batch.records.len()));

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tidings_membership::Inbound;
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, MEMBERS_MAX, NamedMember, PROTOCOL_VERSION, Refusal};
+use tidings_proto::frame::{Hello, MEMBERS_MAX, NamedMember, PROTOCOLS, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::Origin;
 use tidings_proto::time::Tick;
@@ -44,7 +44,7 @@ impl Host for Face {
             members.members.push(NamedMember { origin: self.origin(), address: self.address(), ended: true });
         }
         Hello {
-            protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            protocols: PROTOCOLS,
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             incarnation: self.origin().incarnation,
@@ -178,7 +178,8 @@ impl Host for Face {
             if link.presented() != bus.origin().incarnation {
                 return link.close(CloseCode::Ended, "renumbered");
             }
-            let _session = bus.0.session_begins(link.peer());
+            let mut session = bus.0.session_begins(link.peer());
+            session.link = Some(link.clone());
             session::run(link, Arc::new(bus.clone())).await;
         })
     }

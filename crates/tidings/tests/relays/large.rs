@@ -1,0 +1,152 @@
+//! A cluster in three zones that relays above three nodes, and whose packets can be lost.
+
+use std::time::Duration;
+
+use tidings::{Cache, Node, NodeBuilder};
+
+use crate::common::{PATIENCE, member, open_on, until};
+use crate::wire::Wires;
+
+/// Above so many nodes the cluster relays.
+pub(crate) const ABOVE: usize = 3;
+
+const ZONES: usize = 3;
+
+/// Long enough that nobody doubts though the machine stands still for two seconds.
+const BOUND: Duration = Duration::from_secs(4);
+
+/// A cluster.
+pub(crate) struct Large {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) wires: Wires,
+    pub(crate) bound: Duration,
+    name: String,
+    started: usize,
+}
+
+/// The id of the node at a place.
+pub(crate) fn id(index: usize) -> String {
+    format!("n{}", index + 1)
+}
+
+/// How many nodes have a link to one.
+pub(crate) fn links(node: &Node) -> usize {
+    node.members().iter().filter(|member| member.rtt.is_some()).count()
+}
+
+impl Large {
+    /// Starts so many, and waits until relays stand for somebody at each and nobody is in doubt.
+    pub(crate) async fn start(count: usize) -> Self {
+        Self::start_bounded(count, BOUND).await
+    }
+
+    pub(crate) async fn start_bounded(count: usize, bound: Duration) -> Self {
+        let mut cluster = Self::start_with(count, |_, builder| builder.max_staleness(bound)).await;
+        cluster.bound = bound;
+        let relays = |node: &Node| node.members().iter().any(|member| member.via.is_some());
+        let full = count - 1;
+        until("relays stand for some", || {
+            cluster.nodes.iter().all(|node| relays(node) && node.doubts().is_empty() && links(node) < full)
+        })
+        .await;
+        cluster
+    }
+
+    pub(crate) async fn start_with(count: usize, build: impl Fn(usize, NodeBuilder) -> NodeBuilder) -> Self {
+        let name = format!("large-{:08x}", rand::random::<u32>());
+        let (nodes, wires) = (Vec::new(), Wires::default());
+        let mut cluster = Self { nodes, wires, bound: BOUND, name, started: 0 };
+        for index in 0..count {
+            let builder = build(index, cluster.builder());
+            cluster.nodes.push(builder.start().await.unwrap());
+        }
+        cluster.formed().await;
+        cluster
+    }
+
+    fn builder(&mut self) -> NodeBuilder {
+        let index = self.started;
+        self.started += 1;
+        Node::builder(&self.name)
+            .node_id(id(index))
+            .zone(format!("z{}", index % ZONES))
+            .relay_above(ABOVE)
+            .write_horizon(Duration::ZERO)
+            .max_staleness(self.bound)
+            .gossip_interval(Duration::from_millis(200))
+            .seeds(self.nodes.iter().take(2).map(|node| node.address().to_string()))
+            .simulated(self.wires.socket())
+    }
+
+    /// Adds a node, and waits until it is one of them.
+    pub(crate) async fn join(&mut self) {
+        let node = self.builder().start().await.unwrap();
+        self.nodes.push(node);
+        self.formed().await;
+    }
+
+    async fn formed(&self) {
+        let all = self.nodes.len();
+        let live = |node: &Node| {
+            node.members().iter().filter(|member| member.state == tidings::State::Live).count() == all
+        };
+        let in_step = |node: &Node| live(node) && node.readiness().is_ok() && node.doubts().is_empty();
+        let formed = async {
+            while !self.nodes.iter().all(in_step) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, formed).await.is_ok(), "not formed in time: {}", self.states());
+    }
+
+    /// What each sees, for people.
+    pub(crate) fn states(&self) -> String {
+        let of = |node: &Node| {
+            let member = |it: &tidings::MemberInfo| {
+                let via = it.via.as_ref().map(|via| format!(" by {via}"));
+                let link = if it.rtt.is_some() { "" } else { " unlinked" };
+                format!("{} {}{}{link} {:?}", it.node, it.state, via.unwrap_or_default(), it.confirmed)
+            };
+            let members: Vec<_> = node.members().iter().filter(|it| !it.this_node).map(member).collect();
+            let (ready, doubts) = (node.readiness(), node.doubts());
+            format!("\n{}: {members:#?} {ready:?} {doubts:?} {:?}", node.origin(), node.relayed())
+        };
+        self.nodes.iter().map(of).collect()
+    }
+
+    pub(crate) fn open(&self) -> Vec<Cache<String, u64>> {
+        self.nodes.iter().map(open_on).collect()
+    }
+
+    /// Some node that follows another by way of a third: follower, origin and relay.
+    pub(crate) fn relayed(&self) -> (usize, usize, usize) {
+        let index = |node: &str| (0..self.nodes.len()).find(|index| id(*index) == node).unwrap();
+        for (follower, node) in self.nodes.iter().enumerate() {
+            for member in node.members() {
+                if let Some(via) = &member.via {
+                    return (follower, index(member.node.as_str()), index(via.as_str()));
+                }
+            }
+        }
+        panic!("nobody is relayed")
+    }
+
+    /// Whether everything that one did until lately is applied at another.
+    pub(crate) fn hears(&self, node: usize, origin: usize) -> bool {
+        member(&self.nodes[node], &id(origin))
+            .and_then(|member| member.confirmed)
+            .is_some_and(|age| age < self.bound / 2)
+    }
+
+    /// Leaves a node to its fate.
+    pub(crate) fn abandon(mut self, index: usize) -> Self {
+        drop(self.nodes.remove(index));
+        self
+    }
+
+    pub(crate) async fn shutdown(self) {
+        // All at once: each waits for the others' acknowledgements.
+        let ends = self.nodes.iter().map(|node| node.shutdown(PATIENCE / 10));
+        futures_util::future::join_all(ends).await;
+    }
+}
