@@ -30,6 +30,10 @@ const SLACK: usize = 8;
 /// How long a link stays that nobody needs: overlays of different nodes change within that time.
 const UNNEEDED_TIME: Duration = Duration::from_secs(2);
 
+/// How long a node goes on answering for others once everybody is followed directly again: whoever was followed by way of
+/// others and has just left is heard to its end so. As long as a path takes to come round, with room.
+const ANSWERING_TIME: Duration = Duration::from_secs(10);
+
 /// How long a link is kept to a node that was to be asked a question: there are more where one came from.
 const ASKED_TIME: Duration = Duration::from_secs(30);
 
@@ -51,6 +55,8 @@ struct Plan {
     /// Lives that the overlay routes.
     lives: BTreeSet<Origin>,
     addresses: BTreeMap<SocketAddr, NodeId>,
+    /// Since when the cluster is a mesh again.
+    mesh: Option<Tick>,
     /// Since when nobody needs the link to each node.
     unneeded: BTreeMap<NodeId, Tick>,
     /// When each node was last to be asked a question without a link.
@@ -112,22 +118,28 @@ impl Bus {
             nodes.insert(record.origin.node.clone(), record.zone.clone());
             addresses.insert(record.address, record.origin.node.clone());
         }
-        let Some(mesh) = shape(nodes.len(), relaying.is_on(), self.relays.above) else {
-            return self.relay_no_more();
-        };
+        let mesh = shape(nodes.len(), relaying.is_on(), self.relays.above);
+        let shown: BTreeSet<&Origin> = shown.map(|record| &record.origin).collect();
+        if mesh.is_none() {
+            if !self.answers_still(now) {
+                return self.relay_no_more(now);
+            }
+            (settled, nodes, addresses) = Default::default();
+        }
         settled
             .retain(|origin, _| view.members.get(&origin.node).is_some_and(|it| it.record.origin == *origin));
         settled.retain(|origin, _| nodes.contains_key(&origin.node));
-        let shown: BTreeSet<&Origin> = shown.map(|record| &record.origin).collect();
         let keeps = |origin: &Origin| !shown.contains(origin) && self.coherence.is_relevant(origin);
         let kept: BTreeSet<Origin> = relaying.routed().into_iter().filter(keeps).collect();
         let lives: BTreeSet<Origin> = settled.keys().cloned().collect();
         let mut plan = self.relays.plan.lock();
         plan.addresses = addresses;
+        plan.mesh = plan.mesh.filter(|_| mesh.is_none());
         if plan.nodes == nodes && plan.kept == kept && plan.lives == lives {
             return false;
         }
-        let overlay = Overlay::of(nodes.iter().map(|(node, zone)| (node, zone.as_str())), mesh);
+        let view = nodes.iter().map(|(node, zone)| (node, zone.as_str()));
+        let overlay = Overlay::of(view, mesh.unwrap_or(usize::MAX));
         let courses = settled.into_values().filter_map(|followed| self.course(&overlay, followed)).collect();
         if !relaying.is_on() {
             tracing::info!(
@@ -147,14 +159,24 @@ impl Bus {
         Some(Course { followed, sources, hops: overlay.way(origin, me, &[]).len() })
     }
 
-    fn relay_no_more(&self) -> bool {
+    /// Whether this node relayed until lately, and still answers for others in what is a mesh by now.
+    fn answers_still(&self, now: Tick) -> bool {
+        if !self.coherence.relaying().is_on() {
+            return false;
+        }
+        let mut plan = self.relays.plan.lock();
+        if plan.mesh.is_none() {
+            tracing::info!("the cluster is small: everybody is followed directly from now on");
+        }
+        now.since(*plan.mesh.get_or_insert(now)) < ANSWERING_TIME
+    }
+
+    fn relay_no_more(&self, now: Tick) -> bool {
         let relaying = self.coherence.relaying();
         if !relaying.is_on() {
             return false;
         }
-        tracing::info!("the cluster is small: everybody is followed directly from now on");
         *self.relays.plan.lock() = Plan::default();
-        let now = self.domain.clock().now();
         relaying.plan(Vec::new(), |_| false, now);
         relaying.turn(false, || now);
         true

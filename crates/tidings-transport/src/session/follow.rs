@@ -48,6 +48,9 @@ struct One<'a> {
     start: Instant,
 }
 
+/// How long a lane is left to another link that has asked for it later, before the current one asks again.
+const ELSEWHERE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Follows what is asked of the peer, its own log or others', while the link is the current one to its node.
 pub(super) async fn all(
     (link, node): (&Link, &dyn Peering),
@@ -75,7 +78,6 @@ async fn while_current(
     own: &Arc<Followed>,
     exchange: &Exchange,
 ) -> Result<(), SessionError> {
-    eprintln!("DBG {:?} {} {} {:?} current", std::time::SystemTime::now(), node.me(), link.peer().node, std::ptr::from_ref(link));
     let (start, relaying, peer) = (Instant::now(), node.relaying(), &link.peer().node);
     let mut changes = relaying.changes();
     let mut running = FuturesUnordered::new();
@@ -143,7 +145,6 @@ async fn lane(one: &One<'_>, lane: LaneId) -> Result<(), SessionError> {
     let (mut stuck_at, mut times) = (0, 0);
     loop {
         let (send, receive) = link.open_lane().await?;
-        eprintln!("DBG {:?} {} {lane:?} of {} by {} {:?} opened", std::time::SystemTime::now(), node.me(), followed.origin, link.peer().node, std::ptr::from_ref(*link));
         let Some((attempt, follow)) = one.request(lane) else { return Err(SessionError::NotServed) };
         let from_head = follow.from == Sequence::MAX;
         let ages = Ages::default();
@@ -160,15 +161,18 @@ async fn lane(one: &One<'_>, lane: LaneId) -> Result<(), SessionError> {
             ages,
             start: *start,
         };
-        let end = following.run(receive, one.asks(follow)).await;
-        eprintln!("DBG {:?} {} {lane:?} of {} by {} {:?} ended {end:?}", std::time::SystemTime::now(), node.me(), followed.origin, link.peer().node, std::ptr::from_ref(*link));
-        let end = match end {
+        let end = match following.run(receive, one.asks(follow)).await {
+            end if !is_newest(followed, lane, attempt) && !is_fatal(&end) => {
+                // Another link has asked since. It may have done so when it had just ceased to be the current one.
+                tokio::time::sleep(ELSEWHERE_PAUSE).await;
+                if !link.is_current() {
+                    return Ok(());
+                }
+                continue;
+            }
             Err(SessionError::Rejected(Rejected::Stale)) => return Ok(()),
             Ok(())
             | Err(SessionError::Read(ReadError::Reset(_)) | SessionError::Write(WriteError::Stopped(_))) => {
-                if !is_newest(followed, lane, attempt) {
-                    return Ok(());
-                }
                 if number.is_some() {
                     return Err(SessionError::NotServed);
                 }
@@ -224,6 +228,17 @@ impl One<'_> {
         let origin = (*self.followed.origin).clone();
         Control::FollowOf(FollowOf { number: number.number, origin, lane, from })
     }
+}
+
+/// Whether a lane's stream ended by what ends the link, too.
+fn is_fatal(end: &Result<(), SessionError>) -> bool {
+    !matches!(
+        end,
+        Ok(())
+            | Err(SessionError::Rejected(Rejected::Stale)
+                | SessionError::Read(ReadError::Reset(_))
+                | SessionError::Write(WriteError::Stopped(_)))
+    )
 }
 
 fn is_newest(followed: &Followed, lane: LaneId, attempt: Attempt) -> bool {
