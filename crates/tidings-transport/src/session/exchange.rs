@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tidings_proto::follower::Rejected;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, PROTOCOL_RELAYS};
 use tidings_proto::relay::{Asked, Confirmed, Relayed};
 use tidings_proto::time::Tick;
@@ -116,7 +117,6 @@ impl Exchange {
 
     /// Takes what the peer knows of others, and tells the node of whom there is news.
     pub(super) fn confirmed(&self, said: Confirmed, node: &dyn Peering) -> Result<(), SessionError> {
-        use tidings_proto::follower::Rejected;
         let answered = self.asked.lock().answered(said.echo, said.members);
         let asked = match answered {
             Ok(asked) => asked,
@@ -155,12 +155,6 @@ impl Exchange {
             Some((*number, said?))
         });
         said.take(MEMBERS_MAX).collect()
-    }
-
-    /// Whether an origin is followed by way of this node by the peer.
-    #[cfg(test)]
-    pub(super) fn hands(&self, origin: &tidings_proto::id::Origin) -> bool {
-        self.handed.lock().values().any(|(followed, _)| **followed.origin() == *origin)
     }
 }
 
