@@ -115,6 +115,10 @@ pub struct Follower {
     confirmed: Option<Tick>,
     /// The newest confirmation that the origin has answered itself.
     answered: Option<Tick>,
+    /// The newest one by whom it is asked of.
+    by_source: Option<Tick>,
+    /// A relay is asked for it.
+    relayed: bool,
     goodbye: Option<Vec<Sequence>>,
     /// Version of the newest member set of the origin's that was taken note of.
     members: u64,
@@ -134,6 +138,8 @@ impl Follower {
             newest: None,
             confirmed: None,
             answered: None,
+            by_source: None,
+            relayed: false,
             goodbye: None,
             members: 0,
         }
@@ -181,6 +187,13 @@ impl Follower {
     #[must_use]
     pub fn answered(&self) -> Option<Tick> {
         self.answered
+    }
+
+    /// As [`Follower::confirmed`], by what came the way that changes come: on a link beside it the origin may answer while
+    /// those who are asked for its changes ask each other in a circle.
+    #[must_use]
+    pub fn confirmed_by_source(&self) -> Option<Tick> {
+        self.by_source
     }
 
     /// How many events the last heartbeat knew of that are not applied.
@@ -352,9 +365,11 @@ impl Follower {
         Ok(())
     }
 
-    /// The origin is followed by way of another node from now on. What was heard before and is not applied confirms
-    /// nothing more: it may never be, if it was heard of one who has gone, and what comes now must not wait for it.
-    pub fn redirected(&mut self) {
+    /// The origin is followed by way of another node from now on, a relay or itself. What was heard before and is not
+    /// applied confirms nothing more: it may never be, if it was heard of one who has gone, and what comes now must not
+    /// wait for it.
+    pub fn redirected(&mut self, relayed: bool) {
+        self.relayed = relayed;
         self.oldest = None;
         self.newest = None;
     }
@@ -391,6 +406,9 @@ impl Follower {
             self.confirmed = self.confirmed.max(Some(oldest.probed));
             if oldest.direct {
                 self.answered = self.answered.max(Some(oldest.probed));
+            }
+            if oldest.direct != self.relayed {
+                self.by_source = self.by_source.max(Some(oldest.probed));
             }
             self.oldest = self.newest.take();
         }

@@ -48,18 +48,18 @@ pub struct Link {
     echoed: Heard,
     answered: Notify,
     probe: Notify,
-    /// Lanes that the peer follows here, of whichever log.
-    followed: AtomicUsize,
+    /// Lanes that the peer follows here, of whichever log, and questions of its that are being answered.
+    used: AtomicUsize,
     /// This node has closed it, for nobody needs it.
     let_go: AtomicBool,
 }
 
-/// A lane that a peer follows here, until it is dropped.
-pub(crate) struct FollowedHere<'a>(&'a Link);
+/// A lane that a peer follows here, or a question of its, until it is dropped.
+pub(crate) struct Used<'a>(&'a Link);
 
-impl Drop for FollowedHere<'_> {
+impl Drop for Used<'_> {
     fn drop(&mut self) {
-        self.0.followed.fetch_sub(1, Ordering::Relaxed);
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -105,7 +105,7 @@ impl Link {
             echoed: Heard::default(),
             answered: Notify::new(),
             probe: Notify::new(),
-            followed: AtomicUsize::new(0),
+            used: AtomicUsize::new(0),
             let_go: AtomicBool::new(false),
         }
     }
@@ -244,10 +244,10 @@ impl Link {
         self.connection.rtt()
     }
 
-    /// Notes that the peer follows a lane here.
-    pub(crate) fn followed_here(&self) -> FollowedHere<'_> {
-        self.followed.fetch_add(1, Ordering::Relaxed);
-        FollowedHere(self)
+    /// Notes that the peer follows a lane here, or asks a question.
+    pub(crate) fn used(&self) -> Used<'_> {
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Used(self)
     }
 
     /// Lets the peer follow others' logs here, beside the own one with these lanes.
@@ -255,10 +255,10 @@ impl Link {
         limits::grant_relayed(&self.connection, own);
     }
 
-    /// Whether the peer follows any lane here, of whichever log.
+    /// Whether the peer follows any lane here, of whichever log, or waits for an answer.
     #[must_use]
-    pub fn is_followed(&self) -> bool {
-        self.followed.load(Ordering::Relaxed) > 0
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
     }
 
     /// Whether one of the two has closed the connection because nobody needs it: both are there.

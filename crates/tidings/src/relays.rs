@@ -104,6 +104,10 @@ impl Bus {
         let now = self.domain.clock().now();
         let planned = self.plan(view, now);
         let moved = relaying.pass(now);
+        if relaying.is_crowded() {
+            let there = self.coherence.relevant().into_iter().chain([self.origin()]).collect();
+            relaying.keep_acks_of(&there);
+        }
         self.forgets_asked(now) || planned || moved
     }
 
@@ -209,7 +213,7 @@ impl Bus {
         let unneeded = |link: &&Arc<Link>| {
             let peer = link.peer();
             let routed = plan.lives.contains(&origin_of(peer));
-            routed && !dialled.contains(&peer.address) && !link.is_followed()
+            routed && !dialled.contains(&peer.address) && !link.is_used()
         };
         let unneeded: BTreeMap<_, _> =
             links.iter().filter(unneeded).map(|link| (link.peer().node.clone(), link)).collect();
@@ -236,6 +240,13 @@ impl Bus {
         if self.coherence.relaying().is_on() && self.coherence.address_of(node).is_some() {
             let now = self.domain.clock().now();
             self.relays.plan.lock().asked.insert(node.clone(), now);
+            self.named.notify_one();
+        }
+    }
+
+    /// The peer has closed a link that nobody needs: it is not dialled for the sake of questions that were asked.
+    pub(crate) fn unwanted(&self, origin: &Origin) {
+        if self.relays.plan.lock().asked.remove(&origin.node).is_some() {
             self.named.notify_one();
         }
     }

@@ -250,8 +250,12 @@ pub(super) async fn receive(
 /// What followers have applied of this node's log counts; of another's it is passed on.
 fn take_passed_up(node: &dyn Peering, passed: PassedUp) {
     let PassedUp { origin, acked, .. } = passed;
-    if origin.node != node.me().node {
-        if let Some(followed) = node.followed_of(&origin).filter(|_| node.relaying().is_on()) {
+    let me = node.me();
+    if origin != me {
+        // What a former life of this node was told shows nothing to its present one.
+        if origin.node != me.node
+            && let Some(followed) = node.followed_of(&origin).filter(|_| node.relaying().is_on())
+        {
             node.relaying().note(&followed, acked);
         }
         return;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tidings_proto::follower::{Applied, Attempt, Rejected};
 use tidings_proto::frame::{Control, Follow, FrameType, RawFrame, take};
 use tidings_proto::id::{FIRST, LaneId, NodeId, Sequence};
 use tidings_proto::record::BatchRef;
 use tidings_proto::relay::{FollowOf, Lacking};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::ages::Ages;
@@ -80,37 +81,54 @@ async fn while_current(
 ) -> Result<(), SessionError> {
     let (start, relaying, peer) = (Instant::now(), node.relaying(), &link.peer().node);
     let mut changes = relaying.changes();
-    let mut running = FuturesUnordered::new();
+    // Apart, so that an event wakes one of them and not all.
+    let mut running = FuturesUnordered::from_iter([change(changes.clone()).boxed()]);
     // Those that run, and those that the peer does not serve and nobody else can be asked for: until something changes.
     let mut busy = BTreeSet::new();
     loop {
-        changes.borrow_and_update();
         let others = if exchange.relays { relaying.asked_of(peer) } else { Vec::new() };
         for followed in std::iter::once(own.clone()).chain(others) {
             if followed.is_asked_of(peer) && busy.insert(followed.origin().clone()) {
                 relaying.begins(&followed, &exchange.up);
                 let number = (!Arc::ptr_eq(&followed, own)).then(|| exchange.number(&followed));
-                running.push(origin(One { link, node, followed, number, start }));
+                running.push(origin(One { link, node, followed, number, start }).boxed());
             }
         }
-        tokio::select! {
-            Some((followed, end)) = running.next(), if !running.is_empty() => match end {
-                Ok(()) => drop(busy.remove(followed.origin())),
-                Err(SessionError::NotServed) => {
-                    tracing::debug!(origin = %followed.origin(), relay = %peer, "a relay does not serve an origin");
-                    if relaying.broken(&followed, peer, node.now()) {
-                        busy.remove(followed.origin());
-                    }
+        match running.next().await {
+            Some(Turn::Changed) => {
+                changes.borrow_and_update();
+                running.push(change(changes.clone()).boxed());
+            }
+            Some(Turn::Ended(followed, Ok(()))) => drop(busy.remove(followed.origin())),
+            Some(Turn::Ended(followed, Err(SessionError::NotServed))) => {
+                tracing::debug!(origin = %followed.origin(), relay = %peer, "a relay does not serve an origin");
+                if relaying.broken(&followed, peer, node.now()) || !followed.is_asked_of(peer) {
+                    busy.remove(followed.origin());
                 }
-                Err(error) => return Err(error),
-            },
-            Ok(()) = changes.changed() => {}
+            }
+            Some(Turn::Ended(_, Err(error))) => return Err(error),
+            None => unreachable!("whether anything changes is always waited for"),
         }
     }
 }
 
+/// What happens while a link is followed.
+enum Turn {
+    /// Something is asked of somebody else from now on.
+    Changed,
+    /// An origin is followed over this link no more.
+    Ended(Arc<Followed>, Result<(), SessionError>),
+}
+
+async fn change(mut changes: watch::Receiver<()>) -> Turn {
+    if changes.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    Turn::Changed
+}
+
 /// Follows an origin until it is asked of somebody else.
-async fn origin(one: One<'_>) -> (Arc<Followed>, Result<(), SessionError>) {
+async fn origin(one: One<'_>) -> Turn {
     let mut changes = one.node.relaying().changes();
     let followed = one.followed.clone();
     let turn = followed.turn();
@@ -131,12 +149,8 @@ async fn origin(one: One<'_>) -> (Arc<Followed>, Result<(), SessionError>) {
         }
         Ok(())
     };
-    let end = tokio::select! {
-        end = work => end,
-        end = left => end,
-    };
-    drop(lanes);
-    (followed, end)
+    let end = FuturesUnordered::from_iter([work.boxed(), left.boxed()]).next().await;
+    Turn::Ended(followed.clone(), end.unwrap_or(Ok(())))
 }
 
 /// Follows a lane until it is followed elsewhere. What a link cannot deliver ends it: the next one asks again.

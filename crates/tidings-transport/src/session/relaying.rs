@@ -3,7 +3,7 @@
 //!
 //! A node that does not relay pays one atomic read for each batch that it applies, and nothing for its own changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -199,7 +199,8 @@ impl Relaying {
 
     fn redirect(&self, followed: &Followed) {
         self.redirected.fetch_add(1, Ordering::Relaxed);
-        followed.state.lock().redirected();
+        let relayed = followed.source() != followed.origin.node;
+        followed.state.lock().redirected(relayed);
         followed.turns.fetch_add(1, Ordering::AcqRel);
         self.acks.lock().redirected(followed.origin());
     }
@@ -238,6 +239,17 @@ impl Relaying {
     pub fn forget(&self, life: &Origin) {
         self.held.lock().forget(life);
         self.acks.lock().forget(life);
+    }
+
+    /// Whether so many acknowledgements are remembered that those of lives which have ended should be forgotten.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.acks.lock().is_crowded()
+    }
+
+    /// Forgets acknowledgements of all lives but these.
+    pub fn keep_acks_of(&self, lives: &BTreeSet<Origin>) {
+        self.acks.lock().retain(|life| lives.contains(life));
     }
 
     /// Somebody who relays has asked this node for confirmation.
@@ -296,7 +308,7 @@ impl Relaying {
     pub(super) fn say(&self, followed: &Followed, now: Tick) -> Option<Relayed> {
         let since = self.since()?;
         followed.with(|follower| {
-            let said = follower.ended() || follower.confirmed() >= Some(since);
+            let said = follower.ended() || follower.confirmed_by_source() >= Some(since);
             said.then(|| Relayed::of(follower, now)).flatten()
         })
     }
@@ -407,7 +419,7 @@ impl Followed {
     }
 
     fn passes(&self, now: Tick) -> bool {
-        let (confirmed, ended) = self.with(|follower| (follower.confirmed(), follower.ended()));
+        let (confirmed, ended) = self.with(|follower| (follower.confirmed_by_source(), follower.ended()));
         !ended
             && self.leaves(|path| {
                 if let Some(confirmed) = confirmed {

@@ -86,6 +86,7 @@ fn an_origin_is_asked_of_its_sources_in_turn_and_of_itself_once_it_has_no_path()
 fn nothing_is_said_on_that_was_asked_before_everybody_could_know_of_it() {
     let (relaying, origin) = (Relaying::default(), followed("o"));
     apply(&origin, 3);
+    origin.state.lock().redirected(true);
     let confirm = |at: Tick| origin.state.lock().on_relayed(vec![3], at).unwrap();
     confirm(START);
     assert!(relaying.say(&origin, START).is_none(), "it does not relay");

@@ -68,13 +68,13 @@ async fn one(
     let request = next_frame(&mut receive, &mut buffer, REQUEST_FRAME_BYTES_MAX);
     let request = tokio::time::timeout(REQUEST_TIME, request).await;
     let Some(frame) = request.map_err(|_| SessionError::Silent)?? else { return Ok(()) };
+    let _used = link.used();
     if frame.kind == FrameType::Ask {
         let peer = link.peer();
         let answered = ask::answer(frame, send, answers, |topic, body| node.asked(peer, topic, body)).await;
         return answered.ok_or(SessionError::Unexpected("question without a topic"));
     }
     let follow = Control::decode(&frame)?;
-    let _follower = link.followed_here();
     if let Control::FollowOf(follow) = follow {
         return hand::lane(node, exchange, follow, (send, receive)).await;
     }

@@ -53,7 +53,10 @@ impl Drop for Session {
         if let Some(membership) = self.bus.membership() {
             match self.link.as_ref().is_some_and(|link| link.was_let_go()) {
                 // That it is there is for others to say from now on.
-                true => membership.link_let_go(&self.origin),
+                true => {
+                    membership.link_let_go(&self.origin);
+                    self.bus.unwanted(&self.origin);
+                }
                 false => membership.link_down(&self.origin),
             }
         }

@@ -29,9 +29,8 @@ async fn every_write_evicts_everywhere_over_fewer_links_than_a_mesh_has() {
     let cluster = Large::start(9).await;
     let caches = cluster.open();
     let links = || -> Vec<usize> { cluster.nodes.iter().map(large::links).collect() };
-    let few = |links: &[usize]| links.iter().all(|links| *links < 8) && links.iter().sum::<usize>() < 9 * 7;
-    until("links that nobody needs are gone", || few(&links())).await;
-    println!("links of each of nine: {:?}", links());
+    // In a mesh each has eight. One whose paths were left while the cluster formed may need as many.
+    until("links that nobody needs are gone", || links().iter().sum::<usize>() < 9 * 7).await;
     for (writer, cache) in caches.iter().enumerate() {
         let key = format!("of {}", id(writer));
         fill(&caches, &key, 1).await;
@@ -195,7 +194,7 @@ async fn a_node_joins_a_large_cluster_and_is_relayed_to() {
     let mut cluster = Large::start(8).await;
     let mut caches = cluster.open();
     caches[0].insert("before".to_owned(), 1).unwrap();
-    cluster.join().await;
+    cluster.join(1).await;
     let joined = &cluster.nodes[8];
     caches.push(open_on(joined));
     until("relays stand for some", || joined.members().iter().any(|member| member.via.is_some())).await;
@@ -243,9 +242,7 @@ async fn a_cluster_shrinks_to_a_mesh_and_grows_out_of_it_under_load() {
     for observer in &mut observers {
         heard_to_the_end(observer, 3).await;
     }
-    while cluster.nodes.len() < 6 {
-        cluster.join().await;
-    }
+    cluster.join(3).await;
     let relays = || cluster.nodes.iter().any(|node| node.members().iter().any(|member| member.via.is_some()));
     until("relays", relays).await;
     let calm = || cluster.nodes.iter().all(|node| node.doubts().is_empty());
