@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{CONNECTIONS_MAX, SUBSCRIPTIONS_MAX, WAITING_READS_MAX};
+use crate::limits::{CONNECTIONS_MAX, LOOKS_MAX, SUBSCRIPTIONS_MAX, WAITING_READS_MAX};
 use crate::problem::Problem;
 
 /// Places for one kind of work.
@@ -45,6 +45,7 @@ pub(crate) struct Room {
     pub(crate) connections: Places,
     pub(crate) subscriptions: Places,
     pub(crate) waiting_reads: Places,
+    pub(crate) looks: Places,
 }
 
 impl Default for Room {
@@ -53,18 +54,20 @@ impl Default for Room {
             connections: Places::new(CONNECTIONS_MAX),
             subscriptions: Places::new(SUBSCRIPTIONS_MAX),
             waiting_reads: Places::new(WAITING_READS_MAX),
+            looks: Places::new(LOOKS_MAX),
         }
     }
 }
 
 impl Room {
     /// How many were turned away, by what for.
-    pub(crate) fn refused(&self) -> [(&'static str, u64); 3] {
+    pub(crate) fn refused(&self) -> [(&'static str, u64); 4] {
         let refused = |places: &Places| places.refused.load(Ordering::Relaxed);
         [
             ("connections", refused(&self.connections)),
             ("subscriptions", refused(&self.subscriptions)),
             ("waiting_reads", refused(&self.waiting_reads)),
+            ("looks", refused(&self.looks)),
         ]
     }
 }

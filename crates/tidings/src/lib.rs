@@ -25,7 +25,8 @@ mod receipts;
 pub mod testing;
 
 pub use audit::{
-    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, Inconsistency,
+    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, HeldEntry, Holder,
+    HoldersError, Holding, Inconsistency, Untold,
 };
 pub use builder::NodeBuilder;
 pub use bus::Conflict;

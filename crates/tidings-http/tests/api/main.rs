@@ -8,6 +8,7 @@ mod caches;
 mod cluster;
 mod entries;
 mod events;
+mod holders;
 mod isolated;
 mod leases;
 mod metrics;
