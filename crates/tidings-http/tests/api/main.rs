@@ -12,6 +12,7 @@ mod holders;
 mod isolated;
 mod leases;
 mod metrics;
+mod openapi;
 mod receipts;
 mod replicated;
 mod support;
