@@ -81,6 +81,10 @@ impl FrameType {
     ];
 
     fn of(byte: u8) -> Option<Self> {
+        #[cfg(feature = "dialects")]
+        if !crate::dialect::knows_frame(byte) {
+            return None;
+        }
         Self::KNOWN.into_iter().find(|known| *known as u8 == byte)
     }
 }
@@ -345,6 +349,13 @@ impl Control {
     /// [`FRAME_BYTES_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        #[cfg(feature = "dialects")]
+        return crate::dialect::say(self, Self::written);
+        #[cfg(not(feature = "dialects"))]
+        self.written()
+    }
+
+    fn written(&self) -> Vec<u8> {
         let mut out = vec![0; HEADER_BYTES];
         let encoded = match self {
             Self::Hello(hello) => codec::encode_into(hello, &mut out),
