@@ -33,6 +33,7 @@ pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
+#[doc(hidden)]
 pub use config::Simulated;
 pub use leases::{LeaseReport, Unshared};
 pub use measure::{Measured, Repairs};
