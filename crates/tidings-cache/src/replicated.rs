@@ -14,7 +14,7 @@ use crate::refusals::Refusal;
 use crate::remote::{RemoteChange, whole_target};
 use crate::replicate::{Merged, Rescued};
 use crate::table::{self, Entry, Peeking};
-use crate::tags::TagHash;
+use crate::tags::{TagHash, TagPlace};
 use crate::topic::Woken;
 use crate::travel::Arrival;
 
@@ -141,16 +141,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         woken.into_iter().for_each(Woken::wake);
     }
 
-    /// What a change without keys names in these slots. `shards` are all of them.
+    /// What a change without keys names in these slots, where values travel. `shards` are all of them.
     pub(crate) fn named_by(
         &self,
         target: &RawTarget,
         slots: SlotSet,
         shards: &[ShardGuard<'_, V>],
     ) -> NamedKeys {
-        if !self.replicates() {
-            return NamedKeys::NotNoted;
-        }
         let replicas = shards.iter().filter_map(|shard| shard.replica.as_ref());
         let keys = match target {
             RawTarget::Prefix(prefix) if self.has_text() => {
@@ -164,7 +161,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             RawTarget::Tag(tag) if self.keeps_tags() => {
                 let tag = TagHash::of(self.id, tag);
                 let tags = shards.iter().filter_map(|shard| shard.tags.as_ref());
-                tags.flat_map(|tags| tags.keys_of(tag, 0, slots, usize::MAX).0).collect()
+                tags.flat_map(|tags| tags.keys_of(tag, TagPlace::first(), slots, usize::MAX).0).collect()
             }
             _ => return NamedKeys::All,
         };
