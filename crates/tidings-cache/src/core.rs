@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -465,30 +466,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let bits = u64::from((key.hash >> 6) as u32);
             return Some(((bits * partitions as u64) >> 32) as usize);
         };
-        let decoded;
-        let typed = match typed {
-            Some(key) => key,
-            None => {
-                let Ok(key) = codec::decode::<K>(key.bytes) else {
-                    self.stats.unpartitioned.count();
-                    return None;
-                };
-                decoded = key;
-                &decoded
-            }
+        let call = || match typed {
+            Some(key) => partitioner(key),
+            None => partitioner(&codec::decode::<K>(key.bytes).ok()?),
         };
-        let call = std::panic::AssertUnwindSafe(|| partitioner(typed));
-        match std::panic::catch_unwind(call) {
-            Ok(Some(partition)) if partition < partitions => Some(partition),
-            Ok(_) => {
-                self.stats.unpartitioned.count();
-                None
-            }
-            Err(_) => {
-                self.stats.panics.count();
-                self.stats.unpartitioned.count();
-                None
-            }
+        let partition = self.caught(call).flatten().filter(|partition| *partition < partitions);
+        if partition.is_none() {
+            self.stats.unpartitioned.count();
         }
+        partition
+    }
+
+    /// Runs user code on a way that its panic must not end. Counts one.
+    pub(crate) fn caught<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(call)).inspect_err(|_| self.stats.panics.count()).ok()
     }
 }

@@ -23,7 +23,6 @@ use tidings_proto::time::Tick;
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
 use crate::replicate::Merged;
-use crate::tags::Tags;
 use crate::topic::Told;
 use crate::travel::Arrival;
 
@@ -287,8 +286,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shard);
         let left = entry.expires.since(self.domain.clock().coarse());
         let ttl = (entry.expires != Tick::FOREVER).then_some(left);
-        let value = self.travels_as(&entry.into_value()?, ttl, &tags.unwrap_or_else(Tags::default)).ok()?;
-        Some((stamp, value))
+        let (value, tags) = (entry.into_value()?, tags.unwrap_or_default());
+        Some((stamp, self.caught(|| self.travels_as(&value, ttl, &tags))?.ok()?))
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
