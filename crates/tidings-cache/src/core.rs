@@ -160,7 +160,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             load_time: Histogram::default(),
-            tagged: AtomicBool::new(settings.explicit_tags || tagger.is_some()),
+            // Where values travel, so do their tags.
+            tagged: AtomicBool::new(
+                settings.explicit_tags || tagger.is_some() || settings.mode == Mode::Replicate,
+            ),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
             expiry_walked: AtomicU64::new(0),
@@ -332,7 +335,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Whether certainly every entry of the table is one that a read would be answered with.
     fn serves_all(&self, now: Tick) -> bool {
         let fences = self.fences.load(Ordering::Acquire);
-        if self.timed.load(Ordering::Relaxed) || fences != self.reclaimed_fences.load(Ordering::Acquire) {
+        // Where values travel, entries are kept that a fence has made unreadable.
+        let keeps = self.timed.load(Ordering::Relaxed) || self.replicates();
+        if keeps || fences != self.reclaimed_fences.load(Ordering::Acquire) {
             return false;
         }
         let gate = self.domain.gate();

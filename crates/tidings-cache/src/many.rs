@@ -43,11 +43,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
-        let deriving = self.deriving();
-        self.may_change(options.leave())?;
         if self.replicates() {
             return self.change_each(changes, operation, options);
         }
+        let deriving = self.deriving();
+        self.may_change(options.leave())?;
         self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
         let (mut all, mut keys) = (Vec::new(), Vec::new());

@@ -285,7 +285,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// not stored if its value has the tag, and no later caller joins it, whatever its tags.
     ///
     /// A cache that knows of no tags, neither computed nor given ([`crate::CacheBuilder::explicit_tags`]), drops
-    /// everything. A peer does so, lane by lane, also if it holds more than 65,536 such entries of a lane.
+    /// everything, unless its values travel: then their tags do. A peer drops everything of a lane, too, if it holds
+    /// more than 65,536 such entries of it, and its values do not travel.
     ///
     /// # Errors
     /// [`WriteError`].

@@ -99,7 +99,7 @@ pub trait Replicating: Send + Sync {
     fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize;
     /// A value was listed that the member does not hand out: what is older is let go of, and refused from now on.
     fn lack(&self, wanted: &Wanted);
-    /// A member was compared with.
+    /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
     /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
     fn end(&self, comparison: &Comparison);
@@ -193,6 +193,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 replica.adopt(slots, &digests.floors);
             }
         }
+        // Below a floor of the future the next member may hold what this one has forgotten the removal of.
+        let future = comparison.slots.without(slots);
+        if !future.is_empty() {
+            self.fence_slots(future);
+        }
     }
 
     fn end(&self, comparison: &Comparison) {
@@ -222,9 +227,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         arrival: Arrival<V>,
     ) -> Merged {
         let merged = self.merge(&mut shard, key, stamp, arrival);
-        if merged == Merged::Future {
+        if matches!(merged, Merged::Future { .. }) {
             self.stats.future.count();
-            self.let_go(&mut shard, key);
             if self.is_doubted(key.slot()) {
                 self.fence_slots(SlotSet::from_iter([key.slot()]));
             }
