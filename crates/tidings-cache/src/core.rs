@@ -104,6 +104,15 @@ pub(crate) struct Core<K, V> {
     key: PhantomData<fn(K)>,
 }
 
+/// Sets a flag that mostly is set already: to write it anew would take its cache line from who reads what stands
+/// beside it.
+#[inline]
+fn raise(flag: &AtomicBool) {
+    if !flag.load(Ordering::Relaxed) {
+        flag.store(true, Ordering::Relaxed);
+    }
+}
+
 impl<K, V> fmt::Debug for Core<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
@@ -399,10 +408,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> bool {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
-            self.own_times.store(true, Ordering::Relaxed);
+            raise(&self.own_times);
         }
         let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
-            self.timed.store(true, Ordering::Relaxed);
+            raise(&self.timed);
             self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
