@@ -23,7 +23,6 @@ use tidings_proto::time::Tick;
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
 use crate::replicate::Merged;
-use crate::tags::Tags;
 use crate::topic::Told;
 use crate::travel::Arrival;
 
@@ -100,7 +99,7 @@ pub trait Replicating: Send + Sync {
     fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize;
     /// A value was listed that the member does not hand out: what is older is let go of, and refused from now on.
     fn lack(&self, wanted: &Wanted);
-    /// A member was compared with.
+    /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
     /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
     fn end(&self, comparison: &Comparison);
@@ -194,6 +193,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 replica.adopt(slots, &digests.floors);
             }
         }
+        // Below a floor of the future the next member may hold what this one has forgotten the removal of.
+        let future = comparison.slots.without(slots);
+        if !future.is_empty() {
+            self.fence_slots(future);
+        }
     }
 
     fn end(&self, comparison: &Comparison) {
@@ -223,9 +227,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         arrival: Arrival<V>,
     ) -> Merged {
         let merged = self.merge(&mut shard, key, stamp, arrival);
-        if merged == Merged::Future {
+        if matches!(merged, Merged::Future { .. }) {
             self.stats.future.count();
-            self.let_go(&mut shard, key);
             if self.is_doubted(key.slot()) {
                 self.fence_slots(SlotSet::from_iter([key.slot()]));
             }
@@ -287,8 +290,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shard);
         let left = entry.expires.since(self.domain.clock().coarse());
         let ttl = (entry.expires != Tick::FOREVER).then_some(left);
-        let value = self.travels_as(&entry.into_value()?, ttl, &tags.unwrap_or_else(Tags::default)).ok()?;
-        Some((stamp, value))
+        let (value, tags) = (entry.into_value()?, tags.unwrap_or_default());
+        Some((stamp, self.caught(|| self.travels_as(&value, ttl, &tags))?.ok()?))
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
