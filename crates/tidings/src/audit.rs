@@ -5,6 +5,7 @@
 
 mod answer;
 mod found;
+mod patience;
 mod report;
 mod sweep;
 
