@@ -36,9 +36,9 @@ pub const QUESTIONS_MAX: u8 = 64;
 /// taken up by what nobody has read yet. Further answers wait.
 pub const ANSWERS_BYTES: u32 = STREAM_WINDOW_BYTES;
 
-/// Bytes of answers to one peer that are held for it, whether it reads them or not: eight of the longest. Each has as many
-/// of them as the longest takes while it is being made, and then what it takes itself. Further questions wait for that
-/// before anything is done about them.
+/// Bytes of answers to one peer that are held for it, whether it reads them or not: eight of the longest. Each has as
+/// many of them as the longest takes while it is being made, and then what it takes itself. Further questions wait for
+/// that before anything is done about them.
 pub const ANSWERS_HELD_BYTES: u32 = 8 * ANSWER_BYTES_MAX as u32;
 
 /// Time in which a peer that opened a stream must have said whole what it asks for: a lane, or an answer.

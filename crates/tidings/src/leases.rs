@@ -332,8 +332,8 @@ fn told(bus: &Bus, said: Said<(NodeId, LeaseRef)>) -> Told {
     }
 }
 
-/// Tells those who wait, here or elsewhere. Who is not there any more, or cannot be told, passes a lease on; whatever else
-/// it is not told it waits for until its patience is over.
+/// Tells those who wait, here or elsewhere. Who is not there any more, or cannot be told, passes a lease on; whatever
+/// else it is not told it waits for until its patience is over.
 fn deliver(bus: &Arc<Bus>, answers: Vec<Answer>) {
     let mut answers = VecDeque::from(answers);
     while let Some(Answer { to: Asker { node, ticket, key }, said }) = answers.pop_front() {

@@ -10,8 +10,8 @@ use tidings_transport::AskError;
 /// How often a peer is asked the same before it is left out of the rest of the cache's sweep.
 const TRIES: u32 = 5;
 
-/// How long a peer that is busy with other nodes' questions is asked again and again: some ten of them that audit at once
-/// take a few seconds each.
+/// How long a peer that is busy with other nodes' questions is asked again and again: some ten of them that audit at
+/// once take a few seconds each.
 const BUSY_TIME: Duration = Duration::from_secs(30);
 
 /// Between two of them: a page is answered in milliseconds, a link is made anew in some hundred.

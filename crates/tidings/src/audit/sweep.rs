@@ -153,8 +153,8 @@ impl<'a> Sweep<'a> {
         asked
     }
 
-    /// Takes note of who can be asked about a cache now: of those that were asked before, who is not there any more is left
-    /// out, and who has come is asked about the rest.
+    /// Takes note of who can be asked about a cache now: of those that were asked before, who is not there any more is
+    /// left out, and who has come is asked about the rest.
     fn there_are(&mut self, cache: CacheId, asked: &mut Option<BTreeSet<NodeId>>, hosts: Vec<NodeId>) {
         if let Some(asked) = asked {
             for gone in asked.iter().filter(|peer| !hosts.contains(peer)) {
@@ -203,8 +203,8 @@ impl<'a> Sweep<'a> {
         asked.map(|origin| origin.node).collect()
     }
 
-    /// The nodes that may hold entries of a cache, and of which no life can be asked: what those host that were never linked
-    /// is not known.
+    /// The nodes that may hold entries of a cache, and of which no life can be asked: what those host that were never
+    /// linked is not known.
     fn absent(&self, cache: &dyn AnyCache) -> BTreeSet<NodeId> {
         let live: BTreeSet<_> = self.live().into_iter().map(|origin| origin.node).collect();
         let relevant = self.bus.coherence.relevant().into_iter();
@@ -315,8 +315,8 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// What a peer holds under these keys, and up to when it has applied everything. One that does not answer in time is
-    /// asked no more: each further question would take as long.
+    /// What a peer holds under these keys, and up to when it has applied everything. One that does not answer in time
+    /// is asked no more: each further question would take as long.
     async fn theirs(
         &mut self,
         peer: &NodeId,

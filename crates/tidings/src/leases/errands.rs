@@ -29,8 +29,8 @@ const ERRANDS_MAX: usize = 2_048;
 /// Of those, the ones to one node, so that one that does not answer takes no places from others.
 const ERRANDS_PER_NODE_MAX: usize = 1_024;
 
-/// For how long nothing is said of leases to a node that did not answer, or that answers no such questions. What it gave
-/// or holds meanwhile ends with its time.
+/// For how long nothing is said of leases to a node that did not answer, or that answers no such questions. What it
+/// gave or holds meanwhile ends with its time.
 const LEFT_OUT_TIME: Duration = Duration::from_secs(10);
 
 /// Questions about leases that are open to one node at once: half of all that may be.

@@ -25,7 +25,8 @@ pub(super) type Answer = lease::Answer<Asker, (NodeId, LeaseRef)>;
 pub(super) struct Home {
     table: lease::Leases<Asker>,
     watched: HashMap<LeaseKey, (Arc<dyn AnyCache>, Start)>,
-    /// Caches that were looked at, and those of keys that are watched no more. The last of one may hold all of its entries.
+    /// Caches that were looked at, and those of keys that are watched no more. The last of one may hold all of its
+    /// entries.
     let_go: Vec<Arc<dyn AnyCache>>,
 }
 
