@@ -6,6 +6,7 @@
 mod answer;
 mod found;
 mod holders;
+mod patience;
 mod report;
 mod sweep;
 

@@ -17,6 +17,8 @@ mod copying;
 mod drive;
 mod hosted;
 mod leases;
+#[cfg(test)]
+mod logged;
 mod measure;
 mod members;
 mod node;
