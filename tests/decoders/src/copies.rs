@@ -39,7 +39,7 @@ pub(crate) fn copies() -> Vec<Vec<u8>> {
         Question::Digests,
         Question::List { slots: SlotSet::ALL, part: 3, after: Some(1 << 40) },
         Question::Fetch(vec![b"key-1", b"key-2"]),
-        Question::Refused { stamp: stamp(), wall_ms: 1_700_000_000_000, key: b"key-1" },
+        Question::Refused { stamp: stamp(), key: b"key-1" },
     ];
     let listing = |removed| Listing { stamp: stamp(), removed, key: b"key-1" };
     let fetched = Fetched { stamp: stamp(), key: b"key-1", value: b"\x00\x00value" };
