@@ -103,13 +103,13 @@ fn draft<'a>(target: DraftTarget<'a>, index: u32, metadata: &'a [(String, String
         ignorable: index == 3,
         cache: CacheId(0x0102_0304),
         slot: Slot::of_hash(0),
-        version: (index % 2 == 0).then_some(300),
-        metadata: if index % 3 == 0 { metadata } else { &[] },
+        version: index.is_multiple_of(2).then_some(300),
+        metadata: if index.is_multiple_of(3) { metadata } else { &[] },
         value: (index == 0).then_some(&b"a value"[..]),
         target,
     });
     // The first has a value of this schema, the last one a version.
-    let schema = if index % 6 == 0 { 300 } else { 0 };
+    let schema = if index.is_multiple_of(6) { 300 } else { 0 };
     let draft = draft.and_then(|draft| draft.with_schema(schema)).expect("it is small");
     if index % 4 == 2 { draft.uncertain() } else { draft }
 }
