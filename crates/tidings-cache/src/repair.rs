@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::hash::key_hash;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::replicate::copy::{
-    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question, end_of,
+    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
 };
 use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
@@ -113,7 +112,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 self.list(Page { slots: *slots, part: *part, after: *after })
             }
             Question::Fetch(keys) => self.fetched(keys),
-            Question::Refused { stamp, key, .. } => {
+            Question::Refused { stamp, key } => {
                 self.disown(KeyRef::of(self.id, key), *stamp);
                 Answer::Noted.encode()
             }
@@ -297,10 +296,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
     /// write.
     fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
-        let end = if listed.more { end_of(self.id, listed) } else { None };
-        let is_listed = |key: KeyRef<'_>| {
-            listed.writes.binary_search_by_key(&key.hash, |it| key_hash(self.id, it.key)).is_ok()
-        };
+        let end = listed.end(self.id);
         let mut shard = self.shard_at(page.part.into());
         let unlisted = |(key, held): (Sought<'_>, Held)| {
             let Held::Entry { stamp, birth } = held else { return None };
@@ -311,7 +307,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let goes = within
                 && !self.is_coherent(key, birth.began, birth.epoch)
                 && stamp <= digests.floors[key.slot().index()]
-                && !is_listed(key);
+                && listed.get(self.id, key.sought()).is_none();
             goes.then(|| key.stored())
         };
         let replica = shard.replica.as_ref();

@@ -109,7 +109,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Some(birth) => replica.put(key.sought(), stamp, birth.of_entry()),
             None => replica.remove(key.sought(), stamp, now),
         }
-        replica.probe(PROBES, |key, _| self.entries.contains_key(&KeyRef::from(key)));
+        replica.probe(PROBES, |key| self.entries.contains_key(&KeyRef::from(key)));
     }
 
     /// Merges a peer's write, under its key's shard lock. One of the future evicts.
@@ -272,7 +272,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn reclaim_stamps(&self, shard: &mut ShardGuard<'_, V>, places: usize) {
         if let Some(replica) = &mut shard.replica {
             replica.expire(self.domain.clock().coarse());
-            replica.probe(places, |key, _| self.entries.contains_key(&KeyRef::from(key)));
+            replica.probe(places, |key| self.entries.contains_key(&KeyRef::from(key)));
         }
     }
 }

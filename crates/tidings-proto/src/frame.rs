@@ -381,8 +381,8 @@ impl Control {
     /// The control frame that a raw frame holds.
     ///
     /// # Errors
-    /// [`FrameError::Body`] if it does not decode; [`FrameError::Type`] if it is no control frame; [`FrameError::TooMany`] if a list in it
-    /// exceeds its limit, [`FrameError::LongText`] if a text does.
+    /// [`FrameError::Body`] if it does not decode; [`FrameError::Type`] if it is no control frame;
+    /// [`FrameError::TooMany`] if a list in it exceeds its limit, [`FrameError::LongText`] if a text does.
     pub fn decode(frame: &RawFrame) -> Result<Self, FrameError> {
         let body = &frame.body[..];
         let kind = frame.kind;

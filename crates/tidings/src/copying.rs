@@ -281,10 +281,9 @@ async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>) {
     // Of each author and key the last one: those before it are gone there.
     let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.key), one)).collect();
     let refusals: Vec<&Refusal> = last.into_values().collect();
-    let wall_ms = bus.domain.clock().wall_ms();
     for some in refusals.chunks(REFUSALS_AT_ONCE) {
         let told = some.iter().map(|Refusal { origin, cache, key, stamp }| async move {
-            let question = Question::Refused { stamp: *stamp, wall_ms, key };
+            let question = Question::Refused { stamp: *stamp, key };
             bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), TELL_TIME).await
         });
         for error in join_all(told).await.into_iter().filter_map(Result::err) {

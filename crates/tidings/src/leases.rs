@@ -326,7 +326,7 @@ fn ask_here(bus: &Arc<Bus>, asker: Asker, schema: u32, patience: Duration) -> As
 
 fn told(bus: &Bus, said: Said<(NodeId, LeaseRef)>) -> Told {
     match said {
-        Said::Load(id, _) => Told::Load(LeaseRef { home: bus.log_id.0, id: id.0 }),
+        Said::Load(id) => Told::Load(LeaseRef { home: bus.log_id.0, id: id.0 }),
         Said::Brought((holder, lease), ages) => Told::Brought { holder, lease, ages: ages.into() },
         Said::Refused => Told::Refused,
     }

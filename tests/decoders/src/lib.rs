@@ -5,6 +5,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
+mod asks;
 mod audit;
 mod copies;
 mod frames;
@@ -117,9 +118,16 @@ pub const DECODERS: &[Decoder] = &[
         bytes_per_byte: 16,
     },
     Decoder {
+        name: "ask",
+        decode: asks::ask,
+        samples: asks::asks,
+        bytes_fixed: CLAIMED_BYTES,
+        bytes_per_byte: 64,
+    },
+    Decoder {
         name: "lease",
-        decode: frames::lease,
-        samples: samples::leases,
+        decode: asks::lease,
+        samples: asks::leases,
         bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },

@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn told(answers: &[Answer]) -> Vec<(u64, Option<LeaseId>)> {
-        let lease = |said: &Said<_>| if let Said::Load(id, _) = said { Some(*id) } else { None };
+        let lease = |said: &Said<_>| if let Said::Load(id) = said { Some(*id) } else { None };
         answers.iter().map(|answer| (answer.to.ticket, lease(&answer.said))).collect()
     }
 
