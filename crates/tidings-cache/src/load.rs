@@ -156,8 +156,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
-            // Loads fill a table too.
-            let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
             self.set_version(shard, key, version);

@@ -8,8 +8,9 @@ use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MA
 use tidings_proto::time::Tick;
 use tidings_proto::wake::Waiters;
 
-use crate::core::{Birth, Core, ShardGuard};
+use crate::core::{Birth, Core, Displaced, ShardGuard};
 use crate::derive::Changed;
+use crate::entry::Entry;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::receipt::Written;
 use crate::tags::Tags;
@@ -30,6 +31,8 @@ struct One<V> {
     partition: Option<usize>,
     tags: Tags,
     change: Option<Change<V>>,
+    /// What its value was stored in place of, to be dropped without any lock.
+    displaced: Option<Entry<V>>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -53,7 +56,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
             let subject = Subject { key: encoded.borrowed(), typed: Some(&key) };
             let tags = self.tags_after(&subject, options, &change)?;
-            all.push(One { encoded, partition, tags, change: Some(change) });
+            all.push(One { encoded, partition, tags, change: Some(change), displaced: None });
             if deriving.is_some() {
                 keys.push(key);
             }
@@ -96,12 +99,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if !stores {
                 self.withholds(&change);
             }
-            by_kind[self.change_table(shard, key, change, (options, stores, now)) as usize].push(index);
+            let (done, displaced) = self.change_table(shard, key, change, (options, stores, now));
+            by_kind[done as usize].push(index);
             self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
             self.set_version(shard, key, None);
             if options.uncertain {
                 self.open_window(shard, key);
             }
+            one.displaced = displaced;
         }
         telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());
@@ -136,22 +141,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         change: Change<V>,
         (options, stores, now): (&Options, bool, Tick),
-    ) -> Done {
+    ) -> (Done, Option<Entry<V>>) {
+        let put = |displaced| if displaced { Done::Updated } else { Done::Inserted };
         match change {
             Change::Remove => {
                 shard.end(key);
                 self.entries.invalidate(&key);
-                Done::Deleted
+                (Done::Deleted, None)
             }
             Change::Put(_) if !stores => {
                 shard.end(key);
-                if self.evict(key) { Done::Updated } else { Done::Inserted }
+                (put(self.evict(key)), None)
             }
             Change::Put(value) => {
                 let epoch = self.epoch(key.slot());
                 let birth = Birth { began: shard.after_mark(now), epoch, ttl: options.ttl };
-                let displaced = self.put(shard, key, value, birth, now);
-                if displaced { Done::Updated } else { Done::Inserted }
+                let Displaced { was_hit, entry } = self.put(shard, key, value, birth);
+                (put(was_hit), entry)
             }
         }
     }

@@ -1,10 +1,12 @@
 //! moka's table as the cache uses it: what its entries hold, when they go, and what it says of that.
 
 use std::cell::Cell;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use equivalent::Equivalent;
 use moka::notification::RemovalCause;
 use parking_lot::Mutex;
 use tidings_proto::event::EventKind;
@@ -12,7 +14,8 @@ use tidings_proto::time::Tick;
 
 use crate::builder::{Settings, Weigher};
 use crate::clock::Clock;
-use crate::key::{CarriedHash, StoredKey};
+use crate::entry::{Entry, Looking, Stored};
+use crate::key::{CarriedHash, KeyRef, StoredKey};
 use crate::stats::Striped;
 use crate::topic::Audience;
 
@@ -22,90 +25,30 @@ const LOCAL_EVENTS_MAX: usize = 4_096;
 /// Longest time that moka is told of: a hundred years. It panics beyond a thousand.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A value as moka holds it.
-#[derive(Debug)]
-pub(crate) struct Entry<V> {
-    /// Nothing in a clone that was made while [`Bare`] lived.
-    value: Option<V>,
-    /// When the load that brought it began.
-    pub(crate) began: Tick,
-    /// When its time to live is over.
-    pub(crate) expires: Tick,
-    /// Its slot's epoch when the load began.
-    pub(crate) epoch: u32,
-    /// What it remembers is that there is no value.
-    pub(crate) absent: bool,
+/// One read in so many is told to moka as an access while the table is less than half full. Until then moka itself
+/// counts no frequencies, and what the rest would have told it, the order of accesses, is nearly the same.
+const ACCESSES_SAMPLED: u32 = 8;
+
+/// moka's table of entries, by their keys.
+pub(crate) struct Table<V> {
+    entries: moka::sync::Cache<Stored<V>, (), CarriedHash>,
+    /// Half of the capacity.
+    half: u64,
+    /// Every read is an access, for a time to idle.
+    idles: bool,
+    /// Entries may be exchanged in their places: neither their weight nor when they were stored means anything to moka.
+    exchanges: bool,
+    weigher: Option<Weigher<V>>,
 }
 
-impl<V> Entry<V> {
-    pub(crate) fn new(value: Option<V>, began: Tick, expires: Tick, epoch: u32) -> Self {
-        Self { absent: value.is_none(), value, began, expires, epoch }
-    }
-
-    /// The value, unless the entry was looked at without it.
-    #[inline]
-    pub(crate) fn into_value(self) -> Option<V> {
-        self.value
-    }
-}
-
-/// moka clones what it hands out: a value that nobody wants is left where it is.
-impl<V: Clone> Clone for Entry<V> {
-    #[inline]
-    fn clone(&self) -> Self {
-        let value = if BARE.get() { None } else { self.value.clone() };
-        Self { value, began: self.began, expires: self.expires, epoch: self.epoch, absent: self.absent }
-    }
-}
-
-pub(crate) type Table<V> = moka::sync::Cache<StoredKey, Entry<V>, CarriedHash>;
-
-thread_local! {
-    /// Whether the insert that this thread is in found its key in the table.
-    static UPDATED: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread looks at an entry without using it.
-    static PEEKING: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread wants entries without their values.
-    static BARE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, the entries that this thread is handed have no values: removing what peers have changed, or looking
-/// through all entries, copies none.
-pub(crate) struct Bare {
-    before: bool,
-}
-
-impl Bare {
-    pub(crate) fn begin() -> Self {
-        Self { before: BARE.replace(true) }
-    }
-
-    /// Wants values again, within what wants none: a value's `Drop` may store something.
-    fn interrupt() -> Self {
-        Self { before: BARE.replace(false) }
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        BARE.set(self.before);
-    }
-}
-
-/// While it lives, this thread's reads are no accesses.
-pub(crate) struct Peeking;
-
-impl Peeking {
-    pub(crate) fn begin() -> Self {
-        PEEKING.set(true);
-        Self
-    }
-}
-
-impl Drop for Peeking {
-    fn drop(&mut self) {
-        PEEKING.set(false);
-    }
+/// What became of an entry that was offered for another.
+enum Exchanged<V> {
+    /// The one that was there.
+    Was(Entry<V>),
+    /// Nothing: what was offered.
+    Not(Entry<V>),
+    /// What was offered was stored, and is not there any more.
+    Gone,
 }
 
 /// Expiries and evictions, from moka's listener to whoever drains next.
@@ -119,7 +62,7 @@ pub(crate) struct LocalEvents {
 
 #[derive(Debug)]
 pub(crate) struct LocalEvent {
-    pub(crate) key: Arc<StoredKey>,
+    pub(crate) key: StoredKey,
     pub(crate) kind: EventKind,
     pub(crate) began: Tick,
     pub(crate) epoch: u32,
@@ -152,7 +95,7 @@ impl LocalEvents {
         std::mem::take(&mut *queue)
     }
 
-    fn push<V>(&self, key: Arc<StoredKey>, kind: EventKind, entry: &Entry<V>) {
+    fn push<V>(&self, stored: &Stored<V>, kind: EventKind) {
         match kind {
             EventKind::Expired => self.counts.expired.count(),
             _ => self.counts.evicted.count(),
@@ -162,7 +105,8 @@ impl LocalEvents {
         }
         let mut queue = self.queue.lock();
         if queue.len() < LOCAL_EVENTS_MAX {
-            queue.push(LocalEvent { key, kind, began: entry.began, epoch: entry.epoch });
+            let key = stored.key().stored();
+            queue.push(stored.look(|entry| LocalEvent { key, kind, began: entry.began, epoch: entry.epoch }));
             self.waiting.store(true, Ordering::Release);
         } else {
             self.counts.dropped.count();
@@ -187,78 +131,194 @@ impl Times {
     }
 }
 
-impl<V> moka::Expiry<StoredKey, Entry<V>> for Times {
-    fn expire_after_create(&self, _: &StoredKey, entry: &Entry<V>, _: Instant) -> Option<Duration> {
-        self.left(entry)
+impl<V> moka::Expiry<Stored<V>, ()> for Times {
+    fn expire_after_create(&self, stored: &Stored<V>, (): &(), _: Instant) -> Option<Duration> {
+        stored.look(|entry| self.left(entry))
     }
 
     fn expire_after_read(
         &self,
-        _: &StoredKey,
-        entry: &Entry<V>,
+        stored: &Stored<V>,
+        (): &(),
         _: Instant,
         left: Option<Duration>,
         _: Instant,
     ) -> Option<Duration> {
-        if self.idle.is_some() && !PEEKING.get() { self.left(entry) } else { left }
-    }
-
-    fn expire_after_update(
-        &self,
-        _: &StoredKey,
-        entry: &Entry<V>,
-        _: Instant,
-        _: Option<Duration>,
-    ) -> Option<Duration> {
-        UPDATED.set(true);
-        self.left(entry)
+        if self.idle.is_some() { stored.look(|entry| self.left(entry)) } else { left }
     }
 }
 
-pub(crate) fn table<V: Clone + Send + Sync + 'static>(
-    settings: &Settings,
-    clock: &Clock,
-    weigher: Option<Weigher<V>>,
-    local_events: &Arc<LocalEvents>,
-) -> Table<V> {
-    let keeps = settings.loads.keeps();
-    let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
-    if settings.watches_entries() {
-        let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
-        builder = builder.expire_after(Times { clock: clock.clone(), idle, keeps });
-    } else if let Some(time) = settings.time_to_live {
-        builder = builder.time_to_live(time.saturating_add(keeps).min(TIME_MAX));
-    }
-    if settings.eviction_events {
-        let events = local_events.clone();
-        let listener = move |key: Arc<StoredKey>, entry: Entry<V>, cause: RemovalCause| match cause {
-            RemovalCause::Replaced | RemovalCause::Explicit => {}
-            RemovalCause::Expired => events.push(key, EventKind::Expired, &entry),
-            RemovalCause::Size => events.push(key, EventKind::Evicted, &entry),
-        };
-        builder = builder.eviction_listener(listener);
-    }
-    if let Some(weigher) = weigher {
-        builder = builder.weigher(move |key: &StoredKey, entry: &Entry<V>| {
-            // What is stored has its value, unless it is that there is none: then its key is what it takes.
-            let key = key.borrowed().bytes;
-            entry.value.as_ref().map_or(key.len() as u32, |value| weigher(key, value))
+thread_local! {
+    static READS: Cell<u32> = const { Cell::new(0) };
+}
+
+impl<V: Send + Sync + 'static> Table<V> {
+    pub(crate) fn new(
+        settings: &Settings,
+        clock: &Clock,
+        weigher: Option<Weigher<V>>,
+        local_events: &Arc<LocalEvents>,
+    ) -> Self {
+        let exchanges = !settings.watches_entries() && weigher.is_none();
+        let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
+        if settings.watches_entries() {
+            let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
+            builder =
+                builder.expire_after(Times { clock: clock.clone(), idle, keeps: settings.loads.keeps() });
+        }
+        let events = settings.eviction_events.then(|| local_events.clone());
+        builder = builder.eviction_listener(move |stored: Arc<Stored<V>>, (), cause: RemovalCause| {
+            match (&events, cause) {
+                (Some(events), RemovalCause::Expired) => events.push(&stored, EventKind::Expired),
+                (Some(events), RemovalCause::Size) => events.push(&stored, EventKind::Evicted),
+                _ => {}
+            }
+            stored.empty();
         });
+        if weigher.is_some() {
+            builder = builder.weigher(|stored: &Stored<V>, (): &()| stored.look(|entry| entry.weight));
+        }
+        Self {
+            entries: builder.build_with_hasher(CarriedHash::default()),
+            half: settings.max_capacity / 2,
+            idles: settings.time_to_idle.is_some(),
+            exchanges,
+            weigher,
+        }
     }
-    builder.build_with_hasher(CarriedHash::default())
-}
 
-/// Stores an entry. Returns whether the table had one of this key, which only one that is watched can tell.
-pub(crate) fn replace<V: Clone + Send + Sync + 'static>(
-    table: &Table<V>,
-    key: StoredKey,
-    entry: Entry<V>,
-) -> bool {
-    // moka stores a clone.
-    let _whole = Bare::interrupt();
-    UPDATED.set(false);
-    table.insert(key, entry);
-    UPDATED.get()
+    /// Looks at a key's entry. That is no access.
+    #[inline]
+    pub(crate) fn look<Q, R>(&self, key: &Q, look: impl Fn(&Entry<V>) -> R) -> Option<R>
+    where
+        Q: Hash + Equivalent<StoredKey>,
+    {
+        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
+        if self.entries.contains_key(&looking) { looking.found() } else { None }
+    }
+
+    /// As [`Table::look`], for a read.
+    #[inline]
+    pub(crate) fn read<R>(&self, key: &KeyRef<'_>, look: impl Fn(&Entry<V>) -> R) -> Option<R> {
+        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
+        if self.access(&looking) { looking.found() } else { None }
+    }
+
+    /// Whether there is what is looked for. An access, if it is one of those that moka is told of.
+    #[inline]
+    fn access<Q: Hash + Equivalent<Stored<V>>>(&self, looking: &Q) -> bool {
+        let told = self.idles || self.entries.weighted_size() >= self.half || {
+            let reads = READS.get().wrapping_add(1);
+            READS.set(reads);
+            reads.is_multiple_of(ACCESSES_SAMPLED)
+        };
+        if told { self.entries.get(looking).is_some() } else { self.entries.contains_key(looking) }
+    }
+
+    pub(crate) fn contains_key(&self, key: &KeyRef<'_>) -> bool {
+        self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| ()))
+    }
+
+    /// Removes a key's entry, and looks at it.
+    pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl Fn(&Entry<V>) -> R) -> Option<R> {
+        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
+        // moka would look for the key twice, and lock it, to tell of its removal.
+        if !self.entries.contains_key(&looking) && self.exchanges {
+            return None;
+        }
+        self.entries.remove(&looking)?;
+        looking.found()
+    }
+
+    pub(crate) fn invalidate(&self, key: &KeyRef<'_>) {
+        self.entries.invalidate(&Looking::new(key, |_: &Stored<V>| ()));
+    }
+
+    pub(crate) fn invalidate_all(&self) {
+        self.entries.invalidate_all();
+    }
+
+    /// All entries, in no order. What comes or goes meanwhile may be among them or not.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Stored<V>>> + '_ {
+        self.entries.iter().map(|(stored, ())| stored)
+    }
+
+    pub(crate) fn entry_count(&self) -> u64 {
+        self.entries.entry_count()
+    }
+
+    pub(crate) fn weighted_size(&self) -> u64 {
+        self.entries.weighted_size()
+    }
+
+    pub(crate) fn run_pending_tasks(&self) {
+        self.entries.run_pending_tasks();
+    }
+
+    /// Stores an entry, and hands `judge` the one that was there. Call under the key's shard lock. Returns what it said,
+    /// and that entry, if it is to be dropped: without any lock.
+    #[inline]
+    pub(crate) fn put<R>(
+        &self,
+        key: KeyRef<'_>,
+        mut entry: Entry<V>,
+        judge: impl Fn(&Entry<V>) -> R,
+    ) -> (Option<R>, Option<Entry<V>>) {
+        if let Some(weigher) = &self.weigher {
+            // Where there is no value, its key is what it takes.
+            let key = key.bytes;
+            entry.weight = entry.value().map_or(key.len() as u32, |value| weigher(key, value));
+        }
+        match self.exchange(key, entry) {
+            Exchanged::Was(entry) => (Some(judge(&entry)), Some(entry)),
+            Exchanged::Gone => (None, None),
+            Exchanged::Not(entry) => {
+                // What moka holds of a key it holds on to, whatever is inserted over it.
+                let was = self.remove(&key, judge);
+                self.entries.insert(Stored::new(key.stored(), entry), ());
+                (was, None)
+            }
+        }
+    }
+
+    /// Exchanges a key's entry for this one, if it has one and that can be done.
+    #[inline]
+    fn exchange(&self, key: KeyRef<'_>, entry: Entry<V>) -> Exchanged<V> {
+        if !self.exchanges {
+            return Exchanged::Not(entry);
+        }
+        let offer = Cell::new(Some(Exchanged::Not(entry)));
+        let looking = Looking::new(&key, |stored: &Stored<V>| {
+            // Once, and not into what was there.
+            offer.set(match offer.take() {
+                Some(Exchanged::Not(entry)) => {
+                    Some(stored.exchange(entry).map_or_else(Exchanged::Not, Exchanged::Was))
+                }
+                other => other,
+            });
+        });
+        let found = self.access(&looking);
+        match offer.into_inner().expect("what was offered, or was there") {
+            Exchanged::Was(gone) if !found => self.back_from(key, gone),
+            exchanged => exchanged,
+        }
+    }
+
+    /// Takes back what was exchanged for an entry that moka has let go of: of those it may keep the key for a while.
+    #[cold]
+    fn back_from(&self, key: KeyRef<'_>, gone: Entry<V>) -> Exchanged<V> {
+        let offer = Cell::new(Some(gone));
+        let took = Cell::new(None);
+        self.entries.contains_key(&Looking::new(&key, |stored: &Stored<V>| {
+            match offer.take().map(|gone| stored.exchange(gone)) {
+                Some(Ok(entry)) => took.set(Some(entry)),
+                Some(Err(gone)) => offer.set(Some(gone)),
+                None => {}
+            }
+        }));
+        // If moka has forgotten the key at this very moment, then what was stored is evicted at once.
+        took.into_inner().map_or(Exchanged::Gone, Exchanged::Not)
+    }
 }
 
 #[cfg(test)]
@@ -268,16 +328,75 @@ mod tests {
     use super::*;
     use crate::key::Encoded;
 
+    fn table(capacity: u64) -> Table<u64> {
+        Table {
+            entries: moka::sync::Cache::builder()
+                .max_capacity(capacity)
+                .build_with_hasher(CarriedHash::default()),
+            half: capacity / 2,
+            idles: false,
+            exchanges: true,
+            weigher: None,
+        }
+    }
+
+    fn put(table: &Table<u64>, key: &Encoded, value: u64) -> Option<u64> {
+        let entry = Entry::new(Some(value), Tick(1), Tick::FOREVER, 1);
+        let (was, entry) = table.put(key.borrowed(), entry, |entry| entry.value().copied());
+        assert!(entry.is_none_or(|entry| entry.value().copied() == was.flatten()), "another one came back");
+        was.flatten()
+    }
+
+    fn get(table: &Table<u64>, key: &Encoded) -> Option<u64> {
+        table.read(&key.borrowed(), |entry| entry.value().copied()).flatten()
+    }
+
+    fn keys(count: u64) -> Vec<Encoded> {
+        (0..count).map(|number| Encoded::new(CacheId(1), &number).expect("a short key")).collect()
+    }
+
     #[test]
-    fn what_is_stored_has_its_value_whoever_wants_none() {
-        let table: Table<u64> = moka::sync::Cache::builder().build_with_hasher(CarriedHash::default());
-        let key = Encoded::new(CacheId(1), "k").expect("a short key");
-        let get = || table.get(&key.borrowed()).and_then(Entry::into_value);
-        let outer = Bare::begin();
-        replace(&table, key.borrowed().stored(), Entry::new(Some(7), Tick(1), Tick::FOREVER, 1));
-        drop(Bare::begin());
-        assert_eq!(get(), None, "the outer one still wants none");
-        drop(outer);
-        assert_eq!(get(), Some(7));
+    fn an_entry_is_exchanged_in_its_place_and_the_old_one_handed_back() {
+        let table = table(10_000);
+        let keys = keys(1_000);
+        for value in 0..3 {
+            for key in &keys {
+                let before = (value > 0).then(|| value - 1);
+                assert_eq!(
+                    (get(&table, key), put(&table, key, value), get(&table, key)),
+                    (before, before, Some(value))
+                );
+            }
+        }
+        table.run_pending_tasks();
+        assert_eq!(table.entry_count(), 1_000);
+    }
+
+    #[test]
+    fn a_key_that_was_removed_is_stored_anew() {
+        let table = table(10_000);
+        for key in &keys(1_000) {
+            for value in 0..3 {
+                assert_eq!((put(&table, key, value), get(&table, key)), (None, Some(value)));
+                let removed = table.remove(&key.borrowed(), |entry| entry.value().copied());
+                assert_eq!((removed, get(&table, key)), (Some(Some(value)), None));
+                assert_eq!(table.remove(&key.borrowed(), |_| ()), None, "it is there no more");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_evicted_is_stored_anew_and_not_in_what_moka_has_let_go_of() {
+        let table = table(100);
+        let keys = keys(1_000);
+        for round in 0..5 {
+            for key in &keys {
+                let value = round;
+                put(&table, key, value);
+                assert!(get(&table, key).is_none_or(|read| read == value), "an older value came back");
+            }
+            table.run_pending_tasks();
+            assert!((50..=100).contains(&table.entry_count()), "{} of 100", table.entry_count());
+        }
     }
 }

@@ -1,0 +1,176 @@
+//! An entry, and how it lies in moka's table.
+//!
+//! moka holds a key together with its entry, as a *key*, and no value. A table looks at the key that it has found before
+//! it does anything else with it, and never copies one: so that is where a hit is judged and its value cloned, and where
+//! an entry is exchanged for another. moka keeps what it is for: finding keys without a lock, what goes for want of room,
+//! and when. As values, entries would be inserted anew at every change, with four allocations and a round of moka's
+//! memory reclamation each, and every read of one would be an access that moka writes down.
+
+use std::cell::Cell;
+use std::hash::{Hash, Hasher};
+
+use equivalent::Equivalent;
+use parking_lot::RwLock;
+use tidings_proto::replicate::EntryBirth;
+use tidings_proto::time::Tick;
+
+use crate::key::{KeyRef, StoredKey};
+
+/// A value, and what a read judges it by.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry<V> {
+    value: Option<V>,
+    /// When the load that brought it began.
+    pub(crate) began: Tick,
+    /// When its time to live is over.
+    pub(crate) expires: Tick,
+    /// Its slot's epoch when the load began.
+    pub(crate) epoch: u32,
+    /// What it weighs, where the capacity is a weight.
+    pub(crate) weight: u32,
+}
+
+impl<V> Entry<V> {
+    /// Without a value, what it remembers is that there is none.
+    pub(crate) fn new(value: Option<V>, began: Tick, expires: Tick, epoch: u32) -> Self {
+        Self { value, began, expires, epoch, weight: 1 }
+    }
+
+    #[inline]
+    pub(crate) fn into_value(self) -> Option<V> {
+        self.value
+    }
+
+    #[inline]
+    pub(crate) fn value(&self) -> Option<&V> {
+        self.value.as_ref()
+    }
+
+    /// What tells it from others of its key.
+    #[inline]
+    pub(crate) fn birth(&self) -> EntryBirth {
+        EntryBirth { began: self.began, epoch: self.epoch }
+    }
+
+    /// What it remembers is that there is no value.
+    #[inline]
+    pub(crate) fn is_absence(&self) -> bool {
+        self.value.is_none()
+    }
+}
+
+/// A key with its entry. Who writes has the key's shard lock; a reader waits while an entry is moved, and no writer waits
+/// for a reader.
+#[derive(Debug)]
+pub(crate) struct Stored<V> {
+    key: StoredKey,
+    entry: RwLock<Entry<V>>,
+}
+
+impl<V> Stored<V> {
+    pub(crate) fn new(key: StoredKey, entry: Entry<V>) -> Self {
+        Self { key, entry: RwLock::new(entry) }
+    }
+
+    pub(crate) fn key(&self) -> KeyRef<'_> {
+        self.key.borrowed()
+    }
+
+    #[inline]
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Entry<V>) -> R) -> R {
+        look(&self.entry.read())
+    }
+
+    /// Lets go of the value of what moka has let go of, for it may keep the key for a while.
+    pub(crate) fn empty(&self) {
+        let value = self.entry.try_write().and_then(|mut entry| entry.value.take());
+        // Whoever reads it lets go of it last: without any lock.
+        drop(value);
+    }
+
+    /// Exchanges the entry, unless somebody reads it: then what was offered comes back.
+    pub(crate) fn exchange(&self, entry: Entry<V>) -> Result<Entry<V>, Entry<V>> {
+        match self.entry.try_write() {
+            Some(mut kept) => Ok(std::mem::replace(&mut *kept, entry)),
+            None => Err(entry),
+        }
+    }
+}
+
+impl<V> PartialEq for Stored<V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl<V> Eq for Stored<V> {}
+
+impl<V> Hash for Stored<V> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+/// A key that is looked for, and what is done where it is found. A table that is changed meanwhile may find it more than
+/// once.
+pub(crate) struct Looking<'a, Q, R, F> {
+    key: &'a Q,
+    found: Cell<Option<R>>,
+    look: F,
+}
+
+impl<'a, Q, R, F> Looking<'a, Q, R, F> {
+    #[inline]
+    pub(crate) fn new(key: &'a Q, look: F) -> Self {
+        Self { key, found: Cell::new(None), look }
+    }
+
+    /// What came of it, the last time.
+    #[inline]
+    pub(crate) fn found(self) -> Option<R> {
+        self.found.into_inner()
+    }
+}
+
+impl<Q: Hash, R, F> Hash for Looking<'_, Q, R, F> {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+impl<V, Q: Equivalent<StoredKey>, R, F: Fn(&Stored<V>) -> R> Equivalent<Stored<V>> for Looking<'_, Q, R, F> {
+    #[inline]
+    fn equivalent(&self, stored: &Stored<V>) -> bool {
+        let is_it = self.key.equivalent(&stored.key);
+        if is_it {
+            self.found.set(Some((self.look)(stored)));
+        }
+        is_it
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_proto::hash::CacheId;
+
+    use super::*;
+    use crate::key::Encoded;
+
+    fn stored(value: u64) -> Stored<u64> {
+        let key = Encoded::new(CacheId(1), "k").expect("a short key");
+        Stored::new(key.borrowed().stored(), Entry::new(Some(value), Tick(1), Tick::FOREVER, 1))
+    }
+
+    #[test]
+    fn an_entry_that_is_read_is_not_exchanged_and_nobody_waits() {
+        let stored = stored(7);
+        let other = || Entry::new(Some(8), Tick(2), Tick::FOREVER, 1);
+        stored.look(|entry| {
+            let offered = stored.exchange(other()).expect_err("it is being read");
+            assert_eq!((entry.value(), offered.value()), (Some(&7), Some(&8)));
+        });
+        let was = stored.exchange(other()).expect("nobody reads it");
+        assert_eq!((was.value(), stored.look(|entry| entry.value().copied())), (Some(&7), Some(8)));
+    }
+}
