@@ -1,13 +1,13 @@
 //! An entry, and how it lies in moka's table.
 //!
-//! moka holds a key together with its entry, as a *key*, and no value. A table looks at the key that it has found before
-//! it does anything else with it, and never copies one: so that is where a hit is judged and its value cloned, and where
-//! an entry is exchanged for another. moka keeps what it is for: finding keys without a lock, what goes for want of room,
-//! and when. As values, entries would be inserted anew at every change, with four allocations and a round of moka's
-//! memory reclamation each, and every read of one would be an access that moka writes down.
+//! What moka holds as a *key* leads to the entry, too. A table compares the key that it has found before it does anything
+//! else, and never copies it: so that is where a hit is judged and its value cloned, and where an entry is exchanged for
+//! another. moka keeps what it is for: finding keys without a lock, what goes for want of room, and when. As plain values, entries would be inserted anew at every change, with four allocations and a
+//! round of moka's memory reclamation each, and every read of one would be an access that moka writes down.
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 use parking_lot::RwLock;
@@ -59,17 +59,21 @@ impl<V> Entry<V> {
     }
 }
 
-/// A key with its entry. Who writes has the key's shard lock; a reader waits while an entry is moved, and no writer waits
-/// for a reader.
+/// An entry as moka's value: it is let go of with that. Who writes has its key's shard lock; a reader waits while an entry
+/// is moved, and no writer waits for a reader.
+pub(crate) type Kept<V> = Arc<RwLock<Entry<V>>>;
+
+/// A key that leads to its entry. moka may keep keys for a while of which it has let go, and then this leads nowhere.
 #[derive(Debug)]
 pub(crate) struct Stored<V> {
     key: StoredKey,
-    entry: RwLock<Entry<V>>,
+    entry: Weak<RwLock<Entry<V>>>,
 }
 
 impl<V> Stored<V> {
-    pub(crate) fn new(key: StoredKey, entry: Entry<V>) -> Self {
-        Self { key, entry: RwLock::new(entry) }
+    pub(crate) fn new(key: StoredKey, entry: Entry<V>) -> (Self, Kept<V>) {
+        let entry = Arc::new(RwLock::new(entry));
+        (Self { key, entry: Arc::downgrade(&entry) }, entry)
     }
 
     pub(crate) fn key(&self) -> KeyRef<'_> {
@@ -77,20 +81,16 @@ impl<V> Stored<V> {
     }
 
     #[inline]
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&Entry<V>) -> R) -> R {
-        look(&self.entry.read())
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
+        let kept = self.entry.upgrade()?;
+        let entry = kept.read();
+        Some(look(&entry))
     }
 
-    /// Lets go of the value of what moka has let go of, for it may keep the key for a while.
-    pub(crate) fn empty(&self) {
-        let value = self.entry.try_write().and_then(|mut entry| entry.value.take());
-        // Whoever reads it lets go of it last: without any lock.
-        drop(value);
-    }
-
-    /// Exchanges the entry, unless somebody reads it: then what was offered comes back.
+    /// Exchanges the entry, unless there is none or somebody reads it: then what was offered comes back.
     pub(crate) fn exchange(&self, entry: Entry<V>) -> Result<Entry<V>, Entry<V>> {
-        match self.entry.try_write() {
+        let kept = self.entry.upgrade();
+        match kept.as_ref().and_then(|kept| kept.try_write()) {
             Some(mut kept) => Ok(std::mem::replace(&mut *kept, entry)),
             None => Err(entry),
         }
@@ -139,12 +139,14 @@ impl<Q: Hash, R, F> Hash for Looking<'_, Q, R, F> {
     }
 }
 
-impl<V, Q: Equivalent<StoredKey>, R, F: Fn(&Stored<V>) -> R> Equivalent<Stored<V>> for Looking<'_, Q, R, F> {
+impl<V, Q: Equivalent<StoredKey>, R, F: Fn(&Stored<V>) -> Option<R>> Equivalent<Stored<V>>
+    for Looking<'_, Q, R, F>
+{
     #[inline]
     fn equivalent(&self, stored: &Stored<V>) -> bool {
         let is_it = self.key.equivalent(&stored.key);
         if is_it {
-            self.found.set(Some((self.look)(stored)));
+            self.found.set((self.look)(stored));
         }
         is_it
     }
@@ -157,20 +159,29 @@ mod tests {
     use super::*;
     use crate::key::Encoded;
 
-    fn stored(value: u64) -> Stored<u64> {
+    fn stored(value: u64) -> (Stored<u64>, Kept<u64>) {
         let key = Encoded::new(CacheId(1), "k").expect("a short key");
         Stored::new(key.borrowed().stored(), Entry::new(Some(value), Tick(1), Tick::FOREVER, 1))
     }
 
     #[test]
+    fn a_key_that_moka_has_let_go_of_leads_nowhere() {
+        let (stored, kept) = stored(7);
+        assert_eq!(stored.look(|entry| entry.value().copied()), Some(Some(7)));
+        drop(kept);
+        assert_eq!(stored.look(|entry| entry.value().copied()), None);
+    }
+
+    #[test]
     fn an_entry_that_is_read_is_not_exchanged_and_nobody_waits() {
-        let stored = stored(7);
+        let (stored, _kept) = stored(7);
         let other = || Entry::new(Some(8), Tick(2), Tick::FOREVER, 1);
-        stored.look(|entry| {
+        let looked = stored.look(|entry| {
             let offered = stored.exchange(other()).expect_err("it is being read");
             assert_eq!((entry.value(), offered.value()), (Some(&7), Some(&8)));
         });
+        assert!(looked.is_some());
         let was = stored.exchange(other()).expect("nobody reads it");
-        assert_eq!((was.value(), stored.look(|entry| entry.value().copied())), (Some(&7), Some(8)));
+        assert_eq!((was.value(), stored.look(|entry| entry.value().copied())), (Some(&7), Some(Some(8))));
     }
 }

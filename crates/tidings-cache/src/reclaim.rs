@@ -122,7 +122,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         };
         for stored in self.entries.iter() {
             let key = stored.key();
-            if stored.look(|entry| gone(key, entry)) {
+            if stored.look(|entry| gone(key, entry)).unwrap_or(false) {
                 let mut shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
                 let look = |entry: &Entry<V>| gone(key, entry).then(|| (entry.birth(), entry.expires));

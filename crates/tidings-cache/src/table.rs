@@ -14,7 +14,7 @@ use tidings_proto::time::Tick;
 
 use crate::builder::{Settings, Weigher};
 use crate::clock::Clock;
-use crate::entry::{Entry, Looking, Stored};
+use crate::entry::{Entry, Kept, Looking, Stored};
 use crate::key::{CarriedHash, KeyRef, StoredKey};
 use crate::stats::Striped;
 use crate::topic::Audience;
@@ -31,7 +31,7 @@ const ACCESSES_SAMPLED: u32 = 8;
 
 /// moka's table of entries, by their keys.
 pub(crate) struct Table<V> {
-    entries: moka::sync::Cache<Stored<V>, (), CarriedHash>,
+    entries: moka::sync::Cache<Stored<V>, Kept<V>, CarriedHash>,
     /// Half of the capacity.
     half: u64,
     /// Every read is an access, for a time to idle.
@@ -95,7 +95,7 @@ impl LocalEvents {
         std::mem::take(&mut *queue)
     }
 
-    fn push<V>(&self, stored: &Stored<V>, kind: EventKind) {
+    fn push<V>(&self, stored: &Stored<V>, entry: &Entry<V>, kind: EventKind) {
         match kind {
             EventKind::Expired => self.counts.expired.count(),
             _ => self.counts.evicted.count(),
@@ -106,7 +106,7 @@ impl LocalEvents {
         let mut queue = self.queue.lock();
         if queue.len() < LOCAL_EVENTS_MAX {
             let key = stored.key().stored();
-            queue.push(stored.look(|entry| LocalEvent { key, kind, began: entry.began, epoch: entry.epoch }));
+            queue.push(LocalEvent { key, kind, began: entry.began, epoch: entry.epoch });
             self.waiting.store(true, Ordering::Release);
         } else {
             self.counts.dropped.count();
@@ -131,20 +131,20 @@ impl Times {
     }
 }
 
-impl<V> moka::Expiry<Stored<V>, ()> for Times {
-    fn expire_after_create(&self, stored: &Stored<V>, (): &(), _: Instant) -> Option<Duration> {
-        stored.look(|entry| self.left(entry))
+impl<V> moka::Expiry<Stored<V>, Kept<V>> for Times {
+    fn expire_after_create(&self, _: &Stored<V>, kept: &Kept<V>, _: Instant) -> Option<Duration> {
+        self.left(&kept.read())
     }
 
     fn expire_after_read(
         &self,
-        stored: &Stored<V>,
-        (): &(),
+        _: &Stored<V>,
+        kept: &Kept<V>,
         _: Instant,
         left: Option<Duration>,
         _: Instant,
     ) -> Option<Duration> {
-        if self.idle.is_some() { stored.look(|entry| self.left(entry)) } else { left }
+        if self.idle.is_some() { self.left(&kept.read()) } else { left }
     }
 }
 
@@ -166,17 +166,17 @@ impl<V: Send + Sync + 'static> Table<V> {
             builder =
                 builder.expire_after(Times { clock: clock.clone(), idle, keeps: settings.loads.keeps() });
         }
-        let events = settings.eviction_events.then(|| local_events.clone());
-        builder = builder.eviction_listener(move |stored: Arc<Stored<V>>, (), cause: RemovalCause| {
-            match (&events, cause) {
-                (Some(events), RemovalCause::Expired) => events.push(&stored, EventKind::Expired),
-                (Some(events), RemovalCause::Size) => events.push(&stored, EventKind::Evicted),
-                _ => {}
-            }
-            stored.empty();
-        });
+        if settings.eviction_events {
+            let events = local_events.clone();
+            let listener = move |stored: Arc<Stored<V>>, kept: Kept<V>, cause: RemovalCause| match cause {
+                RemovalCause::Replaced | RemovalCause::Explicit => {}
+                RemovalCause::Expired => events.push(&stored, &kept.read(), EventKind::Expired),
+                RemovalCause::Size => events.push(&stored, &kept.read(), EventKind::Evicted),
+            };
+            builder = builder.eviction_listener(listener);
+        }
         if weigher.is_some() {
-            builder = builder.weigher(|stored: &Stored<V>, (): &()| stored.look(|entry| entry.weight));
+            builder = builder.weigher(|_: &Stored<V>, kept: &Kept<V>| kept.read().weight);
         }
         Self {
             entries: builder.build_with_hasher(CarriedHash::default()),
@@ -216,22 +216,18 @@ impl<V: Send + Sync + 'static> Table<V> {
     }
 
     pub(crate) fn contains_key(&self, key: &KeyRef<'_>) -> bool {
-        self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| ()))
+        self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| Some(())))
     }
 
     /// Removes a key's entry, and looks at it.
     pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl Fn(&Entry<V>) -> R) -> Option<R> {
         let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
-        // moka would look for the key twice, and lock it, to tell of its removal.
-        if !self.entries.contains_key(&looking) && self.exchanges {
-            return None;
-        }
         self.entries.remove(&looking)?;
         looking.found()
     }
 
     pub(crate) fn invalidate(&self, key: &KeyRef<'_>) {
-        self.entries.invalidate(&Looking::new(key, |_: &Stored<V>| ()));
+        self.entries.invalidate(&Looking::new(key, |_: &Stored<V>| Some(())));
     }
 
     pub(crate) fn invalidate_all(&self) {
@@ -240,7 +236,7 @@ impl<V: Send + Sync + 'static> Table<V> {
 
     /// All entries, in no order. What comes or goes meanwhile may be among them or not.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Stored<V>>> + '_ {
-        self.entries.iter().map(|(stored, ())| stored)
+        self.entries.iter().map(|(stored, _)| stored)
     }
 
     pub(crate) fn entry_count(&self) -> u64 {
@@ -275,7 +271,8 @@ impl<V: Send + Sync + 'static> Table<V> {
             Exchanged::Not(entry) => {
                 // What moka holds of a key it holds on to, whatever is inserted over it.
                 let was = self.remove(&key, judge);
-                self.entries.insert(Stored::new(key.stored(), entry), ());
+                let (stored, kept) = Stored::new(key.stored(), entry);
+                self.entries.insert(stored, kept);
                 (was, None)
             }
         }
@@ -296,6 +293,7 @@ impl<V: Send + Sync + 'static> Table<V> {
                 }
                 other => other,
             });
+            Some(())
         });
         let found = self.access(&looking);
         match offer.into_inner().expect("what was offered, or was there") {
@@ -315,6 +313,7 @@ impl<V: Send + Sync + 'static> Table<V> {
                 Some(Err(gone)) => offer.set(Some(gone)),
                 None => {}
             }
+            Some(())
         }));
         // If moka has forgotten the key at this very moment, then what was stored is evicted at once.
         took.into_inner().map_or(Exchanged::Gone, Exchanged::Not)
@@ -323,6 +322,8 @@ impl<V: Send + Sync + 'static> Table<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Weak;
+
     use tidings_proto::hash::CacheId;
 
     use super::*;
@@ -398,5 +399,26 @@ mod tests {
             table.run_pending_tasks();
             assert!((50..=100).contains(&table.entry_count()), "{} of 100", table.entry_count());
         }
+    }
+
+    #[test]
+    fn values_of_what_was_removed_or_evicted_are_let_go_of() {
+        let entries = moka::sync::Cache::builder().max_capacity(100);
+        let entries = entries.build_with_hasher(CarriedHash::default());
+        let table: Table<Arc<u64>> =
+            Table { entries, half: 50, idles: false, exchanges: true, weigher: None };
+        let mut values: Vec<Weak<u64>> = Vec::new();
+        for (number, key) in keys(1_000).iter().enumerate() {
+            let value = Arc::new(number as u64);
+            values.push(Arc::downgrade(&value));
+            table.put(key.borrowed(), Entry::new(Some(value), Tick(1), Tick::FOREVER, 1), |_| ());
+            if number % 2 == 0 {
+                table.remove(&key.borrowed(), |_| ());
+            }
+            table.run_pending_tasks();
+        }
+        // moka frees in rounds; what it still keeps of those is no more than a few rounds' worth.
+        let kept = values.iter().filter(|value| value.strong_count() > 0).count();
+        assert!(kept <= 300, "{kept} of 1,000 values are kept, 100 of them for their keys");
     }
 }
