@@ -1,9 +1,10 @@
 //! An entry, and how it lies in moka's table.
 //!
-//! What moka holds as a *key* leads to the entry, too. A table compares the key that it has found before it does anything
-//! else, and never copies it: so that is where a hit is judged and its value cloned, and where an entry is exchanged for
-//! another. moka keeps what it is for: finding keys without a lock, what goes for want of room, and when. As plain values, entries would be inserted anew at every change, with four allocations and a
-//! round of moka's memory reclamation each, and every read of one would be an access that moka writes down.
+//! What moka holds as a *key* leads to the entry, too. A table compares the key that it has found before it does
+//! anything else, and never copies it: so that is where a hit is judged and its value cloned, and how an entry is
+//! found that is exchanged for another in its place. moka keeps what it is for: finding keys without a lock, what goes
+//! for want of room, and when. As plain values, entries would be inserted anew at every change, with four allocations
+//! and a round of moka's memory reclamation each, and every read of one would be an access that moka writes down.
 
 use std::cell::Cell;
 use std::hash::{Hash, Hasher};
@@ -63,6 +64,15 @@ impl<V> Entry<V> {
 /// is moved, and no writer waits for a reader.
 pub(crate) type Kept<V> = Arc<RwLock<Entry<V>>>;
 
+/// Exchanges an entry, unless somebody reads it: then what was offered comes back.
+#[inline]
+pub(crate) fn exchange<V>(kept: &Kept<V>, entry: Entry<V>) -> Result<Entry<V>, Entry<V>> {
+    match kept.try_write() {
+        Some(mut place) => Ok(std::mem::replace(&mut *place, entry)),
+        None => Err(entry),
+    }
+}
+
 /// A key that leads to its entry. moka may keep keys for a while of which it has let go, and then this leads nowhere.
 #[derive(Debug)]
 pub(crate) struct Stored<V> {
@@ -71,9 +81,8 @@ pub(crate) struct Stored<V> {
 }
 
 impl<V> Stored<V> {
-    pub(crate) fn new(key: StoredKey, entry: Entry<V>) -> (Self, Kept<V>) {
-        let entry = Arc::new(RwLock::new(entry));
-        (Self { key, entry: Arc::downgrade(&entry) }, entry)
+    pub(crate) fn new(key: StoredKey, kept: &Kept<V>) -> Self {
+        Self { key, entry: Arc::downgrade(kept) }
     }
 
     pub(crate) fn key(&self) -> KeyRef<'_> {
@@ -81,19 +90,15 @@ impl<V> Stored<V> {
     }
 
     #[inline]
-    pub(crate) fn look<R>(&self, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
-        let kept = self.entry.upgrade()?;
-        let entry = kept.read();
-        Some(look(&entry))
+    pub(crate) fn kept(&self) -> Option<Kept<V>> {
+        self.entry.upgrade()
     }
 
-    /// Exchanges the entry, unless there is none or somebody reads it: then what was offered comes back.
-    pub(crate) fn exchange(&self, entry: Entry<V>) -> Result<Entry<V>, Entry<V>> {
-        let kept = self.entry.upgrade();
-        match kept.as_ref().and_then(|kept| kept.try_write()) {
-            Some(mut kept) => Ok(std::mem::replace(&mut *kept, entry)),
-            None => Err(entry),
-        }
+    #[inline]
+    pub(crate) fn look<R>(&self, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
+        let kept = self.kept()?;
+        let entry = kept.read();
+        Some(look(&entry))
     }
 }
 
@@ -161,7 +166,8 @@ mod tests {
 
     fn stored(value: u64) -> (Stored<u64>, Kept<u64>) {
         let key = Encoded::new(CacheId(1), "k").expect("a short key");
-        Stored::new(key.borrowed().stored(), Entry::new(Some(value), Tick(1), Tick::FOREVER, 1))
+        let kept = Arc::new(RwLock::new(Entry::new(Some(value), Tick(1), Tick::FOREVER, 1)));
+        (Stored::new(key.borrowed().stored(), &kept), kept)
     }
 
     #[test]
@@ -174,14 +180,14 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_read_is_not_exchanged_and_nobody_waits() {
-        let (stored, _kept) = stored(7);
+        let (stored, kept) = stored(7);
         let other = || Entry::new(Some(8), Tick(2), Tick::FOREVER, 1);
         let looked = stored.look(|entry| {
-            let offered = stored.exchange(other()).expect_err("it is being read");
+            let offered = exchange(&kept, other()).expect_err("it is being read");
             assert_eq!((entry.value(), offered.value()), (Some(&7), Some(&8)));
         });
         assert!(looked.is_some());
-        let was = stored.exchange(other()).expect("nobody reads it");
+        let was = exchange(&kept, other()).expect("nobody reads it");
         assert_eq!((was.value(), stored.look(|entry| entry.value().copied())), (Some(&7), Some(Some(8))));
     }
 }

@@ -1,6 +1,5 @@
 //! moka's table as the cache uses it: what its entries hold, when they go, and what it says of that.
 
-use std::cell::Cell;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use equivalent::Equivalent;
 use moka::notification::RemovalCause;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tidings_proto::event::EventKind;
 use tidings_proto::time::Tick;
 
 use crate::builder::{Settings, Weigher};
 use crate::clock::Clock;
-use crate::entry::{Entry, Kept, Looking, Stored};
+use crate::entry::{Entry, Kept, Looking, Stored, exchange};
 use crate::key::{CarriedHash, KeyRef, StoredKey};
 use crate::stats::Striped;
 use crate::topic::Audience;
@@ -27,7 +26,7 @@ const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// One read in so many is told to moka as an access while the table is less than half full. Until then moka itself
 /// counts no frequencies, and what the rest would have told it, the order of accesses, is nearly the same.
-const ACCESSES_SAMPLED: u32 = 8;
+const ACCESSES_SAMPLED: u64 = 8;
 
 /// moka's table of entries, by their keys.
 pub(crate) struct Table<V> {
@@ -36,19 +35,21 @@ pub(crate) struct Table<V> {
     half: u64,
     /// Every read is an access, for a time to idle.
     idles: bool,
-    /// Entries may be exchanged in their places: neither their weight nor when they were stored means anything to moka.
-    exchanges: bool,
+    /// moka has to be told of every exchange, for the weight of what is stored, or when it was, means something to it.
+    tells: bool,
     weigher: Option<Weigher<V>>,
+    /// Reads while the table is less than half full.
+    sampled: Striped,
 }
 
 /// What became of an entry that was offered for another.
 enum Exchanged<V> {
-    /// The one that was there.
-    Was(Entry<V>),
-    /// Nothing: what was offered.
-    Not(Entry<V>),
-    /// What was offered was stored, and is not there any more.
-    Gone,
+    /// The one that was there, and where the other is now.
+    Was(Entry<V>, Kept<V>),
+    /// There was none: what was offered.
+    New(Entry<V>),
+    /// Somebody reads the one that is there: what was offered.
+    Busy(Entry<V>),
 }
 
 /// Expiries and evictions, from moka's listener to whoever drains next.
@@ -146,10 +147,16 @@ impl<V> moka::Expiry<Stored<V>, Kept<V>> for Times {
     ) -> Option<Duration> {
         if self.idle.is_some() { self.left(&kept.read()) } else { left }
     }
-}
 
-thread_local! {
-    static READS: Cell<u32> = const { Cell::new(0) };
+    fn expire_after_update(
+        &self,
+        _: &Stored<V>,
+        kept: &Kept<V>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.left(&kept.read())
+    }
 }
 
 impl<V: Send + Sync + 'static> Table<V> {
@@ -159,7 +166,7 @@ impl<V: Send + Sync + 'static> Table<V> {
         weigher: Option<Weigher<V>>,
         local_events: &Arc<LocalEvents>,
     ) -> Self {
-        let exchanges = !settings.watches_entries() && weigher.is_none();
+        let tells = settings.watches_entries() || weigher.is_some();
         let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
         if settings.watches_entries() {
             let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
@@ -182,8 +189,9 @@ impl<V: Send + Sync + 'static> Table<V> {
             entries: builder.build_with_hasher(CarriedHash::default()),
             half: settings.max_capacity / 2,
             idles: settings.time_to_idle.is_some(),
-            exchanges,
+            tells,
             weigher,
+            sampled: Striped::default(),
         }
     }
 
@@ -208,9 +216,7 @@ impl<V: Send + Sync + 'static> Table<V> {
     #[inline]
     fn access<Q: Hash + Equivalent<Stored<V>>>(&self, looking: &Q) -> bool {
         let told = self.idles || self.entries.weighted_size() >= self.half || {
-            let reads = READS.get().wrapping_add(1);
-            READS.set(reads);
-            reads.is_multiple_of(ACCESSES_SAMPLED)
+            self.sampled.nth().is_multiple_of(ACCESSES_SAMPLED)
         };
         if told { self.entries.get(looking).is_some() } else { self.entries.contains_key(looking) }
     }
@@ -219,11 +225,11 @@ impl<V: Send + Sync + 'static> Table<V> {
         self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| Some(())))
     }
 
-    /// Removes a key's entry, and looks at it.
-    pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl Fn(&Entry<V>) -> R) -> Option<R> {
-        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
-        self.entries.remove(&looking)?;
-        looking.found()
+    /// Removes a key's entry, and then looks at it: who panics there has removed it.
+    pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
+        let kept = self.entries.remove(&Looking::new(key, |_: &Stored<V>| Some(())))?;
+        let entry = kept.read();
+        Some(look(&entry))
     }
 
     pub(crate) fn invalidate(&self, key: &KeyRef<'_>) {
@@ -266,57 +272,41 @@ impl<V: Send + Sync + 'static> Table<V> {
             entry.weight = entry.value().map_or(key.len() as u32, |value| weigher(key, value));
         }
         match self.exchange(key, entry) {
-            Exchanged::Was(entry) => (Some(judge(&entry)), Some(entry)),
-            Exchanged::Gone => (None, None),
-            Exchanged::Not(entry) => {
-                // What moka holds of a key it holds on to, whatever is inserted over it.
-                let was = self.remove(&key, judge);
-                let (stored, kept) = Stored::new(key.stored(), entry);
-                self.entries.insert(stored, kept);
+            Exchanged::Was(entry, kept) => {
+                if self.tells {
+                    self.entries.insert(Stored::new(key.stored(), &kept), kept);
+                }
+                (Some(judge(&entry)), Some(entry))
+            }
+            Exchanged::New(entry) => {
+                self.insert(key, entry);
+                (None, None)
+            }
+            Exchanged::Busy(entry) => {
+                let was = self.look(&key, judge);
+                self.insert(key, entry);
                 (was, None)
             }
         }
     }
 
-    /// Exchanges a key's entry for this one, if it has one and that can be done.
-    #[inline]
-    fn exchange(&self, key: KeyRef<'_>, entry: Entry<V>) -> Exchanged<V> {
-        if !self.exchanges {
-            return Exchanged::Not(entry);
-        }
-        let offer = Cell::new(Some(Exchanged::Not(entry)));
-        let looking = Looking::new(&key, |stored: &Stored<V>| {
-            // Once, and not into what was there.
-            offer.set(match offer.take() {
-                Some(Exchanged::Not(entry)) => {
-                    Some(stored.exchange(entry).map_or_else(Exchanged::Not, Exchanged::Was))
-                }
-                other => other,
-            });
-            Some(())
-        });
-        let found = self.access(&looking);
-        match offer.into_inner().expect("what was offered, or was there") {
-            Exchanged::Was(gone) if !found => self.back_from(key, gone),
-            exchanged => exchanged,
-        }
+    fn insert(&self, key: KeyRef<'_>, entry: Entry<V>) {
+        let kept = Arc::new(RwLock::new(entry));
+        self.entries.insert(Stored::new(key.stored(), &kept), kept);
     }
 
-    /// Takes back what was exchanged for an entry that moka has let go of: of those it may keep the key for a while.
-    #[cold]
-    fn back_from(&self, key: KeyRef<'_>, gone: Entry<V>) -> Exchanged<V> {
-        let offer = Cell::new(Some(gone));
-        let took = Cell::new(None);
-        self.entries.contains_key(&Looking::new(&key, |stored: &Stored<V>| {
-            match offer.take().map(|gone| stored.exchange(gone)) {
-                Some(Ok(entry)) => took.set(Some(entry)),
-                Some(Err(gone)) => offer.set(Some(gone)),
-                None => {}
-            }
-            Some(())
-        }));
-        // If moka has forgotten the key at this very moment, then what was stored is evicted at once.
-        took.into_inner().map_or(Exchanged::Gone, Exchanged::Not)
+    /// Exchanges a key's entry for this one. If moka lets go of it at this very moment, then of this one: it went for
+    /// want of room.
+    #[inline]
+    fn exchange(&self, key: KeyRef<'_>, entry: Entry<V>) -> Exchanged<V> {
+        // Not where it is found, which may be in what moka has let go of.
+        let looking = Looking::new(&key, Stored::kept);
+        let found = if self.tells { self.entries.contains_key(&looking) } else { self.access(&looking) };
+        let Some(kept) = looking.found().filter(|_| found) else { return Exchanged::New(entry) };
+        match exchange(&kept, entry) {
+            Ok(was) => Exchanged::Was(was, kept),
+            Err(entry) => Exchanged::Busy(entry),
+        }
     }
 }
 
@@ -329,15 +319,27 @@ mod tests {
     use super::*;
     use crate::key::Encoded;
 
-    fn table(capacity: u64) -> Table<u64> {
+    fn table<V: Send + Sync + 'static>(capacity: u64) -> Table<V> {
+        let entries = moka::sync::Cache::builder().max_capacity(capacity);
         Table {
-            entries: moka::sync::Cache::builder()
-                .max_capacity(capacity)
-                .build_with_hasher(CarriedHash::default()),
+            entries: entries.build_with_hasher(CarriedHash::default()),
             half: capacity / 2,
             idles: false,
-            exchanges: true,
+            tells: false,
             weigher: None,
+            sampled: Striped::default(),
+        }
+    }
+
+    /// Its entries weigh what their values say.
+    fn weighed(capacity: u64) -> Table<u64> {
+        let entries = moka::sync::Cache::builder().max_capacity(capacity);
+        let entries = entries.weigher(|_: &Stored<u64>, kept: &Kept<u64>| kept.read().weight);
+        Table {
+            entries: entries.build_with_hasher(CarriedHash::default()),
+            tells: true,
+            weigher: Some(Arc::new(|_, value| *value as u32)),
+            ..table(capacity)
         }
     }
 
@@ -403,10 +405,7 @@ mod tests {
 
     #[test]
     fn values_of_what_was_removed_or_evicted_are_let_go_of() {
-        let entries = moka::sync::Cache::builder().max_capacity(100);
-        let entries = entries.build_with_hasher(CarriedHash::default());
-        let table: Table<Arc<u64>> =
-            Table { entries, half: 50, idles: false, exchanges: true, weigher: None };
+        let table: Table<Arc<u64>> = table(100);
         let mut values: Vec<Weak<u64>> = Vec::new();
         for (number, key) in keys(1_000).iter().enumerate() {
             let value = Arc::new(number as u64);
@@ -420,5 +419,72 @@ mod tests {
         // moka frees in rounds; what it still keeps of those is no more than a few rounds' worth.
         let kept = values.iter().filter(|value| value.strong_count() > 0).count();
         assert!(kept <= 300, "{kept} of 1,000 values are kept, 100 of them for their keys");
+    }
+
+    #[test]
+    fn what_is_stored_over_a_weighed_entry_counts_with_its_own_weight() {
+        let table = weighed(1_000);
+        for round in 1..=3 {
+            for key in &keys(10) {
+                assert_eq!(put(&table, key, round), (round > 1).then(|| round - 1));
+            }
+            table.run_pending_tasks();
+            assert_eq!(table.weighted_size(), 10 * round);
+        }
+        for key in &keys(10) {
+            put(&table, key, 300);
+            table.run_pending_tasks();
+            assert!(table.weighted_size() <= 1_000, "{} of 1,000", table.weighted_size());
+        }
+    }
+
+    /// Has one thread change a key and another read it, until the first has done.
+    fn contend(table: &Table<u64>, key: &Encoded, change: impl FnOnce(), check: impl Fn(Option<u64>) + Sync) {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    check(get(table, key));
+                }
+            });
+            change();
+            done.store(true, Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_key_that_is_stored_over_is_there_all_the_time() {
+        for table in [table(1_000_000), weighed(1_000_000)] {
+            let key = &keys(1)[0];
+            put(&table, key, 1);
+            let change =
+                || (2..20_000).for_each(|value| assert_eq!(put(&table, key, value), Some(value - 1)));
+            contend(&table, key, change, |read| assert!(read.is_some(), "it was gone for a moment"));
+        }
+    }
+
+    #[test]
+    fn what_is_stored_where_something_was_just_removed_and_is_still_read_is_there() {
+        let table = table(10_000);
+        let key = &keys(1)[0];
+        let change = || {
+            for value in 0..50_000 {
+                assert_eq!((put(&table, key, value), get(&table, key)), (None, Some(value)));
+                assert_eq!(table.remove(&key.borrowed(), |entry| entry.value().copied()), Some(Some(value)));
+                assert_eq!(get(&table, key), None);
+            }
+        };
+        contend(&table, key, change, |_| ());
+    }
+
+    #[test]
+    fn who_panics_at_what_was_removed_has_removed_it() {
+        let table = table(100);
+        let key = &keys(1)[0];
+        put(&table, key, 1);
+        let removing =
+            std::panic::AssertUnwindSafe(|| table.remove(&key.borrowed(), |_| panic!("as a clone may")));
+        assert!(std::panic::catch_unwind(removing).is_err());
+        assert_eq!(get(&table, key), None);
     }
 }
