@@ -120,7 +120,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let share = SLICE_KEYS_MAX as f64 * 0.9 / self.entries.entry_count().max(1) as f64;
         let last = from.saturating_add((share * u64::MAX as f64) as u64);
         let mut filling = Filling { keys: Vec::new(), bytes: 0, last };
-        for stored in self.entries.iter() {
+        for (stored, _) in self.entries.iter() {
             let key = stored.key();
             if (from..=filling.last).contains(&key.hash) {
                 filling.add(key.stored());

@@ -146,7 +146,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`Cache::write_through`] or [`Cache::remove`].
     ///
     /// While the key's truth is uncertain (for the write horizon after a write of it failed, or changes of its lane were
-    /// missed) nothing is stored; peers are told all the same.
+    /// missed) nothing is stored, unless values travel; peers are told all the same.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -260,7 +260,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// All readable entries, in no order; to see them is no access. Entries that come or go meanwhile may be seen or not.
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> + '_ {
-        self.core.entries.iter().filter_map(|stored| {
+        self.core.entries.iter().filter_map(|(stored, _)| {
             let key = stored.key();
             match self.core.peek(key) {
                 Lookup::Hit(entry) => {

@@ -9,6 +9,7 @@ use tidings_proto::time::Tick;
 
 use crate::cache::Cache;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
+use crate::entry::Entry;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::leader::{Ended, Leader, Turn, Waiting};
@@ -150,10 +151,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let tags = tags.unwrap_or_default();
         let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
         let sound = sound && self.may_fill(shard, key);
+        let stored = sound && kept && !self.bypasses();
+        if sound && !stored {
+            self.end_expired(shard, key, start.began);
+        }
         if !kept {
             return if sound { Landed::Unstored } else { Landed::Ended };
         }
-        let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
@@ -166,6 +170,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         } else {
             self.stats.fence_rejects.count();
             Landed::Ended
+        }
+    }
+
+    /// Removes what has expired of a key and is from before a moment at which its truth was read: the fail-safe would
+    /// serve it. Call under the key's shard lock.
+    fn end_expired(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>, read: Tick) {
+        if self.settings.loads.fail_safe.is_none() {
+            return;
+        }
+        let over = |entry: &Entry<V>| self.is_over(entry.expires) && entry.began <= read;
+        if self.entries.look(&key, over).unwrap_or(false) {
+            self.entries.invalidate(&key);
+            shard.untag(key);
+            shard.unversion(key);
         }
     }
 }

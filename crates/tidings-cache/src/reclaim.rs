@@ -120,9 +120,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires.after(keeps));
             !self.is_coherent(key, entry.began, entry.epoch) || is_over()
         };
-        for stored in self.entries.iter() {
+        for (stored, kept) in self.entries.iter() {
             let key = stored.key();
-            if stored.look(|entry| gone(key, entry)).unwrap_or(false) {
+            let is_gone = gone(key, &kept.read());
+            if is_gone {
                 let mut shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
                 let look = |entry: &Entry<V>| gone(key, entry).then(|| (entry.birth(), entry.expires));

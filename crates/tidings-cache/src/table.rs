@@ -240,9 +240,10 @@ impl<V: Send + Sync + 'static> Table<V> {
         self.entries.invalidate_all();
     }
 
-    /// All entries, in no order. What comes or goes meanwhile may be among them or not.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Arc<Stored<V>>> + '_ {
-        self.entries.iter().map(|(stored, _)| stored)
+    /// All entries, in no order. What comes or goes meanwhile may be among them or not: of what is stored over, the key
+    /// may be the former one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Arc<Stored<V>>, Kept<V>)> + '_ {
+        self.entries.iter()
     }
 
     pub(crate) fn entry_count(&self) -> u64 {
