@@ -67,8 +67,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         absence: bool,
         limited: bool,
     ) -> (Turn<V>, Outcome) {
-        // A load may have landed between the look and the lock: were it not seen, a second loader would run.
-        if let Lookup::Hit(entry) = self.lookup(key)
+        // A load may have landed between the look and the lock: were it not seen, a second loader would run. The request
+        // has been counted.
+        if let Lookup::Hit(entry) = self.glance(key)
             && let Some(turn) = Turn::of(entry, absence)
         {
             return (turn, Outcome::Hit);
