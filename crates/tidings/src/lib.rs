@@ -32,7 +32,7 @@ pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
-pub use config::Simulated;
+pub use config::{Planted, Simulated};
 pub use leases::{LeaseReport, Unshared};
 pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};
