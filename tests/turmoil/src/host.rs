@@ -1,17 +1,18 @@
-//! A service on one host: a node, a cache, and those who read and write.
+//! A service in one process: a node, a cache, and those who read and write.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::{Cache, Clock, Identity, Node, Simulated, Tick};
+use tidings::{Cache, Clock, Identity, Node, Planted, Retention, Simulated, State, Tick};
 use tokio::time::sleep;
 
-use crate::chance::{Chance, mix};
-use crate::record::{KEYS, Record};
-use crate::socket::{Socket, Weather};
+use crate::chance::Chance;
+use crate::process::Time;
+use crate::record::{KEYS, Told};
+use crate::wire::{Cable, Socket};
+use crate::world::{Report, World};
 
 /// The cluster.
 pub(crate) const CLUSTER: &str = "sim";
@@ -25,154 +26,149 @@ pub(crate) const BOUND: Duration = Duration::from_secs(1);
 /// The longest that a write of a process that is no more may take to land.
 pub(crate) const HORIZON: Duration = Duration::from_secs(1);
 
-/// Longer than any cut, and than any process is away.
-const GRACE: Duration = Duration::from_secs(20);
-
-/// Who reads and writes on one host at a time.
+/// Who reads and writes in one process at a time.
 const WORKERS: u64 = 3;
 
-/// How often a host says how it is.
-const REPORT: Duration = Duration::from_millis(50);
+/// How often a process says how it is.
+pub(crate) const REPORT: Duration = Duration::from_millis(50);
 
-/// When the clocks of all hosts began, so that no reading is near 0.
+/// When the clocks of all machines began, so that no reading is near 0.
 const BEGINNING: Duration = Duration::from_secs(20_000 * 24 * 60 * 60);
 
-/// How far the clocks of two hosts are apart: ten minutes.
+/// How far the clocks of two machines are apart: ten minutes.
 const SKEW: Duration = Duration::from_secs(600);
 
-/// How a host is.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Report {
-    /// Ready, and nothing is doubted.
-    pub(crate) sound: bool,
-    /// What its cache has of every key, if nobody writes any more.
-    pub(crate) values: Vec<u64>,
-    /// What is wrong, for people.
-    pub(crate) doubts: String,
-}
-
-/// What all hosts, and what is done to them, share.
-#[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) weather: Arc<Mutex<Weather>>,
-    record: Mutex<Record>,
-    reports: Mutex<Vec<Report>>,
-}
-
-impl World {
-    pub(crate) fn new(seed: u64, hosts: usize) -> Self {
-        Self {
-            weather: Arc::new(Mutex::new(Weather::new(mix(seed)))),
-            record: Mutex::new(Record::new(BOUND)),
-            reports: Mutex::new(vec![Report::default(); hosts]),
-        }
-    }
-
-    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
-        self.record.lock().expect("nothing panics while it is locked")
-    }
-
-    pub(crate) fn reports(&self) -> MutexGuard<'_, Vec<Report>> {
-        self.reports.lock().expect("nothing panics while it is locked")
-    }
-}
-
-/// What a host is started with, each time.
-#[derive(Clone)]
-pub(crate) struct Host {
-    pub(crate) number: usize,
-    pub(crate) name: String,
-    pub(crate) identity: Identity,
-    pub(crate) seeds: Vec<String>,
-    /// Decides what it does in this life.
-    pub(crate) seed: u64,
-    pub(crate) world: Arc<World>,
-    /// How long its node serves what it is not sure of.
+/// How a node is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// How long it serves what it is not sure of.
     pub(crate) serves_for: Duration,
+    /// How long it takes a write to be under way after its process has died.
+    pub(crate) horizon: Duration,
+    /// How long one that nobody hears may come back.
+    pub(crate) grace: Duration,
+    /// Whether who ends without a word is doubted.
+    pub(crate) doubts_ends: bool,
+    /// How many changes a lane remembers for peers that fall behind.
+    pub(crate) remembers: u64,
+    /// Whether one loader runs per key and cluster.
+    pub(crate) shares_loads: bool,
+    /// What is wrong with it.
+    pub(crate) planted: Option<Planted>,
 }
 
-fn now() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
+/// What a process is started with.
+pub(crate) struct Service {
+    /// Counts processes.
+    pub(crate) number: u64,
+    /// Which of the machines it runs on, whose clock is wrong in a way of its own.
+    pub(crate) machine: usize,
+    pub(crate) node: String,
+    pub(crate) identity: Identity,
+    pub(crate) address: SocketAddr,
+    pub(crate) seeds: Vec<String>,
+    /// Decides what it does.
+    pub(crate) seed: u64,
+    pub(crate) setup: Setup,
+    pub(crate) cable: Arc<Cable>,
+    pub(crate) world: Arc<World>,
 }
 
-/// Every host has a wrong clock of its own.
-fn clock(number: usize) -> Clock {
-    let ahead = BEGINNING + SKEW * number as u32;
-    Clock::from_fn(move || Tick((ahead + now()).as_nanos() as u64))
-}
-
-impl Host {
-    /// Runs until the host is killed.
-    pub(crate) async fn run(self) -> Result<(), Box<dyn Error>> {
-        let address = SocketAddr::new(turmoil::lookup(self.name.as_str()), PORT);
-        let socket = Socket::bind(address, self.world.weather.clone()).await?;
+impl Service {
+    /// Runs until its process ends.
+    pub(crate) async fn run(self, time: Time) {
         let mut chance = Chance::new(self.seed);
         let mut quic = [0; 32];
         quic.fill_with(|| chance.next() as u8);
+        let weather = self.world.weather.clone();
+        let socket = Arc::new(Socket { cable: self.cable.clone(), address: self.address, weather, time });
+        let ahead = BEGINNING + SKEW * self.machine as u32;
+        let Setup { serves_for, horizon, grace, doubts_ends, remembers, shares_loads, planted } = self.setup;
         let node = Node::builder(CLUSTER)
-            .node_id(&self.name)
-            .listen(address)
+            .node_id(&self.node)
+            .listen(self.address)
             .identity(self.identity.clone())
             .seeds(self.seeds.clone())
-            .clock(clock(self.number))
+            .clock(Clock::from_fn(move || Tick((ahead + time.now()).as_nanos() as u64)))
             .unready_when_clock_off(false)
-            .max_staleness(self.serves_for)
-            .write_horizon(HORIZON)
-            .lost_grace(GRACE)
+            .max_staleness(serves_for)
+            .write_horizon(horizon)
+            .lost_grace(grace)
+            .doubt_unclean_ends(doubts_ends)
+            .retention(Retention { events: remembers, ..Retention::default() })
             .gossip_interval(Duration::from_millis(200))
-            .simulated(Simulated { socket, seed: quic, log_id: chance.next() })
+            .simulated(Simulated { socket, seed: quic, log_id: chance.next(), planted })
             .start()
-            .await?;
-        let cache: Cache<u64, u64> = node.cache("numbers").open()?;
+            .await
+            .expect("its address and its identity are its own");
+        let cache = node.cache::<u64, u64>("numbers");
+        let cache = if shares_loads { cache.one_loader_per_cluster() } else { cache };
+        let cache = cache.open().expect("the name is sound");
         let seen = Arc::new(Mutex::new(vec![0; KEYS as usize]));
         for _ in 0..WORKERS {
             let worker = Worker {
-                host: self.number,
+                process: self.number,
+                name: format!("{} in process {}", self.node, self.number),
                 world: self.world.clone(),
                 node: node.clone(),
                 cache: cache.clone(),
                 seen: seen.clone(),
                 chance: Chance::new(chance.next()),
+                time,
             };
-            // Ends with its host.
+            // Ends with its process.
             tokio::spawn(worker.run());
         }
         loop {
             sleep(REPORT).await;
-            self.report(&node, &cache).await?;
+            self.report(&node, &cache, time).await;
         }
     }
 
-    async fn report(&self, node: &Node, cache: &Cache<u64, u64>) -> Result<(), Box<dyn Error>> {
+    async fn report(&self, node: &Node, cache: &Cache<u64, u64>, time: Time) {
         let (ready, doubts) = (node.readiness(), node.doubts());
-        let sound = ready.is_ok() && doubts.is_empty();
+        let live = || node.members().into_iter().filter(|member| member.state == State::Live);
+        let is_sound = ready.is_ok() && doubts.is_empty() && live().all(|member| member.synced());
+        let sound_with = is_sound.then(|| live().count());
         let mut values = Vec::new();
         let quiet = self.world.record().quiet;
         for key in (0..KEYS).filter(|_| quiet) {
             let load = || async { Ok::<_, Infallible>(self.world.record().newest(key)) };
-            values.push(cache.get_or_load(&key, load).await?);
+            let Ok(version) = cache.get_or_load(&key, load).await else { return };
+            values.push(version);
         }
-        let doubts = format!("{ready:?}, doubts {doubts:?}");
-        self.world.reports()[self.number] = Report { sound, values, doubts };
-        Ok(())
+        let doubts = format!("{}: {ready:?}, doubts {doubts:?}", self.node);
+        let gives_way = node.conflict().is_some();
+        let resets = node.members().iter().map(|member| member.resets).sum();
+        let shared = node.leases().home.shared;
+        let report = Report { at: time.now(), sound_with, gives_way, values, doubts, resets, shared };
+        self.world.reports().insert(self.number, report);
     }
 }
 
 /// Reads and writes.
 struct Worker {
-    host: usize,
+    process: u64,
+    /// For people.
+    name: String,
     world: Arc<World>,
     node: Node,
     cache: Cache<u64, u64>,
     /// By key: what was written or removed here, so that nothing older may be read any more.
     seen: Arc<Mutex<Vec<u64>>>,
     chance: Chance,
+    time: Time,
 }
 
 impl Worker {
     async fn run(mut self) {
         loop {
             self.pause(1, 40).await;
+            let orphan = self.world.record().adopt(self.time.now());
+            if let Some(key) = orphan {
+                self.remove(key).await;
+                continue;
+            }
             let key = self.chance.below(KEYS);
             match self.chance.below(100) {
                 0..55 => self.read(key),
@@ -202,12 +198,12 @@ impl Worker {
         if let Some(version) = self.cache.get(&key) {
             let mut record = self.world.record();
             record.tally.hits += 1;
-            record.judge("a hit", self.host, (key, version), (self.seen(key), now()));
+            record.judge("a hit", &self.name, (key, version), (self.seen(key), self.time.now()));
         }
     }
 
     async fn load(&mut self, key: u64) {
-        let (began, seen) = (now(), self.seen(key));
+        let (began, seen) = (self.time.now(), self.seen(key));
         let (there, back) = (self.chance.between(0, 30), self.chance.between(0, 30));
         let world = self.world.clone();
         let loader = || async move {
@@ -222,17 +218,17 @@ impl Worker {
         if let Ok(Ok(version)) = tokio::time::timeout(patience, load).await {
             let mut record = self.world.record();
             record.tally.loads += 1;
-            record.judge("a load", self.host, (key, version), (seen, began));
+            record.judge("a load", &self.name, (key, version), (seen, began));
         }
     }
 
     async fn write(&mut self, key: u64) {
-        let write = self.world.record().begin(self.host, key, self.node.is_known());
+        let write = self.world.record().begin(self.process, key, self.node.is_known());
         let (there, back) = (self.chance.between(0, 60), self.chance.between(0, 60));
-        let world = self.world.clone();
+        let (world, time) = (self.world.clone(), self.time);
         let writer = || async move {
             sleep(Duration::from_millis(there)).await;
-            let version = world.record().commit(write);
+            let version = world.record().commit(write, time.now());
             sleep(Duration::from_millis(back)).await;
             Ok::<_, Infallible>(version)
         };
@@ -241,9 +237,9 @@ impl Worker {
     }
 
     async fn remove(&mut self, key: u64) {
-        let write = self.world.record().begin(self.host, key, self.node.is_known());
+        let write = self.world.record().begin(self.process, key, self.node.is_known());
         self.pause(0, 60).await;
-        self.world.record().commit(write);
+        self.world.record().commit(write, self.time.now());
         self.pause(0, 60).await;
         let removed = self.cache.remove(&key).is_ok();
         self.told(write, removed);
@@ -253,9 +249,12 @@ impl Worker {
         let mut record = self.world.record();
         // Known when it began, or by now: either is enough.
         record.counts(write, self.node.is_known());
-        match record.told(write, now()) {
+        let told = if well { Told::Well } else { Told::Refused };
+        match record.told(write, told, self.time.now()) {
             Some(said) if well => self.saw(said),
-            _ => record.complain(format!("a change on n{} was refused", self.host)),
+            // Another process has its place.
+            _ if self.node.conflict().is_some() => {}
+            _ => record.complain(format!("a change on {} was refused", self.name)),
         }
     }
 }

@@ -1,0 +1,72 @@
+//! What all processes, and what is done to them, share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::chance::mix;
+use crate::record::{Record, Terms};
+use crate::weather::Weather;
+
+/// How a process is, as it says of itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Report {
+    /// When it said so.
+    pub(crate) at: Duration,
+    /// Ready, nothing is doubted, and everything that so many live members did is applied.
+    pub(crate) sound_with: Option<usize>,
+    /// It knows that another process has its place.
+    pub(crate) gives_way: bool,
+    /// What its cache has of every key, if nobody writes any more.
+    pub(crate) values: Vec<u64>,
+    /// How often it missed what a peer had forgotten.
+    pub(crate) resets: u64,
+    /// Loads of which it handed on what they had brought.
+    pub(crate) shared: u64,
+    /// What is wrong, for people.
+    pub(crate) doubts: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) weather: Arc<Mutex<Weather>>,
+    record: Mutex<Record>,
+    /// Of every process that lives, by its number.
+    reports: Mutex<BTreeMap<u64, Report>>,
+    /// What was done, and when, for people.
+    events: Mutex<Vec<String>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, terms: Terms) -> Self {
+        Self {
+            weather: Arc::new(Mutex::new(Weather::new(mix(seed)))),
+            record: Mutex::new(Record::new(terms)),
+            reports: Mutex::default(),
+            events: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn weather(&self) -> MutexGuard<'_, Weather> {
+        self.weather.lock().expect("nothing panics while it is locked")
+    }
+
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock().expect("nothing panics while it is locked")
+    }
+
+    pub(crate) fn reports(&self) -> MutexGuard<'_, BTreeMap<u64, Report>> {
+        self.reports.lock().expect("nothing panics while it is locked")
+    }
+
+    /// Takes note of what is done.
+    pub(crate) fn note(&self, now: Duration, event: impl Into<String>) {
+        let event = format!("{now:?}: {}", event.into());
+        self.events.lock().expect("nothing panics while it is locked").push(event);
+    }
+
+    /// What was done, in order.
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.events.lock().expect("nothing panics while it is locked").clone()
+    }
+}
