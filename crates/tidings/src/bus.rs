@@ -337,9 +337,7 @@ impl Peering for Face {
     }
 
     fn members_of(&self, origin: &Origin, members: &MemberSet) {
-        if self.planted != Some(Planted::UnknownMember) {
-            self.coherence.named(&origin.node, members);
-        }
+        self.coherence.named(&origin.node, members);
         self.named.notify_one();
     }
 

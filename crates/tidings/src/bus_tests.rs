@@ -96,6 +96,15 @@ fn peer(incarnation: u64, log: u64) -> Hello {
 }
 
 #[test]
+fn who_was_refused_its_id_before_anybody_followed_it_never_takes_the_place_later() {
+    let bus = bus();
+    assert!(bus.takes_part());
+    bus.displaced(ELSEWHERE.into());
+    assert!(!bus.takes_part() && !bus.is_over(), "nobody has to follow what it did");
+    assert_eq!(bus.admit(&peer(5, 1)), Err(Refusal::Leaving), "who is let in would take it for the holder");
+}
+
+#[test]
 fn a_process_is_told_whose_place_it_has_taken_before_its_hello_is_answered() {
     let bus = bus();
     let ended = || -> BTreeSet<Origin> {

@@ -58,8 +58,6 @@ pub enum Planted {
     ConfirmedAtReceipt,
     /// What a peer's log no longer holds is passed over, and nothing becomes unreadable for it.
     Unfenced,
-    /// Whom members name is not taken note of.
-    UnknownMember,
 }
 
 impl fmt::Debug for Simulated {
