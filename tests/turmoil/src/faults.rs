@@ -10,7 +10,7 @@ use crate::host::{BOUND, HORIZON, REPORT, Setup};
 use crate::machines::Machines;
 use crate::process::TICK;
 use crate::record::{Tally, Terms};
-use crate::world::World;
+use crate::world::{End, World};
 
 /// Rounds of faults.
 const ROUNDS: u64 = 4;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(20);
 
 /// In runs in which something takes longer than this.
-const SHORT_GRACE: Duration = Duration::from_secs(5);
+const SHORT_GRACE: Duration = Duration::from_secs(8);
 
 /// How old what a process said of itself may be, so that it still counts.
 const REPORT_AGE: Duration = Duration::from_millis(200);
@@ -33,6 +33,8 @@ struct Done {
     faults: u64,
     crashes: u64,
     stops: u64,
+    leaves: u64,
+    goodbyes: u64,
     twins: u64,
     /// Cuts and stops for longer than a node that is lost may come back.
     long: u64,
@@ -60,12 +62,12 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Its figures, one line.
     pub(crate) fn figures(&self) -> String {
-        let Tally { hits, stale, loads, writes, held, orphans } = self.tally;
-        let Done { faults, crashes, stops, twins, long, resets, shared } = self.done;
+        let Tally { hits, stale, loads, writes, held, orphans, strange } = self.tally;
+        let Done { faults, crashes, stops, leaves, goodbyes, twins, long, resets, shared } = self.done;
         let ((packets, fingerprint), settled_ms) = (self.trace, self.settled_ms);
         format!(
-            "hits={hits} stale={stale} loads={loads} writes={writes} held={held} orphans={orphans} \
-             faults={faults} crashes={crashes} stops={stops} twins={twins} long={long} resets={resets} \
+            "hits={hits} stale={stale} loads={loads} writes={writes} held={held} orphans={orphans} strange={strange} \
+             faults={faults} crashes={crashes} stops={stops} leaves={leaves} goodbyes={goodbyes} twins={twins} long={long} resets={resets} \
              shared={shared} settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
         )
     }
@@ -101,6 +103,7 @@ pub(crate) struct Story {
     /// Processes that were found to give way.
     going: Vec<u64>,
     long: bool,
+    only_kills: bool,
     done: Done,
 }
 
@@ -119,6 +122,7 @@ impl Story {
             remembers: if chance.permille(300) { chance.between(2, 8) } else { 65_536 },
             shares_loads: chance.permille(300),
             planted: None,
+            only_kills: false,
         };
         change(&mut setup);
         let world = Arc::new(World::new(seed, terms));
@@ -138,7 +142,7 @@ impl Story {
             machines.start(&mut sim, node, node);
         }
         let (due, going, done) = (Vec::new(), Vec::new(), Done::default());
-        Self { sim, chance, world, machines, due, going, long, done }
+        Self { sim, chance, world, machines, due, going, long, only_kills: setup.only_kills, done }
     }
 
     /// Lives through it.
@@ -150,7 +154,7 @@ impl Story {
                 let lasts = self.chance.between(100, 1_500);
                 self.pass(Duration::from_millis(lasts));
             }
-            if self.long && round % 2 == 0 {
+            if self.long && !self.only_kills && round % 2 == 0 {
                 self.long_fault();
             }
             let lasts = self.chance.between(0, 2_500);
@@ -243,7 +247,15 @@ impl Story {
     /// Looks at what processes say of themselves.
     fn look(&mut self, now: Duration) {
         if self.machines.all_well(now.saturating_sub(REPORT_AGE)) {
-            self.world.record().all_well(now);
+            let processes = self.machines.running().map(|(_, who)| who.number);
+            self.world.record().all_well(now, processes);
+        }
+        let ended = std::mem::take(&mut *self.world.ended());
+        for (number, end) in ended {
+            self.done.goodbyes += u64::from(end == End::Goodbye);
+            self.note(format!("process {number} has left: {end:?}"));
+            self.world.record().left(number);
+            self.happens(Due::Ends { number }, now);
         }
         let reports = self.world.reports().clone();
         for (number, report) in reports {
@@ -282,7 +294,8 @@ impl Story {
         self.done.faults += 1;
         let others = self.others(one);
         let to = others[self.chance.below(others.len() as u64) as usize].clone();
-        match self.chance.below(13) {
+        let kind = self.chance.below(14);
+        match if self.only_kills { 7 } else { kind } {
             0 => {
                 self.note(format!("{from} and {to} are cut off from each other"));
                 self.sim.partition(from, to);
@@ -305,13 +318,21 @@ impl Story {
                 let mut weather = self.world.weather();
                 (weather.lost, weather.doubled) = (lost, doubled);
             }
-            7 | 8 => self.kill(one),
+            7 | 8 => {
+                self.done.crashes += 1;
+                self.kill(one);
+            }
             9 | 10 => {
                 let longest = if self.chance.permille(500) { 1_000 } else { 6_000 };
                 let lasts = self.chance.between(20, longest);
                 self.stop(one, lasts);
             }
             11 => {
+                self.done.leaves += 1;
+                self.note(format!("the process on {from} is told to leave"));
+                self.machines.leave(one);
+            }
+            12 => {
                 // Somebody takes it for dead.
                 let lasts = self.chance.between(500, 8_000);
                 self.stop(one, lasts);
@@ -385,8 +406,7 @@ impl Story {
     /// A process ends without a word. What it had asked for may still land.
     fn kill(&mut self, at: usize) {
         let Some((who, under_way)) = self.machines.kill(&mut self.sim, at) else { return };
-        self.note(format!("process {} of n{} on {} is killed", who.number, who.node, self.name(at)));
-        self.done.crashes += 1;
+        self.note(format!("process {} of n{} on {} ends", who.number, who.node, self.name(at)));
         let now = self.sim.elapsed();
         for write in under_way {
             let lands_after = Duration::from_millis(self.chance.below(HORIZON.as_millis() as u64));

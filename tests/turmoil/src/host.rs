@@ -2,17 +2,19 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::{Cache, Clock, Identity, Node, Planted, Retention, Simulated, State, Tick};
+use tidings::{Cache, Clock, Identity, Node, NodeId, Planted, Retention, Simulated, State, Tick};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::chance::Chance;
 use crate::process::Time;
-use crate::record::{KEYS, Told};
+use crate::record::{KEYS, Read, Told};
 use crate::wire::{Cable, Socket};
-use crate::world::{Report, World};
+use crate::world::{End, Report, World};
 
 /// The cluster.
 pub(crate) const CLUSTER: &str = "sim";
@@ -38,6 +40,16 @@ const BEGINNING: Duration = Duration::from_secs(20_000 * 24 * 60 * 60);
 /// How far the clocks of two machines are apart: ten minutes.
 const SKEW: Duration = Duration::from_secs(600);
 
+/// Tags: each of a few keys.
+const TAGS: u64 = 3;
+
+fn tag(key: u64) -> String {
+    format!("of {}", key % TAGS)
+}
+
+/// How long a node takes at most to leave.
+const LEAVES_WITHIN: Duration = Duration::from_secs(5);
+
 /// How a node is set up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
@@ -55,6 +67,8 @@ pub(crate) struct Setup {
     pub(crate) shares_loads: bool,
     /// What is wrong with it.
     pub(crate) planted: Option<Planted>,
+    /// Whether killing processes is all that is done to them.
+    pub(crate) only_kills: bool,
 }
 
 /// What a process is started with.
@@ -71,6 +85,8 @@ pub(crate) struct Service {
     pub(crate) seed: u64,
     pub(crate) setup: Setup,
     pub(crate) cable: Arc<Cable>,
+    /// Tells it to leave.
+    pub(crate) leave: Arc<Notify>,
     pub(crate) world: Arc<World>,
 }
 
@@ -83,7 +99,8 @@ impl Service {
         let weather = self.world.weather.clone();
         let socket = Arc::new(Socket { cable: self.cable.clone(), address: self.address, weather, time });
         let ahead = BEGINNING + SKEW * self.machine as u32;
-        let Setup { serves_for, horizon, grace, doubts_ends, remembers, shares_loads, planted } = self.setup;
+        let Setup { serves_for, horizon, grace, doubts_ends, remembers, shares_loads, planted, .. } =
+            self.setup;
         let node = Node::builder(CLUSTER)
             .node_id(&self.node)
             .listen(self.address)
@@ -101,10 +118,11 @@ impl Service {
             .start()
             .await
             .expect("its address and its identity are its own");
-        let cache = node.cache::<u64, u64>("numbers");
+        let cache = node.cache::<u64, u64>("numbers").tags(|key, _| [tag(*key)]);
         let cache = if shares_loads { cache.one_loader_per_cluster() } else { cache };
         let cache = cache.open().expect("the name is sound");
         let seen = Arc::new(Mutex::new(vec![0; KEYS as usize]));
+        let leaves = Arc::<AtomicBool>::default();
         for _ in 0..WORKERS {
             let worker = Worker {
                 process: self.number,
@@ -113,6 +131,7 @@ impl Service {
                 node: node.clone(),
                 cache: cache.clone(),
                 seen: seen.clone(),
+                leaves: leaves.clone(),
                 chance: Chance::new(chance.next()),
                 time,
             };
@@ -120,8 +139,15 @@ impl Service {
             tokio::spawn(worker.run());
         }
         loop {
-            sleep(REPORT).await;
-            self.report(&node, &cache, time).await;
+            tokio::select! {
+                () = sleep(REPORT) => self.report(&node, &cache, time).await,
+                () = self.leave.notified() => {
+                    leaves.store(true, Ordering::Relaxed);
+                    let goodbye = node.shutdown(LEAVES_WITHIN).await;
+                    let end = if goodbye { End::Goodbye } else { End::Silent };
+                    self.world.ended().push((self.number, end));
+                }
+            }
         }
     }
 
@@ -141,7 +167,13 @@ impl Service {
         let gives_way = node.conflict().is_some();
         let resets = node.members().iter().map(|member| member.resets).sum();
         let shared = node.leases().home.shared;
-        let report = Report { at: time.now(), sound_with, gives_way, values, doubts, resets, shared };
+        let number = |id: &NodeId| id.as_str().strip_prefix('n').and_then(|number| number.parse().ok());
+        let (hears, knows) = (
+            live().filter_map(|member| number(&member.node)).collect(),
+            node.members().iter().filter_map(|member| number(&member.node)).collect(),
+        );
+        let report =
+            Report { at: time.now(), sound_with, gives_way, values, hears, knows, doubts, resets, shared };
         self.world.reports().insert(self.number, report);
     }
 }
@@ -156,6 +188,7 @@ struct Worker {
     cache: Cache<u64, u64>,
     /// By key: what was written or removed here, so that nothing older may be read any more.
     seen: Arc<Mutex<Vec<u64>>>,
+    leaves: Arc<AtomicBool>,
     chance: Chance,
     time: Time,
 }
@@ -166,7 +199,7 @@ impl Worker {
             self.pause(1, 40).await;
             let orphan = self.world.record().adopt(self.time.now());
             if let Some(key) = orphan {
-                self.remove(key).await;
+                self.remove(&[key], |cache, key| cache.remove(&key[0]).is_ok()).await;
                 continue;
             }
             let key = self.chance.below(KEYS);
@@ -174,8 +207,9 @@ impl Worker {
                 0..55 => self.read(key),
                 55..90 => self.load(key).await,
                 _ if self.world.record().quiet => self.read(key),
-                90..96 => self.write(key).await,
-                _ => self.remove(key).await,
+                90..95 => self.write(key).await,
+                95..99 => self.remove(&[key], |cache, key| cache.remove(&key[0]).is_ok()).await,
+                _ => self.remove_many(key).await,
             }
         }
     }
@@ -194,11 +228,16 @@ impl Worker {
         *seen = version.max(*seen);
     }
 
+    fn did(&self, what: &'static str, (key, version): (u64, u64)) -> Read<'_> {
+        Read { what, process: self.process, who: &self.name, key, version }
+    }
+
     fn read(&self, key: u64) {
         if let Some(version) = self.cache.get(&key) {
             let mut record = self.world.record();
             record.tally.hits += 1;
-            record.judge("a hit", &self.name, (key, version), (self.seen(key), self.time.now()));
+            let knows = |node| self.world.knows(self.process, node);
+            record.judge(&self.did("a hit", (key, version)), self.seen(key), self.time.now(), knows);
         }
     }
 
@@ -218,7 +257,8 @@ impl Worker {
         if let Ok(Ok(version)) = tokio::time::timeout(patience, load).await {
             let mut record = self.world.record();
             record.tally.loads += 1;
-            record.judge("a load", &self.name, (key, version), (seen, began));
+            let knows = |node| self.world.knows(self.process, node);
+            record.judge(&self.did("a load", (key, version)), seen, began, knows);
         }
     }
 
@@ -236,13 +276,34 @@ impl Worker {
         self.told(write, written.is_ok());
     }
 
-    async fn remove(&mut self, key: u64) {
-        let write = self.world.record().begin(self.process, key, self.node.is_known());
+    /// Changes some keys elsewhere, and then has them removed.
+    async fn remove(&mut self, keys: &[u64], act: impl FnOnce(&Cache<u64, u64>, &[u64]) -> bool) {
+        let is_known = self.node.is_known();
+        let begin = |key: &u64| self.world.record().begin(self.process, *key, is_known);
+        let writes: Vec<u64> = keys.iter().map(begin).collect();
         self.pause(0, 60).await;
-        self.world.record().commit(write, self.time.now());
+        for write in &writes {
+            self.world.record().commit(*write, self.time.now());
+        }
         self.pause(0, 60).await;
-        let removed = self.cache.remove(&key).is_ok();
-        self.told(write, removed);
+        let removed = act(&self.cache, keys);
+        writes.into_iter().for_each(|write| self.told(write, removed));
+    }
+
+    /// Removes several keys at once, by themselves, by their tag or with all others.
+    async fn remove_many(&mut self, key: u64) {
+        let tagged: Vec<u64> = (key % TAGS..KEYS).step_by(TAGS as usize).collect();
+        match self.chance.below(3) {
+            0 => {
+                self.remove(&tagged, |cache, keys| cache.write().remove_many(keys.iter().copied()).is_ok())
+                    .await
+            }
+            1 => self.remove(&tagged, |cache, keys| cache.invalidate_tag(&tag(keys[0])).is_ok()).await,
+            _ => {
+                let all: Vec<u64> = (0..KEYS).collect();
+                self.remove(&all, |cache, _| cache.clear().is_ok()).await;
+            }
+        }
     }
 
     fn told(&self, write: u64, well: bool) {
@@ -252,8 +313,8 @@ impl Worker {
         let told = if well { Told::Well } else { Told::Refused };
         match record.told(write, told, self.time.now()) {
             Some(said) if well => self.saw(said),
-            // Another process has its place.
-            _ if self.node.conflict().is_some() => {}
+            // Another process has its place, or it leaves.
+            _ if self.node.conflict().is_some() || self.leaves.load(Ordering::Relaxed) => {}
             _ => record.complain(format!("a change on {} was refused", self.name)),
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidings::Identity;
+use tokio::sync::Notify;
 use turmoil::Sim;
 
 use crate::chance::{Chance, mix};
@@ -29,6 +30,7 @@ struct Running {
     node: usize,
     /// Until when it is stopped.
     stopped_until: Duration,
+    leave: Arc<Notify>,
 }
 
 /// The number of a process, and the node that it is.
@@ -45,7 +47,6 @@ pub(crate) struct Machines {
     seed: u64,
     setup: Setup,
     world: Arc<World>,
-    next: u64,
     /// Processes that know that another one has their place.
     gave_way: BTreeSet<u64>,
 }
@@ -81,7 +82,6 @@ impl Machines {
             seed,
             setup,
             world,
-            next: 0,
             gave_way: BTreeSet::new(),
         }
     }
@@ -115,14 +115,14 @@ impl Machines {
         for (_, other) in self.running().filter(|(_, other)| other.node == node) {
             self.world.record().replaced(other.number, now);
         }
-        let number = self.next;
-        self.next += 1;
+        let number = self.world.record().starts(node);
         let cable = Arc::<Cable>::default();
         let machine = &mut self.machines[at];
         assert!(machine.runs.is_none(), "one process per machine");
         *machine.cable.lock().expect("nothing panics while it is locked") = cable.clone();
         sim.bounce(machine.name.as_str());
         let (name, identity) = self.nodes[node].clone();
+        let leave = Arc::<Notify>::default();
         let service = Service {
             number,
             machine: at,
@@ -133,10 +133,11 @@ impl Machines {
             seed: mix(self.seed ^ mix(1 + number)),
             setup: self.setup,
             cable,
+            leave: leave.clone(),
             world: self.world.clone(),
         };
         let process = Process::start(now, |time| service.run(time));
-        machine.runs = Some(Running { process, number, node, stopped_until: now });
+        machine.runs = Some(Running { process, number, node, stopped_until: now, leave });
         number
     }
 
@@ -150,6 +151,13 @@ impl Machines {
         let who = Who { number, node };
         self.stays(who);
         Some((who, self.world.record().died(number, sim.elapsed())))
+    }
+
+    /// Tells a process to leave.
+    pub(crate) fn leave(&self, at: usize) {
+        if let Some(runs) = &self.machines[at].runs {
+            runs.leave.notify_one();
+        }
     }
 
     /// A process knows that another one has its place, which stays.

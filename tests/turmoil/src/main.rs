@@ -41,15 +41,14 @@ fn main() -> ExitCode {
     let change: Option<fn(&mut Setup)> = match arguments.next().as_deref() {
         None => Some(|_| {}),
         Some("lax") => Some(|setup| setup.serves_for = 2 * BOUND),
-        Some("trusting") => Some(|setup| setup.doubts_ends = false),
-        Some("short") => Some(|setup| setup.horizon = Duration::ZERO),
+        Some("trusting") => Some(|setup| (setup.doubts_ends, setup.only_kills) = (false, true)),
+        Some("short") => Some(|setup| (setup.horizon, setup.only_kills) = (Duration::ZERO, true)),
         Some("hasty") => Some(|setup| setup.planted = Some(Planted::ConfirmedAtReceipt)),
         Some("unfenced") => Some(|setup| setup.planted = Some(Planted::Unfenced)),
-        Some("trustful") => Some(|setup| setup.planted = Some(Planted::UnknownMember)),
         Some(_) => None,
     };
     let (Some(seed), Some(change)) = (seed, change) else {
-        eprintln!("usage: tidings-turmoil SEED [lax | trusting]");
+        eprintln!("usage: tidings-turmoil SEED [lax | trusting | short | hasty | unfenced]");
         return ExitCode::from(2);
     };
     // A task's panic ends the task alone.

@@ -1,6 +1,6 @@
 //! The system of record, what was told when, and the judge of every read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -64,6 +64,18 @@ pub(crate) enum Told {
     Dead,
 }
 
+/// What a process read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read<'a> {
+    /// How, for people.
+    pub(crate) what: &'static str,
+    pub(crate) process: u64,
+    /// Which that is, for people.
+    pub(crate) who: &'a str,
+    pub(crate) key: u64,
+    pub(crate) version: u64,
+}
+
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -79,6 +91,8 @@ pub(crate) struct Tally {
     pub(crate) held: u64,
     /// Changes that their processes could not tell, so that another had to.
     pub(crate) orphans: u64,
+    /// Hits that were older than a change by a node of which nobody who was heard can have known.
+    pub(crate) strange: u64,
 }
 
 #[derive(Debug)]
@@ -94,6 +108,10 @@ pub(crate) struct Record {
     held: Vec<(u64, u64, u64)>,
     /// What was told uncovered, with its process. Peers get it later, or never.
     uncovered: Vec<(u64, u64)>,
+    /// Which node each process is, by its number.
+    nodes: Vec<usize>,
+    /// The processes that were there when all were well last: each knew all others.
+    acquainted: BTreeSet<u64>,
     /// Processes of which another one may have the place, and since when.
     replaced: BTreeMap<u64, Duration>,
     /// Keys whose last change nobody has to know, until another process changes them.
@@ -114,6 +132,8 @@ impl Record {
             well: Duration::ZERO,
             held: Vec::new(),
             uncovered: Vec::new(),
+            nodes: Vec::new(),
+            acquainted: BTreeSet::new(),
             replaced: BTreeMap::new(),
             orphans: Vec::new(),
             quiet: false,
@@ -205,9 +225,16 @@ impl Record {
         if now > self.well + WELL_WITHIN { None } else { self.orphans.pop() }
     }
 
+    /// The next process is of this node. Returns its number.
+    pub(crate) fn starts(&mut self, node: usize) -> u64 {
+        self.nodes.push(node);
+        self.nodes.len() as u64 - 1
+    }
+
     /// All are well: each has applied what all others did.
-    pub(crate) fn all_well(&mut self, now: Duration) {
+    pub(crate) fn all_well(&mut self, now: Duration, processes: impl Iterator<Item = u64>) {
         self.well = now;
+        self.acquainted = processes.collect();
         for (_, key, version) in self.held.drain(..) {
             self.versions[key as usize][version as usize].told = Some(now);
         }
@@ -221,6 +248,11 @@ impl Record {
     /// The process that might have had its place has not.
     pub(crate) fn stays(&mut self, process: u64) {
         self.replaced.remove(&process);
+    }
+
+    /// A process ends by itself. What it has not told by now, nobody has to know.
+    pub(crate) fn left(&mut self, process: u64) {
+        self.replaced.insert(process, Duration::ZERO);
     }
 
     /// A process is no more. What it wrote and could not tell is covered from now on; returns the writes that may still
@@ -256,27 +288,30 @@ impl Record {
         }
     }
 
-    /// Judges what a process read at a moment: it is not older than what that process had seen, nor than the bound allows.
-    pub(crate) fn judge(
-        &mut self,
-        what: &str,
-        who: &str,
-        (key, version): (u64, u64),
-        (seen, at): (u64, Duration),
-    ) {
+    /// Judges what a process read at a moment: it is not older than what that process had seen, nor than the bound
+    /// allows. `knows`: whether the process, or any that it hears, knows of a node.
+    pub(crate) fn judge(&mut self, read: &Read<'_>, seen: u64, at: Duration, knows: impl Fn(usize) -> bool) {
+        let Read { what, process, who, key, version } = *read;
         let later = &self.versions[key as usize][version as usize + 1..];
-        let first = later.iter().filter_map(|version| version.told).min();
-        self.tally.stale += u64::from(first.is_some_and(|told| told < at));
+        let told = later.iter().filter_map(|version| Some((version.told?, version.by)));
+        let stale = told.clone().any(|(told, _)| told < at);
+        // Who came while all who knew a node were away cannot know of it before they meet.
+        let is_new = !self.acquainted.contains(&process);
+        let (strange, overdue): (Vec<_>, Vec<_>) = told
+            .filter(|(told, _)| *told + self.terms.bound <= at)
+            .partition(|(_, by)| is_new && !knows(self.nodes[*by as usize]));
+        self.tally.stale += u64::from(stale);
+        self.tally.strange += u64::from(!strange.is_empty());
         if version < seen {
+            let history = self.history(key, version);
             self.complain(format!(
-                "{what} of key {key} on {who} at {at:?} is version {version}, after {seen} was seen\n{}",
-                self.history(key, version)
+                "{what} of key {key} on {who} at {at:?} is version {version}, after {seen} was seen\n{history}"
             ));
         }
-        if let Some(told) = first.filter(|told| *told + self.terms.bound <= at) {
+        if let Some((told, _)) = overdue.into_iter().min() {
+            let history = self.history(key, version);
             self.complain(format!(
-                "{what} of key {key} on {who} at {at:?} is version {version}, superseded at {told:?}\n{}",
-                self.history(key, version)
+                "{what} of key {key} on {who} at {at:?} is version {version}, superseded at {told:?}\n{history}"
             ));
         }
     }

@@ -23,8 +23,20 @@ pub(crate) struct Report {
     pub(crate) resets: u64,
     /// Loads of which it handed on what they had brought.
     pub(crate) shared: u64,
+    /// The nodes that it hears, itself among them.
+    pub(crate) hears: Vec<usize>,
+    /// The nodes that it knows of.
+    pub(crate) knows: Vec<usize>,
     /// What is wrong, for people.
     pub(crate) doubts: String,
+}
+
+/// How a process that was told to leave has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Goodbye,
+    /// It could not reach somebody.
+    Silent,
 }
 
 #[derive(Debug)]
@@ -33,6 +45,8 @@ pub(crate) struct World {
     record: Mutex<Record>,
     /// Of every process that lives, by its number.
     reports: Mutex<BTreeMap<u64, Report>>,
+    /// Processes that have ended by themselves.
+    ended: Mutex<Vec<(u64, End)>>,
     /// What was done, and when, for people.
     events: Mutex<Vec<String>>,
 }
@@ -43,6 +57,7 @@ impl World {
             weather: Arc::new(Mutex::new(Weather::new(mix(seed)))),
             record: Mutex::new(Record::new(terms)),
             reports: Mutex::default(),
+            ended: Mutex::default(),
             events: Mutex::default(),
         }
     }
@@ -57,6 +72,19 @@ impl World {
 
     pub(crate) fn reports(&self) -> MutexGuard<'_, BTreeMap<u64, Report>> {
         self.reports.lock().expect("nothing panics while it is locked")
+    }
+
+    /// Whether a process, or any that it hears, knows of a node, by what they said of themselves last.
+    pub(crate) fn knows(&self, process: u64, node: usize) -> bool {
+        let reports = self.reports();
+        let Some(own) = reports.get(&process) else { return false };
+        let heard =
+            reports.values().filter(|report| report.knows.first().is_some_and(|it| own.hears.contains(it)));
+        heard.chain([own]).any(|report| report.knows.contains(&node))
+    }
+
+    pub(crate) fn ended(&self) -> MutexGuard<'_, Vec<(u64, End)>> {
+        self.ended.lock().expect("nothing panics while it is locked")
     }
 
     /// Takes note of what is done.
