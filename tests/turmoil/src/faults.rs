@@ -24,6 +24,9 @@ const GRACE: Duration = Duration::from_secs(20);
 /// In runs in which something takes longer than this.
 const SHORT_GRACE: Duration = Duration::from_secs(8);
 
+/// How long a process is waited for to write something.
+const WRITES_WITHIN: Duration = Duration::from_millis(300);
+
 /// How old what a process said of itself may be, so that it still counts.
 const REPORT_AGE: Duration = Duration::from_millis(200);
 
@@ -67,7 +70,8 @@ impl Outcome {
         let ((packets, fingerprint), settled_ms) = (self.trace, self.settled_ms);
         format!(
             "hits={hits} stale={stale} loads={loads} writes={writes} held={held} orphans={orphans} strange={strange} \
-             faults={faults} crashes={crashes} stops={stops} leaves={leaves} goodbyes={goodbyes} twins={twins} long={long} resets={resets} \
+             faults={faults} crashes={crashes} stops={stops} leaves={leaves} goodbyes={goodbyes} twins={twins} \
+             long={long} resets={resets} \
              shared={shared} settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
         )
     }
@@ -319,8 +323,9 @@ impl Story {
                 (weather.lost, weather.doubled) = (lost, doubled);
             }
             7 | 8 => {
-                self.done.crashes += 1;
-                self.kill(one);
+                // Often while it writes.
+                let patience = if self.chance.permille(500) { WRITES_WITHIN } else { Duration::ZERO };
+                self.kill_writing(one, patience);
             }
             9 | 10 => {
                 let longest = if self.chance.permille(500) { 1_000 } else { 6_000 };
@@ -403,20 +408,36 @@ impl Story {
         self.due.push((self.sim.elapsed() + after, Due::Starts { node: who.node, beside: true }));
     }
 
+    /// Kills a process as soon as a write of its is under way, or has not been for long enough.
+    fn kill_writing(&mut self, at: usize, patience: Duration) {
+        let end = self.sim.elapsed() + patience;
+        while self.sim.elapsed() < end {
+            let who = self.machines.running().find(|(machine, _)| *machine == at);
+            if who.is_none_or(|(_, who)| self.world.record().writes(who.number)) {
+                break;
+            }
+            self.pass(TICK);
+        }
+        self.done.crashes += 1;
+        self.kill(at);
+    }
+
     /// A process ends without a word. What it had asked for may still land.
     fn kill(&mut self, at: usize) {
         let Some((who, under_way)) = self.machines.kill(&mut self.sim, at) else { return };
         self.note(format!("process {} of n{} on {} ends", who.number, who.node, self.name(at)));
         let now = self.sim.elapsed();
         for write in under_way {
-            let lands_after = Duration::from_millis(self.chance.below(HORIZON.as_millis() as u64));
-            let lands = self.chance.permille(600);
+            // In a hunt as late as it may: the next process is there by then.
+            let earliest = if self.only_kills { 900 } else { 0 };
+            let lands_after = HORIZON.mul_f64(self.chance.between(earliest, 999) as f64 / 1_000.0);
+            let lands = self.only_kills || self.chance.permille(600);
             self.due.push((now + lands_after, Due::Lands { write, lands }));
         }
         let starts = |due: &Due| matches!(due, Due::Starts { node, .. } if *node == who.node);
         let lives = self.machines.running().any(|(_, other)| other.node == who.node);
         if !lives && !self.due.iter().any(|(_, due)| starts(due)) {
-            let longest = if self.chance.permille(500) { 200 } else { 6_000 };
+            let longest = if self.only_kills || self.chance.permille(500) { 200 } else { 6_000 };
             let back_after = Duration::from_millis(self.chance.between(20, longest));
             self.due.push((now + back_after, Due::Starts { node: who.node, beside: false }));
         }

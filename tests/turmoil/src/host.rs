@@ -41,7 +41,7 @@ const BEGINNING: Duration = Duration::from_secs(20_000 * 24 * 60 * 60);
 const SKEW: Duration = Duration::from_secs(600);
 
 /// Tags: each of a few keys.
-const TAGS: u64 = 3;
+const TAGS: u64 = 8;
 
 fn tag(key: u64) -> String {
     format!("of {}", key % TAGS)
@@ -170,7 +170,11 @@ impl Service {
         let number = |id: &NodeId| id.as_str().strip_prefix('n').and_then(|number| number.parse().ok());
         let (hears, knows) = (
             live().filter_map(|member| number(&member.node)).collect(),
-            node.members().iter().filter_map(|member| number(&member.node)).collect(),
+            node.members()
+                .iter()
+                .filter(|member| member.state != State::Left)
+                .filter_map(|member| number(&member.node))
+                .collect(),
         );
         let report =
             Report { at: time.now(), sound_with, gives_way, values, hears, knows, doubts, resets, shared };
@@ -203,12 +207,12 @@ impl Worker {
                 continue;
             }
             let key = self.chance.below(KEYS);
-            match self.chance.below(100) {
-                0..55 => self.read(key),
-                55..90 => self.load(key).await,
+            match self.chance.below(1_000) {
+                0..550 => self.read(key),
+                550..900 => self.load(key).await,
                 _ if self.world.record().quiet => self.read(key),
-                90..95 => self.write(key).await,
-                95..99 => self.remove(&[key], |cache, key| cache.remove(&key[0]).is_ok()).await,
+                900..950 => self.write(key).await,
+                950..998 => self.remove(&[key], |cache, key| cache.remove(&key[0]).is_ok()).await,
                 _ => self.remove_many(key).await,
             }
         }
@@ -293,12 +297,12 @@ impl Worker {
     /// Removes several keys at once, by themselves, by their tag or with all others.
     async fn remove_many(&mut self, key: u64) {
         let tagged: Vec<u64> = (key % TAGS..KEYS).step_by(TAGS as usize).collect();
-        match self.chance.below(3) {
-            0 => {
+        match self.chance.below(10) {
+            0..5 => {
                 self.remove(&tagged, |cache, keys| cache.write().remove_many(keys.iter().copied()).is_ok())
                     .await
             }
-            1 => self.remove(&tagged, |cache, keys| cache.invalidate_tag(&tag(keys[0])).is_ok()).await,
+            5..9 => self.remove(&tagged, |cache, keys| cache.invalidate_tag(&tag(keys[0])).is_ok()).await,
             _ => {
                 let all: Vec<u64> = (0..KEYS).collect();
                 self.remove(&all, |cache, _| cache.clear().is_ok()).await;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// Keys that all nodes read and write.
-pub(crate) const KEYS: u64 = 12;
+/// Keys that all nodes read and write: so many that one is often not changed for longer than the bound, which would
+/// evict what is too old.
+pub(crate) const KEYS: u64 = 48;
 
 /// Complaints that are kept.
 const COMPLAINTS_MAX: usize = 20;
@@ -220,6 +221,11 @@ impl Record {
         "left to others"
     }
 
+    /// Whether a process has writes that have not landed.
+    pub(crate) fn writes(&self, process: u64) -> bool {
+        self.open.values().any(|write| write.process == Some(process) && write.landed.is_none())
+    }
+
     /// Takes a key that has to be changed, if all are well.
     pub(crate) fn adopt(&mut self, now: Duration) -> Option<u64> {
         if now > self.well + WELL_WITHIN { None } else { self.orphans.pop() }
@@ -295,11 +301,14 @@ impl Record {
         let later = &self.versions[key as usize][version as usize + 1..];
         let told = later.iter().filter_map(|version| Some((version.told?, version.by)));
         let stale = told.clone().any(|(told, _)| told < at);
-        // Who came while all who knew a node were away cannot know of it before they meet.
-        let is_new = !self.acquainted.contains(&process);
+        // Who came while all who knew a node were away cannot know of it before they meet, nor it of them.
+        let are_acquainted =
+            |by: &u64| [process, *by].iter().all(|process| self.acquainted.contains(process));
+        let node = |process: u64| self.nodes[process as usize];
+        let knows_process = |by: u64| node(by) != node(process) && knows(node(by));
         let (strange, overdue): (Vec<_>, Vec<_>) = told
             .filter(|(told, _)| *told + self.terms.bound <= at)
-            .partition(|(_, by)| is_new && !knows(self.nodes[*by as usize]));
+            .partition(|(_, by)| !are_acquainted(by) && !knows_process(*by));
         self.tally.stale += u64::from(stale);
         self.tally.strange += u64::from(!strange.is_empty());
         if version < seen {

@@ -78,8 +78,12 @@ impl World {
     pub(crate) fn knows(&self, process: u64, node: usize) -> bool {
         let reports = self.reports();
         let Some(own) = reports.get(&process) else { return false };
-        let heard =
-            reports.values().filter(|report| report.knows.first().is_some_and(|it| own.hears.contains(it)));
+        // A process with its own id is none that it hears.
+        let hears = |report: &&Report| {
+            report.knows.first() != own.knows.first()
+                && report.knows.first().is_some_and(|it| own.hears.contains(it))
+        };
+        let heard = reports.values().filter(hears);
         heard.chain([own]).any(|report| report.knows.contains(&node))
     }
 

@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Seeds, unless the environment says otherwise: 40 seconds on two processors.
-const SEEDS: u64 = 160;
+/// Seeds, unless the environment says otherwise: 50 seconds on two processors.
+const SEEDS: u64 = 200;
 
 /// Processes at a time: as many as continuous integration has processors.
 const AT_ONCE: usize = 2;
@@ -61,8 +61,8 @@ fn whole_clusters_keep_every_promise_whatever_a_seed_does_to_them() {
     let sums = sums.into_inner().expect("nothing panicked");
     eprintln!("{seeds} seeds: {sums:?}");
     let tried = [
-        "hits", "stale", "loads", "writes", "held", "faults", "crashes", "stops", "twins", "long", "resets",
-        "shared",
+        "hits", "stale", "loads", "writes", "held", "faults", "crashes", "stops", "goodbyes", "twins",
+        "long", "resets", "shared",
     ];
     for tried in tried {
         assert!(sums[tried] > 0, "nothing tried: {tried}");
@@ -82,10 +82,10 @@ fn the_same_seed_gives_the_same_run() {
 /// Seeds of which one at least has to show a defect.
 const HUNTED: u64 = 100;
 
-/// Asserts that a defect shows by what is read: soon, if it still does with the `first` of the seeds.
-fn is_found_out(defect: &str, first: u64) {
+/// Asserts that a defect shows by what is read. The rarest, of those below, shows with every seventh seed.
+fn is_found_out(defect: &str) {
     let reads = |line: &str| line.starts_with("a hit of key") || line.starts_with("a load of key");
-    let found = (first..HUNTED).chain(0..first).find(|seed| {
+    let found = (0..HUNTED).find(|seed| {
         let ran = start(&[&seed.to_string(), defect]);
         ran.status.code() == Some(1) && String::from_utf8_lossy(&ran.stdout).lines().any(reads)
     });
@@ -95,25 +95,25 @@ fn is_found_out(defect: &str, first: u64) {
 
 #[test]
 fn nodes_that_serve_for_longer_than_they_may_are_found_out() {
-    is_found_out("lax", 0);
+    is_found_out("lax");
 }
 
 #[test]
 fn nodes_that_count_a_confirmation_from_its_receipt_are_found_out() {
-    is_found_out("hasty", 17);
+    is_found_out("hasty");
 }
 
 #[test]
 fn nodes_that_fence_nothing_when_a_log_was_overrun_are_found_out() {
-    is_found_out("unfenced", 14);
+    is_found_out("unfenced");
 }
 
 #[test]
 fn nodes_that_raise_no_floor_when_a_peer_has_died_are_found_out() {
-    is_found_out("trusting", 0);
+    is_found_out("trusting");
 }
 
 #[test]
 fn nodes_that_forget_writes_under_way_when_a_peer_has_died_are_found_out() {
-    is_found_out("short", 23);
+    is_found_out("short");
 }
