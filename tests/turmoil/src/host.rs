@@ -267,7 +267,7 @@ impl Worker {
     }
 
     async fn write(&mut self, key: u64) {
-        let write = self.world.record().begin(self.process, key, self.node.is_known());
+        let write = self.world.record().begin(self.process, key, true, self.node.is_known());
         let (there, back) = (self.chance.between(0, 60), self.chance.between(0, 60));
         let (world, time) = (self.world.clone(), self.time);
         let writer = || async move {
@@ -283,7 +283,7 @@ impl Worker {
     /// Changes some keys elsewhere, and then has them removed.
     async fn remove(&mut self, keys: &[u64], act: impl FnOnce(&Cache<u64, u64>, &[u64]) -> bool) {
         let is_known = self.node.is_known();
-        let begin = |key: &u64| self.world.record().begin(self.process, *key, is_known);
+        let begin = |key: &u64| self.world.record().begin(self.process, *key, false, is_known);
         let writes: Vec<u64> = keys.iter().map(begin).collect();
         self.pause(0, 60).await;
         for write in &writes {

@@ -156,6 +156,7 @@ impl Machines {
     /// Tells a process to leave.
     pub(crate) fn leave(&self, at: usize) {
         if let Some(runs) = &self.machines[at].runs {
+            self.world.record().leaves(runs.number);
             runs.leave.notify_one();
         }
     }

@@ -34,6 +34,8 @@ struct Write {
     process: Option<u64>,
     by: u64,
     key: u64,
+    /// Whether its cache knows of it from the beginning, and a node that leaves waits for it.
+    through: bool,
     /// Which version it made, and when.
     landed: Option<(u64, Duration)>,
     /// Whether everybody knew the writer, so that its changes are covered.
@@ -115,6 +117,8 @@ pub(crate) struct Record {
     acquainted: BTreeSet<u64>,
     /// Processes of which another one may have the place, and since when.
     replaced: BTreeMap<u64, Duration>,
+    /// Processes that were told to leave.
+    leaving: BTreeSet<u64>,
     /// Keys whose last change nobody has to know, until another process changes them.
     orphans: Vec<u64>,
     /// Nobody writes any more.
@@ -136,6 +140,7 @@ impl Record {
             nodes: Vec::new(),
             acquainted: BTreeSet::new(),
             replaced: BTreeMap::new(),
+            leaving: BTreeSet::new(),
             orphans: Vec::new(),
             quiet: false,
             tally: Tally::default(),
@@ -157,11 +162,11 @@ impl Record {
         self.open.is_empty() && self.held.is_empty() && self.orphans.is_empty()
     }
 
-    /// A write begins that a process will tell its peers of.
-    pub(crate) fn begin(&mut self, process: u64, key: u64, counts: bool) -> u64 {
+    /// A write begins that a process will tell its peers of. `through`: its cache knows of it.
+    pub(crate) fn begin(&mut self, process: u64, key: u64, through: bool, counts: bool) -> u64 {
         self.next += 1;
-        let write =
-            Write { process: Some(process), by: process, key, landed: None, counts, until: Duration::MAX };
+        let (by, until) = (process, Duration::MAX);
+        let write = Write { process: Some(process), by, key, through, landed: None, counts, until };
         self.open.insert(self.next, write);
         self.tally.writes += 1;
         self.next
@@ -256,6 +261,11 @@ impl Record {
         self.replaced.remove(&process);
     }
 
+    /// A process is told to leave. Of what it writes elsewhere by itself its node knows nothing, and may say goodbye.
+    pub(crate) fn leaves(&mut self, process: u64) {
+        self.leaving.insert(process);
+    }
+
     /// A process ends by itself. What it has not told by now, nobody has to know.
     pub(crate) fn left(&mut self, process: u64) {
         self.replaced.insert(process, Duration::ZERO);
@@ -267,8 +277,10 @@ impl Record {
         let (mut landed, mut under_way) = (Vec::new(), Vec::new());
         let replaced = self.replaced.get(&process).copied();
         let until = replaced.unwrap_or(now) + self.terms.horizon;
+        let leaves = self.leaving.contains(&process);
         for (number, write) in self.open.iter_mut().filter(|(_, write)| write.process == Some(process)) {
-            (write.process, write.until) = (None, until);
+            write.process = None;
+            write.until = if leaves && !write.through { Duration::ZERO } else { until };
             if write.landed.is_some() { landed.push(*number) } else { under_way.push(*number) }
         }
         for number in landed {
