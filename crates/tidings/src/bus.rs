@@ -34,6 +34,7 @@ use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
 use crate::config::Planted;
+use crate::copying;
 use crate::leases::{self, Leases};
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
@@ -164,6 +165,7 @@ impl Bus {
         receipts::serve(&bus);
         leases::serve(&bus);
         audit::serve(&bus);
+        copying::serve(&bus);
         bus
     }
 
