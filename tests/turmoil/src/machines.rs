@@ -149,7 +149,10 @@ impl Machines {
         drop(process);
         self.world.reports().remove(&number);
         let who = Who { number, node };
-        self.stays(who);
+        // Who may have said goodbye had the place: nobody has it any more.
+        if !self.world.record().is_leaving(number) {
+            self.stays(who);
+        }
         Some((who, self.world.record().died(number, sim.elapsed())))
     }
 

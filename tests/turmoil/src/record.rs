@@ -266,6 +266,10 @@ impl Record {
         self.leaving.insert(process);
     }
 
+    pub(crate) fn is_leaving(&self, process: u64) -> bool {
+        self.leaving.contains(&process)
+    }
+
     /// A process ends by itself. What it has not told by now, nobody has to know.
     pub(crate) fn left(&mut self, process: u64) {
         self.replaced.insert(process, Duration::ZERO);
