@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tidings::{Cache, Clock, Identity, Node, NodeId, Planted, Retention, Simulated, State, Tick};
+use tidings::{Cache, Clock, Identity, MemberInfo, Node, Planted, Retention, Simulated, State, Tick};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -167,18 +167,16 @@ impl Service {
         let gives_way = node.conflict().is_some();
         let resets = node.members().iter().map(|member| member.resets).sum();
         let shared = node.leases().home.shared;
-        let number = |id: &NodeId| id.as_str().strip_prefix('n').and_then(|number| number.parse().ok());
-        let (hears, knows) = (
-            live().filter_map(|member| number(&member.node)).collect(),
-            node.members()
-                .iter()
-                .filter(|member| member.state != State::Left)
-                .filter_map(|member| number(&member.node))
-                .collect(),
-        );
+        let life = |member: MemberInfo| {
+            let number = member.node.as_str().strip_prefix('n').and_then(|number| number.parse().ok());
+            Some((number?, member.incarnation.0))
+        };
+        let hears = live().filter_map(life).collect();
+        let there = node.members().into_iter().filter(|member| member.state != State::Left);
+        let knows = there.filter_map(life).collect();
         let report =
             Report { at: time.now(), sound_with, gives_way, values, hears, knows, doubts, resets, shared };
-        self.world.reports().insert(self.number, report);
+        self.world.report(self.number, report);
     }
 }
 
@@ -240,7 +238,7 @@ impl Worker {
         if let Some(version) = self.cache.get(&key) {
             let mut record = self.world.record();
             record.tally.hits += 1;
-            let knows = |node| self.world.knows(self.process, node);
+            let knows = |by, node| self.world.knows(self.process, by, node);
             record.judge(&self.did("a hit", (key, version)), self.seen(key), self.time.now(), knows);
         }
     }
@@ -261,7 +259,7 @@ impl Worker {
         if let Ok(Ok(version)) = tokio::time::timeout(patience, load).await {
             let mut record = self.world.record();
             record.tally.loads += 1;
-            let knows = |node| self.world.knows(self.process, node);
+            let knows = |by, node| self.world.knows(self.process, by, node);
             record.judge(&self.did("a load", (key, version)), seen, began, knows);
         }
     }

@@ -311,8 +311,14 @@ impl Record {
     }
 
     /// Judges what a process read at a moment: it is not older than what that process had seen, nor than the bound
-    /// allows. `knows`: whether the process, or any that it hears, knows of a node.
-    pub(crate) fn judge(&mut self, read: &Read<'_>, seen: u64, at: Duration, knows: impl Fn(usize) -> bool) {
+    /// allows. `knows`: whether the process, or any that it hears, knows of a process of a node.
+    pub(crate) fn judge(
+        &mut self,
+        read: &Read<'_>,
+        seen: u64,
+        at: Duration,
+        knows: impl Fn(u64, usize) -> bool,
+    ) {
         let Read { what, process, who, key, version } = *read;
         let later = &self.versions[key as usize][version as usize + 1..];
         let told = later.iter().filter_map(|version| Some((version.told?, version.by)));
@@ -321,7 +327,7 @@ impl Record {
         let are_acquainted =
             |by: &u64| [process, *by].iter().all(|process| self.acquainted.contains(process));
         let node = |process: u64| self.nodes[process as usize];
-        let knows_process = |by: u64| node(by) != node(process) && knows(node(by));
+        let knows_process = |by: u64| node(by) != node(process) && knows(by, node(by));
         let (strange, overdue): (Vec<_>, Vec<_>) = told
             .filter(|(told, _)| *told + self.terms.bound <= at)
             .partition(|(_, by)| !are_acquainted(by) && !knows_process(*by));

@@ -8,6 +8,9 @@ use crate::chance::mix;
 use crate::record::{Record, Terms};
 use crate::weather::Weather;
 
+/// A node, and its incarnation.
+pub(crate) type Life = (usize, u64);
+
 /// How a process is, as it says of itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
@@ -23,10 +26,10 @@ pub(crate) struct Report {
     pub(crate) resets: u64,
     /// Loads of which it handed on what they had brought.
     pub(crate) shared: u64,
-    /// The nodes that it hears, itself among them.
-    pub(crate) hears: Vec<usize>,
-    /// The nodes that it knows of.
-    pub(crate) knows: Vec<usize>,
+    /// The lives that it hears, its own first.
+    pub(crate) hears: Vec<Life>,
+    /// The lives that it knows of, its own first.
+    pub(crate) knows: Vec<Life>,
     /// What is wrong, for people.
     pub(crate) doubts: String,
 }
@@ -45,6 +48,8 @@ pub(crate) struct World {
     record: Mutex<Record>,
     /// Of every process that lives, by its number.
     reports: Mutex<BTreeMap<u64, Report>>,
+    /// Which process had which life.
+    lives: Mutex<BTreeMap<Life, u64>>,
     /// Processes that have ended by themselves.
     ended: Mutex<Vec<(u64, End)>>,
     /// What was done, and when, for people.
@@ -57,6 +62,7 @@ impl World {
             weather: Arc::new(Mutex::new(Weather::new(mix(seed)))),
             record: Mutex::new(Record::new(terms)),
             reports: Mutex::default(),
+            lives: Mutex::default(),
             ended: Mutex::default(),
             events: Mutex::default(),
         }
@@ -74,17 +80,27 @@ impl World {
         self.reports.lock().expect("nothing panics while it is locked")
     }
 
-    /// Whether a process, or any that it hears, knows of a node, by what they said of themselves last.
-    pub(crate) fn knows(&self, process: u64, node: usize) -> bool {
-        let reports = self.reports();
+    /// A process says how it is.
+    pub(crate) fn report(&self, process: u64, report: Report) {
+        let own = report.knows.iter().take(1).map(|own| (*own, process));
+        self.lives.lock().expect("nothing panics while it is locked").extend(own);
+        self.reports().insert(process, report);
+    }
+
+    /// Whether a process, or any that it hears, knows of another one, `by`, of a node, by what they said of themselves
+    /// last. Who hears an earlier process of that node may take it to be alone, for all it knows.
+    pub(crate) fn knows(&self, process: u64, by: u64, node: usize) -> bool {
+        let (reports, lives) =
+            (self.reports(), self.lives.lock().expect("nothing panics while it is locked"));
         let Some(own) = reports.get(&process) else { return false };
-        // A process with its own id is none that it hears.
-        let hears = |report: &&Report| {
-            report.knows.first() != own.knows.first()
-                && report.knows.first().is_some_and(|it| own.hears.contains(it))
+        let is_earlier = |life: &Life| lives.get(life).is_some_and(|process| *process < by);
+        let knows = |report: &Report| {
+            let alone = |life: &Life| own.hears.contains(life) && is_earlier(life);
+            report.knows.iter().any(|life| life.0 == node && !alone(life))
         };
-        let heard = reports.values().filter(hears);
-        heard.chain([own]).any(|report| report.knows.contains(&node))
+        let heard =
+            reports.values().filter(|report| report.knows.first().is_some_and(|it| own.hears.contains(it)));
+        heard.chain([own]).any(knows)
     }
 
     pub(crate) fn ended(&self) -> MutexGuard<'_, Vec<(u64, End)>> {
