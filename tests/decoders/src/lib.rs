@@ -9,6 +9,7 @@ mod audit;
 mod copies;
 mod frames;
 mod gossip;
+mod log_files;
 mod mutate;
 mod samples;
 mod texts;
@@ -112,6 +113,13 @@ pub const DECODERS: &[Decoder] = &[
         decode: frames::lease,
         samples: samples::leases,
         bytes_fixed: 2 << 20,
+        bytes_per_byte: 64,
+    },
+    Decoder {
+        name: "log_file",
+        decode: log_files::files,
+        samples: log_files::samples,
+        bytes_fixed: 64 << 10,
         bytes_per_byte: 64,
     },
     Decoder {
