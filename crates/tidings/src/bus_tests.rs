@@ -26,8 +26,18 @@ fn bus() -> Face {
     let coherence = Coherence::new(origin.node.clone(), domain.clone(), observers.clone(), bounds, true);
     let (cluster, zone) = ("shop".to_owned(), String::new());
     let clocks = ClockBounds::default();
-    let bus =
-        Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers, clocks });
+    let bus = Bus::new(Parts {
+        cluster,
+        origin,
+        log_id: LogId(1),
+        zone,
+        domain,
+        coherence,
+        observers,
+        clocks,
+        log_files: None,
+        legacy: None,
+    });
     bus.set_address(([127, 0, 0, 1], 7400).into());
     Face(bus)
 }
