@@ -33,6 +33,7 @@ use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::copying;
 use crate::leases::{self, Leases};
 use crate::legacy::Legacy;
 use crate::log_files::LogFiles;
@@ -170,6 +171,7 @@ impl Bus {
         receipts::serve(&bus);
         leases::serve(&bus);
         audit::serve(&bus);
+        copying::serve(&bus);
         bus
     }
 

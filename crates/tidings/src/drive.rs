@@ -114,7 +114,6 @@ impl Driver {
                     tasks.spawn(legacy::run(self.bus.clone(), legacy, self.config_beside()));
                 }
                 let bus = self.bus.clone();
-                copying::serve(&bus);
                 tasks.spawn(async move { copying::run(&bus).await });
                 let mut auditor = JoinSet::new();
                 auditor.spawn(audit::run(self.bus.clone()));

@@ -19,6 +19,8 @@ mod hosted;
 mod leases;
 mod legacy;
 mod log_files;
+#[cfg(test)]
+mod logged;
 mod measure;
 mod members;
 mod node;
@@ -27,13 +29,15 @@ mod receipts;
 pub mod testing;
 
 pub use audit::{
-    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, Inconsistency,
+    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, HeldEntry, Holder,
+    HoldersError, Holding, Inconsistency, Untold,
 };
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
+#[doc(hidden)]
 pub use config::Simulated;
 pub use leases::{LeaseReport, Unshared};
 pub use log_files::{LogFileError, LogFileReport};
