@@ -66,6 +66,11 @@ impl<'a> OpenWrite<'a> {
         Self::counted(domain, key.and_then(note))
     }
 
+    /// Of keys of which only what is appended has happened: what this process does not come to is not missed.
+    pub(crate) fn of_changes(domain: &'a Domain) -> Self {
+        Self::counted(domain, None)
+    }
+
     /// Of keys that nobody can name before they were changed.
     pub(crate) fn of_unnamed(domain: &'a Domain, cache: CacheId) -> Self {
         Self::counted(domain, domain.log().write_begins(Slot::of_hash(0), cache, None))
