@@ -36,8 +36,7 @@ const LANE: &str = "lane-";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogFileError {
-    /// Another process writes there: give this one a directory of its own, or stop that one. Or it is a node of this process:
-    /// also one that was dropped without a shutdown, while caches of it are held.
+    /// Another node writes there, of this process or another: give this one a directory of its own, or stop that one.
     #[error("another node has its log files in {}", .0.display())]
     InUse(PathBuf),
     /// They cannot be made or read.
@@ -62,10 +61,12 @@ pub struct LogFileReport {
     pub followed: u64,
 }
 
-/// A node's log files.
+/// A node's log files. The directory is locked for as long as the node runs. What is changed in its caches after that, and
+/// nobody hears of, may be written down still: in files of this log's name, which nobody else writes.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     state: Arc<State>,
+    _lock: File,
 }
 
 #[derive(Debug)]
@@ -78,9 +79,6 @@ struct State {
     followed: AtomicU64,
     /// Files that must not be trusted could not be taken away.
     stuck: watch::Sender<bool>,
-    /// Locks the directory for as long as the node runs, or anything can still be appended to its log: a cache that is held
-    /// when its node was dropped may be.
-    _lock: File,
 }
 
 /// Makes and locks the directory, and reads what the former life has left there, if it is to be served.
@@ -123,9 +121,8 @@ impl LogFiles {
             failures: AtomicU64::new(0),
             followed: AtomicU64::new(0),
             stuck: watch::Sender::new(false),
-            _lock: lock,
         });
-        Ok(Self { state })
+        Ok(Self { state, _lock: lock })
     }
 
     /// What the former life has left there, if it is this node's and all of it.
@@ -368,16 +365,6 @@ mod tests {
         files.belong_to(&log, "shop", (origin, LogId(7)));
         assert!(directory.path().join(LIFE).exists() && files.are_written());
         (files, log)
-    }
-
-    #[test]
-    fn the_directory_is_locked_for_as_long_as_anything_may_be_appended() {
-        let directory = TempDir::new().expect("a directory");
-        let (files, log) = written(&directory);
-        drop(files);
-        assert!(matches!(LogFiles::open(directory.path()), Err(LogFileError::InUse(_))));
-        log.seal();
-        assert!(LogFiles::open(directory.path()).is_ok());
     }
 
     #[test]
