@@ -85,7 +85,6 @@ impl Standing {
     fn ended(since: Tick) -> Self {
         Self::Closing { since, back: false, told: false, owes: false }
     }
-
 }
 
 #[derive(Debug)]
