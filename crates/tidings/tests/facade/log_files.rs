@@ -156,13 +156,17 @@ async fn a_killed_life_is_followed_to_its_end_and_costs_the_keys_that_it_changed
 }
 
 #[tokio::test]
-async fn a_record_that_was_cut_short_was_seen_by_nobody_and_is_left_out() {
+async fn neither_a_record_that_was_cut_short_nor_a_start_that_fails_costs_more() {
     let killed = killed(LONG_BOUND).await;
     drop(start_lock(killed.directory.path()).await);
+    // Nobody had seen it.
     for path in lanes(killed.directory.path()) {
         let begun = fs::read(&path).expect("it is there")[..20].to_vec();
         fs::File::options().append(true).open(path).expect("a file").write_all(&begun).expect("room");
     }
+    let taken = killed.first.address();
+    let failed = builder("n3", LONG_BOUND, &[]).listen(taken).log_dir(killed.directory.path()).start().await;
+    assert!(matches!(failed, Err(StartError::Bind(_))), "{failed:?}");
     assert_eq!(after_the_next_life(killed, 2).await, [[false, false, true]; 2]);
 }
 
@@ -231,14 +235,4 @@ async fn two_nodes_do_not_share_log_files_and_nobody_else_reads_them() {
     }
     assert!(first.shutdown(PATIENCE).await);
     assert!(first.log_files().is_some_and(|files| files.written && files.failures == 0));
-}
-
-#[tokio::test]
-async fn a_start_that_fails_leaves_the_files_of_the_life_before() {
-    let killed = killed(LONG_BOUND).await;
-    drop(start_lock(killed.directory.path()).await);
-    let taken = killed.first.address();
-    let failed = builder("n3", LONG_BOUND, &[]).listen(taken).log_dir(killed.directory.path()).start().await;
-    assert!(matches!(failed, Err(StartError::Bind(_))), "{failed:?}");
-    assert_eq!(after_the_next_life(killed, 2).await, [[false, false, true]; 2]);
 }
