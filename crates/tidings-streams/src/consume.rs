@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::call::ReceiveRequest;
 use crate::delivery::{Delivery, SettleError};
-use crate::driver::ReceiveRequest;
 use crate::error::GroupError;
 use crate::name::Name;
 use crate::streams::Group;

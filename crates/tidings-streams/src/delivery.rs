@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::driver::{Action, Delivered, Outcome, Settlement};
+use crate::call::{Action, Delivered, Outcome, Settlement};
 use crate::error::GroupError;
 use crate::event::Event;
 use crate::id::{DeadLetterId, Timestamp};

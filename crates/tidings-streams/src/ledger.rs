@@ -14,8 +14,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::call::{Action, Outcome, Tag};
 use crate::decide::{AfterFailure, after_failure};
-use crate::driver::{Action, Outcome, Tag};
 use crate::event::cut_error;
 use crate::id::Timestamp;
 use crate::name::Name;

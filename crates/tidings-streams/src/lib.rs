@@ -1,5 +1,6 @@
 //! Durable streams.
 
+mod call;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod consume;
@@ -18,9 +19,10 @@ mod settings;
 mod streams;
 mod transfer;
 
+pub use call::*;
 pub use consume::{ConsumeOptions, Consumed, Consumer};
 pub use delivery::{Delivery, Failed, SettleError};
-pub use driver::*;
+pub use driver::Driver;
 pub use error::{DeadLetterError, GroupError, PublishError, StoreError};
 pub use event::*;
 pub use id::{DeadLetterId, EventId, InvalidId, Timestamp};

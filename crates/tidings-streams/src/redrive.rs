@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use crate::driver::{DeadLetterFilter, DeadLetterPage};
+use crate::call::{DeadLetterFilter, DeadLetterPage};
 use crate::error::{DeadLetterError, StoreError};
 use crate::id::DeadLetterId;
 use crate::streams::{BULK_LETTERS, Streams};

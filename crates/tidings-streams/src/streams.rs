@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::delivery::Delivery;
-use crate::driver::{
-    Action, ClaimRequest, DeadLetterFilter, DeadLetterPage, DeadLetters, Driver, EventPage, GroupInfo,
-    Outcome, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
+use crate::call::{
+    Action, ClaimRequest, DeadLetterFilter, DeadLetterPage, DeadLetters, EventPage, GroupInfo, Outcome, Page,
+    Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
 };
+use crate::delivery::Delivery;
+use crate::driver::Driver;
 use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
 use crate::event::{DeadLetter, Event, NewEvent, Published, validate_batch};
 use crate::id::{DeadLetterId, EventId};

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::driver::Page;
+use crate::call::Page;
 use crate::error::{PublishError, StoreError};
 use crate::event::{BATCH_BYTES_MAX, Event, InvalidEvent, NewEvent};
 use crate::id::{EventId, Timestamp};

@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, name, settings, text, texts, topic, topic_with};
-use crate::driver::{DeadLetterFilter, Outcome, Start, TrimMode};
+use crate::call::{DeadLetterFilter, Outcome, Start, TrimMode};
 use crate::error::DeadLetterError;
 use crate::event::NewEvent;
 use crate::id::{DeadLetterId, EventId};

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, PATIENCE, name, text, texts, topic};
-use crate::driver::{Action, Outcome, ReceiveRequest, Settlement, Start};
+use crate::call::{Action, Outcome, ReceiveRequest, Settlement, Start};
 use crate::error::GroupError;
 use crate::event::NewEvent;
 use crate::id::EventId;

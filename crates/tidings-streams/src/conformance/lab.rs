@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Harness;
-use crate::driver::{
-    Action, DeadLetterFilter, DeadLetterPage, Delivered, Driver, Order, Outcome, PAGE_EVENTS_MAX, Page,
-    Pending, ReceiveRequest, Settlement, Start,
+use crate::call::{
+    Action, DeadLetterFilter, DeadLetterPage, Delivered, Order, Outcome, PAGE_EVENTS_MAX, Page, Pending,
+    ReceiveRequest, Settlement, Start,
 };
+use crate::driver::Driver;
 use crate::error::GroupError;
 use crate::event::{DeadLetter, Event, NewEvent};
 use crate::id::{EventId, Timestamp};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, name, settings, texts, topic, topic_with};
-use crate::driver::{ClaimRequest, Outcome, PendingState, Report, Start};
+use crate::call::{ClaimRequest, Outcome, PendingState, Report, Start};
 use crate::error::{GroupError, StoreError};
 use crate::event::NewEvent;
 use crate::id::EventId;
@@ -173,12 +173,12 @@ async fn what_was_stored_outlives_the_driver(lab: &Lab<'_>) {
     }
     let after = (lab.pending(&topic, &group).await, lab.all_dead().await);
     assert_eq!(before.1, after.1);
-    let states = |pending: &[crate::driver::Pending]| -> Vec<(EventId, u32, PendingState)> {
+    let states = |pending: &[crate::call::Pending]| -> Vec<(EventId, u32, PendingState)> {
         pending.iter().map(|one| (one.id, one.attempts, one.state)).collect()
     };
     assert_eq!(states(&before.0), states(&after.0));
     let now = lab.driver().groups(&topic).await.expect("they can be listed");
-    let stands = |groups: &[crate::driver::GroupInfo]| -> Vec<_> {
+    let stands = |groups: &[crate::call::GroupInfo]| -> Vec<_> {
         groups.iter().map(|group| (group.name.clone(), group.paused, group.lag, group.next)).collect()
     };
     assert_eq!(stands(&groups), stands(&now));

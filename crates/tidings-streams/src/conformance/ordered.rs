@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, ordered, texts};
-use crate::driver::{Outcome, Start};
+use crate::call::{Outcome, Start};
 use crate::event::NewEvent;
 use crate::settings::Topic;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use super::lab::{Lab, PATIENCE, name, settings, text, topic, topic_with};
-use crate::driver::{Order, Page, Start};
+use crate::call::{Order, Page, Start};
 use crate::error::PublishError;
 use crate::event::{NewEvent, PAYLOAD_BYTES_MAX};
 use crate::id::EventId;

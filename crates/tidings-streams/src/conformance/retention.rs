@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, name, settings, texts, topic, topic_with};
-use crate::driver::{Outcome, Start, TrimMode, Trimmed};
+use crate::call::{Outcome, Start, TrimMode, Trimmed};
 use crate::settings::{Retention, Topic, TopicSettings};
 
 pub(super) fn cases() -> [Case; 8] {

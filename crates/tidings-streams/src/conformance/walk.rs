@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, ordered, topic};
-use crate::driver::{Delivered, Outcome, Start};
+use crate::call::{Delivered, Outcome, Start};
 use crate::event::NewEvent;
 use crate::id::EventId;
 use crate::name::Name;
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
     /// What was given up, by whatever way, and each once.
     async fn note_buried(&mut self) {
         let filter =
-            crate::driver::DeadLetterFilter { topic: Some(self.topic.name.clone()), ..Default::default() };
+            crate::call::DeadLetterFilter { topic: Some(self.topic.name.clone()), ..Default::default() };
         let letters = self.lab.dead(filter, 100).await;
         let mut found = BTreeMap::<_, u32>::new();
         for letter in letters {

@@ -3,7 +3,7 @@
 use super::log::Item;
 use super::record;
 use super::store::Store;
-use crate::driver::{DeadLetterPage, DeadLetters, PAGE_EVENTS_MAX};
+use crate::call::{DeadLetterPage, DeadLetters, PAGE_EVENTS_MAX};
 use crate::error::{DeadLetterError, StoreError};
 use crate::event::{DeadLetter, Event, Retried};
 use crate::id::{DeadLetterId, EventId};

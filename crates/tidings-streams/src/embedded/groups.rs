@@ -7,7 +7,7 @@ use super::journal::Change;
 use super::log::Item;
 use super::record::{self, DeadHeader, Grave};
 use super::store::{Group, Store, Stored};
-use crate::driver::{
+use crate::call::{
     ClaimRequest, Delivered, GroupInfo, Outcome, Pending, PendingState, RECEIVE_EVENTS_MAX, Settlement,
     Sought, Start, Tag,
 };
@@ -165,7 +165,13 @@ impl Store {
         let mut walk = stored.log.walk(from).map_err(StoreError::from)?;
         while briefs.len() < most && ready < max && bytes < RECEIVE_BYTES_MAX {
             let Some(item) = walk.next().map_err(StoreError::from)? else { break };
-            let Item::Record(found) = item else { continue };
+            let found = match item {
+                Item::Record(found) => found,
+                Item::Gap { first, last, bytes } => {
+                    tracing::warn!(topic = %topic.name, group = %name, first, last, bytes, "events cannot be read");
+                    continue;
+                }
+            };
             let Some(event) = record::event(&found) else { continue };
             if event.retried.as_ref().is_some_and(|retried| retried.group != *name) {
                 continue;

@@ -190,6 +190,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether a file would be freed by a floor.
+    pub(super) fn frees(&self, floor: u64) -> bool {
+        self.segments.keys().nth(1).is_some_and(|second| *second <= floor)
+    }
+
     /// Has the disk keep what was written.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.active.sync_data()

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::log::{Item, Log};
 use super::record;
 use super::store::{Store, Stored};
-use crate::driver::{Damage, EventPage, Order, PAGE_EVENTS_MAX, Page, Place, Report, TopicInfo};
+use crate::call::{Damage, EventPage, Order, PAGE_EVENTS_MAX, Page, Place, Report, TopicInfo};
 use crate::error::StoreError;
 use crate::event::Event;
 use crate::id::EventId;
@@ -86,7 +86,7 @@ impl Store {
         }
         let Some(name) = so_far.topic.clone() else {
             let removed = &self.removed;
-            let from = so_far.next.max(removed.first_missing(self.dead.first().min(1)));
+            let from = so_far.next.max(removed.first_missing(1));
             let is_gone = |first, last| removed.covers(first, last);
             let part = look(&mut self.dead, from, is_gone, |record| record::dead_letter(record).is_some())?;
             so_far.report.dead_letters +=

@@ -33,11 +33,12 @@ use tokio::time::Instant;
 use self::look::Verifying;
 use self::publish::TRIMMED_BY_MAINTENANCE;
 use self::thread::Handle;
-use crate::driver::{
-    ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Driver, Durability, EventPage, GroupInfo,
-    Maintained, Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start,
-    TopicInfo, TrimMode, Trimmed,
+use crate::call::{
+    ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
+    Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo,
+    TrimMode, Trimmed,
 };
+use crate::driver::Driver;
 use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
 use crate::event::{DeadLetter, Event, NewEvent, Published};
 use crate::id::{DeadLetterId, EventId, Timestamp};
@@ -83,6 +84,8 @@ pub enum OpenError {
 }
 
 /// A store on this machine's disk, in a directory of its own.
+///
+/// Dropped without being closed, it writes what it was asked to and waits for that.
 #[derive(Debug)]
 pub struct Embedded {
     handle: Handle,
@@ -320,6 +323,7 @@ impl Driver for Embedded {
         let maintain = move |store: &mut store::Store| {
             let buried = store.bury_all_spent(&topic, random)?;
             let trimmed = store.retain(&topic, TRIMMED_BY_MAINTENANCE)?;
+            store.note_floor(&topic.name);
             store.forget_keys(&topic);
             Ok(Maintained { trimmed, buried })
         };

@@ -2,13 +2,12 @@
 
 use std::io;
 
-use super::journal::Change;
 use super::keys::Keys;
 use super::log::Item;
 use super::record::{self, EventHeader};
 use super::store::{Store, Stored};
+use crate::call::{TrimMode, Trimmed};
 use crate::decide::{Held, is_surplus};
-use crate::driver::{TrimMode, Trimmed};
 use crate::error::{PublishError, StoreError};
 use crate::event::{Event, NewEvent, Published, validate_batch};
 use crate::id::{EventId, Timestamp};
@@ -49,6 +48,7 @@ impl Store {
             published.push(Published { id: EventId::new(id), duplicate: false });
         }
         self.wake(&topic.name);
+        self.touch(&topic.name);
         self.retain(topic, TRIMMED_BY_PUBLISH)?;
         Ok(published)
     }
@@ -62,6 +62,7 @@ impl Store {
         let (header, payload) = EventHeader::of(event);
         let id = stored.append(time, &header, &payload);
         self.wake(topic);
+        self.touch(topic);
         Ok(EventId::new(id))
     }
 
@@ -116,6 +117,7 @@ impl Store {
             return Ok(trimmed);
         }
         self.raise_floor(&topic.name, floor, trimmed);
+        self.note_floor(&topic.name);
         if mode.force {
             self.lose(&topic.name, floor);
             trimmed.kept_for_groups = 0;
@@ -131,12 +133,15 @@ impl Store {
         }
     }
 
+    /// Removes what is below a number. The journal is told where a file is freed by that, and else by maintenance: a
+    /// publish should not have two files synced. After a crash some that retention had removed may be there again,
+    /// until the next publish.
     fn raise_floor(&mut self, name: &Name, floor: u64, trimmed: Trimmed) {
         let Some(stored) = self.topics.get_mut(name) else { return };
-        if floor > stored.floor {
-            stored.floor = floor;
-            stored.bytes = stored.bytes.saturating_sub(trimmed.bytes);
-            self.journal.append(&Change::Trimmed { topic: name.clone(), floor });
+        stored.floor = stored.floor.max(floor);
+        stored.bytes = stored.bytes.saturating_sub(trimmed.bytes);
+        if stored.log.frees(stored.floor) {
+            self.note_floor(name);
         }
     }
 
@@ -187,7 +192,11 @@ impl Stored {
         let (mut floor, mut trimmed) = (self.floor, Trimmed::default());
         // Looking at the oldest event takes a read: not where nothing can follow from it.
         let by_age = limits.max_age.is_some();
-        if floor >= end || (!by_age && !is_surplus(limits, held, now, now)) {
+        let oldest = match self.oldest {
+            Some((at, time)) if at == floor => Some(time),
+            _ => (!by_age).then_some(now),
+        };
+        if floor >= end || oldest.is_some_and(|oldest| !is_surplus(limits, held, oldest, now)) {
             return Ok((floor, trimmed));
         }
         let mut walk = self.log.walk(floor)?;
@@ -195,6 +204,8 @@ impl Stored {
             match walk.next()? {
                 Some(Item::Record(record)) => {
                     if !is_surplus(limits, held, Timestamp(record.time), now) {
+                        self.oldest = Some((record.id, Timestamp(record.time)));
+                        walk.pause();
                         return Ok((floor, trimmed));
                     }
                     floor = record.id + 1;

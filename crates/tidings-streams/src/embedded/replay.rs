@@ -112,7 +112,8 @@ pub(super) fn open_topic(directory: &Path, topic: Topic, mut retried: impl FnMut
     let floor = if topic.floor == 0 { log.first() } else { topic.floor };
     let groups = topic.groups.into_iter().map(|(name, ledger)| (name, Group::new(ledger))).collect();
     let bytes = log.bytes().saturating_sub(trimmed_bytes(&mut log, floor)?);
-    Ok(Stored { log, floor, bytes, last_time: Timestamp(last_time), groups, keys: None })
+    let last_time = Timestamp(last_time);
+    Ok(Stored { log, floor, noted: floor, oldest: None, bytes, last_time, groups, keys: None })
 }
 
 /// Bytes of what is below the floor and in the same file.

@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::dirname;
 use super::journal::{Change, Journal, OPEN_PER_FRAME};
 use super::keys::Keys;
-use super::log::Log;
+use super::log::{Log, sync_directory};
 use super::ranges::Ranges;
 use super::replay::{self, Replayed};
 use super::{Clock, Config, OpenError};
-use crate::driver::{Damage, Durability, Place};
+use crate::call::{Damage, Durability, Place};
 use crate::error::StoreError;
 use crate::id::Timestamp;
 use crate::ledger::{Ledger, Step};
@@ -30,6 +30,10 @@ pub(super) struct Stored {
     pub(super) log: Log,
     /// Nothing below it is left.
     pub(super) floor: u64,
+    /// The floor that the journal knows: files below it can be freed.
+    pub(super) noted: u64,
+    /// The moment of the event at the floor, if it was read already: the floor, and the moment.
+    pub(super) oldest: Option<(u64, Timestamp)>,
     /// Of what is left.
     pub(super) bytes: u64,
     pub(super) last_time: Timestamp,
@@ -77,6 +81,8 @@ pub(super) struct Store {
     failed: Option<StoreError>,
     /// Topics where something may have become available.
     woken: BTreeSet<Name>,
+    /// Topics with something to write or to free.
+    touched: BTreeSet<Name>,
     /// What could not be read when the store was opened.
     pub(super) found: Vec<Damage>,
     synced: Timestamp,
@@ -87,6 +93,8 @@ impl Store {
     pub(super) fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
         let root = path.join(LAYOUT);
         std::fs::create_dir_all(root.join("topics"))?;
+        sync_directory(&root)?;
+        sync_directory(path)?;
         let lock = lock(&root)?;
         let mut replayed = Replayed::default();
         let (journal, opened) = Journal::open(&root.join("journal"), |change| replayed.apply(change))?;
@@ -108,6 +116,7 @@ impl Store {
         let dead = Log::open(&root.join("dead"), replayed.dead + 1, |record| {
             buried.extend(super::record::dead_header(record));
         })?;
+        let topics_to_free = topics.keys().cloned().collect();
         let mut store = Self {
             root,
             _lock: lock,
@@ -121,6 +130,7 @@ impl Store {
             epoch: replayed.epoch,
             failed: None,
             woken: BTreeSet::new(),
+            touched: topics_to_free,
             found,
             synced: Timestamp::default(),
             unsynced: false,
@@ -135,6 +145,12 @@ impl Store {
         }
         for dead in retried {
             store.remove_dead(dead);
+        }
+        for damage in &store.found {
+            tracing::warn!(
+                ?damage,
+                "a part of the store of streams cannot be read: what groups settled is delivered again"
+            );
         }
         if !store.found.is_empty() {
             // Nothing is written behind what cannot be read.
@@ -165,6 +181,13 @@ impl Store {
         }
     }
 
+    /// Has a topic looked at when the next flush writes and frees.
+    pub(super) fn touch(&mut self, topic: &Name) {
+        if !self.touched.contains(topic) {
+            self.touched.insert(topic.clone());
+        }
+    }
+
     pub(super) fn take_woken(&mut self) -> BTreeSet<Name> {
         std::mem::take(&mut self.woken)
     }
@@ -177,6 +200,7 @@ impl Store {
             self.topics.insert(name.clone(), stored);
             // So that events of the beginning are missed if they are lost.
             self.journal.append(&Change::Trimmed { topic: name.clone(), floor: 1 });
+            self.touch(name);
         }
         Ok(self.topics.get_mut(name).expect("it was put there"))
     }
@@ -215,9 +239,11 @@ impl Store {
 
     fn flush_files(&mut self) -> Result<(), StoreError> {
         let sync = self.durability == Durability::Sync;
-        self.unsynced |= self.is_dirty();
-        for topic in self.topics.values_mut().filter(|topic| topic.log.is_dirty()) {
-            topic.log.flush(sync)?;
+        self.unsynced |= self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty();
+        for name in &self.touched {
+            if let Some(topic) = self.topics.get_mut(name) {
+                topic.log.flush(sync)?;
+            }
         }
         self.dead.flush(sync)?;
         self.journal.flush(sync)?;
@@ -228,12 +254,6 @@ impl Store {
             self.renew_journal()?;
         }
         self.free()
-    }
-
-    fn is_dirty(&self) -> bool {
-        self.journal.is_dirty()
-            || self.dead.is_dirty()
-            || self.topics.values().any(|topic| topic.log.is_dirty())
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
@@ -248,12 +268,24 @@ impl Store {
 
     /// Frees files of what was trimmed and removed: only once that is written.
     fn free(&mut self) -> Result<(), StoreError> {
-        for topic in self.topics.values_mut() {
-            topic.log.drop_below(topic.floor)?;
+        for name in std::mem::take(&mut self.touched) {
+            if let Some(topic) = self.topics.get_mut(&name) {
+                topic.log.drop_below(topic.noted)?;
+            }
         }
         let floor = self.removed.first_missing(self.dead.first().max(1));
         self.dead.drop_below(floor)?;
         Ok(())
+    }
+
+    /// Has the journal know where a topic begins.
+    pub(super) fn note_floor(&mut self, name: &Name) {
+        let Some(stored) = self.topics.get_mut(name) else { return };
+        if stored.noted < stored.floor {
+            stored.noted = stored.floor;
+            self.journal.append(&Change::Trimmed { topic: name.clone(), floor: stored.floor });
+            self.touch(name);
+        }
     }
 
     fn renew_journal(&mut self) -> Result<(), StoreError> {
@@ -277,6 +309,8 @@ impl Store {
 
     /// Writes what is left, and how far everything had come: what is missing when it is opened again is damage.
     pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        let names: Vec<Name> = self.topics.keys().cloned().collect();
+        names.iter().for_each(|name| self.note_floor(name));
         let lasts: Vec<Change> = self
             .topics
             .iter()

@@ -7,4 +7,5 @@ mod damage;
 mod embedded;
 mod harness;
 mod memory;
+mod memory_state;
 mod operating;
