@@ -41,8 +41,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there.
     ///
     /// Redis: a script that does `SET NX PX` for each idempotency key and `XADD`, then `XTRIM MINID` below the lowest
-    /// unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits of
-    /// the stream ask no groups.
+    /// unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits
+    /// of the stream ask no groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
     /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
@@ -61,14 +61,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Removes the oldest events by limits, which need not be the topic's own.
     ///
-    /// Redis: `XTRIM MINID`, which itself does not spare what is pending. NATS: `purge` up to a sequence, below the lowest
-    /// ack floor.
+    /// Redis: `XTRIM MINID`, which itself does not spare what is pending. NATS: `purge` up to a sequence, below the
+    /// lowest ack floor.
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError>;
 
     /// Makes a group. `false`: it is there already, and stays as it is.
     ///
-    /// Redis: `XGROUP CREATE` with `MKSTREAM`, where `BUSYGROUP` is `false`. NATS: a durable pull consumer with explicit
-    /// acknowledgement, a `deliver_policy` by start, `max_deliver` -1 and a single `filter_subject`.
+    /// Redis: `XGROUP CREATE` with `MKSTREAM`, where `BUSYGROUP` is `false`. NATS: a durable pull consumer with
+    /// explicit acknowledgement, a `deliver_policy` by start, `max_deliver` -1 and a single `filter_subject`.
     async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError>;
 
     /// Removes a group with all that it has not settled. `false`: there is none.
@@ -86,9 +86,9 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
     /// `stop` instead, which loses nothing.
     ///
-    /// Redis: a script that takes what is due from a sorted set of ours, `XAUTOCLAIM`, `XPENDING` for the counts, and buries
-    /// what is spent; then `XREADGROUP` with `BLOCK`, on a connection of its own. NATS: a pull with `expires`, whose
-    /// messages count their deliveries.
+    /// Redis: a script that takes what is due from a sorted set of ours, `XAUTOCLAIM`, `XPENDING` for the counts, and
+    /// buries what is spent; then `XREADGROUP` with `BLOCK`, on a connection of its own. NATS: a pull with `expires`,
+    /// whose messages count their deliveries.
     async fn receive(
         &self,
         topic: &Topic,
@@ -98,11 +98,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Settles deliveries, each by itself, and answers in their order.
     ///
-    /// Redis: scripts that compare the attempt with `XPENDING` first. Acknowledging is `XACK`, failing puts the due moment
-    /// into the sorted set or does `XADD` to the dead letters and `XACK` at once (a hash tag keeps both keys together), and
-    /// extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is awaited; a negative one
-    /// with a delay; or a publish to the dead letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`;
-    /// `+WPI` to extend.
+    /// Redis: scripts that compare the attempt with `XPENDING` first. Acknowledging is `XACK`, failing puts the due
+    /// moment into the sorted set or does `XADD` to the dead letters and `XACK` at once (a hash tag keeps both keys
+    /// together), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is
+    /// awaited; a negative one with a delay; or a publish to the dead letters with `Nats-Msg-Id`
+    /// `stream:sequence:group`, awaited, and then `TERM`; `+WPI` to extend.
     async fn settle(
         &self,
         topic: &Topic,
@@ -112,8 +112,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// What a group has taken and not settled, by id, after a cursor.
     ///
-    /// Redis: `XPENDING` with a range, and the sorted set. NATS: the consumer's state has counts only; what it has not is
-    /// kept in a bucket of ours.
+    /// Redis: `XPENDING` with a range, and the sorted set. NATS: the consumer's state has counts only; what it has
+    /// not is kept in a bucket of ours.
     async fn pending(
         &self,
         topic: &Topic,
@@ -160,8 +160,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Publishes a dead letter to its topic again, for its group alone, and removes it, as one step. The event gets a
     /// new id and no attempts.
     ///
-    /// Redis: a script, `XADD` and `XDEL`. NATS: publish with `Nats-Msg-Id` of the dead letter, await, delete the message.
-    /// Groups other than the one that is named in the event acknowledge it unseen.
+    /// Redis: a script, `XADD` and `XDEL`. NATS: publish with `Nats-Msg-Id` of the dead letter, await, delete the
+    /// message. Groups other than the one that is named in the event acknowledge it unseen.
     async fn retry(&self, id: DeadLetterId) -> Result<EventId, DeadLetterError>;
 
     /// Removes dead letters. How many there were.
