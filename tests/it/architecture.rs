@@ -19,8 +19,8 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     // The identities of a cluster are made with the transport's own means.
     ("tidings-cli", &["tidings", "tidings-http", "tidings-proto", "tidings-transport"]),
     ("xtask", &[]),
-    // What a node says of itself is read with its own means.
-    ("tidings-tests", &["tidings-http"]),
+    // What a node says of itself is read with its own means, and one of its programs is a node of another release.
+    ("tidings-tests", &["tidings", "tidings-http", "tidings-proto"]),
     // What comes from outside is taken apart in these.
     ("tidings-decoders", &["tidings-http", "tidings-membership", "tidings-proto"]),
     // They look at the parts as well as at the whole.
@@ -58,6 +58,25 @@ fn the_state_machines_have_no_io_no_clock_and_no_randomness() {
     }
 }
 
+#[test]
+fn only_the_tests_of_whole_nodes_can_pass_for_another_release() {
+    const FEATURE: &str = "dialects";
+    let mut turned_on = BTreeSet::new();
+    for package in list(&metadata()["packages"]) {
+        let name = text(&package["name"]);
+        if let Some(features) = package["features"].as_object().filter(|_| name.starts_with("tidings")) {
+            let by_another = features.iter().find(|(_, turns_on)| turns_on.to_string().contains(FEATURE));
+            assert_eq!(by_another, None, "{name} turns it on by another feature");
+        }
+        let asks =
+            |dependency: &Value| list(&dependency["features"]).iter().any(|feature| feature == FEATURE);
+        if list(&package["dependencies"]).iter().any(asks) {
+            turned_on.insert(name);
+        }
+    }
+    assert_eq!(turned_on, BTreeSet::from(["tidings-tests".to_owned()]));
+}
+
 /// Dependencies that are built with a crate; what only its own tests need does not count.
 struct Graph {
     /// Of the workspace's crates.
@@ -67,18 +86,27 @@ struct Graph {
     names: BTreeMap<String, String>,
 }
 
+/// What cargo says of the workspace.
+fn metadata() -> Value {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["metadata", "--format-version", "1", "--locked"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_owned()
+}
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().expect("a list").clone()
+}
+
 impl Graph {
     fn load() -> Self {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-        let mut command = Command::new(cargo);
-        command
-            .args(["metadata", "--format-version", "1", "--locked"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command.output().expect("cargo starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let text = |value: &Value| value.as_str().expect("a string").to_owned();
-        let list = |value: &Value| value.as_array().expect("a list").clone();
+        let metadata = metadata();
         let names: BTreeMap<String, String> = list(&metadata["packages"])
             .iter()
             .map(|package| (text(&package["id"]), text(&package["name"])))

@@ -137,7 +137,7 @@ async fn a_clock_set_ten_minutes_ahead_and_behind_under_load_changes_nothing() -
         ensure!((measured.repairs.resets, measured.over_invalidated) == (0, 0), "{measured:?}");
     }
     facts::note(
-        "G4",
+        "G2 G4",
         format!(
             "{} hits judged, stale by at most {:.1?}, {} violations, nothing was fenced",
             summary.hits, summary.staleness_max, summary.violations

@@ -7,7 +7,8 @@ use tidings_tests::api::{Api, Fill, Lookup};
 use tidings_tests::cluster::{CACHE, Cluster, Setup};
 use tidings_tests::wait::until;
 
-/// Longest time until a change is applied on all nodes of an undisturbed cluster.
+/// Longest time until a change is applied on all nodes of an undisturbed cluster: milliseconds, and as long as a
+/// machine that runs other tests may stand still or keep links down. It is no promise, only the end of the wait.
 const APPLIED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Longest time of a clean shutdown.

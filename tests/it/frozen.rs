@@ -17,8 +17,8 @@ use crate::verdict;
 /// How long a peer stands still; `TIDINGS_TEST_SCALE=7.5` makes it a minute.
 const FROZEN: Duration = Duration::from_secs(8);
 
-/// As long before: the flood has filled the logs several times over by then.
-const STEADY: Duration = FROZEN;
+/// Shortest time that shows anything, at whatever scale: the flood fills a writer's logs in two seconds.
+const FROZEN_LEAST: Duration = Duration::from_secs(4);
 
 /// What a node may remember for slow peers: four lanes of a megabyte.
 const LOG_BYTES: &str = "log_bytes = \"1MiB\"";
@@ -66,10 +66,12 @@ async fn a_frozen_peer_under_a_flood_delays_nobody_and_costs_no_memory() -> Resu
         let stop = stop.clone();
         floods.spawn(async move { stop.run_until_cancelled(flood(api)).await });
     }
-    let before = peak(&cluster, scale::duration(STEADY)).await?;
+    // As long before: the flood has filled the logs by then.
+    let frozen = scale::duration(FROZEN).max(FROZEN_LEAST);
+    let before = peak(&cluster, frozen).await?;
     drive.phase("during");
     cluster.node(2).pause()?;
-    let during = peak(&cluster, scale::duration(FROZEN)).await?;
+    let during = peak(&cluster, frozen).await?;
     cluster.node(2).proceed()?;
     stop.cancel();
     while floods.join_next().await.is_some() {}
@@ -79,10 +81,9 @@ async fn a_frozen_peer_under_a_flood_delays_nobody_and_costs_no_memory() -> Resu
     facts::note(
         "G9 G10",
         format!(
-            "writers had {:.1} MiB under the same flood without, {:.1} MiB with a peer frozen for {:.0?}",
+            "writers had {:.1} MiB under the same flood without, {:.1} MiB with a peer frozen for {frozen:.0?}",
             before as f64 / MIB,
             during as f64 / MIB,
-            scale::duration(FROZEN)
         ),
     );
     let resets = cluster.node(2).api().metric("tidings_follow_resets_total").await?;

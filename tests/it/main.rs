@@ -10,6 +10,7 @@ mod loss;
 mod matrix;
 mod network;
 mod receipts;
+mod releases;
 mod repair;
 mod replay;
 mod restarts;

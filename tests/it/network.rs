@@ -11,7 +11,7 @@ use tidings_tests::network::Network;
 use tidings_tests::switch::Mess;
 use tidings_tests::wait::until;
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Longest wait for a datagram that is not lost.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(20);
@@ -143,6 +143,26 @@ async fn a_switch_delays_and_holds_one_way() -> Result<()> {
     assert!(is_lost(&a, &b).await?, "it is held");
     switch.hold(0, 1, false);
     assert!(timeout(ARRIVES_WITHIN, b.recv_from(&mut [0; 8])).await.is_ok(), "it comes when it is let go");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_way_is_held_for_what_is_to_be_overtaken_too() -> Result<()> {
+    /// A frame that is to be overtaken waits for longer than that.
+    const SOON: Duration = Duration::from_millis(1);
+    let network = Network::switched(2)?;
+    let (a, b) = (socket(&network.hosts()[0]).await?, socket(&network.hosts()[1]).await?);
+    assert!(arrives(&a, &b).await? && arrives(&b, &a).await?);
+    let switch = network.switch().expect("it was made with one");
+    switch.mess(0, 1, Mess { twice: 0, overtaken: 100 });
+    for _ in 0..5 {
+        a.send_to(&[0; 8], b.local_addr()?).await?;
+        sleep(SOON).await;
+        switch.hold(0, 1, true);
+        assert!(is_lost(&a, &b).await?, "it was sent after the way was held");
+        switch.hold(0, 1, false);
+        while timeout(LOST_AFTER, b.recv_from(&mut [0; 8])).await.is_ok() {}
+    }
     Ok(())
 }
 

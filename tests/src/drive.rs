@@ -16,6 +16,7 @@ use crate::api::{Api, Fill, Lookup};
 use crate::cluster::{APART, CACHE, Cluster};
 use crate::pace::Pair;
 use crate::record::{Hit, Record, Version};
+use crate::watch::Watch;
 
 /// Pause of a reader between two reads: leaves two cores time for the nodes.
 const READ_EVERY: Duration = Duration::from_millis(4);
@@ -73,8 +74,9 @@ struct Shared {
 #[derive(Clone, Debug)]
 pub struct Phase {
     name: &'static str,
-    begun: Instant,
+    watch: Watch,
     took: Duration,
+    spare: Duration,
     /// Per node.
     nodes: BTreeMap<usize, Counts>,
 }
@@ -118,6 +120,12 @@ impl Phase {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// How much of its time the machine had to spare.
+    #[must_use]
+    pub fn spare(&self) -> Duration {
+        self.spare
     }
 
     /// The share of lookups that hit, at all nodes.
@@ -186,11 +194,12 @@ impl Drive {
     /// Ends the current phase and begins another.
     pub fn phase(&self, name: &'static str) {
         let mut phases = self.shared.phases();
-        let now = Instant::now();
         if let Some(current) = phases.last_mut() {
-            current.took = now - current.begun;
+            current.took = current.watch.elapsed();
+            current.spare = current.watch.spare();
         }
-        phases.push(Phase { name, begun: now, took: Duration::ZERO, nodes: BTreeMap::new() });
+        let (took, spare) = (Duration::ZERO, Duration::ZERO);
+        phases.push(Phase { name, watch: Watch::start(), took, spare, nodes: BTreeMap::new() });
     }
 
     /// The system of record.

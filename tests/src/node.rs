@@ -66,6 +66,15 @@ pub fn run_program(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// What a node runs: a program, and what that is told before all else.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its first arguments.
+    pub first: Vec<String>,
+}
+
 /// A node that can be started, ended and paused. Ends with this.
 #[derive(Debug)]
 pub struct Node {
@@ -73,6 +82,8 @@ pub struct Node {
     config: PathBuf,
     host: Option<Arc<Host>>,
     api: Api,
+    /// Instead of the program under test.
+    other: Option<Program>,
     process: Option<Child>,
 }
 
@@ -80,7 +91,7 @@ impl Node {
     /// A node with this configuration file, on a host of its own or on this machine. Not started.
     pub fn new(id: &str, config: &Path, http: &str, host: Option<Arc<Host>>) -> Result<Self> {
         let api = Api::new(http, host.as_ref().map(|host| host.runtime()))?;
-        Ok(Self { id: id.to_owned(), config: config.to_owned(), host, api, process: None })
+        Ok(Self { id: id.to_owned(), config: config.to_owned(), host, api, other: None, process: None })
     }
 
     /// Its id.
@@ -101,11 +112,23 @@ impl Node {
         self.process.is_some()
     }
 
+    /// Has it run another program from its next start on; `None`: the one under test again.
+    pub fn runs(&mut self, other: Option<Program>) {
+        self.other = other;
+    }
+
     /// Starts it; it need not become ready.
     pub fn start(&mut self) -> Result<()> {
         assert!(self.process.is_none(), "{} runs already", self.id);
         let log = File::options().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(program()?);
+        let mut command = match &self.other {
+            Some(Program { path, first }) => {
+                let mut command = Command::new(path);
+                command.args(first);
+                command
+            }
+            None => Command::new(program()?),
+        };
         command.args(["node", "--config"]).arg(&self.config).stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let started = match &self.host {

@@ -26,23 +26,46 @@ pub struct Pair {
     pub apart: Duration,
 }
 
-/// What is wrong if the writes of a phase were slower than those before: p99 by p99, each window with each (the
-/// effect size of Mann and Whitney's test), so that a few bad moments of the machine decide nothing.
+/// Longest time that a pair takes where nothing waits for a processor: the pause before the next one, and two requests of
+/// some hundred microseconds.
+const PAIR_MAX: Duration = Duration::from_millis(10);
+
+/// What came of a comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Compared {
+    /// The writes were not slower.
+    Alike,
+    /// They were, and how.
+    Slower(String),
+    /// There are too few to tell.
+    TooFew(String),
+}
+
+/// Whether so few pairs in a phase that had so much time to spare are no fault of the machine: whoever made them waited.
 #[must_use]
-pub fn slower(before: &[Pair], during: &[Pair]) -> Option<String> {
+pub fn dawdled(pairs: &[Pair], spare: Duration) -> bool {
+    let few = pairs.len() / WINDOW < WINDOWS_MIN;
+    few && spare >= PAIR_MAX * (WINDOW * WINDOWS_MIN) as u32
+}
+
+/// Whether the writes of a phase were slower than those before: p99 by p99, each window with each (the effect size of
+/// Mann and Whitney's test), so that a few bad moments of the machine decide nothing.
+#[must_use]
+pub fn compare(before: &[Pair], during: &[Pair]) -> Compared {
     let (before, during) = (slowness(before), slowness(during));
     if before.len().min(during.len()) < WINDOWS_MIN {
-        eprintln!("{} and {} windows of writes: too few to compare", before.len(), during.len());
-        return None;
+        let windows = format!("{} and {} windows of writes", before.len(), during.len());
+        return Compared::TooFew(format!("{windows}, fewer than {WINDOWS_MIN}"));
     }
     eprintln!(
         "p99 of writes that peers are told of, as a multiple of others': {before:.2?}, then {during:.2?}"
     );
-    delayed(&before, &during).then(|| {
-        format!(
+    if delayed(&before, &during) {
+        return Compared::Slower(format!(
             "writes that peers are told of: p99 {before:.2?} times that of others before, then {during:.2?}"
-        )
-    })
+        ));
+    }
+    Compared::Alike
 }
 
 /// Whether the windows of the second phase were slower than those of the first, beyond chance.
@@ -88,7 +111,8 @@ mod tests {
     #[test]
     fn a_delay_of_writes_is_found_in_noise() {
         for seed in 0..100 {
-            assert!(slower(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.05, 5.0)).is_some(), "{seed}");
+            let compared = compare(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.05, 5.0));
+            assert!(matches!(compared, Compared::Slower(_)), "{seed}: {compared:?}");
         }
     }
 
@@ -105,7 +129,18 @@ mod tests {
     #[test]
     fn noise_of_the_machine_is_no_delay() {
         for seed in 0..100 {
-            assert_eq!(slower(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.5, 0.0)), None, "{seed}");
+            let compared = compare(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.5, 0.0));
+            assert_eq!(compared, Compared::Alike, "{seed}");
         }
+    }
+
+    #[test]
+    fn few_writes_are_not_compared_and_are_a_fault_where_there_was_time_for_more() {
+        let (all, few) = (pairs(1, 0.05, 0.0), &pairs(2, 0.05, 0.0)[..WINDOW * WINDOWS_MIN - 1]);
+        assert!(matches!(compare(&all, few), Compared::TooFew(_)));
+        assert!(matches!(compare(few, &all), Compared::TooFew(_)));
+        assert!(!dawdled(few, Duration::from_secs(5)), "the machine had no time for more");
+        assert!(dawdled(few, Duration::from_secs(6)), "a writer that waits makes few writes");
+        assert!(!dawdled(&all, Duration::from_secs(60)));
     }
 }

@@ -131,14 +131,20 @@ async fn deliver(
     let put = |frame: &Frame| drop(device.try_write(&frame.bytes));
     while let Some(frame) = frames.recv().await {
         sleep_until(frame.due).await;
-        let Ok(Path { mess, .. }) = path.wait_for(|path| !path.held).await.map(|path| *path) else { return };
+        let mess = path.borrow().mess;
         let mut strikes = |percent: u8| random.random_range(0..100) < percent;
+        let mut overtaking = None;
         if strikes(mess.overtaken)
             && let Ok(Some(next)) = timeout(OVERTAKEN_WITHIN, frames.recv()).await
         {
             sleep_until(next.due).await;
-            put(&next);
+            overtaking = Some(next);
         }
+        // Last, for all of this takes time in which the path may come to be held.
+        if path.wait_for(|path| !path.held).await.is_err() {
+            return;
+        }
+        overtaking.iter().for_each(put);
         put(&frame);
         if strikes(mess.twice) {
             put(&frame);

@@ -41,17 +41,27 @@ impl Watch {
     /// is slow by itself. All of it where the kernel does not tell.
     #[must_use]
     pub fn spare(&self) -> Duration {
-        self.elapsed().saturating_sub(waited().saturating_sub(self.waited))
+        spare(self.elapsed(), self.waited, waited())
     }
 
     /// Waits until there was so much time to spare, and this process ran; on a machine that has none, for 10 s.
     pub async fn rest(span: Duration) {
-        let (whole, mut spare) = (Self::start(), Duration::ZERO);
-        while spare < span && whole.elapsed() < REST_MAX {
-            let look = Self::start();
-            sleep(LOOK_EVERY).await;
-            spare += look.spare().min(LOOK_MAX);
-        }
+        rest(span, REST_MAX, waited).await;
+    }
+}
+
+/// Of some time what was left besides the waits for a processor, whose sum is told before and after it.
+fn spare(elapsed: Duration, before: Duration, after: Duration) -> Duration {
+    elapsed.saturating_sub(after.saturating_sub(before))
+}
+
+/// Waits until there was so much time to spare, at most so long; `waited` tells the sum of waits for a processor.
+async fn rest(span: Duration, most: Duration, mut waited: impl FnMut() -> Duration) {
+    let (whole, mut sum) = (Instant::now(), Duration::ZERO);
+    while sum < span && whole.elapsed() < most {
+        let (begun, before) = (Instant::now(), waited());
+        sleep(LOOK_EVERY).await;
+        sum += spare(begun.elapsed(), before, waited()).min(LOOK_MAX);
     }
 }
 
@@ -78,13 +88,38 @@ mod tests {
         assert_eq!(total(""), None);
     }
 
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn time_to_spare_is_what_nothing_waited_in() {
+        assert_eq!(spare(ms(10), ms(5), ms(5)), ms(10));
+        assert_eq!(spare(ms(10), ms(5), ms(8)), ms(7));
+        assert_eq!(spare(ms(10), ms(5), ms(15)), Duration::ZERO);
+        // Several wait at a time.
+        assert_eq!(spare(ms(10), ms(5), ms(99)), Duration::ZERO);
+    }
+
     #[tokio::test]
-    async fn time_to_spare_is_part_of_all_time() {
-        const SPAN: Duration = Duration::from_millis(10);
-        let watch = Watch::start();
-        Watch::rest(SPAN).await;
-        assert!(watch.elapsed() >= SPAN);
-        let (spare, elapsed) = (watch.spare(), watch.elapsed());
-        assert!(spare <= elapsed, "{spare:?} of {elapsed:?}");
+    async fn a_rest_lasts_until_there_was_time_to_spare() {
+        const SPAN: Duration = ms(200);
+        let begun = Instant::now();
+        rest(SPAN, ms(60_000), Duration::default).await;
+        let whole = begun.elapsed();
+        assert!((SPAN..ms(30_000)).contains(&whole), "{whole:?} on a machine with nothing to do");
+
+        // For as long as it has waited, something waits; then nothing does.
+        let begun = Instant::now();
+        rest(SPAN, ms(60_000), || begun.elapsed().min(SPAN)).await;
+        assert!(begun.elapsed() > SPAN * 3 / 2, "{:?} on a machine that was busy at first", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_rest_on_a_machine_that_is_always_busy_ends() {
+        const MOST: Duration = ms(100);
+        let begun = Instant::now();
+        rest(ms(60_000), MOST, || begun.elapsed()).await;
+        assert!((MOST..ms(30_000)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 }

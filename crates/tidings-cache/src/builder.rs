@@ -226,14 +226,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     /// Has values travel, and stores those of other nodes ([`Mode::Replicate`]): for values whose truth is in the caches
     /// themselves.
     ///
-    /// Of several writes of a key the last one counts everywhere, by the wall clocks of those who wrote, and by their names
-    /// where these agree: `increment`, `compute` and `insert_if_absent` are atomic on one node only. A write whose time is
-    /// more than half a second ahead of a peer's clock is refused there, and its author drops it. What is removed is
-    /// remembered for a while ([`CacheBuilder::tombstone_ttl`]). A value may have a mebibyte less nine kibibytes; a larger
-    /// one is refused before it is stored. A tag or prefix names what the nodes hold that hear of it.
+    /// Of several writes of a key the last one counts everywhere, by the wall clocks of those who wrote, and by their
+    /// names where these agree: `increment`, `compute` and `insert_if_absent` are atomic on one node only. A write
+    /// whose time is more than half a second ahead of a peer's clock is refused there, and its author drops it if it
+    /// finds its own clock ahead of most members': else it keeps what others do not have. What is removed is
+    /// remembered for a while ([`CacheBuilder::tombstone_ttl`]). A value may have a mebibyte less nine kibibytes; a
+    /// larger one is refused before it is stored. A tag or prefix names what the nodes hold that hear of it.
     ///
     /// What a node may have missed is a miss until it was compared with the members. What is loaded stays on its node and
     /// gives way to what is written; versions decide nothing.
+    ///
+    /// While a node is in doubt, what peers wrote is as old as their wall clocks say: there the staleness bound holds
+    /// as far as clocks agree.
     pub fn replicate(self) -> Self
     where
         V: Serialize + DeserializeOwned,
@@ -257,9 +261,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
         self
     }
 
-    /// For how long a cache whose values travel remembers what was removed, and at least so long a change may be under way
-    /// without costing anything. Default: [`TOMBSTONE_TTL`]. What comes later than that is refused under keys that are
-    /// absent.
+    /// For how long a cache whose values travel remembers what was removed, at most: of more than 65,536 keys, or 4
+    /// MiB of them, the oldest are forgotten before (and of fewer where they fall unevenly, for each of 64 parts has
+    /// its share). Default: [`TOMBSTONE_TTL`]. Once a removal is forgotten, writes of its slot that are older than it
+    /// are refused under keys that are absent: what is under way for longer than it is remembered may be lost here
+    /// until it is written anew.
     pub fn tombstone_ttl(mut self, time: Duration) -> Self {
         self.settings.tombstone_ttl = time;
         self

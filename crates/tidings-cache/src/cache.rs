@@ -146,7 +146,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// [`Cache::write_through`] or [`Cache::remove`].
     ///
     /// While the key's truth is uncertain (for the write horizon after a write of it failed, or changes of its lane were
-    /// missed) nothing is stored; peers are told all the same.
+    /// missed) nothing is stored, unless values travel; peers are told all the same.
     ///
     /// # Errors
     /// [`WriteError`].

@@ -84,7 +84,7 @@ impl Clock {
     /// Now and the wall clock's milliseconds, for a change: from one reading, half the price of [`Clock::coarse`].
     ///
     /// A suspend or a step of the wall clock is noticed [`RECHECK_NANOS`] later at most. Until then the first may be
-    /// too early, so that an entry counts as older than it is, and the second wrong, which orders nothing.
+    /// too early, so that an entry counts as older than it is, and the second wrong, as wall clocks may be.
     #[inline]
     pub(crate) fn at_change(&self) -> (Tick, u64) {
         match &self.0 {
@@ -104,7 +104,8 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970, for stamps and people. Decides nothing.
+    /// Milliseconds since 1970, for stamps and people. Decides nothing but which write is the last one where values
+    /// travel, and how old it is.
     #[must_use]
     pub fn wall_ms(&self) -> u64 {
         match &self.0 {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::future::Future;
 
 use bytes::Bytes;
-use tidings_proto::hash::{CacheId, key_hash};
+use tidings_proto::hash::CacheId;
 use tidings_proto::id::SlotSet;
 use tidings_proto::record::Unsound;
-use tidings_proto::replicate::copy::{Answer, Digests, Listed, PARTS, Question};
+use tidings_proto::replicate::copy::{Answer, Digests, PARTS, Question};
 
 use crate::repair::{Comparison, Page, Replicating, Wanted};
 
@@ -82,23 +82,16 @@ where
         let question = Question::List { slots, part, after };
         let answer = ask(question.encode(id)).await.map_err(CompareError::Asked)?;
         let Answer::List(listed) = Answer::decode(&answer)? else { return Err(CompareError::Unexpected) };
-        let end = end_of(id, &listed, after).ok_or(CompareError::Unexpected)?;
+        if !listed.is_sound(id, after) {
+            return Err(CompareError::Unexpected);
+        }
         let wanted = cache.compare(Page { slots, part, after }, &listed, doubted);
         taken += fetch(cache, id, &wanted, ask).await?;
-        match end {
-            Some(end) if listed.more => after = Some(end),
-            _ => return Ok(taken),
-        }
+        after = Some(match listed.end(id) {
+            Some(end) => end,
+            None => return Ok(taken),
+        });
     }
-}
-
-/// Where a list ends, if it is in order.
-#[allow(clippy::option_option, reason = "an empty list is in order and ends nowhere")]
-fn end_of(id: CacheId, listed: &Listed<'_>, after: Option<u64>) -> Option<Option<u64>> {
-    let hashes = listed.writes.iter().map(|listing| Some(key_hash(id, listing.key)));
-    let all: Vec<_> = std::iter::once(after).chain(hashes).collect();
-    let moves = all.len() > 1 || !listed.more;
-    (moves && all.is_sorted_by(|a, b| a < b)).then(|| all.last().copied().flatten())
 }
 
 async fn fetch<E, F>(

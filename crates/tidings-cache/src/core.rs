@@ -10,6 +10,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -103,6 +104,15 @@ pub(crate) struct Core<K, V> {
     key: PhantomData<fn(K)>,
 }
 
+/// Sets a flag that mostly is set already: to write it anew would take its cache line from who reads what stands
+/// beside it.
+#[inline]
+fn raise(flag: &AtomicBool) {
+    if !flag.load(Ordering::Relaxed) {
+        flag.store(true, Ordering::Relaxed);
+    }
+}
+
 impl<K, V> fmt::Debug for Core<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache")
@@ -159,7 +169,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),
             load_time: Histogram::default(),
-            tagged: AtomicBool::new(settings.explicit_tags || tagger.is_some()),
+            // Where values travel, so do their tags.
+            tagged: AtomicBool::new(
+                settings.explicit_tags || tagger.is_some() || settings.mode == Mode::Replicate,
+            ),
             timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
             expiry_walked: AtomicU64::new(0),
@@ -331,7 +344,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Whether certainly every entry of the table is one that a read would be answered with.
     fn serves_all(&self, now: Tick) -> bool {
         let fences = self.fences.load(Ordering::Acquire);
-        if self.timed.load(Ordering::Relaxed) || fences != self.reclaimed_fences.load(Ordering::Acquire) {
+        // Where values travel, entries are kept that a fence has made unreadable.
+        let keeps = self.timed.load(Ordering::Relaxed) || self.replicates();
+        if keeps || fences != self.reclaimed_fences.load(Ordering::Acquire) {
             return false;
         }
         let gate = self.domain.gate();
@@ -393,10 +408,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> bool {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
-            self.own_times.store(true, Ordering::Relaxed);
+            raise(&self.own_times);
         }
         let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
-            self.timed.store(true, Ordering::Relaxed);
+            raise(&self.timed);
             self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
         let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
@@ -465,30 +480,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let bits = u64::from((key.hash >> 6) as u32);
             return Some(((bits * partitions as u64) >> 32) as usize);
         };
-        let decoded;
-        let typed = match typed {
-            Some(key) => key,
-            None => {
-                let Ok(key) = codec::decode::<K>(key.bytes) else {
-                    self.stats.unpartitioned.count();
-                    return None;
-                };
-                decoded = key;
-                &decoded
-            }
+        let call = || match typed {
+            Some(key) => partitioner(key),
+            None => partitioner(&codec::decode::<K>(key.bytes).ok()?),
         };
-        let call = std::panic::AssertUnwindSafe(|| partitioner(typed));
-        match std::panic::catch_unwind(call) {
-            Ok(Some(partition)) if partition < partitions => Some(partition),
-            Ok(_) => {
-                self.stats.unpartitioned.count();
-                None
-            }
-            Err(_) => {
-                self.stats.panics.count();
-                self.stats.unpartitioned.count();
-                None
-            }
+        let partition = self.caught(call).flatten().filter(|partition| *partition < partitions);
+        if partition.is_none() {
+            self.stats.unpartitioned.count();
         }
+        partition
+    }
+
+    /// Runs user code on a way that its panic must not end. Counts one.
+    pub(crate) fn caught<T>(&self, call: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(call)).inspect_err(|_| self.stats.panics.count()).ok()
     }
 }

@@ -224,7 +224,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
         let tags = core.tags_loaded((encoded.borrowed(), Some(key)), &loaded.value, &loaded.tags)?;
-        let hand = core.leased_tokens.take(encoded.place(token.start));
+        let hand = match core.settings.loads.one_loader {
+            OneLoader::Node => None,
+            OneLoader::Cluster => core.leased_tokens.take(encoded.place(token.start)),
+        };
         // Only for those who wait elsewhere.
         let handing = hand.map(|hand| (Handing::of(hand, Some(&loaded)), loaded.value.clone()));
         let Loaded { value, version, .. } = loaded;

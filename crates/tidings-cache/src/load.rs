@@ -13,6 +13,7 @@ use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::leader::{Ended, Leader, Turn, Waiting};
 use crate::stats::Outcome;
+use crate::table::{Bare, Entry, Peeking};
 use crate::tags::{Loaded, TagError, Tags};
 
 /// How a flight ended that has brought a value.
@@ -150,10 +151,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let tags = tags.unwrap_or_default();
         let sound = sound && !self.is_closed() && !was_named && !self.goes_down(shard, key, version);
         let sound = sound && self.may_fill(shard, key);
+        let stored = sound && kept && !self.bypasses();
+        if sound && !stored {
+            self.end_expired(shard, key, start.began);
+        }
         if !kept {
             return if sound { Landed::Unstored } else { Landed::Ended };
         }
-        let stored = sound && !self.bypasses();
         if stored {
             shard.flights.end_decisions(key);
             // Loads fill a table too.
@@ -168,6 +172,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         } else {
             self.stats.fence_rejects.count();
             Landed::Ended
+        }
+    }
+
+    /// Removes what has expired of a key and is from before a moment at which its truth was read: the fail-safe would
+    /// serve it. Call under the key's shard lock.
+    fn end_expired(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>, read: Tick) {
+        if self.settings.loads.fail_safe.is_none() {
+            return;
+        }
+        let (_bare, _peeking) = (Bare::begin(), Peeking::begin());
+        let over = |entry: &Entry<V>| self.is_over(entry.expires) && entry.began <= read;
+        if self.entries.get(&key).as_ref().is_some_and(over) {
+            self.entries.invalidate(&key);
+            shard.untag(key);
+            shard.unversion(key);
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Changes of many keys at once.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use bytes::Bytes;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::id::Slot;
@@ -40,11 +43,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
-        let deriving = self.deriving();
-        self.may_change(options.leave())?;
         if self.replicates() {
             return self.change_each(changes, operation, options);
         }
+        let deriving = self.deriving();
+        self.may_change(options.leave())?;
         self.draft_many(operation, options, Slot::of_hash(0), DraftTarget::Keys(&[]))?;
         let active = self.topic.is_active();
         let (mut all, mut keys) = (Vec::new(), Vec::new());
@@ -66,7 +69,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             // Also if it failed half way.
             self.derive(Changed::keys(&keys, options.uncertain));
         }
-        changed?;
+        changed.map_err(Unmade::into_error)?;
         let kind = match operation {
             Operation::Insert if telling.any_new => EventKind::Inserted,
             Operation::Insert => EventKind::Updated,
@@ -81,28 +84,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         operation: Operation,
         options: &Options,
         telling: &mut Telling,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), Unmade> {
         let mut shards = self.shards_of(some.iter().map(|one| one.encoded.borrowed()));
         if self.is_closed() {
-            return Err(WriteError::Closed);
+            return Err(Unmade::Failed(WriteError::Closed));
         }
         let now = self.domain.clock().coarse();
         let mut by_kind: [Vec<usize>; 3] = Default::default();
-        for (index, one) in some.iter_mut().enumerate() {
-            let key = one.encoded.borrowed();
-            let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
-            let change = one.change.take().expect("each change is made once");
-            let stores = self.stores(shard, key, options, now);
-            if !stores {
-                self.withholds(&change);
+        // A value's `clone` or the weigher may panic: of what was changed by then others are told all the same.
+        let changing = catch_unwind(AssertUnwindSafe(|| {
+            for (index, one) in some.iter_mut().enumerate() {
+                let key = one.encoded.borrowed();
+                let shard = shards[key.shard()].as_mut().expect("the shards of all keys are locked");
+                let done = self.change_one(shard, one, (options, now));
+                by_kind[done as usize].push(index);
             }
-            by_kind[self.change_table(shard, key, change, (options, stores, now)) as usize].push(index);
-            self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
-            self.set_version(shard, key, None);
-            if options.uncertain {
-                self.open_window(shard, key);
-            }
-        }
+        }));
         telling.any_new |= !by_kind[Done::Inserted as usize].is_empty();
         let mut result = Ok(());
         for (kind, indices) in
@@ -122,12 +119,36 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
         }
         // Under the locks, so that a close sees it; and also if it failed half way, as others count it.
-        if (result.is_ok() || telling.begun) && !std::mem::replace(&mut telling.counted, true) {
+        let any = by_kind.iter().any(|indices| !indices.is_empty());
+        if (result.is_ok() && any || telling.begun) && !std::mem::replace(&mut telling.counted, true) {
             self.stats.mutations.count();
         }
         drop(shards);
         telling.wake();
-        result
+        changing.map_err(Unmade::Panicked)?;
+        result.map_err(Unmade::Failed)
+    }
+
+    /// Changes the table, tags and versions of one key, under its shard's lock.
+    fn change_one(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        one: &mut One<V>,
+        (options, now): (&Options, Tick),
+    ) -> Done {
+        let key = one.encoded.borrowed();
+        let change = one.change.take().expect("each change is made once");
+        let stores = self.stores(shard, key, options, now);
+        if !stores {
+            self.withholds(&change);
+        }
+        let done = self.change_table(shard, key, change, (options, stores, now));
+        self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
+        self.set_version(shard, key, None);
+        if options.uncertain {
+            self.open_window(shard, key);
+        }
+        done
     }
 
     fn change_table(
@@ -246,6 +267,24 @@ const _: () = assert!(
         && KEY_BYTES_PER_RECORD_MAX + 16 * KEYS_PER_RECORD_MAX + 2 * METADATA_BYTES_MAX <= RECORD_BYTES_MAX,
     "every key fits a record, and every run of keys does"
 );
+
+/// Why a change of many keys ended half way.
+enum Unmade {
+    Failed(WriteError),
+    /// User code did, with this.
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl Unmade {
+    /// # Panics
+    /// With the user's panic.
+    fn into_error(self) -> WriteError {
+        match self {
+            Self::Failed(error) => error,
+            Self::Panicked(panic) => resume_unwind(panic),
+        }
+    }
+}
 
 /// What became of one key; the index of its kind.
 #[derive(Clone, Copy)]

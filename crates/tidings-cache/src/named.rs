@@ -23,7 +23,8 @@ use crate::event::RawTarget;
 use crate::key::{Key, SHARDS};
 use crate::receipt::Written;
 use crate::recent::Named;
-use crate::tags::TagHash;
+use crate::replicated::NamedKeys;
+use crate::tags::{TagHash, TagPlace};
 use crate::topic::{Told, Woken};
 use crate::write::{Leave, WriteError};
 
@@ -158,7 +159,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.is_closed() {
             return Err(WriteError::Closed);
         }
-        let named = self.named_by(&whole.told(), SlotSet::ALL, &shards);
+        let named = if self.replicates() {
+            self.named_by(&whole.told(), SlotSet::ALL, &shards)
+        } else {
+            NamedKeys::NotNoted
+        };
         let wall_ms = self.domain.clock().wall_ms();
         let mut told = Told::here(whole.kind, whole.operation, self.domain.origin(), wall_ms);
         let mut log_waiters = Vec::new();
@@ -215,7 +220,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             // First: what lands from now on in this shard is compared with it.
             shard.note_mark(at);
             if let Named::Tag(tag) = named {
-                while self.remove_some_tagged(shard, (tag, slots), &mut Some(0), by) > 0 {}
+                let mut from = Some(TagPlace::first());
+                while from.is_some() {
+                    self.remove_some_tagged(shard, (tag, slots), &mut from, by);
+                }
             }
         };
         if shards.is_empty() {
@@ -241,7 +249,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn remove_tagged(&self, tagged: (TagHash, SlotSet), limit: usize, by: By) -> usize {
         let mut removed = 0;
         for index in 0..SHARDS {
-            let mut from = Some(0);
+            let mut from = Some(TagPlace::first());
             while from.is_some() && removed < limit {
                 removed += self.remove_some_tagged(&mut self.shard_at(index), tagged, &mut from, by);
             }
@@ -254,7 +262,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         &self,
         shard: &mut ShardGuard<'_, V>,
         (tag, slots): (TagHash, SlotSet),
-        from: &mut Option<u32>,
+        from: &mut Option<TagPlace>,
         by: By,
     ) -> usize {
         let (Some(tags), Some(at)) = (&shard.tags, from.take()) else { return 0 };
@@ -277,7 +285,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// not stored if its value has the tag, and no later caller joins it, whatever its tags.
     ///
     /// A cache that knows of no tags, neither computed nor given ([`crate::CacheBuilder::explicit_tags`]), drops
-    /// everything. A peer does so, lane by lane, also if it holds more than 65,536 such entries of a lane.
+    /// everything, unless its values travel: then their tags do. A peer drops everything of a lane, too, if it holds
+    /// more than 65,536 such entries of it, and its values do not travel.
     ///
     /// # Errors
     /// [`WriteError`].

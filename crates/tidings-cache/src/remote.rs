@@ -106,13 +106,25 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         change: &RemoteChange<'_>,
         evicted: bool,
     ) {
+        self.tell_evicted(woken, (partition, key), change, evicted);
+        woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
+        self.stats.delivered.count();
+    }
+
+    /// Tells subscribers that a peer's change of one key evicted a copy here, if it did. Under the shard lock.
+    #[inline]
+    pub(crate) fn tell_evicted(
+        &self,
+        woken: &mut Woken,
+        (partition, key): (usize, KeyRef<'_>),
+        change: &RemoteChange<'_>,
+        evicted: bool,
+    ) {
         if evicted {
             let told = Told { operation: Operation::Invalidate, ..change.told(EventKind::Invalidated) };
             woken.add(self.topic.tell_key(partition, key, told));
             self.stats.delivered.count();
         }
-        woken.add(self.topic.tell_key(partition, key, change.told(change.record.kind)));
-        self.stats.delivered.count();
     }
 
     /// The version that a change can be compared by: one of another schema may mean something else.

@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::hash::key_hash;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::replicate::copy::{
-    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question, end_of,
+    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
 };
 use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
@@ -23,7 +22,6 @@ use tidings_proto::time::Tick;
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
 use crate::replicate::Merged;
-use crate::tags::Tags;
 use crate::topic::Told;
 use crate::travel::Arrival;
 
@@ -100,7 +98,7 @@ pub trait Replicating: Send + Sync {
     fn take(&self, schema: u32, values: &[Fetched<'_>]) -> usize;
     /// A value was listed that the member does not hand out: what is older is let go of, and refused from now on.
     fn lack(&self, wanted: &Wanted);
-    /// A member was compared with.
+    /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
     /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
     fn end(&self, comparison: &Comparison);
@@ -114,7 +112,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 self.list(Page { slots: *slots, part: *part, after: *after })
             }
             Question::Fetch(keys) => self.fetched(keys),
-            Question::Refused { stamp, key, .. } => {
+            Question::Refused { stamp, key } => {
                 self.disown(KeyRef::of(self.id, key), *stamp);
                 Answer::Noted.encode()
             }
@@ -194,6 +192,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 replica.adopt(slots, &digests.floors);
             }
         }
+        // Below a floor of the future the next member may hold what this one has forgotten the removal of.
+        let future = comparison.slots.without(slots);
+        if !future.is_empty() {
+            self.fence_slots(future);
+        }
     }
 
     fn end(&self, comparison: &Comparison) {
@@ -223,9 +226,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         arrival: Arrival<V>,
     ) -> Merged {
         let merged = self.merge(&mut shard, key, stamp, arrival);
-        if merged == Merged::Future {
+        if matches!(merged, Merged::Future { .. }) {
             self.stats.future.count();
-            self.let_go(&mut shard, key);
             if self.is_doubted(key.slot()) {
                 self.fence_slots(SlotSet::from_iter([key.slot()]));
             }
@@ -287,17 +289,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         drop(shard);
         let left = entry.expires.since(self.domain.clock().coarse());
         let ttl = (entry.expires != Tick::FOREVER).then_some(left);
-        let value = self.travels_as(&entry.into_value()?, ttl, &tags.unwrap_or_else(Tags::default)).ok()?;
-        Some((stamp, value))
+        let (value, tags) = (entry.into_value()?, tags.unwrap_or_default());
+        Some((stamp, self.caught(|| self.travels_as(&value, ttl, &tags))?.ok()?))
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
     /// write.
     fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
-        let end = if listed.more { end_of(self.id, listed) } else { None };
-        let is_listed = |key: KeyRef<'_>| {
-            listed.writes.binary_search_by_key(&key.hash, |it| key_hash(self.id, it.key)).is_ok()
-        };
+        let end = listed.end(self.id);
         let mut shard = self.shard_at(page.part.into());
         let unlisted = |(key, held): (Sought<'_>, Held)| {
             let Held::Entry { stamp, birth } = held else { return None };
@@ -308,7 +307,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let goes = within
                 && !self.is_coherent(key, birth.began, birth.epoch)
                 && stamp <= digests.floors[key.slot().index()]
-                && !is_listed(key);
+                && listed.get(self.id, key.sought()).is_none();
             goes.then(|| key.stored())
         };
         let replica = shard.replica.as_ref();

@@ -22,6 +22,7 @@ use tidings_proto::time::Tick;
 use crate::builder::Mode;
 use crate::core::{Birth, Core, SWEEPING, ShardGuard};
 use crate::key::{Encoded, Key, KeyRef, StoredKey};
+use crate::open_writes::OpenWrite;
 use crate::receipt::Written;
 use crate::table::{Bare, Entry};
 use crate::tags::Tags;
@@ -58,8 +59,8 @@ pub(crate) enum Merged {
     Removed { evicted: bool },
     /// A later one is known.
     Outdated,
-    /// Its time is of the future: it is not merged.
-    Future,
+    /// Its time is of the future: it is not merged, and the key is gone; whether a readable copy went with it.
+    Future { evicted: bool },
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -108,10 +109,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Some(birth) => replica.put(key.sought(), stamp, birth.of_entry()),
             None => replica.remove(key.sought(), stamp, now),
         }
-        replica.probe(PROBES, |key, _| self.entries.contains_key(&KeyRef::from(key)));
+        replica.probe(PROBES, |key| self.entries.contains_key(&KeyRef::from(key)));
     }
 
-    /// Merges a peer's write, under its key's shard lock.
+    /// Merges a peer's write, under its key's shard lock. One of the future evicts.
     pub(crate) fn merge(
         &self,
         shard: &mut ShardGuard<'_, V>,
@@ -121,7 +122,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Merged {
         let wall_ms = self.domain.clock().wall_ms();
         if self.domain.log().observe_in(key.slot(), write.at, wall_ms).is_err() {
-            return Merged::Future;
+            return Merged::Future { evicted: self.let_go(shard, key) };
         }
         let Some(replica) = &shard.replica else { return Merged::Outdated };
         let verdict = match &arrival {
@@ -137,8 +138,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Arrival::Value { value, tags, ttl } => {
                 let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));
                 let birth = self.birth_of_merged(shard, key.slot(), now.before(age), ttl);
-                self.put(shard, key, value, birth, now);
+                // Nobody asks what it displaces, so it is not looked up.
+                shard.end_flights(key);
+                let _ = self.room();
+                self.store(key, Some(value), birth);
                 self.set_tags(shard, key, tags);
+                shard.unversion(key);
                 self.note_write(shard, key, write, Some(birth), now);
                 Merged::Stored
             }
@@ -151,8 +156,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// How a peer's value is stored that was written at a moment: members that are not heard may have written since. In a
-    /// slot that is doubted, a later write may have been missed, and it is unreadable until that was compared.
+    /// How a peer's value is stored that was written at a moment, by the wall clocks of both: members that are not
+    /// heard may have written since. In a slot that is doubted, a later write may have been missed, and it is
+    /// unreadable until that was compared.
     fn birth_of_merged(
         &self,
         shard: &ShardGuard<'_, V>,
@@ -214,14 +220,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         matches!(held, Some(Held::Entry { birth: known, .. }) if known == birth)
     }
 
-    /// Makes several changes one by one, for each has a value and a stamp of its own. Every key and value is judged before
-    /// any is changed.
+    /// Makes several changes one by one, for each has a value and a stamp of its own. Every key and value is judged
+    /// before any is changed, and so is whether this node makes changes: one that begins to leave meanwhile waits for
+    /// all of them.
     pub(crate) fn change_each(
         &self,
         changes: impl IntoIterator<Item = (K, Change<V>)>,
         operation: Operation,
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
+        // Announced before it is judged: a node that leaves either waits for it or refuses it.
+        let _announced = OpenWrite::of(&self.domain);
+        self.may_change(options.leave())?;
         let mut all = Vec::new();
         for (key, change) in changes {
             let encoded = Encoded::new(self.id, &key)?;
@@ -230,6 +240,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.travelling(&change, options, &tags)?;
             all.push((key, encoded, change));
         }
+        let options = &Options { ends_write: true, ..options.clone() };
         let (mut positions, mut kind) = (Positions::default(), None);
         for (key, encoded, change) in all {
             let subject = Subject { key: encoded.borrowed(), typed: Some(&key) };
@@ -261,7 +272,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn reclaim_stamps(&self, shard: &mut ShardGuard<'_, V>, places: usize) {
         if let Some(replica) = &mut shard.replica {
             replica.expire(self.domain.clock().coarse());
-            replica.probe(places, |key, _| self.entries.contains_key(&KeyRef::from(key)));
+            replica.probe(places, |key| self.entries.contains_key(&KeyRef::from(key)));
         }
     }
 }
@@ -278,4 +289,6 @@ pub(crate) struct Rescued<V> {
     pub(crate) stamp: WriteStamp,
     pub(crate) entry: Entry<V>,
     pub(crate) tags: Tags,
+    /// Else it may be again, and is kept as it was.
+    pub(crate) readable: bool,
 }

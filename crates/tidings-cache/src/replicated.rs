@@ -14,7 +14,7 @@ use crate::refusals::Refusal;
 use crate::remote::{RemoteChange, whole_target};
 use crate::replicate::{Merged, Rescued};
 use crate::table::{self, Entry, Peeking};
-use crate::tags::TagHash;
+use crate::tags::{TagHash, TagPlace};
 use crate::topic::Woken;
 use crate::travel::Arrival;
 
@@ -49,19 +49,35 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Merged::Removed { evicted: true } => &self.stats.key_evicted,
             Merged::Removed { evicted: false } => &self.stats.key_absent,
             Merged::Outdated => &self.stats.outdated,
-            Merged::Future => &self.stats.future,
+            Merged::Future { .. } => &self.stats.future,
         };
         counter.count();
-        // What came after a later one changes nothing for anybody.
-        if let Some(partition) = partition.filter(|_| merged != Merged::Outdated) {
-            let evicted = matches!(merged, Merged::Removed { evicted: true });
-            self.tell_applied(&mut woken, (partition, key), change, evicted);
+        if let Some(partition) = partition {
+            self.tell_merged(&mut woken, (partition, key), change, merged);
         }
         drop(shard);
         woken.wake();
     }
 
-    /// Merges a change of one key, under its shard lock. One of the future evicts, and its author is to be told.
+    /// Tells subscribers what became of a peer's change of one key. Under the shard lock.
+    fn tell_merged(
+        &self,
+        woken: &mut Woken,
+        at: (usize, KeyRef<'_>),
+        change: &RemoteChange<'_>,
+        merged: Merged,
+    ) {
+        match merged {
+            // What came after a later one changes nothing for anybody.
+            Merged::Outdated => {}
+            // Nor does what is refused, but for the copy that went with it.
+            Merged::Future { evicted } => self.tell_evicted(woken, at, change, evicted),
+            Merged::Stored => self.tell_applied(woken, at, change, false),
+            Merged::Removed { evicted } => self.tell_applied(woken, at, change, evicted),
+        }
+    }
+
+    /// Merges a change of one key, under its shard lock. Of one of the future its author is to be told.
     fn merge_from(
         &self,
         shard: &mut ShardGuard<'_, V>,
@@ -74,8 +90,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.open_window(shard, key);
         }
         let merged = self.merge(shard, key, stamp, arrival);
-        if merged == Merged::Future {
-            self.let_go(shard, key);
+        if matches!(merged, Merged::Future { .. }) {
             let origin = change.origin.clone();
             let refusal = Refusal { origin, cache: self.id, key: key.to_bytes(), stamp };
             self.domain.inner().refusals.add(refusal);
@@ -86,19 +101,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn merge_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>) {
         for key in keys.iter().map(|key| KeyRef::of(self.id, key)) {
             let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+            let mut woken = Woken::default();
             let mut shard = self.shard(key);
             let merged = self.merge_from(&mut shard, key, change, Arrival::Nothing);
-            let evicted = merged == Merged::Removed { evicted: true };
+            let evicted =
+                matches!(merged, Merged::Removed { evicted: true } | Merged::Future { evicted: true });
             let counter = if evicted { &self.stats.keys_evicted } else { &self.stats.keys_absent };
             counter.count();
-            let told = partition.filter(|_| matches!(merged, Merged::Removed { .. })).map(|partition| {
-                self.stats.delivered.count();
-                self.topic.tell_key(partition, key, change.told(change.record.kind))
-            });
-            drop(shard);
-            if let Some(told) = told {
-                told.wake();
+            if let Some(partition) = partition {
+                self.tell_merged(&mut woken, (partition, key), change, merged);
             }
+            drop(shard);
+            woken.wake();
         }
     }
 
@@ -107,14 +121,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let slots = change.lanes.slots_of(change.lane);
         let stamp = WriteStamp::of(change.record.stamp, change.origin);
         let wall_ms = self.domain.clock().wall_ms();
+        if change.record.uncertain {
+            self.open_slot_windows(slots);
+        }
         if self.domain.log().observe(slots, stamp.at, wall_ms).is_err() {
             // What it stands for is decided by comparing with the members, once its time has come.
             self.stats.future.count();
             self.fence_and_tell(slots);
             return;
-        }
-        if change.record.uncertain {
-            self.open_slot_windows(slots);
         }
         let target = whole_target(&change.record.target);
         let mut shards = self.all_shards();
@@ -141,16 +155,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         woken.into_iter().for_each(Woken::wake);
     }
 
-    /// What a change without keys names in these slots. `shards` are all of them.
+    /// What a change without keys names in these slots, where values travel. `shards` are all of them.
     pub(crate) fn named_by(
         &self,
         target: &RawTarget,
         slots: SlotSet,
         shards: &[ShardGuard<'_, V>],
     ) -> NamedKeys {
-        if !self.replicates() {
-            return NamedKeys::NotNoted;
-        }
         let replicas = shards.iter().filter_map(|shard| shard.replica.as_ref());
         let keys = match target {
             RawTarget::Prefix(prefix) if self.has_text() => {
@@ -164,7 +175,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             RawTarget::Tag(tag) if self.keeps_tags() => {
                 let tag = TagHash::of(self.id, tag);
                 let tags = shards.iter().filter_map(|shard| shard.tags.as_ref());
-                tags.flat_map(|tags| tags.keys_of(tag, 0, slots, usize::MAX).0).collect()
+                tags.flat_map(|tags| tags.keys_of(tag, TagPlace::first(), slots, usize::MAX).0).collect()
             }
             _ => return NamedKeys::All,
         };
@@ -197,7 +208,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// The readable entries that a change names, and that were written later.
+    /// The entries that a change names, and that were written later: all that it would remove or make unreadable.
     fn rescued(
         &self,
         named: &NamedKeys,
@@ -207,14 +218,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Vec<Rescued<V>> {
         let later = |key: KeyRef<'_>, held: Held| match held {
             Held::Entry { stamp: written, birth } if written > stamp => {
+                let readable = self.is_coherent(key, birth.began, birth.epoch);
+                if !readable && matches!(named, NamedKeys::All) {
+                    // It stays where it is, as unreadable as before.
+                    return None;
+                }
                 let entry = self.own_entry(key, birth)?;
                 let tags = shards[key.shard()].tags.as_ref().and_then(|tags| tags.get(key)).cloned();
-                self.is_coherent(key, birth.began, birth.epoch).then(|| Rescued {
-                    key: key.stored(),
-                    stamp: written,
-                    entry,
-                    tags: tags.unwrap_or_default(),
-                })
+                let (key, tags) = (key.stored(), tags.unwrap_or_default());
+                Some(Rescued { key, stamp: written, entry, tags, readable })
             }
             _ => None,
         };
@@ -242,12 +254,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     fn restore(&self, shards: &mut [ShardGuard<'_, V>], rescued: Rescued<V>) {
-        let Rescued { key, stamp, entry, tags } = rescued;
+        let Rescued { key, stamp, entry, tags, readable } = rescued;
         let key = key.borrowed();
         let shard = &mut shards[key.shard()];
-        self.set_tags(shard, key, tags);
-        let counts = (entry.began, self.epoch(key.slot()));
+        let counts = (entry.began, if readable { self.epoch(key.slot()) } else { entry.epoch });
         self.store_again(shard, key, stamp, entry, counts);
+        // Afterwards: tags of what the table does not have are forgotten.
+        self.set_tags(shard, key, tags);
     }
 
     /// Stores an entry that was there before, as one that counts from another moment on. Call under its key's shard lock.

@@ -40,8 +40,6 @@ const LEASED_TOKENS_MAX: usize = 4_096;
 /// Who wants to load a key.
 #[derive(Clone, Debug)]
 pub struct LeaseRequest {
-    /// The name of its cache.
-    pub cache: Arc<str>,
     /// Which layout its values have.
     pub schema: u32,
     /// The key.
@@ -162,8 +160,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let source = self.domain.leases().get()?;
         let key = LeaseKey { cache: self.id, bytes: key.to_bytes() };
-        let (cache, schema) = (self.name.clone(), self.settings.schema);
-        Some(source(LeaseRequest { cache, schema, key, patience }))
+        Some(source(LeaseRequest { schema: self.settings.schema, key, patience }))
     }
 
     /// Hands in what a load has brought. What does not encode, or is too long, brings nothing.

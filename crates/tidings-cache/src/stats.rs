@@ -165,7 +165,7 @@ counters! {
         lagged,
         /// Events of expiry or eviction that were dropped because their queue was full.
         local_events_dropped,
-        /// Calls of a partitioner, listener or derived rule that panicked.
+        /// Calls of a partitioner, listener, derived rule or encoding that panicked, and were not a caller's own.
         panics,
         /// Events dropped for subscribers because the partitioner said so or named no partition.
         unpartitioned,

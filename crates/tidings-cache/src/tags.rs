@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 use tidings_proto::hash::{CacheId, key_hash};
-use tidings_proto::id::SlotSet;
+use tidings_proto::id::{Slot, SlotSet};
 
 use crate::key::{KeyRef, StoredKey};
 
@@ -135,6 +135,17 @@ impl<V> Loaded<V> {
     }
 }
 
+/// Where to look for the keys of a tag next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TagPlace(Slot, u32);
+
+impl TagPlace {
+    /// Where all of them are still to come.
+    pub(crate) fn first() -> Self {
+        Self(Slot::of_hash(0), 0)
+    }
+}
+
 /// Computes an entry's tags.
 pub(crate) type Tagger<K, V> = Arc<dyn Fn(&K, &V, &mut Tags) -> Result<(), TagError> + Send + Sync>;
 
@@ -154,7 +165,8 @@ pub(crate) struct TagIndex {
     places: Vec<Option<Tagged>>,
     free: Vec<u32>,
     by_key: HashTable<u32>,
-    by_tag: BTreeSet<(TagHash, u32)>,
+    /// By slot, so that what a lane names is found without a look at what others do.
+    by_tag: BTreeSet<(TagHash, Slot, u32)>,
     /// The place to be looked at next.
     hand: usize,
 }
@@ -175,7 +187,7 @@ impl TagIndex {
             self.places.push(None);
             u32::try_from(self.places.len() - 1).expect("a shard has no room for 2^32 entries")
         });
-        self.by_tag.extend(tags.0.iter().map(|tag| (*tag, place)));
+        self.by_tag.extend(tags.0.iter().map(|tag| (*tag, key.slot(), place)));
         self.places[place as usize] = Some(Tagged { key: key.stored(), tags });
         let places = &self.places;
         self.by_key.insert_unique(key.hash, place, |place| hash_at(places, *place));
@@ -206,8 +218,9 @@ impl TagIndex {
 
     fn vacate(&mut self, place: u32) {
         let Some(tagged) = self.places[place as usize].take() else { return };
+        let slot = tagged.key.borrowed().slot();
         for tag in &tagged.tags.0 {
-            self.by_tag.remove(&(*tag, place));
+            self.by_tag.remove(&(*tag, slot, place));
         }
         self.free.push(place);
         if self.by_key.is_empty() {
@@ -216,21 +229,29 @@ impl TagIndex {
         }
     }
 
-    /// Some keys with a tag, from the place `from` on, in these slots; and where to go on, if there may be more.
+    /// Some keys with a tag in these slots, from one on; and where to go on, if there may be more. Keys in other
+    /// slots cost nothing, however many they are.
     pub(crate) fn keys_of(
         &self,
         tag: TagHash,
-        from: u32,
+        from: TagPlace,
         slots: SlotSet,
         most: usize,
-    ) -> (Vec<StoredKey>, Option<u32>) {
-        let mut keys = Vec::new();
-        for (_, place) in self.by_tag.range((tag, from)..=(tag, u32::MAX)) {
-            if keys.len() == most {
-                return (keys, Some(*place));
+    ) -> (Vec<StoredKey>, Option<TagPlace>) {
+        let (mut keys, mut from) = (Vec::new(), Some(from));
+        let last = Slot::of_hash(u64::MAX);
+        while let Some(TagPlace(slot, place)) = from.take() {
+            for (_, slot, place) in self.by_tag.range((tag, slot, place)..=(tag, last, u32::MAX)) {
+                if !slots.contains(*slot) {
+                    from = slots.iter().find(|next| next > slot).map(|next| TagPlace(next, 0));
+                    break;
+                }
+                if keys.len() == most {
+                    return (keys, Some(TagPlace(*slot, *place)));
+                }
+                let tagged = self.places[*place as usize].as_ref();
+                keys.extend(tagged.map(|tagged| tagged.key.borrowed().stored()));
             }
-            let key = self.places[*place as usize].as_ref().map(|tagged| tagged.key.borrowed());
-            keys.extend(key.filter(|key| slots.contains(key.slot())).map(KeyRef::stored));
         }
         (keys, None)
     }

@@ -102,7 +102,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let codec = self.codec.as_ref().expect("a cache whose values travel knows how they are encoded");
         let read = Travelling::read(value).ok();
-        let decoded = read.and_then(|read| Some(((codec.decode)(read.bytes)?, read)));
+        let decoded = read.and_then(|read| Some((self.caught(|| (codec.decode)(read.bytes))??, read)));
         let Some((value, Travelling { ttl_ms, tags, .. })) = decoded else {
             self.stats.unreadable.count();
             return Arrival::Nothing;

@@ -15,8 +15,9 @@ use crate::write::{Change, Leave, Options, Subject, When, WriteError};
 /// A write-through failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteThroughError<E> {
-    /// The user's write failed, and may have happened all the same, or may happen yet: the key was removed here and at
-    /// every peer, and is not cached anywhere for the write horizon.
+    /// The user's write failed, and may have happened all the same, or may happen yet: the key was removed here and
+    /// at every peer, and what is loaded is not cached anywhere for the write horizon, nor what is written, unless
+    /// values travel.
     #[error("the write failed: {0}")]
     Write(E),
     /// The cache could not be told. If the key cannot be used, the cache was closed before or the node refuses changes,
@@ -31,9 +32,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// value is not stored, and the key is evicted everywhere: where values travel, that is a removal, which is later than
     /// what came in between.
     ///
-    /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a window. For
-    /// the write horizon (default 5 s), counted on each node from when it is told, nothing is stored under the key that
-    /// begins within the window: no load, write-through, token or insert.
+    /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a
+    /// window. For the write horizon (default 5 s), counted on each node from when it is told, nothing is stored
+    /// under the key that begins within the window: no load, write-through, token or insert. Where values travel,
+    /// loads and tokens store nothing then; what is written is stored and travels, for it is the truth.
     ///
     /// # Errors
     /// [`WriteThroughError::Write`]: the write failed; since it may have happened all the same, the key is evicted
@@ -107,8 +109,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
 /// A write that was begun, and has not ended. A node that leaves waits for it.
 ///
-/// Dropped, it counts as one that failed: whether it has happened, or will, is not known, so the key is evicted everywhere
-/// and stored nowhere that begins within the write horizon.
+/// Dropped, it counts as one that failed: whether it has happened, or will, is not known, so the key is evicted
+/// everywhere, and a window is opened, as [`Cache::write_through`] says.
 #[must_use = "dropped at once, it evicts the key everywhere"]
 pub struct WriteFlight<'a, 'k, K: Key, V: Clone + Send + Sync + 'static> {
     cache: &'a Cache<K, V>,

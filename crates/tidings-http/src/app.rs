@@ -6,15 +6,14 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use tidings::{AnyCache, Cache, Node};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::guard::Hosts;
-use crate::limits::SUBSCRIPTIONS_MAX;
 use crate::metrics;
 use crate::options::Options;
 use crate::problem::Problem;
 use crate::readiness::Readiness;
+use crate::room::Room;
 
 /// Shared by all requests. Clones share it.
 #[derive(Clone, Debug)]
@@ -26,7 +25,7 @@ struct Shared {
     options: Options,
     hosts: Hosts,
     metrics: Registry,
-    subscriptions: Arc<Semaphore>,
+    room: Arc<Room>,
     closing: CancellationToken,
     readiness: Arc<Readiness>,
     /// Held while a cache is opened over HTTP.
@@ -37,10 +36,11 @@ impl App {
     /// `options.listen` is where the server really listens.
     pub(crate) fn new(node: Node, options: Options) -> Self {
         let readiness = Arc::new(Readiness::new(node.clone(), options.unready_when_isolated));
+        let room = Arc::new(Room::default());
         Self(Arc::new(Shared {
             hosts: Hosts::new(options.listen.ip(), &options.allowed_hosts),
-            metrics: metrics::registry(node.clone(), readiness.clone()),
-            subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_MAX)),
+            metrics: metrics::registry(node.clone(), readiness.clone(), room.clone()),
+            room,
             closing: CancellationToken::new(),
             readiness,
             opening: Mutex::new(()),
@@ -65,9 +65,9 @@ impl App {
         &self.0.metrics
     }
 
-    /// One permit for each subscription that is open.
-    pub(crate) fn subscriptions(&self) -> Arc<Semaphore> {
-        self.0.subscriptions.clone()
+    /// Places for what waits.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.0.room
     }
 
     /// Cancelled when the server ends: what is endless has to end.

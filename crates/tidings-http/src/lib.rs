@@ -28,6 +28,7 @@ mod options;
 mod problem;
 pub mod quantity;
 mod readiness;
+mod room;
 mod routes;
 mod server;
 mod settings;

@@ -8,6 +8,13 @@ pub const CONNECTIONS_MAX: usize = 256;
 /// Subscriptions to events at once, so that they leave connections for everything else. More are answered 429.
 pub const SUBSCRIPTIONS_MAX: usize = 128;
 
+/// Reads at once that may wait for another load of their key: with every subscription open they still leave a quarter
+/// of all connections for everything else. More are answered with what is held here, or else 429.
+pub const WAITING_READS_MAX: usize = 64;
+
+/// Questions at once where a key is held: each asks every member. More are answered 429.
+pub const LOOKS_MAX: usize = 8;
+
 /// Longest value, in bytes. Longer ones are answered 413.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -60,11 +67,19 @@ pub(crate) const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// Pause after a connection could not be accepted, which is usually for want of file descriptors.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a fill token is good for: longer than a load takes, short enough that forgotten ones do not pile up.
+/// How long a fill token is good for: longer than a load takes, short enough that forgotten ones do not pile up. One
+/// that may have been waited for is good for that time besides.
 pub const FILL_TIME: Duration = Duration::from_secs(10);
 
 /// Longest time that a read waits for what another load of its key brings, as clients say it.
 pub const WAIT_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How long members are waited for that are asked whether they hold a key, unless the client says: one that is there
+/// answers within milliseconds, also while it is audited.
+pub const WHERE_TIME: Duration = Duration::from_secs(1);
+
+/// The longest that a client may say.
+pub const WHERE_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Pause between comments on a silent stream of events, so that a broken connection is noticed.
 pub const KEEP_ALIVE_TIME: Duration = Duration::from_secs(15);

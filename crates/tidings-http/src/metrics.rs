@@ -20,6 +20,7 @@ use tidings::{BroadcastError, Following, MemberInfo, MissingReason, Node, NodeId
 use tidings_proto::histogram::Snapshot;
 
 use crate::readiness::Readiness;
+use crate::room::Room;
 
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
@@ -34,14 +35,14 @@ const BUCKETS_COARSER: u32 = 1;
 type Labels = Vec<(&'static str, String)>;
 
 /// A registry with everything that one node counts.
-pub(crate) fn registry(node: Node, readiness: Arc<Readiness>) -> Registry {
+pub(crate) fn registry(node: Node, readiness: Arc<Readiness>, room: Arc<Room>) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(NodeMetrics(node, readiness)));
+    registry.register_collector(Box::new(NodeMetrics(node, readiness, room)));
     registry
 }
 
 #[derive(Debug)]
-struct NodeMetrics(Node, Arc<Readiness>);
+struct NodeMetrics(Node, Arc<Readiness>, Arc<Room>);
 
 impl Collector for NodeMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -54,6 +55,7 @@ impl Collector for NodeMetrics {
         coherence::encode(&self.0, &mut out)?;
         audit::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
+        self.refused(&mut out)?;
         self.transport(&mut out)
     }
 }
@@ -304,6 +306,14 @@ impl NodeMetrics {
             "tidings_receipt_duration",
             "How long complete and partial receipts were waited for.",
             one(counts.times),
+        )
+    }
+
+    fn refused(&self, out: &mut Output<'_>) -> fmt::Result {
+        out.counter(
+            "tidings_http_refused",
+            "Requests and connections over HTTP for which there was no room.",
+            labelled("room", self.2.refused()),
         )
     }
 

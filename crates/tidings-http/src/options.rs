@@ -46,7 +46,8 @@ pub struct Options {
     pub log_level: Option<Arc<LogLevel>>,
     /// What `GET /v1/configuration` answers; must hold no secrets. Default: none, and the route is not there.
     pub configuration: Option<Json>,
-    /// Whether a node that knows other members and hears none of them calls itself not ready. Default: no.
+    /// Whether a node calls itself not ready that knows other members and hears none of them, or that none has heard
+    /// for so long that they have given it up ([`tidings::Node::expelled`]). Default: no.
     pub unready_when_isolated: bool,
 }
 

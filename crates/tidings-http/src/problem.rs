@@ -50,6 +50,10 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid_query", detail)
     }
 
+    pub(crate) fn leaving(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)
+    }
+
     pub(crate) fn overloaded(detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", detail);
         problem.with_header(RETRY_AFTER, HeaderValue::from_static("1"))

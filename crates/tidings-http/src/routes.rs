@@ -11,6 +11,7 @@ mod documents;
 mod entries;
 mod events;
 mod health;
+mod holders;
 mod invalidate;
 mod page;
 
@@ -93,6 +94,8 @@ fn table() -> Vec<Route> {
         entry("/v1/caches/{cache}/entries/{key}"),
         // The empty key: a parameter of a path is never empty.
         entry("/v1/caches/{cache}/entries/"),
+        Route::at("/v1/caches/{cache}/entries/{key}/where").get(holders::show),
+        Route::at("/v1/caches/{cache}/entries//where").get(holders::show),
         Route::at("/v1/caches/{cache}/invalidate").post(invalidate::invalidate),
         Route::at("/v1/caches/{cache}/events").get(events::events),
         Route::at("/v1/drain").post(admin::drain),
@@ -151,7 +154,7 @@ mod tests {
             .collect();
         let there: BTreeSet<(String, String)> = table()
             .iter()
-            .filter(|route| !route.path.ends_with("/entries/"))
+            .filter(|route| !route.path.ends_with("/entries/") && !route.path.contains("//"))
             .flat_map(|route| {
                 route.methods.iter().map(|method| (route.path.to_owned(), (*method).to_owned()))
             })

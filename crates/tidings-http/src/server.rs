@@ -21,8 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::App;
 use crate::limits::{
-    ACCEPT_PAUSE, BUFFER_BYTES_MAX, CONNECTIONS_MAX, GRACE_TIME, HEAD_TIME, LINGER_TIME, REFUSALS_MAX,
-    SEND_BUFFER_BYTES,
+    ACCEPT_PAUSE, BUFFER_BYTES_MAX, GRACE_TIME, HEAD_TIME, LINGER_TIME, REFUSALS_MAX, SEND_BUFFER_BYTES,
 };
 use crate::options::Options;
 use crate::routes;
@@ -92,22 +91,27 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, app, .. } = self;
         let closing = app.closing().clone();
+        let room = app.room().clone();
         let service = TowerToHyperService::new(routes::router(app));
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
-                accepted = listener.accept() => match (accepted, slots.clone().try_acquire_owned()) {
-                    (Ok((stream, _)), Ok(slot)) => {
-                        connections.spawn(serve(stream, service.clone(), closing.clone(), slot));
-                    }
-                    (Ok((stream, _)), Err(_)) => match refusals.clone().try_acquire_owned() {
-                        Ok(refusal) => drop(connections.spawn(refuse(stream, refusal))),
-                        Err(_) => drop(stream.try_write(BUSY)),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => match room.connections.try_take() {
+                        Some(slot) => {
+                            connections.spawn(serve(stream, service.clone(), closing.clone(), slot));
+                        }
+                        None => {
+                            room.connections.refuse();
+                            match refusals.clone().try_acquire_owned() {
+                                Ok(refusal) => drop(connections.spawn(refuse(stream, refusal))),
+                                Err(_) => drop(stream.try_write(BUSY)),
+                            }
+                        }
                     },
-                    (Err(error), _) => {
+                    Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }

@@ -141,8 +141,9 @@ impl Membership {
         self.shared.evidence(|table, now| table.left(origin, now));
     }
 
-    /// Drops a life, and all older ones of its node, from the view, unless they can be heard. That gossip
-    /// names them does not bring them back; a link does, or that others hear the newest again after nobody did. Answers whether anything was dropped.
+    /// Drops a life, and all older ones of its node, from the view, unless they can be heard. That gossip names them
+    /// does not bring them back; a link does, or that others hear the newest again after nobody did. Answers whether
+    /// anything was dropped.
     #[must_use = "a life that can be heard is not forgotten"]
     pub fn forget(&self, origin: &Origin) -> bool {
         let mut forgotten = false;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::frame::{FrameType, HEADER_BYTES, RawFrame, header};
 
-/// Longest question, in bytes: three of the longest keys, or a thousand short digests.
+/// Longest question, in bytes: three of the longest keys, or a page of an audit.
 pub const QUESTION_BYTES_MAX: usize = 16 << 10;
 
 /// Longest answer, in bytes: the longest value that a record may carry.

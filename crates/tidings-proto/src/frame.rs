@@ -81,6 +81,10 @@ impl FrameType {
     ];
 
     fn of(byte: u8) -> Option<Self> {
+        #[cfg(feature = "dialects")]
+        if !crate::dialect::knows_frame(byte) {
+            return None;
+        }
         Self::KNOWN.into_iter().find(|known| *known as u8 == byte)
     }
 }
@@ -345,6 +349,13 @@ impl Control {
     /// [`FRAME_BYTES_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
+        #[cfg(feature = "dialects")]
+        return crate::dialect::say(self, Self::written);
+        #[cfg(not(feature = "dialects"))]
+        self.written()
+    }
+
+    fn written(&self) -> Vec<u8> {
         let mut out = vec![0; HEADER_BYTES];
         let encoded = match self {
             Self::Hello(hello) => codec::encode_into(hello, &mut out),
@@ -370,8 +381,8 @@ impl Control {
     /// The control frame that a raw frame holds.
     ///
     /// # Errors
-    /// [`FrameError::Body`] if it does not decode; [`FrameError::Type`] if it is no control frame; [`FrameError::TooMany`] if a list in it
-    /// exceeds its limit, [`FrameError::LongText`] if a text does.
+    /// [`FrameError::Body`] if it does not decode; [`FrameError::Type`] if it is no control frame;
+    /// [`FrameError::TooMany`] if a list in it exceeds its limit, [`FrameError::LongText`] if a text does.
     pub fn decode(frame: &RawFrame) -> Result<Self, FrameError> {
         let body = &frame.body[..];
         let kind = frame.kind;

@@ -1,7 +1,8 @@
 //! Hybrid logical clock: time stamps that follow the wall clock and never go backwards.
 //!
 //! After Kulkarni et al., *Logical Physical Clocks and Consistent Snapshots in Globally Distributed Databases*
-//! (2014). Stamps order events of one key for people and for last-writer-wins; they never decide freshness.
+//! (2014). Stamps order events of one key for people and for last-writer-wins. They decide no freshness but that of
+//! values that have travelled: while a node is in doubt, those are as old as their stamps say.
 
 use std::time::Duration;
 

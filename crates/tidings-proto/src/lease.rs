@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hash::{CacheId, key_hash, slot_of};
-use crate::id::SlotSet;
+use crate::hash::{CacheId, key_hash};
 use crate::record::KEY_BYTES_MAX;
-use crate::time::Tick;
+use crate::time::{Tick, rate_margin};
 
 pub use seen::{SEEN_MAX, Seen, Wanted, home};
 pub use wire::{
@@ -77,19 +76,21 @@ pub struct Ages {
 
 impl Ages {
     /// No later than when the load began, by the clock of the asker, whose question was sent at `asked`. However long
-    /// question and answer are on their way, it is only earlier.
+    /// question and answer are on their way, and whichever of the two clocks is the faster one, it is only earlier.
     #[must_use]
     pub fn began(self, asked: Tick, now: Tick) -> Tick {
+        let lease = self.lease.saturating_add(rate_margin(self.lease));
         // The question came after it was sent, and nobody has waited for longer than since then.
-        asked.after(self.question.min(now.since(asked))).before(self.lease)
+        let question = self.question.saturating_sub(rate_margin(self.question));
+        asked.after(question.min(now.since(asked))).before(lease)
     }
 }
 
 /// What an asker is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said<R> {
-    /// Load, and hand in what comes of it within this time.
-    Load(LeaseId, Duration),
+    /// Load, and hand in what comes of it before the lease's time is over.
+    Load(LeaseId),
     /// What another's load has brought.
     Brought(R, Ages),
     /// There is no room: load, and hand in nothing.
@@ -243,15 +244,6 @@ impl<W> Leases<W> {
         self.pass_on(key, now)
     }
 
-    /// As [`Leases::revoke`] for every key of a cache, or of all caches, in these slots: a clear, a tag, a prefix, a fence.
-    pub fn revoke_all<R>(&mut self, cache: Option<CacheId>, slots: SlotSet, now: Tick) -> Vec<Answer<W, R>> {
-        let named = |key: &&LeaseKey| {
-            cache.is_none_or(|cache| cache == key.cache) && slots.contains(slot_of(key.cache, &key.bytes))
-        };
-        let keys: Vec<_> = self.leases.keys().filter(named).cloned().collect();
-        keys.iter().filter_map(|key| self.revoke(key, now)).collect()
-    }
-
     /// Ends leases whose time is over, and forgets who waits no longer. Looks at all of them, 0.1 ms at most: call it a few
     /// times per lease time.
     pub fn expire<R>(&mut self, now: Tick) -> Vec<Answer<W, R>> {
@@ -309,7 +301,7 @@ impl<W> Leases<W> {
         self.counts.granted += 1;
         let lease = Lease { id, time, granted: now, deadline: now.after(time), waiters };
         self.leases.insert(key.clone(), lease);
-        Answer { to, said: Said::Load(id, time) }
+        Answer { to, said: Said::Load(id) }
     }
 }
 

@@ -181,13 +181,13 @@ impl World {
         let flight = &self.nodes[to.0].flights[to.1];
         if flight.phase != Phase::Asked {
             // It waited no longer, and says so of a lease.
-            if let Said::Load(id, _) = said {
+            if let Said::Load(id) = said {
                 self.messages.push(Message::Fail(id));
             }
             return Ok(());
         }
         match said {
-            Said::Load(id, _) => self.load(to, Some(id)),
+            Said::Load(id) => self.load(to, Some(id)),
             Said::Refused => self.load(to, None),
             Said::Brought((value, seen), _) => {
                 if self.judges != Judge::Nothing && !flight.wanted.allows(&seen, Tick(1)) {

@@ -28,6 +28,8 @@ mod batch;
 pub mod belonging;
 pub mod codec;
 pub mod coverage;
+#[cfg(feature = "dialects")]
+pub mod dialect;
 pub mod event;
 pub mod follower;
 pub mod frame;

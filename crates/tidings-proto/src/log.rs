@@ -393,7 +393,10 @@ impl ChangeLog {
 
     /// Reads a lane, as [`LaneLog::read`].
     pub fn read(&self, lane: LaneId, cursor: &mut Cursor, bytes_max: usize, out: &mut Vec<Batch>) -> Read {
-        self.lock(lane).read(cursor, bytes_max, out)
+        let read = self.lock(lane).read(cursor, bytes_max, out);
+        #[cfg(feature = "dialects")]
+        out.iter_mut().for_each(crate::dialect::say_records);
+        read
     }
 
     /// Has a waker woken by the next append to a lane, or by its sealing; once. A reader that listens first and reads

@@ -310,7 +310,7 @@ impl<K: ReplicaKey> Replica<K> {
     }
 
     /// Looks at some places, and forgets entries that the node does not have any more.
-    pub fn probe(&mut self, places: usize, is_there: impl Fn(Sought<'_>, EntryBirth) -> bool) {
+    pub fn probe(&mut self, places: usize, is_there: impl Fn(Sought<'_>) -> bool) {
         // Twice as many as there are see each of them: one that moves may be seen again.
         for _ in 0..places.min(2 * self.places.len()) {
             if self.places.is_empty() {
@@ -318,7 +318,7 @@ impl<K: ReplicaKey> Replica<K> {
             }
             let place = self.hand % self.places.len();
             let Place { key, held } = &self.places[place];
-            let gone = matches!(held, Held::Entry { birth, .. } if !is_there(key.sought(), *birth));
+            let gone = matches!(held, Held::Entry { .. } if !is_there(key.sought()));
             // What moves to a place that is freed is the next to be looked at.
             self.hand = place + usize::from(!gone);
             if gone {

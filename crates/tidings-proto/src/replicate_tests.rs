@@ -326,7 +326,7 @@ fn keys_that_have_gone_are_forgotten_by_looking() {
         replica.put(key(number).sought(), stamp(10 + u64::from(number)), birth);
     }
     replica.remove(key(0).sought(), stamp(20), Tick(1));
-    replica.probe(100, |key, _| key.bytes[0] != 3);
+    replica.probe(100, |key| key.bytes[0] != 3);
     assert_eq!((replica.len(), replica.tombstones()), (usize::from(KEYS) - 1, 1));
     assert_eq!(replica.judge(key(3).sought(), stamp(13)), Verdict::Older);
     assert_eq!(replica.judge(key(3).sought(), stamp(14)), Verdict::Newer);

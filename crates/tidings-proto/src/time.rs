@@ -34,6 +34,16 @@ impl Tick {
     }
 }
 
+/// Clocks of two nodes count this part of a time differently at most, two thousandths: NTP slews a clock by half of
+/// one, so the rates of two differ by one at most.
+const RATE_MARGIN: u128 = 500;
+
+/// What another node's clock may have counted more or less of a time, rounded up.
+#[must_use]
+pub fn rate_margin(time: Duration) -> Duration {
+    Duration::from_nanos(u64::try_from(time.as_nanos().div_ceil(RATE_MARGIN)).unwrap_or(u64::MAX))
+}
+
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -6,10 +6,10 @@ use bytes::{Bytes, BytesMut};
 use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
 use tidings_proto::ask::{self, ANSWER_BYTES_MAX, Declined, QUESTION_BYTES_MAX, Topic};
 use tidings_proto::frame::{FrameError, RawFrame};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::frames::take_within;
-use crate::limits::ANSWERS_BYTES;
+use crate::limits::{ANSWERS_BYTES, ANSWERS_HELD_BYTES};
 use crate::link::Link;
 
 /// Bytes asked for in one read.
@@ -92,16 +92,38 @@ async fn read_answer(mut receive: RecvStream) -> Result<Result<Bytes, Declined>,
     }
 }
 
-/// What answers to one peer may take up: how many at once, and how many bytes.
+/// What answers to one peer may take up: how many at once, how many bytes that are held, and of those on their way.
 #[derive(Debug)]
 pub(crate) struct Answers {
     open: Semaphore,
+    held: Semaphore,
     bytes: Semaphore,
 }
 
 impl Default for Answers {
     fn default() -> Self {
-        Self { open: questions(), bytes: Semaphore::new(ANSWERS_BYTES as usize) }
+        let semaphore = |bytes| Semaphore::new(bytes as usize);
+        Self { open: questions(), held: semaphore(ANSWERS_HELD_BYTES), bytes: semaphore(ANSWERS_BYTES) }
+    }
+}
+
+impl Answers {
+    /// Has an answer made once there is room for the longest one, and gives back what it does not take.
+    async fn make<F>(
+        &self,
+        answer: impl FnOnce() -> F,
+    ) -> (Result<Bytes, Declined>, Option<SemaphorePermit<'_>>)
+    where
+        F: Future<Output = Result<Bytes, Declined>>,
+    {
+        let Ok(mut room) = self.held.acquire_many(ANSWER_BYTES_MAX as u32).await else {
+            return (Err(Declined::Failed), None);
+        };
+        let made = answer().await;
+        let taken = made.as_ref().map_or(0, Bytes::len);
+        // One that is longer is none.
+        let Some(taken) = room.split(taken) else { return (Err(Declined::Failed), None) };
+        (made, Some(taken))
     }
 }
 
@@ -127,25 +149,24 @@ where
     let question = ask::read_question(frame)?;
     let open = answers.open.try_acquire();
     let gone = send.stopped();
-    let made = async {
-        match (question.topic, &open) {
-            (_, Err(_)) => Err(Declined::Busy),
-            (None, _) => Err(Declined::Unknown),
-            (Some(topic), _) => answer(topic, question.body).await,
-        }
+    let placed = async {
+        let (made, room) = match (question.topic, &open) {
+            (_, Err(_)) => (Err(Declined::Busy), None),
+            (None, _) => (Err(Declined::Unknown), None),
+            (Some(topic), _) => answers.make(|| answer(topic, question.body)).await,
+        };
+        let bytes = made.as_ref().map_or(0, Bytes::len) as u32;
+        let window = answers.bytes.acquire_many(bytes.min(ANSWERS_BYTES)).await;
+        (made, (room, window))
     };
-    let mut made = tokio::select! {
-        made = made => made,
+    let (made, _places) = tokio::select! {
+        placed = placed => placed,
         _ = gone => return Some(()),
     };
-    if made.as_ref().is_ok_and(|body| body.len() > ANSWER_BYTES_MAX) {
-        made = Err(Declined::Failed);
-    }
-    let bytes = made.as_ref().map_or(0, Bytes::len) as u32;
-    let Ok(_window) = answers.bytes.acquire_many(bytes.min(ANSWERS_BYTES)).await else { return Some(()) };
     let _ = send.set_priority(PRIORITY);
     // Nobody waits for what cannot be written, and there is nobody else to tell.
     let frame = ask::answer(made.as_deref().map_err(|declined| *declined));
+    drop(made);
     if send.write_chunk(frame).await.is_ok() && send.finish().is_ok() {
         // What it takes up is free again once the peer has it.
         let _ = send.stopped().await;

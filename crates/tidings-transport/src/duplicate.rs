@@ -39,7 +39,7 @@ pub(crate) fn decides(own: &Hello, peer: &Hello) -> bool {
 }
 
 /// Says in a `Hello` that peers have given this life up for dead, and another process its place.
-pub(crate) fn concede(hello: &mut Hello) {
+pub fn concede(hello: &mut Hello) {
     let origin = Origin { node: hello.node.clone(), incarnation: hello.incarnation };
     // A frame holds no more.
     hello.members.members.truncate(MEMBERS_MAX - 1);

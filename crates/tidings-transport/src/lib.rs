@@ -45,6 +45,7 @@ pub use authority::{
 };
 pub use close::CloseCode;
 pub use control::{ControlError, ControlReceiver, ControlSender};
+pub use duplicate::concede;
 pub use endpoint::{BindError, Config, Transport};
 pub use host::{Host, SessionFuture};
 pub use identity::{Identity, IdentityError};

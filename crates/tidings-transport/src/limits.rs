@@ -11,7 +11,7 @@ use quinn::{
     TransportConfig, ValidationTokenConfig, VarInt,
 };
 use ring::hmac;
-use tidings_proto::ask::QUESTION_BYTES_MAX;
+use tidings_proto::ask::{ANSWER_BYTES_MAX, QUESTION_BYTES_MAX};
 use tidings_proto::frame::MEMBERS_MAX;
 use tidings_proto::id::{Lanes, NAME_BYTES_MAX};
 
@@ -35,6 +35,11 @@ pub const QUESTIONS_MAX: u8 = 64;
 /// Bytes of answers to one peer that are on their way at once: the window that they share, so that none of a lane's is
 /// taken up by what nobody has read yet. Further answers wait.
 pub const ANSWERS_BYTES: u32 = STREAM_WINDOW_BYTES;
+
+/// Bytes of answers to one peer that are held for it, whether it reads them or not: eight of the longest. Each has as
+/// many of them as the longest takes while it is being made, and then what it takes itself. Further questions wait for
+/// that before anything is done about them.
+pub const ANSWERS_HELD_BYTES: u32 = 8 * ANSWER_BYTES_MAX as u32;
 
 /// Time in which a peer that opened a stream must have said whole what it asks for: a lane, or an answer.
 pub const REQUEST_TIME: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::BytesMut;
 use tidings_proto::ask::{ANSWER_BYTES_MAX, QUESTION_BYTES_MAX, question, read_answer};
 use tidings_proto::frame::take;
-use tidings_transport::limits::QUESTIONS_MAX;
+use tidings_transport::limits::{ANSWERS_HELD_BYTES, QUESTIONS_MAX};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -11,6 +11,9 @@ use super::*;
 use crate::testing::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long an answer is waited for that does not come.
+const SHORT: Duration = Duration::from_millis(200);
 
 /// Answers with as many bytes as the question says, or never.
 #[derive(Default)]
@@ -126,16 +129,32 @@ async fn as_many_questions_as_may_be_open_hold_up_neither_changes_nor_the_next_o
     let (bus, node) = (cluster[0].bus().clone(), cluster[1].origin().node);
     for _ in 0..QUESTIONS_MAX {
         let (bus, node) = (bus.clone(), node.clone());
-        asking.spawn(async move { bus.ask(&node, Topic::Copy, NEVER, PATIENCE).await });
+        asking.spawn(async move {
+            loop {
+                match bus.ask(&node, Topic::Copy, NEVER, PATIENCE).await {
+                    // One of those beyond the bound has its place for now.
+                    Err(AskError::Busy | AskError::Declined(Declined::Busy)) => {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                    answer => return answer,
+                }
+            }
+        });
     }
-    until("all are open", || open.load(Ordering::SeqCst) == usize::from(QUESTIONS_MAX)).await;
-    let busy = ask(&cluster, Topic::Copy, b"1", PATIENCE).await;
-    assert!(matches!(busy, Err(AskError::Busy)), "{busy:?}");
-    assert_eq!(
-        one_more(&cluster, question(Topic::Copy, b"1")).await,
-        Err(Declined::Busy),
-        "of a peer that does not count"
-    );
+    let deadline = Instant::now() + PATIENCE;
+    // Until all are open there, it waits as they do; and then it leaves its place to one of them.
+    while !matches!(ask(&cluster, Topic::Copy, b"1", SHORT).await, Err(AskError::Busy)) {
+        assert!(Instant::now() < deadline, "one more is asked than may be");
+        sleep(SHORT).await;
+    }
+    let of_one_that_does_not_count = async || {
+        let told = tokio::time::timeout(SHORT, one_more(&cluster, question(Topic::Copy, b"1"))).await;
+        matches!(told, Ok(Err(Declined::Busy)))
+    };
+    while !of_one_that_does_not_count().await {
+        assert!(Instant::now() < deadline, "one more is taken than may be open");
+        sleep(SHORT).await;
+    }
     let key = "k".to_owned();
     caches[1].get_or_load(&key, || async { Ok::<_, ()>(1) }).await.unwrap();
     caches[0].remove(&key).unwrap();
@@ -143,6 +162,39 @@ async fn as_many_questions_as_may_be_open_hold_up_neither_changes_nor_the_next_o
     asking.shutdown().await;
     until("all are given up", || open.load(Ordering::SeqCst) == 0).await;
     assert_eq!(ask(&cluster, Topic::Copy, b"1", PATIENCE).await.unwrap().len(), 1);
+    cluster.shutdown().await;
+}
+
+/// Answers with the longest, and counts how often it was asked to.
+struct Long(Arc<AtomicUsize>);
+
+impl Answering for Long {
+    fn answer(&self, _peer: Origin, _question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok(vec![7; ANSWER_BYTES_MAX].into())).boxed()
+    }
+}
+
+#[tokio::test]
+async fn no_more_answers_are_made_for_who_does_not_read_them_than_may_be_held() {
+    let (cluster, _) = scene().await;
+    let made = Arc::<AtomicUsize>::default();
+    cluster[1].bus().asked.serve(Topic::Audit, Arc::new(Long(made.clone())));
+    let link = cluster[0].bus().transport().unwrap().link(&cluster[1].origin().node).unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..QUESTIONS_MAX - 1 {
+        let (mut send, receive) = link.open_lane().await.unwrap();
+        send.write_chunk(question(Topic::Audit, b"")).await.unwrap();
+        unread.push((send, receive));
+    }
+    let held = ANSWERS_HELD_BYTES as usize / ANSWER_BYTES_MAX;
+    until("as many are made as may be held", || made.load(Ordering::SeqCst) >= held).await;
+    // What comes later has been seen.
+    let waits = ask(&cluster, Topic::Copy, b"1", SHORT).await;
+    assert!(matches!(waits, Err(AskError::Late(_))), "{waits:?}");
+    assert_eq!(made.load(Ordering::SeqCst), held);
+    drop(unread);
+    assert_eq!(ask(&cluster, Topic::Copy, b"1", PATIENCE).await.unwrap().len(), 1, "there is room again");
     cluster.shutdown().await;
 }
 

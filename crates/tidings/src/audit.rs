@@ -5,6 +5,8 @@
 
 mod answer;
 mod found;
+mod holders;
+mod patience;
 mod report;
 mod sweep;
 
@@ -21,6 +23,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::answer::Auditee;
 use self::found::Findings;
+pub use self::holders::{HeldEntry, Holder, HoldersError, Holding, Untold};
 pub use self::report::{AuditCounts, AuditProgress, AuditReport, Audited, AuditedPeer, Inconsistency};
 use self::sweep::Sweep;
 use crate::bus::Bus;

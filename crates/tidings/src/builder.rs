@@ -190,7 +190,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Runs the node on the calling runtime, over a simulated network.
+    /// Runs the node on the calling runtime, over a simulated network: for this project's own tests, and no promise.
+    #[doc(hidden)]
     pub fn simulated(mut self, simulated: Simulated) -> Self {
         self.config.simulated = Some(simulated);
         self.on_calling_runtime()

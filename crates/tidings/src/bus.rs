@@ -33,6 +33,7 @@ use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::copying;
 use crate::leases::{self, Leases};
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
@@ -160,6 +161,7 @@ impl Bus {
         receipts::serve(&bus);
         leases::serve(&bus);
         audit::serve(&bus);
+        copying::serve(&bus);
         bus
     }
 

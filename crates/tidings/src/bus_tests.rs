@@ -3,7 +3,9 @@ use std::collections::BTreeSet;
 use tidings_cache::{CacheBuilder, Clock, WriteError};
 use tidings_proto::frame::Refusal;
 use tidings_proto::freshness::{Bounds, LIVES_MAX};
+use tidings_proto::hash::CacheId;
 use tidings_proto::log::Retention;
+use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_transport::Host;
 use tokio::sync::watch::Ref;
 
@@ -58,6 +60,14 @@ fn a_refusal_renumbers_only_to_lives_that_can_be() {
     let in_two_days = Incarnation(now + 2 * 24 * 60 * 60 * 1_000);
     assert_eq!(refuse(&bus, Refusal::Incarnation(in_two_days)).0, 1_000);
     assert_eq!(refuse(&bus, Refusal::Incarnation(Incarnation(now + 1_000))).0, now + 1_001);
+}
+
+#[tokio::test]
+async fn questions_about_entries_are_answered_before_the_node_has_started() {
+    let question = Question::Digests.encode(CacheId::of_name("numbers"));
+    let answer = bus().asked.answer(life("b", 1), Topic::Copy, question).await;
+    // Declined, a peer would take it that this node never answers any, and end its doubt.
+    assert_eq!(answer, Ok(Answer::Absent.encode()));
 }
 
 #[test]

@@ -17,9 +17,9 @@ use tidings_proto::hash::CacheId;
 use tidings_proto::id::{NodeId, Origin};
 use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_proto::time::Tick;
-use tidings_transport::AskError;
+use tidings_transport::{AskError, Quiet};
 use tokio::sync::Semaphore;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::asked::Answering;
 use crate::bus::Bus;
@@ -86,7 +86,11 @@ impl Answering for Copies {
 }
 
 fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> {
-    let (cache, question) = Question::decode(question).map_err(|_| Declined::Unknown)?;
+    let (cache, question) = Question::decode(question).map_err(|error| {
+        // Not that such questions are unknown: who asks would take it that nothing is held here.
+        tracing::debug!(%peer, %error, "a question about entries cannot be read");
+        Declined::Failed
+    })?;
     let Some(cache) = replicating(bus, cache) else { return Ok(Answer::Absent.encode()) };
     if matches!(question, Question::Refused { .. }) && !is_ahead(bus) {
         tracing::debug!(%peer, "refuses a write of this node, whose clock agrees with others: it is kept");
@@ -102,8 +106,7 @@ fn is_ahead(bus: &Bus) -> bool {
 }
 
 fn replicating(bus: &Bus, id: CacheId) -> Option<Arc<dyn Replicating>> {
-    let cache = bus.domain.caches().into_iter().find(|cache| cache.id() == id)?;
-    cache.replicating()
+    bus.domain.cache_of(id)?.replicating()
 }
 
 /// What is known of a cache's comparisons.
@@ -125,9 +128,10 @@ pub(crate) async fn run(bus: &Arc<Bus>) {
 async fn tell_all(bus: &Arc<Bus>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let quiet = Quiet::default();
     loop {
         look.tick().await;
-        tell_refusals(bus).await;
+        tell_refusals(bus, &quiet).await;
     }
 }
 
@@ -263,28 +267,23 @@ async fn compare(
     let Ok(result) = tokio::time::timeout(COMPARE_TIME, compared).await else {
         return Err(NotCompared::Late);
     };
-    match &result {
-        Err(CompareError::First(AskError::Declined(Declined::Unknown))) => return Ok(0),
-        Err(CompareError::Unsound(error)) => {
-            tracing::warn!(%node, %error, "a member answers what cannot be read");
-        }
-        Err(CompareError::Unexpected) => tracing::warn!(%node, "a member answers another question"),
-        _ => {}
+    // Whoever is told of an error says so.
+    if matches!(result, Err(CompareError::First(AskError::Declined(Declined::Unknown)))) {
+        return Ok(0);
     }
     Ok(result?)
 }
 
 /// Tells authors of refused writes, as well as that goes.
-async fn tell_refusals(bus: &Arc<Bus>) {
+async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>) {
     let refusals = bus.domain.take_refusals();
+    say_refusals(&refusals, quiet, Instant::now());
     // Of each author and key the last one: those before it are gone there.
     let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.key), one)).collect();
     let refusals: Vec<&Refusal> = last.into_values().collect();
-    let wall_ms = bus.domain.clock().wall_ms();
     for some in refusals.chunks(REFUSALS_AT_ONCE) {
         let told = some.iter().map(|Refusal { origin, cache, key, stamp }| async move {
-            let question = Question::Refused { stamp: *stamp, wall_ms, key };
-            tracing::warn!(%origin, "a write was refused: its time is too far ahead of this node's clock");
+            let question = Question::Refused { stamp: *stamp, key };
             bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), TELL_TIME).await
         });
         for error in join_all(told).await.into_iter().filter_map(Result::err) {
@@ -292,3 +291,23 @@ async fn tell_refusals(bus: &Arc<Bus>) {
         }
     }
 }
+
+/// Logs whose writes were refused, and how many: an author whose clock is ahead goes on writing.
+fn say_refusals(refusals: &[Refusal], quiet: &Quiet<NodeId>, now: Instant) {
+    let mut authors: BTreeMap<&Origin, usize> = BTreeMap::new();
+    refusals.iter().for_each(|refusal| *authors.entry(&refusal.origin).or_default() += 1);
+    for (origin, writes) in authors {
+        let Some(passed) = quiet.speaks(origin.node.clone(), "writes refused", now) else { continue };
+        let suppressed = passed.field();
+        tracing::warn!(
+            %origin,
+            writes,
+            suppressed,
+            "writes were refused: their time is too far ahead of this node's clock"
+        );
+    }
+}
+
+#[cfg(test)]
+#[path = "copying_tests.rs"]
+mod tests;

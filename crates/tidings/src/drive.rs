@@ -110,7 +110,6 @@ impl Driver {
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 tasks.spawn(crate::leases::run(self.bus.clone()));
                 let bus = self.bus.clone();
-                copying::serve(&bus);
                 tasks.spawn(async move { copying::run(&bus).await });
                 let mut auditor = JoinSet::new();
                 auditor.spawn(audit::run(self.bus.clone()));

@@ -87,6 +87,8 @@ pub struct LeaseReport {
     pub asked: u64,
     /// How often it loaded for itself alone all the same, by [`Unshared::ALL`].
     pub unshared: [u64; Unshared::ALL.len()],
+    /// What it had to say to others about leases, and did not: there was no room, or they do not answer.
+    pub unsent: u64,
 }
 
 /// The leases of a node.
@@ -118,7 +120,8 @@ impl Leases {
     pub(crate) fn report(&self) -> LeaseReport {
         let (home, (open, waiting)) = self.home.lock().counts();
         let unshared = std::array::from_fn(|reason| self.unshared[reason].load(Ordering::Relaxed));
-        LeaseReport { home, open, waiting, asked: self.asked.load(Ordering::Relaxed), unshared }
+        let (asked, unsent) = (self.asked.load(Ordering::Relaxed), self.errands.dropped());
+        LeaseReport { home, open, waiting, asked, unshared, unsent }
     }
 
     /// From now on nobody waits for anything.
@@ -163,9 +166,13 @@ impl Held {
         bus.leases.kept.lock().put(self.lease, brought);
         self.open = false;
         let (key, lease) = (self.key.clone(), self.lease);
-        if self.home != bus.node {
-            bus.leases.errands.send(&self.home, Errand::Ended { key, lease, brought: true });
-        } else if !ended(&bus, &key, lease, Some(&bus.node)) {
+        let wanted = if self.home == bus.node {
+            ended(&bus, &key, lease, Some(&bus.node))
+        } else {
+            bus.leases.errands.send(&self.home, Errand::Ended { key, lease, brought: true })
+        };
+        if !wanted {
+            // Nobody waits for it, or nobody hears of it.
             bus.leases.kept.lock().remove(&lease);
         }
     }
@@ -175,6 +182,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         if let Some(bus) = self.bus.upgrade().filter(|_| self.open) {
             let errand = Errand::Ended { key: self.key.clone(), lease: self.lease, brought: false };
+            // Untold, the home takes the lease back when its time is over.
             bus.leases.errands.send(&self.home, errand);
         }
     }
@@ -198,7 +206,7 @@ pub(crate) fn serve(bus: &Arc<Bus>) {
 fn ask(bus: &Arc<Bus>, request: LeaseRequest) -> LeaseFuture {
     let leases = &bus.leases;
     leases.asked.fetch_add(1, Ordering::Relaxed);
-    let LeaseRequest { schema, key, patience, .. } = request;
+    let LeaseRequest { schema, key, patience } = request;
     let patience = if patience.is_zero() { patience } else { patience.saturating_add(GRACE) };
     let slot = slot_of(key.cache, &key.bytes);
     // The flight is registered: what is applied from now on ends it.
@@ -318,13 +326,14 @@ fn ask_here(bus: &Arc<Bus>, asker: Asker, schema: u32, patience: Duration) -> As
 
 fn told(bus: &Bus, said: Said<(NodeId, LeaseRef)>) -> Told {
     match said {
-        Said::Load(id, _) => Told::Load(LeaseRef { home: bus.log_id.0, id: id.0 }),
+        Said::Load(id) => Told::Load(LeaseRef { home: bus.log_id.0, id: id.0 }),
         Said::Brought((holder, lease), ages) => Told::Brought { holder, lease, ages: ages.into() },
         Said::Refused => Told::Refused,
     }
 }
 
-/// Tells those who wait, here or elsewhere. Who is not there any more passes a lease on.
+/// Tells those who wait, here or elsewhere. Who is not there any more, or cannot be told, passes a lease on; whatever
+/// else it is not told it waits for until its patience is over.
 fn deliver(bus: &Arc<Bus>, answers: Vec<Answer>) {
     let mut answers = VecDeque::from(answers);
     while let Some(Answer { to: Asker { node, ticket, key }, said }) = answers.pop_front() {

@@ -17,6 +17,8 @@ mod copying;
 mod drive;
 mod hosted;
 mod leases;
+#[cfg(test)]
+mod logged;
 mod measure;
 mod members;
 mod node;
@@ -25,13 +27,15 @@ mod receipts;
 pub mod testing;
 
 pub use audit::{
-    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, Inconsistency,
+    AuditCounts, AuditError, AuditProgress, AuditReport, AuditRun, Audited, AuditedPeer, HeldEntry, Holder,
+    HoldersError, Holding, Inconsistency, Untold,
 };
 pub use builder::NodeBuilder;
 pub use bus::Conflict;
 pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
+#[doc(hidden)]
 pub use config::Simulated;
 pub use leases::{LeaseReport, Unshared};
 pub use measure::{Measured, Repairs};

@@ -302,7 +302,7 @@ impl Node {
     }
 
     /// Says that no known life of a node will come back: it no longer holds this node in doubt after the write
-    /// horizon. Returns whether any was known. A live node is not forgotten.
+    /// horizon. Others are not told: say it to each. Returns whether any was known. A live node is not forgotten.
     #[must_use = "false means that there is no such node, or that it is live"]
     pub fn forget(&self, node: &NodeId) -> bool {
         let bus = &self.inner.bus;

@@ -245,16 +245,16 @@ async fn a_node_whose_clock_went_back_takes_the_next_incarnation() {
         Node::builder(cluster[0].cluster()).node_id(node).seeds([seed.clone()]).write_horizon(Duration::ZERO)
     };
     let first = start("x").start().await.unwrap();
-    first.ready(Duration::from_secs(10)).await.unwrap();
+    first.ready(PATIENCE).await.unwrap();
     let before = first.origin().incarnation;
-    assert!(first.shutdown(Duration::from_secs(5)).await);
+    assert!(first.shutdown(PATIENCE).await);
     // The second life reads a wall clock that is an hour behind.
     let (started, hour) = (Instant::now(), Duration::from_secs(3_600));
     let now = Duration::from_millis(tidings::Clock::system().wall_ms()) - hour;
     let behind = tidings::Clock::from_fn(move || tidings::Tick(0).after(now + started.elapsed()));
     let second = start("x").clock(behind).unready_when_clock_off(false).start().await.unwrap();
     until("it is renumbered", || second.origin().incarnation > before).await;
-    second.ready(Duration::from_secs(10)).await.unwrap();
+    second.ready(PATIENCE).await.unwrap();
     let cache: Cache<String, u64> = second.cache("c").open().unwrap();
     let peer: Cache<String, u64> = cluster[0].cache("c").open().unwrap();
     fill(std::slice::from_ref(&peer), "k", 1).await;
@@ -288,13 +288,13 @@ async fn a_batch_job_invalidates_and_leaves_nothing_unsaid() {
     }
     let seeds = cluster.nodes().iter().map(|node| node.address().to_string());
     let builder = Node::builder(cluster[0].cluster()).node_id("job").seeds(seeds);
-    let client = Client::join(builder, Duration::from_secs(10)).await.unwrap();
+    let client = Client::join(builder, PATIENCE).await.unwrap();
     let numbers = client.cache::<String>("numbers").unwrap();
     for n in 0..500_u64 {
         numbers.invalidate(&n.to_string()).unwrap();
     }
     numbers.invalidate_many((500..900_u64).map(|n| n.to_string())).unwrap();
-    assert!(client.finish(Duration::from_secs(10)).await, "everybody has applied everything");
+    assert!(client.finish(PATIENCE).await, "everybody has applied everything");
     for cache in &caches {
         assert!((0..900_u64).all(|n| !cache.contains(&n.to_string())));
         assert!((900..1_000_u64).all(|n| cache.contains(&n.to_string())));

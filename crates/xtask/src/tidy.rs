@@ -1,5 +1,6 @@
 //! Conventions that neither the compiler nor clippy checks. Edges between crates are a test of their own.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +14,9 @@ const FILE_LINES_MAX: usize = 500;
 /// What must not stay in a source file, spelled in two halves so that this file may name it.
 const LEFTOVERS: [(&str, &str); 5] =
     [("todo", "!("), ("unimplemented", "!("), ("dbg", "!("), ("TO", "DO"), ("#[ig", "nore")];
+
+/// Lock files of the workspaces: what both lock is tested as it is shipped, and built once.
+const LOCKS: [&str; 2] = ["Cargo.lock", "tests/turmoil/Cargo.lock"];
 
 /// Checks every member and every file.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
@@ -34,7 +38,39 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         let Ok(text) = std::fs::read_to_string(workspace.root.join(&name)) else { continue };
         findings.extend(findings_in(&name, &text, &paths));
     }
+    let [own, other] = LOCKS.map(|name| std::fs::read_to_string(workspace.root.join(name)));
+    findings.extend(other_versions(&own.context(LOCKS[0])?, &other.context(LOCKS[1])?)?);
     none_of(&findings)
+}
+
+/// Packages whose version in the second lock file is not that of the first, though it could be.
+fn other_versions(own: &str, other: &str) -> Result<Vec<String>> {
+    let (own, other) = (locked(own)?, locked(other)?);
+    let differs = |(package, versions): (&Package, &Vec<String>)| {
+        let here = own.get(package)?;
+        (here != versions)
+            .then(|| format!("{} {versions:?} in {}, {here:?} in {}", package.0, LOCKS[1], LOCKS[0]))
+    };
+    Ok(other.iter().filter_map(differs).collect())
+}
+
+/// A package's name, and what of its versions is the same in all that may stand for each other.
+type Package = (String, String);
+
+fn locked(lock: &str) -> Result<BTreeMap<Package, Vec<String>>> {
+    let lock: Table = lock.parse()?;
+    let mut locked = BTreeMap::<Package, Vec<String>>::new();
+    for package in lock.get("package").and_then(toml::Value::as_array).into_iter().flatten() {
+        let text =
+            |name: &str| package.get(name).and_then(toml::Value::as_str).context("no lock file of cargo's");
+        let (name, version) = (text("name")?, text("version")?);
+        let parts = version.split('.').enumerate();
+        // Up to the first part that is not zero.
+        let end = parts.clone().find(|(_, part)| *part != "0").map_or(2, |(at, _)| at);
+        let compatible: Vec<&str> = parts.take_while(|(at, _)| *at <= end).map(|(_, part)| part).collect();
+        locked.entry((name.to_owned(), compatible.join("."))).or_default().push(version.to_owned());
+    }
+    Ok(locked)
 }
 
 fn findings_in(name: &str, text: &str, paths: &[String]) -> Vec<String> {
@@ -88,6 +124,22 @@ mod tests {
         assert_eq!(found("a/src/b.rs", &"\n".repeat(FILE_LINES_MAX + 1)), 1);
         assert_eq!(found("README.md", "see /somewhere/else\n"), 1);
         assert_eq!(found("a/src/b.rs", &format!("{}{}true)\n", "dbg", "!(")), 1);
+    }
+
+    #[test]
+    fn a_package_that_two_workspaces_lock_differently_is_found() {
+        let lock = |packages: &[(&str, &str)]| {
+            let package = |(name, version): &(&str, &str)| {
+                format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n")
+            };
+            packages.iter().map(package).collect::<String>()
+        };
+        let own = lock(&[("a", "1.2.3"), ("b", "0.3.4"), ("b", "0.2.1"), ("c", "0.0.1"), ("own", "1.0.0")]);
+        let found =
+            |packages: &[(&str, &str)]| other_versions(&own, &lock(packages)).expect("lock files").len();
+        assert_eq!(found(&[("a", "1.2.3"), ("b", "0.2.1"), ("other", "7.0.0")]), 0);
+        assert_eq!(found(&[("a", "2.0.0"), ("b", "0.4.0"), ("c", "0.0.2")]), 0, "what cannot be the same");
+        assert_eq!(found(&[("a", "1.2.4"), ("b", "0.3.5")]), 2);
     }
 
     #[test]

@@ -20,10 +20,13 @@ pub(crate) fn question(bytes: &[u8]) -> bool {
     true
 }
 
-/// The body of an answer, to whichever question it answers.
+/// The body of an answer: to a question for a page behind an even byte, for keys behind an odd one.
 pub(crate) fn answer(bytes: &[u8]) -> bool {
-    let decoded = asked().map(|question| Answer::decode(bytes, &question));
-    decoded.iter().any(Result::is_ok)
+    let Some((which, body)) = bytes.split_first() else { return false };
+    let to = &asked()[usize::from(which % 2)];
+    let Ok(answer) = Answer::decode(body, to) else { return false };
+    assert_eq!(Answer::decode(&answer.encode(), to).expect("what is written can be read"), answer);
+    true
 }
 
 pub(crate) fn questions() -> Vec<Vec<u8>> {
@@ -32,11 +35,13 @@ pub(crate) fn questions() -> Vec<Vec<u8>> {
 
 pub(crate) fn answers() -> Vec<Vec<u8>> {
     let held = Held { value: 3, mark: 300, age_ms: 70_000 };
+    let differing = vec![Differing { at: 0, held }, Differing { at: 2, held }];
     let answers = [
-        Answer::Incomparable(Incomparable::NotAudited),
-        Answer::Page { held: 2, differing: vec![Differing { at: 0, held }, Differing { at: 2, held }] },
-        Answer::Keys { applied_ago_ms: Some(250), held: vec![None, Some(held)] },
-        Answer::Keys { applied_ago_ms: None, held: vec![Some(held), None] },
+        (0, Answer::Incomparable(Incomparable::NotAudited)),
+        (0, Answer::Page { held: 2, differing }),
+        (1, Answer::Incomparable(Incomparable::OtherSchema)),
+        (1, Answer::Keys { applied_ago_ms: Some(250), held: vec![None, Some(held)] }),
+        (1, Answer::Keys { applied_ago_ms: None, held: vec![Some(held), None] }),
     ];
-    answers.iter().map(Answer::encode).collect()
+    answers.iter().map(|(to, answer)| [&[*to][..], &answer.encode()].concat()).collect()
 }

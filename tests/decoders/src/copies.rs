@@ -1,6 +1,6 @@
 //! What nodes ask each other when they compare and copy, and values as they travel.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tidings_proto::hash::CacheId;
 use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{SLOTS, SlotSet};
@@ -13,14 +13,19 @@ fn stamp() -> WriteStamp {
     WriteStamp { at: Stamp(1 << 60), author: 7 }
 }
 
-/// A question behind an even byte, an answer or a value behind others. What is accepted is written and read alike.
+/// The body of a question.
+pub(crate) fn question(body: &[u8]) -> bool {
+    Question::decode(body).is_ok_and(|(cache, question)| {
+        assert_eq!(Question::decode(&question.encode(cache)), Ok((cache, question.clone())));
+        true
+    })
+}
+
+/// A question, an answer or a value behind a byte that says which. What is accepted is written and read alike.
 pub(crate) fn copy(bytes: &[u8]) -> bool {
     let Some((which, body)) = bytes.split_first() else { return false };
     match which % 3 {
-        0 => Question::decode(body).is_ok_and(|(cache, question)| {
-            assert_eq!(Question::decode(&question.encode(cache)), Ok((cache, question.clone())));
-            true
-        }),
+        0 => question(body),
         1 => Answer::decode(body).is_ok_and(|answer| {
             assert_eq!(Answer::decode(&answer.encode()), Ok(answer.clone()));
             true
@@ -34,13 +39,17 @@ pub(crate) fn copy(bytes: &[u8]) -> bool {
     }
 }
 
-pub(crate) fn copies() -> Vec<Vec<u8>> {
+pub(crate) fn questions() -> Vec<Bytes> {
     let questions = [
         Question::Digests,
         Question::List { slots: SlotSet::ALL, part: 3, after: Some(1 << 40) },
         Question::Fetch(vec![b"key-1", b"key-2"]),
-        Question::Refused { stamp: stamp(), wall_ms: 1_700_000_000_000, key: b"key-1" },
+        Question::Refused { stamp: stamp(), key: b"key-1" },
     ];
+    questions.iter().map(|question| question.encode(CACHE)).collect()
+}
+
+pub(crate) fn copies() -> Vec<Vec<u8>> {
     let listing = |removed| Listing { stamp: stamp(), removed, key: b"key-1" };
     let fetched = Fetched { stamp: stamp(), key: b"key-1", value: b"\x00\x00value" };
     let answers = [
@@ -48,10 +57,18 @@ pub(crate) fn copies() -> Vec<Vec<u8>> {
         Answer::List(Listed { more: true, writes: vec![listing(false), listing(true)] }),
         Answer::Fetch { schema: 1, values: vec![fetched; 2] },
         Answer::Noted,
+        Answer::Absent,
     ];
-    let mut value = BytesMut::new();
-    Travelling { ttl_ms: 60_000, tags: [1, 2].into_iter().collect(), bytes: b"value" }.write(&mut value);
-    let questions = questions.iter().map(|question| [&[0][..], &question.encode(CACHE)].concat());
+    let values = [
+        Travelling { ttl_ms: 60_000, tags: [1, 2].into_iter().collect(), bytes: b"value" },
+        Travelling { ttl_ms: 0, tags: [].into_iter().collect(), bytes: b"" },
+    ];
+    let values = values.map(|value| {
+        let mut out = BytesMut::from(&[2][..]);
+        value.write(&mut out);
+        out.to_vec()
+    });
+    let questions = questions().into_iter().map(|question| [&[0][..], &question].concat());
     let answers = answers.iter().map(|answer| [&[1][..], &answer.encode()].concat());
-    questions.chain(answers).chain([[&[2][..], &value].concat()]).collect()
+    questions.chain(answers).chain(values).collect()
 }

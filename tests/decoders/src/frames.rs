@@ -4,15 +4,20 @@ use bytes::BytesMut;
 use tidings_proto::codec;
 use tidings_proto::frame::{Control, FrameType, RawFrame, take};
 use tidings_proto::id::Lanes;
-use tidings_proto::lease::{LeaseAnswer, LeaseQuestion, SharedLoad};
 use tidings_proto::record::{BatchRef, Target};
+
+use crate::asks;
 
 /// Bytes as they come from a link: frames, one after another. What is accepted is written and read alike.
 pub(crate) fn stream(bytes: &[u8]) -> bool {
     let mut buffer = BytesMut::from(bytes);
     let mut accepted = false;
     while let Ok(Some(frame)) = take(&mut buffer) {
-        accepted |= if frame.kind == FrameType::Events { batch(&frame.body) } else { is_control(&frame) };
+        accepted |= match frame.kind {
+            FrameType::Events => batch(&frame.body),
+            FrameType::Ask | FrameType::Answer => asks::frame(frame),
+            _ => is_control(&frame),
+        };
     }
     accepted
 }
@@ -63,21 +68,4 @@ pub(crate) fn key(bytes: &[u8]) -> bool {
     let decoded: Result<String, _> = codec::decode(bytes);
     let _: Result<(u64, String, Option<i32>), _> = codec::decode(bytes);
     decoded.is_ok_and(|text| text.len() <= bytes.len())
-}
-
-/// A question about leases, an answer, or what a load has brought. What is accepted is written and read alike.
-pub(crate) fn lease(bytes: &[u8]) -> bool {
-    let question = LeaseQuestion::decode(bytes).ok();
-    let answer = LeaseAnswer::decode(bytes).ok();
-    let load = SharedLoad::decode(bytes).ok();
-    if let Some(question) = &question {
-        assert_eq!(LeaseQuestion::decode(&question.encode()).expect("it was written"), *question);
-    }
-    if let Some(answer) = &answer {
-        assert_eq!(LeaseAnswer::decode(&answer.encode()).expect("it was written"), *answer);
-    }
-    if let Some((load, again)) = load.as_ref().and_then(|load| Some((load, load.encode()?))) {
-        assert_eq!(SharedLoad::decode(&again).expect("it was written"), *load);
-    }
-    question.is_some() || answer.is_some() || load.is_some()
 }

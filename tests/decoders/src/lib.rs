@@ -5,6 +5,7 @@
 
 #![allow(clippy::missing_panics_doc, reason = "that a function panics is what is looked for")]
 
+mod asks;
 mod audit;
 mod copies;
 mod frames;
@@ -23,6 +24,17 @@ mod secrets;
 mod units;
 
 pub use mutate::Mutator;
+
+/// What serde makes room for at once where a length is claimed, and what gossip may decompress to: a mebibyte each, and as
+/// much again for what is made of it.
+const CLAIMED_BYTES: usize = 2 << 20;
+
+/// What reading text costs whatever it says: the buffers around a compressed trace, of 128 KiB each, and the findings about
+/// a configuration with what may have been meant.
+const TEXT_BYTES: usize = 512 << 10;
+
+/// What is borrowed from its bytes allocates little: a list that stays short, or an error and its text.
+const BORROWED_BYTES: usize = 4 << 10;
 
 /// A decoder.
 #[derive(Clone, Copy, Debug)]
@@ -45,58 +57,56 @@ pub const DECODERS: &[Decoder] = &[
         name: "stream",
         decode: frames::stream,
         samples: samples::streams,
-        bytes_fixed: 2 << 20,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },
     Decoder {
         name: "control",
         decode: frames::control,
         samples: samples::controls,
-        bytes_fixed: 2 << 20,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },
     Decoder {
         name: "batch",
         decode: frames::batch,
         samples: samples::batches,
-        bytes_fixed: 4 << 10,
+        bytes_fixed: BORROWED_BYTES,
         bytes_per_byte: 4,
     },
     Decoder {
         name: "key",
         decode: frames::key,
         samples: samples::keys,
-        bytes_fixed: 8 << 10,
+        bytes_fixed: 2 * BORROWED_BYTES,
         bytes_per_byte: 272,
     },
     Decoder {
         name: "audit_question",
         decode: audit::question,
         samples: audit::questions,
-        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
-        bytes_fixed: 2 << 20,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },
     Decoder {
         name: "audit_answer",
         decode: audit::answer,
         samples: audit::answers,
-        // serde makes room for up to a mebibyte of a sequence whose length is claimed.
-        bytes_fixed: 2 << 20,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },
     Decoder {
         name: "copy",
         decode: copies::copy,
         samples: copies::copies,
-        bytes_fixed: 8 << 10,
+        bytes_fixed: 2 * BORROWED_BYTES,
         bytes_per_byte: 32,
     },
     Decoder {
         name: "gossip",
         decode: gossip::frame,
         samples: gossip::frames,
-        bytes_fixed: 2 << 20,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 16,
     },
     Decoder {
@@ -108,24 +118,31 @@ pub const DECODERS: &[Decoder] = &[
         bytes_per_byte: 16,
     },
     Decoder {
+        name: "ask",
+        decode: asks::ask,
+        samples: asks::asks,
+        bytes_fixed: CLAIMED_BYTES,
+        bytes_per_byte: 64,
+    },
+    Decoder {
         name: "lease",
-        decode: frames::lease,
-        samples: samples::leases,
-        bytes_fixed: 2 << 20,
+        decode: asks::lease,
+        samples: asks::leases,
+        bytes_fixed: CLAIMED_BYTES,
         bytes_per_byte: 64,
     },
     Decoder {
         name: "trace",
         decode: texts::trace,
         samples: texts::traces,
-        bytes_fixed: 512 << 10,
+        bytes_fixed: TEXT_BYTES,
         bytes_per_byte: 16,
     },
     Decoder {
         name: "config",
         decode: texts::config,
         samples: texts::configs,
-        bytes_fixed: 512 << 10,
+        bytes_fixed: TEXT_BYTES,
         bytes_per_byte: 256,
     },
 ];

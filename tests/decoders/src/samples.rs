@@ -4,13 +4,15 @@ use bytes::Bytes;
 use tidings_proto::codec;
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::frame::{
-    Control, Follow, FrameType, HEADER_BYTES, Heartbeat, Hello, MemberSet, NamedMember, Refusal, header,
+    Age, ClockReading, Control, Follow, FrameType, HEADER_BYTES, Heartbeat, Hello, MemberSet, NamedMember,
+    Refusal, header,
 };
 use tidings_proto::hash::{CacheId, HASH_VERSION};
 use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Slot};
-use tidings_proto::lease::{Ages, LeaseAnswer, LeaseKey, LeaseQuestion, LeaseRef, Seen, SharedLoad, Told};
 use tidings_proto::log::{ChangeLog, Cursor, Retention};
 use tidings_proto::record::{Draft, DraftTarget, Parts};
+
+use crate::asks;
 
 fn member(name: &str, ended: bool) -> NamedMember {
     let node = NodeId::new(name).expect("a valid node id");
@@ -53,12 +55,15 @@ fn all() -> Vec<Control> {
         Control::Refused(Refusal::Protocol(1, 2)),
         Control::Refused(Refusal::Incarnation(Incarnation(8))),
         Control::Refused(Refusal::Leaving),
+        Control::Clock(ClockReading { echo: 5, wall_ms: 1_700_000_000_000 }),
+        Control::Ages(vec![Age { back: 300, micros: 70 }, Age { back: 0, micros: 1 }]),
     ]
 }
 
-/// A frame each, and all of them in a row with a batch between.
+/// A frame each, and all of them in a row with a batch behind.
 pub(crate) fn streams() -> Vec<Vec<u8>> {
     let mut samples: Vec<Vec<u8>> = all().iter().map(Control::encode).collect();
+    samples.extend(asks::frames().into_iter().map(Vec::from));
     let row = samples.concat();
     for body in batches() {
         let head = header(FrameType::Events, body.len());
@@ -74,42 +79,47 @@ pub(crate) fn controls() -> Vec<Vec<u8>> {
     all().iter().map(Control::encode).map(body).collect()
 }
 
-/// Batches of each kind of target, and of all of them.
+/// Batches of each kind of target and of everything that a record may say besides, and of all of them.
 pub(crate) fn batches() -> Vec<Vec<u8>> {
     let keys = [Bytes::from_static(b"\x01a"), Bytes::from_static(b"\x02bc")];
-    let mut targets = vec![
+    let targets = [
         DraftTarget::Key(b"\x03key"),
         DraftTarget::Keys(&keys),
         DraftTarget::MoreKeys(&keys),
         DraftTarget::Tag("t"),
         DraftTarget::Prefix("p:"),
         DraftTarget::All,
+        DraftTarget::Key(b""),
     ];
-    let mut samples: Vec<Vec<u8>> = targets.iter().map(|target| batch(&[target])).collect();
-    targets.push(DraftTarget::Key(b""));
-    samples.push(batch(&targets.iter().collect::<Vec<_>>()));
-    samples
+    let metadata = [("cause".to_owned(), "import".to_owned())];
+    let drafts: Vec<_> = targets.iter().zip(0..).map(|(target, n)| draft(*target, n, &metadata)).collect();
+    drafts.chunks(1).chain([&drafts[..]]).map(batch).collect()
 }
 
-fn batch(targets: &[&DraftTarget<'_>]) -> Vec<u8> {
+fn draft<'a>(target: DraftTarget<'a>, index: u32, metadata: &'a [(String, String)]) -> Draft<'a> {
+    let draft = Draft::new(Parts {
+        kind: if index == 0 { EventKind::Inserted } else { EventKind::Deleted },
+        operation: if index == 0 { Operation::Insert } else { Operation::Remove },
+        ignorable: index == 3,
+        cache: CacheId(0x0102_0304),
+        slot: Slot::of_hash(0),
+        version: index.is_multiple_of(2).then_some(300),
+        metadata: if index.is_multiple_of(3) { metadata } else { &[] },
+        value: (index == 0).then_some(&b"a value"[..]),
+        target,
+    });
+    // The first has a value of this schema, the last one a version.
+    let schema = if index.is_multiple_of(6) { 300 } else { 0 };
+    let draft = draft.and_then(|draft| draft.with_schema(schema)).expect("it is small");
+    if index % 4 == 2 { draft.uncertain() } else { draft }
+}
+
+fn batch(drafts: &[Draft<'_>]) -> Vec<u8> {
     let lanes = Lanes::default();
     let log = ChangeLog::new(lanes, Retention::default());
     let slot = Slot::of_hash(0);
-    let metadata = [("cause".to_owned(), "import".to_owned())];
-    for (index, target) in targets.iter().enumerate() {
-        let draft = Draft::new(Parts {
-            kind: EventKind::Deleted,
-            operation: Operation::Remove,
-            ignorable: index == 3,
-            cache: CacheId(0x0102_0304),
-            slot,
-            version: (index % 2 == 1).then_some(300),
-            metadata: if index % 3 == 0 { &metadata } else { &[] },
-            value: None,
-            target: **target,
-        });
-        let draft = draft.expect("it is small");
-        log.append(slot, 1_700_000_000_000, &draft).expect("the log is open").waiters.wake();
+    for draft in drafts {
+        log.append(slot, 1_700_000_000_000, draft).expect("the log is open").waiters.wake();
     }
     let (mut cursor, mut batches) = (Cursor { next: 1 }, Vec::new());
     let _ = log.read(lanes.lane_of(slot), &mut cursor, usize::MAX, &mut batches);
@@ -121,27 +131,4 @@ fn batch(targets: &[&DraftTarget<'_>]) -> Vec<u8> {
 pub(crate) fn keys() -> Vec<Vec<u8>> {
     let texts = ["", "user:1", &"x".repeat(300)].map(|text| codec::encode(text).expect("a text encodes"));
     texts.to_vec()
-}
-
-/// Questions and answers about leases, and results of loads.
-pub(crate) fn leases() -> Vec<Vec<u8>> {
-    let lease = LeaseRef { home: 0x0102_0304_0506_0708, id: 300 };
-    let key = LeaseKey { cache: CacheId(0x0102_0304), bytes: Bytes::from_static(b"\x03key") };
-    let origin = member("n2", false).origin;
-    let brought = Told::Brought { holder: origin.node.clone(), lease, ages: Ages::default().into() };
-    let questions = [
-        LeaseQuestion::Ask { ticket: 300, key: (&key).into(), schema: 1, patience_ms: 5_000 },
-        LeaseQuestion::Tell { ticket: 1, key: 0x99, told: Told::Load(lease) },
-        LeaseQuestion::Tell { ticket: 1, key: 0x99, told: brought },
-        LeaseQuestion::Ended { key: (&key).into(), lease, brought: true },
-        LeaseQuestion::Take { lease, key: 0x99 },
-    ];
-    let bytes = b"value".repeat(60);
-    let load = SharedLoad::Value { bytes, tags: vec!["t".to_owned()], version: Some(7) };
-    let load = load.encode().expect("it is short").to_vec();
-    let seen = Seen::of([(origin, 70_000)]);
-    let answers =
-        [LeaseAnswer::Told(Told::Refused), LeaseAnswer::Waiting, LeaseAnswer::Result(seen, load.clone())];
-    let questions = questions.iter().map(|question| question.encode().to_vec());
-    questions.chain(answers.iter().map(|answer| answer.encode().to_vec())).chain([load]).collect()
 }

@@ -76,6 +76,26 @@ fn what_was_found_once_is_harmless() {
     assert!(fed >= DECODERS.len(), "the seeds are not there");
 }
 
+/// The manifest is another workspace's, which no other test reads.
+#[test]
+fn every_decoder_is_a_target_of_the_fuzzer() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = manifest.parse().unwrap();
+    let name_of = |target: &toml::Value| {
+        let name = target["name"].as_str().unwrap().to_owned();
+        assert!(["test", "doc", "bench"].iter().all(|key| target[key].as_bool() == Some(false)), "{name}");
+        let source = std::fs::read_to_string(fuzz.join(target["path"].as_str().unwrap())).unwrap();
+        assert!(source.contains(&format!("tidings_decoders::run(\"{name}\", bytes)")), "{name}");
+        name
+    };
+    let mut targets: Vec<_> = manifest["bin"].as_array().unwrap().iter().map(name_of).collect();
+    let mut decoders: Vec<_> = DECODERS.iter().map(|decoder| decoder.name).collect();
+    targets.sort_unstable();
+    decoders.sort_unstable();
+    assert_eq!(targets, decoders);
+}
+
 #[test]
 fn a_decoder_that_allocates_what_a_length_claims_is_found() {
     let _alone = alone();
@@ -102,6 +122,11 @@ fn streams_of_frames_are_read_in_proportion() {
 #[test]
 fn control_frames_are_read_in_proportion() {
     feed_mutated("control");
+}
+
+#[test]
+fn questions_and_answers_are_read_in_proportion() {
+    feed_mutated("ask");
 }
 
 #[test]

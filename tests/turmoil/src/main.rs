@@ -1,7 +1,8 @@
 //! Clusters of whole nodes in virtual time: quinn, rustls and chitchat as they are, over turmoil's network. Every read
 //! is judged. A seed decides what is done, to whom and when, what is lost and how long everything takes; a process runs one
 //! seed, for libraries count what they have handed out by process. Not all is decided by it yet: two runs of a seed may part
-//! after some seconds, in the order of what happens within a millisecond. A seed that fails is run again until it does.
+//! after some seconds, in the order of what happens within a millisecond, so that a seed that has failed may have to be run
+//! several times before it fails again.
 //!
 //! `cargo run --manifest-path tests/turmoil/Cargo.toml -- SEED` prints what a run came to, and exits with 1 if it broke
 //! a promise. With `lax` after it, nodes serve for longer than they are judged by: that has to be found.

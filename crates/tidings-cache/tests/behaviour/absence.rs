@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, poll};
-use tidings_cache::{Cache, EventKind, LoadError, OpenError};
+use tidings_cache::{Cache, EventKind, LoadError, OpenError, WhenIsolated};
 use tokio::sync::oneshot;
 
-use crate::common::{Node, Wire, key};
+use crate::common::{MAX_STALENESS, Node, Wire, key};
 
 type Users = Cache<String, u64>;
 
@@ -353,4 +353,24 @@ async fn ten_thousand_callers_of_overlapping_keys_load_each_once() {
     assert!(callers.join_all().await.into_iter().all(|values| values == [Some(1); 5]));
     let runs: HashSet<_> = runs.iter().map(|runs| runs.load(Ordering::SeqCst)).collect();
     assert_eq!(runs, HashSet::from([1]));
+}
+
+#[tokio::test]
+async fn what_expired_before_a_load_is_not_served_though_the_load_stored_nothing() {
+    let node = Node::new("a");
+    let safe = |name: &str| node.cache(name).time_to_live(MINUTE).fail_safe(10 * MINUTE);
+    let failing = async |users: &Users| users.fetch(&key("k"), || async { Err::<u64, _>("down") }).await;
+    let users: Users = safe("users").open().unwrap();
+    users.insert(key("k"), 1).unwrap();
+    node.clock.advance(MINUTE);
+    assert!(failing(&users).await.is_ok(), "nothing is known but that it is old");
+    assert_eq!(find(&users, None).await, None);
+    assert!(failing(&users).await.is_err(), "it is known to have gone");
+    let bypassing: Users = safe("bypassing").when_isolated(WhenIsolated::Bypass).open().unwrap();
+    bypassing.insert(key("k"), 1).unwrap();
+    node.fresh_until_now();
+    node.clock.advance(MINUTE + MAX_STALENESS);
+    assert_eq!(find(&bypassing, Some(2)).await, Some(2));
+    node.fresh_forever();
+    assert!(failing(&bypassing).await.is_err(), "a newer one is known");
 }

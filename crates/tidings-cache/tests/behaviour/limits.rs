@@ -1,5 +1,8 @@
 //! Input that cannot be used: a typed error each, and nothing has changed.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidings_cache::{Cache, KeyError, LoadError, TOKEN_TIME, WriteError, WriteThroughError};
 
 use crate::common::{Node, Wire, events, fill, key, many};
@@ -53,10 +56,10 @@ fn the_longest_key_works_everywhere() {
 
 #[test]
 fn a_key_that_does_not_encode_is_refused() {
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
     struct Refusing;
-    impl serde::Serialize for Refusing {
-        fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+    impl Serialize for Refusing {
+        fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
             Err(serde::ser::Error::custom("not today"))
         }
     }
@@ -139,4 +142,58 @@ async fn a_leaving_node_refuses_changes_and_lets_open_writes_end() {
     assert_eq!(writing.await.unwrap().0, 5);
     settled.await;
     assert_eq!((users.get(&open), node.logged()), (Some(5), 2));
+}
+
+#[test]
+fn peers_are_told_of_what_a_change_of_many_had_made_when_user_code_panicked() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let fussy = a.cache("users").max_capacity(1_000).weigher(|_, value: &u64| {
+        assert!(*value < 10, "too heavy to think about");
+        1
+    });
+    let (on_a, on_b): (Cache<String, u64>, _) = (fussy.open().unwrap(), b.users());
+    ["k", "l", "m"].iter().for_each(|name| fill(&on_b, name, 1));
+    let mut heard = on_a.subscribe().start().unwrap();
+    let insert = || on_a.write().insert_many([(key("k"), 2), (key("l"), 10), (key("m"), 3)]);
+    assert!(catch_unwind(AssertUnwindSafe(insert)).is_err());
+    let mut wire = Wire::new([&a, &b]);
+    wire.carry();
+    let (names, on) = ([key("k"), key("l"), key("m")], |cache: &Cache<String, u64>| cache.counts().mutations);
+    assert_eq!(on_a.get_many(&names), [Some(2), None, None]);
+    assert_eq!(on_b.get_many(&names), [None, Some(1), Some(1)]);
+    assert_eq!((events(&mut heard).len(), on(&on_a)), (1, 1));
+    // Of one that made nothing nobody is told.
+    let insert = || on_a.write().insert_many([(key("l"), 10)]);
+    assert!(catch_unwind(AssertUnwindSafe(insert)).is_err());
+    assert_eq!((a.logged(), on(&on_a)), (1, 1));
+    on_a.insert(key("l"), 4).unwrap();
+    wire.carry();
+    assert_eq!((on_a.get(&key("l")), on_b.get(&key("l"))), (Some(4), None), "nothing is locked");
+}
+
+/// A key that cannot be read back.
+#[derive(Serialize)]
+struct Fragile(u64);
+
+impl<'de> Deserialize<'de> for Fragile {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(from)?;
+        assert!(number < 10, "broken on purpose");
+        Ok(Self(number))
+    }
+}
+
+#[test]
+fn a_key_whose_decoding_panics_is_counted_and_its_change_applied() {
+    let (a, b) = (Node::new("a"), Node::new("b"));
+    let open = |node: &Node| {
+        node.cache::<Fragile, u64>("users").partitions(8).partitioner(|key| Some(key.0 as usize % 8))
+    };
+    let (on_a, on_b) = (open(&a).open().unwrap(), open(&b).open().unwrap());
+    on_b.insert(Fragile(10), 1).unwrap();
+    let _heard = on_b.subscribe().start().unwrap();
+    b.clock.advance(std::time::Duration::from_millis(5));
+    on_a.insert(Fragile(10), 2).unwrap();
+    Wire::new([&a, &b]).carry();
+    assert_eq!((on_b.get(&Fragile(10)), on_b.counts().panics, on_b.counts().unpartitioned), (None, 1, 1));
 }

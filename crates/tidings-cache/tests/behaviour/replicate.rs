@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidings_cache::{
-    Cache, CacheBuilder, Computed, EventKind, Invalidator, Mode, OpenError, ReadOrFill, TOKEN_TIME,
+    Cache, CacheBuilder, Computed, EventKind, Invalidator, Key, Mode, OpenError, ReadOrFill, TOKEN_TIME,
     WriteError,
 };
 
@@ -22,7 +22,11 @@ pub(crate) fn users(node: &Node) -> Users {
 }
 
 /// Opens a cache of whose writes none is missed.
-pub(crate) fn alone<V: Clone + Send + Sync + 'static>(builder: CacheBuilder<String, V>) -> Cache<String, V> {
+pub(crate) fn alone<K, V>(builder: CacheBuilder<K, V>) -> Cache<K, V>
+where
+    K: Key,
+    V: Clone + Send + Sync + 'static,
+{
     let cache = builder.open().unwrap();
     let replicating = cache.erased().replicating().unwrap();
     replicating.end(&replicating.begin().expect("others may hold what it has never heard of"));

@@ -1,4 +1,5 @@
-//! Nodes whose values travel, in any order of changes and deliveries, against a register per key.
+//! Nodes whose values travel, in any order of changes, deliveries and comparisons: once all have heard of everything
+//! and were compared, they hold the same. What that is, other tests say.
 
 use std::time::Duration;
 

@@ -5,25 +5,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tidings_cache::{CompareError, Comparison, ReadOrFill, Refusal, Replicating, TOKEN_TIME, compare_with};
+use tidings_cache::{
+    Cache, CompareError, Comparison, Key, ReadOrFill, Refusal, Replicating, TOKEN_TIME, compare_with,
+};
 use tidings_proto::freshness::Published;
-use tidings_proto::hash::CacheId;
+use tidings_proto::hash::{CacheId, key_hash};
 use tidings_proto::id::{Lanes, SlotSet};
 use tidings_proto::log::Retention;
 use tidings_proto::replicate::copy::{Answer, Question};
 
 use crate::common::{MAX_STALENESS, Node, Wire, fill, key, many};
-use crate::replicate::{Users, builder, insert, users};
+use crate::replicate::{Users, alone, builder, insert, users};
 
 fn id() -> CacheId {
     CacheId::of_name("users")
 }
 
-fn face(users: &Users) -> std::sync::Arc<dyn Replicating> {
+fn face<K: Key>(users: &Cache<K, u64>) -> std::sync::Arc<dyn Replicating> {
     users.erased().replicating().unwrap()
 }
 
-fn answer(users: &Users, question: &[u8]) -> Bytes {
+fn answer<K: Key>(users: &Cache<K, u64>, question: &[u8]) -> Bytes {
     let (cache, question) = Question::decode(question).unwrap();
     assert_eq!(cache, id());
     face(users).answer(&question)
@@ -31,13 +33,13 @@ fn answer(users: &Users, question: &[u8]) -> Bytes {
 
 /// Tells the author of a write that it was refused.
 pub(crate) fn tell(author: &Users, refusal: &Refusal) {
-    let question = Question::Refused { stamp: refusal.stamp, wall_ms: 0, key: &refusal.key };
+    let question = Question::Refused { stamp: refusal.stamp, key: &refusal.key };
     answer(author, &question.encode(refusal.cache));
 }
 
 /// Compares with these members after writes may have been missed. Returns how many values were taken, or `None` if none may
 /// have been.
-pub(crate) fn repair(users: &Users, members: &[&Users]) -> Option<usize> {
+pub(crate) fn repair<K: Key>(users: &Cache<K, u64>, members: &[&Cache<K, u64>]) -> Option<usize> {
     let comparison = face(users).begin()?;
     let taken = members.iter().map(|member| compare(users, member, Some(&comparison)).unwrap());
     let taken = taken.sum();
@@ -50,9 +52,9 @@ fn look(users: &Users, member: &Users) -> usize {
     compare(users, member, None).unwrap()
 }
 
-fn compare(
-    users: &Users,
-    member: &Users,
+fn compare<K: Key>(
+    users: &Cache<K, u64>,
+    member: &Cache<K, u64>,
     comparison: Option<&Comparison>,
 ) -> Result<usize, CompareError<Infallible>> {
     let ask = |question: Bytes| std::future::ready(Ok(answer(member, &question)));
@@ -145,6 +147,33 @@ fn a_removal_that_was_missed_and_is_forgotten_takes_the_entry_with_it() {
     repair(&on_b, &[&on_a]);
     assert_eq!((on_b.get(&key("gone")), on_b.get(&key("kept"))), (None, Some(1)));
     assert_eq!(on_b.counts().let_go, 1);
+}
+
+#[test]
+fn keys_of_one_hash_are_compared_and_told_apart() {
+    let nodes = ["a", "b"].map(Node::new);
+    let ttl = Duration::from_secs(1);
+    let open = |node: &Node| alone(node.cache::<[u8; 9], u64>("users").replicate().tombstone_ttl(ttl));
+    let (on_a, on_b) = (open(&nodes[0]), open(&nodes[1]));
+    // Made to have one hash.
+    let [kept, gone] = [*b"\x01twin-one", *b"\x02\x2b\xf3\x1e\x20-one"];
+    assert_eq!(key_hash(id(), &kept), key_hash(id(), &gone));
+    on_a.insert(kept, 1).unwrap();
+    on_a.insert(gone, 2).unwrap();
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
+    assert_eq!(repair(&on_b, &[&on_a]), Some(2), "both stand in one list");
+    assert_eq!((on_b.get(&kept), on_b.get(&gone)), (Some(1), Some(2)));
+    // The removal is missed, and forgotten where it was made.
+    on_a.remove(&gone).unwrap();
+    nodes[0].clock.advance(ttl);
+    nodes[0].domain.housekeep();
+    nodes[1].domain.fence_uncertain(SlotSet::ALL);
+    repair(&on_b, &[&on_a]);
+    assert_eq!(
+        (on_b.get(&kept), on_b.get(&gone)),
+        (Some(1), None),
+        "that the other one is listed says nothing of it"
+    );
 }
 
 #[test]

@@ -51,11 +51,11 @@ const BOUNDS: Bounds = Bounds {
 const BOUND_US: Micros = BOUNDS.max_staleness.as_micros() as Micros;
 const HORIZON_US: Micros = BOUNDS.write_horizon.as_micros() as Micros;
 
-/// Seeds that are run unless the environment says otherwise.
+/// Seeds that are run without a planted bug, unless the environment says otherwise: about ten seconds of one processor.
 const SEEDS: u64 = 400;
 
-/// Seeds in which a planted bug is looked for, up to the first that shows it. Which that is changes with everything that
-/// a seed decides; the rarest bug needs some hundreds.
+/// Seeds in which a planted bug is looked for, up to the first that shows it, whatever the environment says. Which
+/// that is changes with everything that a seed decides; the rarest bug has needed more than [`SEEDS`].
 const HUNTED: u64 = 10 * SEEDS;
 
 /// What the harness does wrong on purpose.

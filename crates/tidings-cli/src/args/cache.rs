@@ -32,6 +32,16 @@ pub(crate) enum CacheVerb {
         /// The key; it may be empty
         key: String,
     },
+    /// Show which nodes hold a key, and up to when each has applied what all others did; exit 7 if some do not say
+    Where {
+        #[command(flatten)]
+        cache: CacheArgs,
+        /// The key; it may be empty
+        key: String,
+        /// Wait so long for the other nodes, 10s at most; by default 1s
+        #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+        wait: Option<Duration>,
+    },
     /// Put a value; every other node then drops its copy
     #[command(after_help = "Examples:\n  tidings cache put users 42 '{\"name\":\"Ann\"}' --ttl 5m\n  \
         tidings cache put users 42 - < user.json")]

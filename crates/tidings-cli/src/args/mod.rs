@@ -117,10 +117,10 @@ pub(crate) enum Verb {
         coherence.audit_keys_per_second."
     )]
     Audit,
-    /// Declare a lost node ended, so that its peers stop waiting for it
+    /// Declare a lost node ended, so that the node that is told stops waiting for it
     #[command(
         after_help = "Only for nodes that will not come back under this incarnation: what they had not yet \
-        told is then bounded by write_horizon."
+        told is then bounded by write_horizon. Peers do not tell each other: say it to each of them."
     )]
     Forget {
         /// The node's id

@@ -69,6 +69,18 @@ impl Address {
         }
         Ok(url)
     }
+
+    /// The URL that tells who holds an entry.
+    ///
+    /// # Errors
+    /// As [`Address::entry`].
+    pub(crate) fn holders(&self, cache: &str, key: &str) -> Result<Url, Failure> {
+        let mut url = self.entry(cache, key)?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push("where");
+        }
+        Ok(url)
+    }
 }
 
 impl fmt::Display for Address {
@@ -103,6 +115,9 @@ mod tests {
         let entries = "http://127.0.0.1:7480/base/v1/caches/users/entries/";
         assert_eq!(url("users", "a/b").unwrap(), format!("{entries}a%2Fb"));
         assert_eq!(url("users", "").unwrap(), entries);
+        let holders = |key| address.holders("users", key).unwrap().to_string();
+        assert_eq!(holders("a/b"), format!("{entries}a%2Fb/where"));
+        assert_eq!(holders(""), format!("{entries}/where"));
         for (cache, key) in [("", "k"), ("users", "."), ("users", "..")] {
             assert_eq!(url(cache, key).unwrap_err().exit(), Exit::Usage, "{cache:?} {key:?}");
         }

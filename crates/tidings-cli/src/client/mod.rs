@@ -167,6 +167,25 @@ impl Client {
         if problem.code == "not_cached" { Ok(Lookup::Miss { token }) } else { Err(failure_of(&problem)) }
     }
 
+    /// Who holds a key, and whether some node has not said.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(crate) async fn holders(
+        &self,
+        cache: &str,
+        key: &str,
+        wait: Option<Duration>,
+    ) -> Result<(Json, bool), Failure> {
+        let query: Vec<(&str, String)> =
+            wait.map(|wait| ("wait", crate::units::show_duration(wait))).into_iter().collect();
+        let url = self.address.holders(cache, key)?;
+        let request = self.to(Method::GET, url, &query);
+        let response = self.send(request, TIMEOUT + wait.unwrap_or_default()).await?;
+        let partial = response.status() == StatusCode::MULTI_STATUS;
+        Ok((self.decoded(response).await?, partial))
+    }
+
     /// Fills a miss, in silence.
     ///
     /// # Errors

@@ -215,7 +215,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "coherence.unready_when_isolated",
         Kind::Flag,
         "false",
-        "Whether a node that hears nobody calls itself not ready.",
+        "Whether a node that hears nobody, or has been heard by nobody for lost_grace, is not ready.",
     ),
     works(
         "coherence.max_clock_offset",
@@ -234,7 +234,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "coherence.audit_keys_per_second",
         ANY,
         "0",
-        "Keys compared with other nodes per second, over and over; 0: only by `tidings audit`.",
+        "Keys per second, once for each node they are compared with, over and over; 0: only by `tidings audit`.",
     ),
     works(
         "coherence.lanes",

@@ -72,8 +72,12 @@ fn tell(report: &Json, output: &Output) -> Result<(), Failure> {
     let counts = &report["counts"];
     let seconds = report["duration_ms"].as_f64().unwrap_or_default() / 1e3;
     let [entries, held] = ["entries", "held"].map(|name| count(counts, name));
-    output
-        .line(format!("{entries} entries looked at in {seconds:.1} s, {held} times a peer held one too"))?;
+    // Those of caches that nobody else hosts are not looked at.
+    let all = count(report, "of");
+    let of = if all > entries { format!(" of {all}") } else { String::new() };
+    output.line(format!(
+        "{entries}{of} entries looked at in {seconds:.1} s, {held} times a peer held one too"
+    ))?;
     for peer in report["peers"].as_array().into_iter().flatten() {
         let node = plain(peer["node"].as_str().unwrap_or_default());
         let gap =
@@ -108,6 +112,11 @@ fn verdict(report: &Json) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Failed, message).hint(hint));
     }
     if report["complete"] == false {
+        if count(counts, "compared") == 0 {
+            let message = "nothing was compared: no live member answered for any of the audited caches";
+            let hint = "are the others there, and do they have the same caches, with audit = true?";
+            return Err(Failure::new(Exit::Partial, message).hint(hint));
+        }
         let [unsettled, unexamined] = ["unsettled", "unexamined"].map(|name| count(counts, name));
         let message =
             format!("not everything was compared; {} differences are not judged", unsettled + unexamined);

@@ -1,6 +1,7 @@
 //! `cache`: looking into and changing the caches of a node.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value as Json, json};
@@ -21,6 +22,7 @@ pub(crate) async fn run(verb: CacheVerb, client: &Client, output: &Output) -> Re
             if output.is_json() { output.json(&document) } else { fields("", &document, output) }
         }
         CacheVerb::Get { cache, key } => get(client, &cache.cache, &key, output).await,
+        CacheVerb::Where { cache, key, wait } => holders(client, (&cache.cache, &key), wait, output).await,
         CacheVerb::Put(args) => put(client, args, output).await,
         CacheVerb::Del { cache, key, acked } => {
             let change = client.delete(&cache.cache, &key, acked).await?;
@@ -98,6 +100,44 @@ async fn get(client: &Client, cache: &str, key: &str, output: &Output) -> Result
             Err(Failure::new(Exit::NotFound, format!("{cache} does not hold {key:?} on this node")))
         }
     }
+}
+
+async fn holders(
+    client: &Client,
+    (cache, key): (&str, &str),
+    wait: Option<Duration>,
+    output: &Output,
+) -> Result<(), Failure> {
+    let (document, partial) = client.holders(cache, key, wait).await?;
+    let nodes = document["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if output.is_json() {
+        output.json(&document)?;
+    } else {
+        let rows: Vec<Vec<String>> = nodes.iter().map(holder).collect();
+        output.table(&["NODE", "HOLDS IT", "AGE", "VALUE'S HASH", "APPLIED ALL UP TO"], &rows)?;
+    }
+    if partial {
+        let message = "some nodes do not say whether they hold it";
+        return Err(Failure::new(Exit::Partial, message).hint("--wait sets how long they are waited for"));
+    }
+    Ok(())
+}
+
+/// What one node says of a key, as a row.
+fn holder(node: &Json) -> Vec<String> {
+    let text = |name: &str| node[name].as_str();
+    let seconds = |name: &str| node[name].as_f64().map(|ms| format!("{:.3}s", ms / 1e3));
+    let or_none = |cell: Option<String>| cell.unwrap_or_else(|| "-".to_owned());
+    let holds = match (node["holds"].as_bool(), text("reason")) {
+        (Some(true), _) => "yes".to_owned(),
+        (Some(false), None) => "no".to_owned(),
+        (Some(false), Some(_)) => format!("no: {}", text("detail").unwrap_or_default()),
+        (None, _) => format!("unknown: {}", text("detail").unwrap_or_default()),
+    };
+    let name = text("node").unwrap_or_default().to_owned();
+    let digest = text("digest").map(ToOwned::to_owned);
+    let applied = seconds("applied_ms").map(|time| format!("{time} ago"));
+    vec![name, holds, or_none(seconds("age_ms")), or_none(digest), or_none(applied)]
 }
 
 async fn put(client: &Client, args: PutArgs, output: &Output) -> Result<(), Failure> {

@@ -42,6 +42,18 @@ fn an_audit_ends_with_what_it_found() {
 }
 
 #[test]
+fn an_audit_that_compared_nothing_says_so_and_does_not_end_well() {
+    let mut alone = report(0, None);
+    alone["complete"] = json!(false);
+    alone["of"] = json!(11);
+    alone["counts"] = json!({ "entries": 0, "compared": 0, "held": 0, "inconsistent": 0, "lag": 0 });
+    alone["peers"] = json!([]);
+    let ran = api(&alone).run(&["audit"]).exits(7);
+    assert!(ran.stdout.contains("0 of 11 entries looked at"), "{ran:?}");
+    assert!(ran.stderr.contains("nothing was compared"), "{ran:?}");
+}
+
+#[test]
 fn json_is_the_report_alone() {
     let report = report(1, None);
     let ran = api(&report).run(&["audit", "--json"]).exits(1);

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use crate::support::{Answer, Api, run};
 
@@ -322,4 +322,34 @@ fn a_token_in_clear_text_to_another_machine_is_warned_of() {
     assert_eq!(api.run(&["members", "--token-file", file]).exits(0).stderr, "");
     let ran = run(&["members", "--token-file", file, "--url", "http://nowhere.invalid:1"]).exits(4);
     assert!(ran.stderr.contains("in clear text"), "{ran:?}");
+}
+
+#[test]
+fn where_a_key_is_held_is_a_row_for_each_node() {
+    let node = |name: &str, holds: Json, reason: Json| {
+        json!({ "node": name, "self": name == "n1", "holds": holds, "age_ms": null, "digest": null,
+            "applied_ms": null, "reason": reason, "detail": reason })
+    };
+    let mut held = node("n1", json!(true), Json::Null);
+    held["age_ms"] = json!(1_500.0);
+    held["applied_ms"] = json!(20.5);
+    held["digest"] = json!("00ff");
+    let all = json!({ "cache": "users", "nodes": [held.clone(), node("n2", json!(false), Json::Null)] });
+    let path = "GET /v1/caches/users/entries/a%2Fb/where";
+    let api = Api::new(&[(path, Answer::new(200, &all.to_string()))]);
+    let ran = api.run(&["cache", "where", "users", "a/b", "--wait", "500ms"]).exits(0);
+    assert_eq!(api.got()[0].line, format!("{path}?wait=500ms"));
+    let lines: Vec<Vec<&str>> =
+        ran.stdout.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines,
+        [vec!["n1", "yes", "1.500s", "00ff", "0.021s", "ago"], vec!["n2", "no", "-", "-", "-"]]
+    );
+    assert_eq!(api.run(&["cache", "where", "users", "a/b", "--json"]).exits(0).json(), all);
+
+    let some = json!({ "cache": "users", "nodes": [held, node("n2", Json::Null, json!("late"))] });
+    let ran = Api::new(&[(path, Answer::new(207, &some.to_string()))])
+        .run(&["cache", "where", "users", "a/b"])
+        .exits(7);
+    assert!(ran.stdout.contains("unknown: late") && ran.stderr.contains("--wait"), "{ran:?}");
 }

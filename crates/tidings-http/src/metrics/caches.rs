@@ -68,7 +68,7 @@ const COUNTERS: [(&str, &str, Count); 16] = [
     }),
     ("tidings_subscriber_delivered", "Events told.", |counts| counts.delivered),
     ("tidings_subscriber_lagged", "Events that subscribers missed.", |counts| counts.lagged),
-    ("tidings_subscriber_panics", "Panics of partitioners, listeners and derived rules.", |counts| {
+    ("tidings_subscriber_panics", "Panics of partitioners, listeners, rules and encodings.", |counts| {
         counts.panics
     }),
     (

@@ -36,6 +36,11 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
         "Of those, which loaded for this node alone, by why.",
         Unshared::ALL.map(|why| (labelled("reason", why.name()), report.unshared[why as usize])),
     )?;
+    out.counter(
+        "tidings_leases_unsent",
+        "What this node had to say to others about leases, and did not: no room, or they do not answer.",
+        [(Labels::new(), report.unsent)],
+    )?;
     let gauges = [
         ("tidings_leases_open", "Keys under a lease of this node.", report.open),
         (

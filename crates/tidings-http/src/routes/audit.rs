@@ -75,6 +75,7 @@ fn report_of(report: &AuditReport) -> Value {
         "requested": report.requested,
         "duration_ms": milliseconds(report.took),
         "complete": report.is_complete(),
+        "of": report.of,
         "counts": counts_of(&report.counts),
         "peers": report.peers.iter().map(peer).collect::<Vec<_>>(),
         "inconsistencies": report.inconsistencies.iter().map(inconsistency).collect::<Vec<_>>(),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
-use tidings::{AnyCache, Cache, Fetched, Loaded, Positions, ReadOrFill};
+use tidings::{AnyCache, Cache, Fetched, Loaded, OneLoader, Positions, ReadOrFill};
 
 use super::acked;
 use crate::app::App;
@@ -51,7 +51,19 @@ impl ReadQuery {
 /// `GET /v1/caches/{cache}/entries/{key}`: where one load serves the cluster, the token is the key's lease.
 pub(crate) async fn get(State(app): State<App>, named: Named, Params(query): Params<ReadQuery>) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
-    let wait = query.judge(&*cache.erased())?;
+    let erased = cache.erased();
+    let wait = query.judge(&*erased)?;
+    // Where one load serves one node nothing is waited for.
+    let may_wait = erased.settings().loads.one_loader == OneLoader::Cluster;
+    let waiting = &app.room().waiting_reads;
+    let place = if may_wait { waiting.try_take() } else { None };
+    if may_wait && place.is_none() {
+        let Some(value) = cache.try_get_marked(&named.key)? else {
+            waiting.refuse();
+            return Err(Problem::overloaded("too many reads wait for other loads"));
+        };
+        return Ok(hit(&cache, &named.key, value));
+    }
     let found = tokio::select! {
         found = cache.get_marked_or_lease(&named.key, FILL_TIME, wait) => found?,
         // A server that ends waits for nobody.

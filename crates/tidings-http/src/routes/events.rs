@@ -74,8 +74,7 @@ fn scope(names: &str) -> Result<Scope, Problem> {
 /// events it missed; the stream ends when the cache is closed or the server ends.
 pub(crate) async fn events(State(app): State<App>, named: Named, Params(filter): Params<Filter>) -> Answer {
     let cache = app.cache(&named.cache)?;
-    let permit = app.subscriptions().try_acquire_owned();
-    let permit = permit.map_err(|_| Problem::overloaded("too many subscriptions are open"))?;
+    let permit = app.room().subscriptions.take("too many subscriptions are open")?;
     let subscribe = filter.put_on(cache.clone().subscribe_raw())?;
     let subscription = subscribe.start().map_err(|error| Problem::query(error.to_string()))?;
     let told = subscription

@@ -44,6 +44,7 @@ async fn an_audit_that_is_asked_for_tells_what_differs() {
     let told = audit(api).await;
     let report = &told["requested"];
     assert_eq!((&report["complete"], &report["requested"]), (&json!(true), &json!(true)));
+    assert_eq!(report["of"], 2);
     for (name, count) in [("entries", 2), ("compared", 2), ("held", 2), ("inconsistent", 1), ("lag", 0)] {
         assert_eq!(report["counts"][name], count, "{name}");
         assert_eq!(told["counts"][name], count, "{name}");

@@ -311,6 +311,8 @@ async fn subscriptions_are_bounded() {
     }
     let refused = rig.apis[0].get("/v1/caches/c/events").await.problem(429, "overloaded");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    let refused = rig.apis[0].metric("tidings_http_refused_total{room=\"subscriptions\"}").await;
+    assert_eq!(refused, Some(1.0));
     rig.apis[0].get("/livez").await.is(200);
     open.pop();
     until("there is room again", async || {

@@ -2,6 +2,7 @@
 
 use reqwest::Method;
 use serde_json::json;
+use tidings_http::limits::WAITING_READS_MAX;
 use tokio::task::JoinSet;
 
 use crate::support::{Answer, Api, Rig, answer, until};
@@ -89,5 +90,42 @@ async fn a_removal_hands_the_lease_to_who_waits() {
     })
     .await;
     assert_eq!(there.read("c", "k").await.is(200).text(), "new");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn reads_that_wait_are_bounded_and_what_is_held_is_read_all_the_same() {
+    let rig = scene().await;
+    let [here, there] = &rig.apis[..] else { unreachable!() };
+    there.put("c", "held", "v").await;
+    // Each key's lease is given to a client of the first node, so that whoever asks at the second one waits.
+    let mut leases = Vec::new();
+    for key in 0..=WAITING_READS_MAX {
+        leases.push(here.read("c", &format!("k{key}")).await.problem(404, "not_cached"));
+    }
+    let mut waits = JoinSet::new();
+    for key in 0..WAITING_READS_MAX {
+        let other = there.clone();
+        waits.spawn(async move { other.read("c", &format!("k{key}")).await });
+    }
+    until("all of them wait", async || waiting(&rig) == WAITING_READS_MAX).await;
+    let last = format!("k{WAITING_READS_MAX}");
+    let refused = there.read("c", &last).await.problem(429, "overloaded");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    let counted = there.metric("tidings_http_refused_total{room=\"waiting_reads\"}").await;
+    assert_eq!(counted, Some(1.0));
+    assert_eq!(there.read("c", "held").await.is(200).text(), "v", "what is held waits for nobody");
+    assert_eq!(there.metric("tidings_http_refused_total").await, Some(1.0), "and is not turned away");
+
+    let token = leases[0].header("tidings-fill-token").unwrap();
+    let put = here.entry(Method::PUT, "c", "k0").header("tidings-fill-token", token);
+    answer(put.body("loaded")).await.is(204);
+    assert_eq!(waits.join_next().await.unwrap().unwrap().is(200).text(), "loaded");
+    let again = async || {
+        let query = [("wait", "0s")];
+        answer(there.entry(Method::GET, "c", &last).query(&query)).await.status == 404
+    };
+    until("there is room for another one", again).await;
+    waits.shutdown().await;
     rig.end().await;
 }

@@ -49,6 +49,14 @@ pub struct Suspect {
     due: Tick,
 }
 
+impl Suspect {
+    /// Nobody can be asked about it any more.
+    #[must_use]
+    pub fn given_up(self) -> Judged {
+        judged(self, Outcome::Unsettled)
+    }
+}
+
 /// What is to be asked of one peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Round {
@@ -188,7 +196,7 @@ impl Suspects {
     /// A difference could not be looked at, or not be judged. `None`: it is tried once more.
     pub fn unanswered(&mut self, mut suspect: Suspect, now: Tick) -> Option<Judged> {
         if now > suspect.seen.after(self.horizon).after(GIVE_UP_AFTER) {
-            return Some(judged(suspect, Outcome::Unsettled));
+            return Some(suspect.given_up());
         }
         suspect.due = now.after(RECHECK_PAUSE);
         self.put(suspect);

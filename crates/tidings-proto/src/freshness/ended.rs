@@ -7,8 +7,8 @@ use crate::id::Origin;
 use crate::time::Tick;
 
 /// Lives that are remembered as ended, and nodes whose newest life is. Beyond it one of which only others have said
-/// that it has ended is forgotten, the one that was told first, or the life that began first: named once more by hearsay, it costs the doubt of
-/// one more unclean end, never a stale hit.
+/// that it has ended is forgotten, the one that was told first, or the life that began first: named once more by
+/// hearsay, it costs the doubt of one more unclean end, never a stale hit.
 pub const ENDED_MAX: usize = 4_096;
 
 /// Ended lives that are named to others at a time: more than end within a grace where things are as they should be.

@@ -13,15 +13,22 @@ pub const SEEN_MAX: usize = 1_024;
 /// What a node had applied, or fenced instead, of every origin that it knew, its own changes included: the last
 /// sequence of the lane that a key belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Origin, Sequence)>")]
 pub struct Seen(Vec<(Origin, Sequence)>);
+
+impl From<Vec<(Origin, Sequence)>> for Seen {
+    /// What a peer says, in whatever order: it is looked up, once for each origin that is known here.
+    fn from(mut positions: Vec<(Origin, Sequence)>) -> Self {
+        positions.sort_unstable();
+        Self(positions)
+    }
+}
 
 impl Seen {
     /// What is known of these origins, in any order. Of 0, nothing was applied.
     #[must_use]
     pub fn of(positions: impl IntoIterator<Item = (Origin, Sequence)>) -> Self {
-        let mut positions: Vec<_> = positions.into_iter().filter(|(_, sequence)| *sequence > 0).collect();
-        positions.sort();
-        Self(positions)
+        positions.into_iter().filter(|(_, sequence)| *sequence > 0).collect::<Vec<_>>().into()
     }
 
     /// Whether everything that `other` had seen was seen here.
@@ -31,8 +38,9 @@ impl Seen {
     }
 
     fn position(&self, origin: &Origin) -> Sequence {
-        // A peer may send several of one origin, or in another order: the lowest counts.
-        self.0.iter().filter(|(known, _)| known == origin).map(|(_, sequence)| *sequence).min().unwrap_or(0)
+        // A peer may send several of one origin: the lowest stands first, and counts.
+        let at = self.0.partition_point(|(known, _)| known < origin);
+        self.0.get(at).filter(|(known, _)| known == origin).map_or(0, |(_, sequence)| *sequence)
     }
 
     /// How many origins it names.
@@ -86,6 +94,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::codec;
     use crate::hash::{CacheId, key_hash};
     use crate::id::Incarnation;
 
@@ -128,6 +137,17 @@ mod tests {
             let covers = a.iter().zip(&b).all(|(a, b)| a >= b);
             prop_assert_eq!(seen(&a).covers(&seen(&b)), covers);
         }
+    }
+
+    #[test]
+    fn of_several_positions_of_one_origin_in_any_order_the_lowest_counts() {
+        let said: Vec<(Origin, Sequence)> =
+            vec![(origin(2), 5), (origin(1), 7), (origin(2), 3), (origin(0), 1)];
+        let seen: Seen = codec::decode(&codec::encode(&said).unwrap()).unwrap();
+        let covers = |n, at| seen.covers(&Seen::of([(origin(n), at)]));
+        assert!(covers(0, 1) && covers(1, 7) && covers(2, 3));
+        assert!(!covers(0, 2) && !covers(1, 8) && !covers(2, 4) && !covers(3, 1));
+        assert!(Seen::of([(origin(2), 5), (origin(1), 1)]).covers(&Seen::default()));
     }
 
     #[test]

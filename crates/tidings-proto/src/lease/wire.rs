@@ -205,7 +205,7 @@ impl SharedLoad {
 }
 
 impl LeaseQuestion {
-    /// Its bytes: at most 64 more than its key has.
+    /// Its bytes: at most 32 more than its key has, or 64 more than the name of who holds a result.
     ///
     /// # Panics
     /// Never.

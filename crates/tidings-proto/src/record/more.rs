@@ -17,6 +17,10 @@ const FLAGS_AT: usize = 8 * (HEAD_BYTES - 1);
 
 /// Reads the flags and what they announce: whether the record is uncertain, and its schema.
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<(bool, u32), Unsound> {
+    #[cfg(feature = "dialects")]
+    if !crate::dialect::knows_more_flags() {
+        return Err(Unsound("more flags"));
+    }
     let flags = reader.byte()?;
     if flags & !(UNCERTAIN | HAS_SCHEMA) != 0 {
         return Err(Unsound("reserved flag"));

@@ -7,15 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::follower::{Follower, Rejected};
 use crate::id::Sequence;
-use crate::time::Tick;
+use crate::time::{Tick, rate_margin};
 
 /// Questions to one relay that are remembered while unanswered, as many as a follower remembers probes: at the usual
 /// 250 ms 16 s. An older one's answer confirms nothing.
 const ASKED_MAX: usize = 64;
-
-/// Each relay adds this part of an age to it, two thousandths: NTP slews a clock by half of one, so the rates of two
-/// differ by one at most.
-const RATE_MARGIN: u128 = 500;
 
 /// What a relay knows of one origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,8 +61,8 @@ impl Relayed {
 
 /// Microseconds, rounded up, with what another clock may have counted more.
 fn in_micros(age: Duration) -> u64 {
-    let micros = age.as_nanos().div_ceil(1_000);
-    u64::try_from(micros + micros.div_ceil(RATE_MARGIN)).unwrap_or(u64::MAX)
+    let micros = age.saturating_add(rate_margin(age)).as_nanos().div_ceil(1_000);
+    u64::try_from(micros).unwrap_or(u64::MAX)
 }
 
 /// What one relay was asked over one link, and of which version its member set is known here.

@@ -3,9 +3,9 @@
 //! ```text
 //! question := kind: u8 | cache: u32 le | rest
 //!   1 digests: no more bytes
-//!   2 list:    slots: u64 le | part: u8 | after: u64 le
+//!   2 list:    slots: u64 le | part: u8 | whether it continues: u8 | after: u64 le
 //!   3 fetch:   count: varint, per key: length, bytes
-//!   4 refused: stamp | wall clock in ms: u64 le | key: the remaining bytes
+//!   4 refused: stamp | key: the remaining bytes
 //! answer := kind: u8 | rest
 //!   1 digests: per slot: digest: u64 le, floor: stamp
 //!   2 list:    whether more follows: u8 | count: varint, per key: stamp, removed: u8, length, key
@@ -15,8 +15,10 @@
 //! stamp := time: u64 le | author: u64 le
 //! ```
 //!
-//! A list is in the order of hashes within one of a cache's parts; a fetch answers for as many of its keys as there is room
-//! for, in their order, and leaves out those that are not held any more. Whoever knows no such kind refuses the question.
+//! A list is of one of a cache's parts, in the order of hashes and then of keys. It continues behind the hash of the
+//! last key of the list before, so keys of one hash stand in one list. A fetch answers for as many of its keys as
+//! there is room for, in their order, and leaves out those that are not held any more. Whoever knows no such kind
+//! refuses the question.
 
 use bytes::{Bytes, BytesMut};
 
@@ -65,8 +67,6 @@ pub enum Question<'a> {
     Refused {
         /// The write.
         stamp: WriteStamp,
-        /// The wall clock of who refused it, in milliseconds since 1970.
-        wall_ms: u64,
         /// Of which key.
         key: &'a [u8],
     },
@@ -101,10 +101,10 @@ pub struct Digests {
     pub floors: [WriteStamp; SLOTS],
 }
 
-/// A part of what a node knows of, in the order of hashes.
+/// A part of what a node knows of, in the order of hashes and then of keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed<'a> {
-    /// Whether there is more beyond the last one.
+    /// Whether there is more behind the hash of the last one.
     pub more: bool,
     /// The writes.
     pub writes: Vec<Listing<'a>>,
@@ -130,6 +130,34 @@ pub struct Fetched<'a> {
     pub key: &'a [u8],
     /// As [`super::Travelling`].
     pub value: &'a [u8],
+}
+
+impl<'a> Listed<'a> {
+    /// Whether it is in order and behind `after`, and leads on if there is more: if not, it is no list.
+    #[must_use]
+    pub fn is_sound(&self, cache: CacheId, after: Option<u64>) -> bool {
+        let places = self.writes.iter().map(|listing| place(cache, listing.key));
+        let behind = places.clone().next().is_none_or(|(first, _)| after.is_none_or(|after| after < first));
+        behind && places.is_sorted_by(|a, b| a < b) && !(self.more && self.writes.is_empty())
+    }
+
+    /// Behind which hash there is more, if there is.
+    #[must_use]
+    pub fn end(&self, cache: CacheId) -> Option<u64> {
+        self.writes.last().filter(|_| self.more).map(|listing| key_hash(cache, listing.key))
+    }
+
+    /// The write of a key, if it is in this list, which has to be sound.
+    #[must_use]
+    pub fn get(&self, cache: CacheId, key: Sought<'_>) -> Option<&Listing<'a>> {
+        let order = |listing: &Listing<'_>| place(cache, listing.key).cmp(&(key.hash, key.bytes));
+        self.writes.binary_search_by(order).ok().map(|at| &self.writes[at])
+    }
+}
+
+/// By what lists are ordered.
+fn place(cache: CacheId, key: &[u8]) -> (u64, &[u8]) {
+    (key_hash(cache, key), key)
 }
 
 fn put_stamp(out: &mut BytesMut, stamp: WriteStamp) {
@@ -204,9 +232,8 @@ impl<'a> Question<'a> {
                 put_varint(&mut out, keys.len() as u64);
                 keys.iter().for_each(|key| put_block(&mut out, key));
             }
-            Self::Refused { stamp, wall_ms, key } => {
+            Self::Refused { stamp, key } => {
                 put_stamp(&mut out, *stamp);
-                out.put(&wall_ms.to_le_bytes());
                 out.put(key);
             }
         }
@@ -234,12 +261,12 @@ impl<'a> Question<'a> {
                 Self::Fetch((0..count).map(|_| key(&mut reader)).collect::<Result<_, _>>()?)
             }
             4 => {
-                let (stamp, wall_ms) = (stamp(&mut reader)?, word(&mut reader)?);
+                let stamp = stamp(&mut reader)?;
                 let key = std::mem::take(&mut reader.0);
                 if key.len() > KEY_BYTES_MAX {
                     return Err(Unsound("key length"));
                 }
-                Self::Refused { stamp, wall_ms, key }
+                Self::Refused { stamp, key }
             }
             _ => return Err(Unsound("kind of question")),
         };
@@ -327,7 +354,11 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// Gathers a list: the first writes by hash, as many as fit.
+/// Gathers a list: the first writes by hash and key, as many as fit, and of each hash all or none.
+///
+/// Keys of one hash that do not fit a list, sixteen of the longest or more than [`LISTED_MAX`] of the others, leave
+/// it empty though there is more. To have so many they must have been made for that: nobody goes on from there, and
+/// who compares stays in doubt.
 #[derive(Debug, Default)]
 pub struct ListOf<'a> {
     writes: Vec<(u64, Listing<'a>)>,
@@ -342,37 +373,23 @@ impl<'a> ListOf<'a> {
     /// The list.
     #[must_use]
     pub fn finish(mut self) -> Answer<'a> {
-        let mut more = self.writes.len() > LISTED_MAX;
-        if more {
-            // Not all of them are put in order.
-            self.writes.select_nth_unstable_by_key(LISTED_MAX, |(hash, _)| *hash);
-            self.writes.truncate(LISTED_MAX);
+        let order = |a: &(u64, Listing<'_>), b: &(u64, Listing<'_>)| (a.0, a.1.key).cmp(&(b.0, b.1.key));
+        if self.writes.len() > LISTED_MAX {
+            // Not all of them are put in order: the first, and the next one, by whose hash it is told where to end.
+            self.writes.select_nth_unstable_by(LISTED_MAX, order);
+            self.writes.truncate(LISTED_MAX + 1);
         }
-        self.writes.sort_unstable_by_key(|(hash, _)| *hash);
+        self.writes.sort_unstable_by(order);
         let mut bytes = 0;
         let fits = |(_, listing): &&(u64, Listing<'_>)| {
             bytes += listing.key.len() + 3;
             bytes <= LISTED_BYTES_MAX
         };
-        let count = self.writes.iter().take_while(fits).count();
-        more |= count < self.writes.len();
-        Answer::List(Listed {
-            more,
-            writes: self.writes.iter().take(count).map(|(_, write)| *write).collect(),
-        })
+        let count = self.writes.iter().take(LISTED_MAX).take_while(fits).count();
+        let next = self.writes.get(count).map(|(hash, _)| *hash);
+        let whole = self.writes.iter().take_while(|(hash, _)| next.is_none_or(|next| *hash < next));
+        Answer::List(Listed { more: next.is_some(), writes: whole.map(|(_, write)| *write).collect() })
     }
-}
-
-/// Where a list ended.
-#[must_use]
-pub fn end_of(cache: CacheId, listed: &Listed<'_>) -> Option<u64> {
-    listed.writes.last().map(|listing| key_hash(cache, listing.key))
-}
-
-/// A key of a list or an answer.
-#[must_use]
-pub fn sought(cache: CacheId, bytes: &[u8]) -> Sought<'_> {
-    Sought { hash: key_hash(cache, bytes), bytes }
 }
 
 const _: () = assert!(

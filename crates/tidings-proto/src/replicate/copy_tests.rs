@@ -22,8 +22,8 @@ fn bytes_of_questions_are_the_same_in_every_release() {
         (list, b"\x02\x01\x02\x03\x04\x05\0\0\0\0\0\0\0\x07\x01\x09\0\0\0\0\0\0\0"),
         (Question::Fetch(vec![b"k1", b""]), b"\x03\x01\x02\x03\x04\x02\x02k1\x00"),
         (
-            Question::Refused { stamp: at(1, 2), wall_ms: 3, key: b"k" },
-            b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0k",
+            Question::Refused { stamp: at(1, 2), key: b"k" },
+            b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0k",
         ),
     ];
     for (asked, bytes) in golden {
@@ -73,8 +73,50 @@ fn a_list_has_the_first_writes_by_hash_and_says_whether_there_are_more() {
     assert!(listed.more);
     let expected: Vec<&[u8]> = keys[..LISTED_MAX].iter().map(|key| &key[..]).collect();
     assert_eq!(listed.writes.iter().map(|write| write.key).collect::<Vec<_>>(), expected);
-    assert_eq!(end_of(CACHE, &listed), Some(key_hash(CACHE, expected[LISTED_MAX - 1])));
+    assert_eq!(listed.end(CACHE), Some(key_hash(CACHE, expected[LISTED_MAX - 1])));
     assert!(Answer::List(listed).encode().len() <= ANSWER_BYTES_MAX);
+}
+
+#[test]
+fn keys_of_one_hash_are_listed_together_in_the_order_of_their_bytes() {
+    let keys: Vec<_> = (0..2 * LISTED_MAX as u32).map(u32::to_be_bytes).collect();
+    let list_of = |hash: &dyn Fn(usize) -> usize| {
+        let mut list = ListOf::default();
+        for (number, key) in keys.iter().enumerate().rev() {
+            list.add(hash(number) as u64, Listing { stamp: at(1, 1), removed: false, key });
+        }
+        let Answer::List(listed) = list.finish() else { panic!("a list") };
+        listed
+    };
+    // Three have one hash each, so that the last three that would fit are not all of theirs.
+    let listed = list_of(&|number| number / 3);
+    assert!(listed.more);
+    let expected: Vec<&[u8]> = keys[..LISTED_MAX / 3 * 3].iter().map(|key| &key[..]).collect();
+    assert_eq!(listed.writes.iter().map(|write| write.key).collect::<Vec<_>>(), expected);
+    // All that there are have one: they do not fit, and nobody takes that for the end.
+    let listed = list_of(&|_| 7);
+    assert!(listed.more && listed.writes.is_empty() && !listed.is_sound(CACHE, None));
+}
+
+#[test]
+fn a_list_is_sound_in_the_order_of_hashes_and_keys_alone() {
+    // Made to have one hash.
+    let twins: [&[u8]; 3] = [b"\x01twin-one", b"\x02\x2b\xfb\x2a\xee-one", b"\x03\x1e\x7f\xe0\x6b-one"];
+    let hash = key_hash(CACHE, twins[0]);
+    assert!(twins.iter().all(|key| key_hash(CACHE, key) == hash));
+    let listed = |keys: &[&'static [u8]]| {
+        let writes = keys.iter().map(|key| Listing { stamp: at(1, 1), removed: false, key }).collect();
+        Listed { more: true, writes }
+    };
+    let both = listed(&twins[..2]);
+    assert!(both.is_sound(CACHE, None) && both.is_sound(CACHE, Some(hash - 1)));
+    assert!(!both.is_sound(CACHE, Some(hash)), "it does not lead on");
+    assert!(!listed(&[twins[1], twins[0]]).is_sound(CACHE, None));
+    assert!(!listed(&[twins[0], twins[0]]).is_sound(CACHE, None), "a key twice");
+    assert!(!listed(&[]).is_sound(CACHE, None) && Listed::default().is_sound(CACHE, Some(hash)));
+    let found = twins.map(|bytes| both.get(CACHE, Sought { hash, bytes }).map(|listing| listing.key));
+    assert_eq!(found, [Some(twins[0]), Some(twins[1]), None], "the third is not in it");
+    assert_eq!((both.end(CACHE), Listed { more: false, ..both }.end(CACHE)), (Some(hash), None));
 }
 
 #[test]

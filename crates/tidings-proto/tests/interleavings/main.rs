@@ -1,9 +1,13 @@
-//! Everything that can happen to a small cluster, in every order: no hit is older than the bound.
+//! Everything that can happen to a small cluster, in every order: no hit is older than the bound, none is older than
+//! what was applied or fenced before its read began, or than what a receipt says was, and no call is answered with
+//! less.
 //!
-//! Change logs, followers and freshness are the real ones; the network, the system of record and the reader's two
+//! There are up to three nodes, two that write and one that reads, and up to two keys with a lane each. Change logs,
+//! followers, freshness and receipts are the real ones; the network, the system of record and the reader's two
 //! entries are as small as they can be. What is bounded is how often each thing happens, not when: within its scope a
-//! search is complete. The wide scope is cut short, by
-//! `TIDINGS_MODEL_STATES=30000000` later.
+//! search is complete. [`THREE`] has all that can go wrong once; [`WIDE`] has more of it, and is cut short unless
+//! `TIDINGS_MODEL_STATES=20000000` has it looked at as a whole, by `cargo test -p tidings-proto --test interleavings
+//! wide`. What else there is has a scope of its own, and so has each planted mistake, which has to be found.
 
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
@@ -35,6 +39,12 @@ enum Planted {
     SilentDrop,
     /// Who has ended is named no more, also to those who never knew it.
     UnnamedEnd,
+    /// A caller joins a load that began before a clear.
+    JoinsAcrossClear,
+    /// What a fence is to cover is acknowledged before the fence.
+    AcksBeforeFence,
+    /// Whoever has not probed for a bound has expired, though the change is younger.
+    ExpiresByProbes,
 }
 
 /// How much happens.
@@ -54,6 +64,11 @@ struct Scope {
     reads: u8,
     crashes: u8,
     restarts: u8,
+    /// Writes that may clear their lane.
+    clears: u8,
+    /// Callers that come while a load is under way.
+    calls: u8,
+    receipts: u8,
     /// Steps of time, each as long as the bound.
     passes: u8,
 }
@@ -72,6 +87,9 @@ const QUIET: Scope = Scope {
     reads: 0,
     crashes: 0,
     restarts: 0,
+    clears: 0,
+    calls: 0,
+    receipts: 0,
     passes: 0,
 };
 
@@ -88,20 +106,27 @@ const CRASH: Scope =
 /// Two origins with a key each.
 const TWO: Scope = Scope { origins: 2, keys: 2, writes: 2, probes: 1, losses: 1, passes: 2, ..QUIET };
 
-/// Everything at once: more than any run looks at as a whole.
-const WIDE: Scope = Scope {
+/// Three nodes and two keys: a write, a probe, a frame that is lost, a crash and a restart, while four bounds pass.
+const THREE: Scope = Scope {
     origins: 2,
     keys: 2,
-    writes: 2,
-    probes: 3,
+    writes: 1,
+    probes: 1,
     losses: 1,
-    follows: 2,
-    loads: 1,
     crashes: 1,
     restarts: 1,
     passes: 4,
     ..QUIET
 };
+
+/// The same with a second write, so that logs forget, and a request to follow again.
+const WIDE: Scope = Scope { writes: 2, follows: 1, ..THREE };
+
+/// Receipts, with a log that forgets.
+const RECEIPTS: Scope = Scope { writes: 2, probes: 1, loads: 1, receipts: 1, passes: 2, ..QUIET };
+
+/// A clear that comes while a key is loaded, and a caller who comes then.
+const CLEARS: Scope = Scope { writes: 2, probes: 1, loads: 1, clears: 1, calls: 1, passes: 1, ..QUIET };
 
 /// An origin that joins by another one.
 const JOIN: Scope = Scope { origins: 2, joins: true, writes: 1, probes: 2, follows: 1, passes: 3, ..QUIET };
@@ -158,13 +183,44 @@ fn the_bound_is_kept_with_two_origins() {
 fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
     let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
     let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
-    println!("{} states, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
+    let cut = if outcome.cut_short { ", and not all of them" } else { "" };
+    println!("{} states{cut}, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
 }
 
 #[test]
 fn the_bound_is_kept_while_an_origin_joins_by_another_one() {
     assert_kept(JOIN);
+}
+
+#[test]
+fn the_bound_is_kept_by_three_nodes_with_two_keys() {
+    assert_kept(THREE);
+}
+
+#[test]
+fn a_receipt_holds_what_it_says() {
+    assert_kept(RECEIPTS);
+}
+
+#[test]
+fn a_call_is_answered_with_nothing_older_than_a_clear_that_was_applied() {
+    assert_kept(CLEARS);
+}
+
+#[test]
+fn a_load_that_is_joined_across_a_clear_is_found() {
+    assert_found(CLEARS, Planted::JoinsAcrossClear);
+}
+
+#[test]
+fn an_acknowledgement_before_the_fence_is_found() {
+    assert_found(RECEIPTS, Planted::AcksBeforeFence);
+}
+
+#[test]
+fn a_peer_taken_for_expired_by_its_probes_alone_is_found() {
+    assert_found(RECEIPTS, Planted::ExpiresByProbes);
 }
 
 #[test]

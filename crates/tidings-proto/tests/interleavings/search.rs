@@ -47,6 +47,26 @@ fn digest(world: &impl Debug) -> u64 {
     digest.0.finish()
 }
 
+/// The states that are known, each by the one before it and what has happened then: many ways share their beginnings.
+struct Ways<A>(Vec<(usize, A)>);
+
+impl<A: Copy> Ways<A> {
+    /// The way to a state, of which 0 is the first.
+    fn to(&self, mut state: usize) -> Vec<A> {
+        let mut way = Vec::new();
+        while let Some((before, action)) = state.checked_sub(1).map(|at| self.0[at]) {
+            way.push(action);
+            state = before;
+        }
+        way.reverse();
+        way
+    }
+
+    fn count(&self) -> usize {
+        1 + self.0.len()
+    }
+}
+
 /// Looks at every state that can be reached, at most so many.
 pub(crate) fn search<W: World>(begin: impl Fn() -> W, states_max: usize) -> Outcome {
     let replay = |way: &[W::Action]| {
@@ -55,32 +75,32 @@ pub(crate) fn search<W: World>(begin: impl Fn() -> W, states_max: usize) -> Outc
         world
     };
     let mut known = HashSet::from([digest(&begin())]);
-    let mut level = vec![Vec::new()];
+    let mut ways = Ways(Vec::new());
     let mut outcome = Outcome { states: 1, deepest: 0, broken: None, cut_short: false };
+    let mut level = 0..1;
     while !level.is_empty() {
-        let mut next = Vec::new();
-        for way in level {
+        for state in level.clone() {
+            let way = ways.to(state);
             for action in replay(&way).actions() {
-                let mut longer = way.clone();
-                longer.push(action);
-                let world = replay(&longer);
+                let mut world = replay(&way);
+                world.act(action);
                 if let Some(what) = world.broken() {
+                    let longer = [way, vec![action]].concat();
                     outcome.broken = Some(format!("{what}\nafter {longer:?}\n{world:#?}"));
                     return outcome;
                 }
                 if known.insert(digest(&world)) {
-                    next.push(longer);
+                    ways.0.push((state, action));
                 }
             }
-            if known.len() >= states_max {
-                outcome.states = known.len();
+            outcome.states = ways.count();
+            if outcome.states >= states_max {
                 outcome.cut_short = true;
                 return outcome;
             }
         }
         outcome.deepest += 1;
-        level = next;
+        level = level.end..ways.count();
     }
-    outcome.states = known.len();
     outcome
 }

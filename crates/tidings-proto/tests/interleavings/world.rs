@@ -1,22 +1,23 @@
 //! Two origins and a reader, two keys with a lane each, and a system of record.
 
+mod home;
 mod possible;
 mod reading;
+mod receipts;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
-use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::follower::{Attempt, Follower, MustFence, Rejected};
 use tidings_proto::frame::Heartbeat;
 use tidings_proto::freshness::{Bounds, Freshness, Published};
-use tidings_proto::hash::CacheId;
-use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence, Slot};
-use tidings_proto::log::{Answer, ChangeLog, Cursor, Read, Retention};
-use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::id::{LaneId, Lanes};
+use tidings_proto::log::{Answer, Read};
 use tidings_proto::time::Tick;
 
+use self::home::{Change, Frame, Home, life};
+use self::reading::Reading;
 use crate::{Planted, Scope};
 
 /// Time passes in steps of one.
@@ -41,8 +42,10 @@ pub(crate) const JOINED: u64 = 2;
 pub(crate) enum Action {
     /// A write of the truth.
     Commit(usize, usize),
-    /// Its change is made and appended.
+    /// Its change is made and appended: the key is removed.
     Append(usize, usize),
+    /// The same, and everything in the key's lane is cleared.
+    Clear(usize, usize),
     /// Planted: what was appended is found in the log only now.
     Enter(usize, usize),
     Probe(usize),
@@ -55,6 +58,8 @@ pub(crate) enum Action {
     Lose(usize, usize),
     Fence(usize, usize),
     Load(usize),
+    /// Another caller wants what is being loaded.
+    Call(usize),
     Store(usize),
     BeginRead(usize),
     EndRead(usize),
@@ -68,31 +73,12 @@ pub(crate) enum Action {
     /// The first origin's member set arrives.
     Learn,
     Pass,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Frame {
-    Resume(Sequence),
-    Reset(Sequence),
-    Events(Sequence, u32),
-}
-
-/// One life of an origin, as it is.
-struct Home {
-    me: Origin,
-    log: ChangeLog,
-    alive: bool,
-    /// What each lane's positions say: the version that was committed.
-    said: [Vec<usize>; 2],
-    /// Committed and not announced.
-    open: [Option<usize>; 2],
-    /// Announced and not in the log, which only a planted bug allows.
-    entering: [Option<usize>; 2],
-    cursors: [Option<Cursor>; 2],
-    probe: Option<u64>,
-    beats: VecDeque<Heartbeat>,
-    wire: [VecDeque<Frame>; 2],
-    version: u64,
+    /// The writer of a key's last change asks who has applied it.
+    Ask(usize, usize),
+    /// The reader acknowledges what it has applied.
+    Ack(usize),
+    /// Who has asked looks at what was said.
+    Look(usize, usize),
 }
 
 /// An origin, as the reader sees it.
@@ -126,12 +112,8 @@ struct Entry {
 struct Flight {
     entry: Entry,
     ended: bool,
-}
-
-#[derive(Debug)]
-enum Reading {
-    Fresh(Tick),
-    Entry(Entry),
+    /// The oldest version that its callers may be answered with.
+    least: usize,
 }
 
 /// Everything.
@@ -150,6 +132,8 @@ pub(crate) struct World {
     entries: [Option<Entry>; 2],
     flights: [Option<Flight>; 2],
     epochs: [u32; 2],
+    /// Of each key: what was applied or fenced here, or is said to be by a receipt. No read that begins now is older.
+    least: [usize; 2],
     reading: [Option<Reading>; 2],
     broken: Option<String>,
 }
@@ -162,63 +146,12 @@ fn lane(index: usize) -> LaneId {
     lanes().lane(index as u8).unwrap()
 }
 
-fn life(origin: usize, number: u64) -> Origin {
-    Origin { node: NodeId::new(["a", "b"][origin]).unwrap(), incarnation: Incarnation(number) }
-}
-
-impl Home {
-    fn new(me: Origin) -> Self {
-        let retention = Retention { events: 1, bytes: Retention::BYTES_MIN };
-        Self {
-            me,
-            log: ChangeLog::new(lanes(), retention),
-            alive: true,
-            said: Default::default(),
-            open: [None; 2],
-            entering: [None; 2],
-            cursors: [None; 2],
-            probe: None,
-            beats: VecDeque::new(),
-            wire: Default::default(),
-            version: 1,
-        }
-    }
-
-    fn enter(&mut self, key: usize, version: usize) {
-        let draft = Draft::new(Parts {
-            kind: EventKind::Deleted,
-            operation: Operation::Remove,
-            ignorable: false,
-            cache: CacheId(1),
-            slot: Slot::new(key as u8).unwrap(),
-            version: None,
-            metadata: &[],
-            value: None,
-            target: DraftTarget::Key(b"k"),
-        });
-        let appended = self.log.append(Slot::new(key as u8).unwrap(), 1, &draft.unwrap()).unwrap();
-        appended.waiters.wake();
-        self.said[key].push(version);
-    }
-}
-
-impl Debug for Home {
-    /// A log is what was appended to it: all of them forget alike.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { me, alive, said, open, entering, cursors, probe, beats, wire, version, .. } = self;
-        write!(
-            f,
-            "{me} {alive} {said:?} {open:?} {entering:?} {cursors:?} {probe:?} {beats:?} {wire:?} {version}"
-        )
-    }
-}
-
 impl Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { left, now, homes, seen, freshness, published, truth, .. } = self;
-        let Self { entries, flights, epochs, reading, .. } = self;
+        let Self { entries, flights, epochs, least, reading, .. } = self;
         write!(f, "{left:?} {now:?} {homes:?} {seen:?} {freshness:?} {published:?} {truth:?} ")?;
-        write!(f, "{entries:?} {flights:?} {epochs:?} {reading:?}")
+        write!(f, "{entries:?} {flights:?} {epochs:?} {least:?} {reading:?}")
     }
 }
 
@@ -241,6 +174,7 @@ impl World {
             entries: [Some(entry); 2],
             flights: [None; 2],
             epochs: [1; 2],
+            least: [0; 2],
             reading: [None, None],
             broken: None,
         };
@@ -285,6 +219,7 @@ impl World {
             self.homes[origin].wire = Default::default();
         }
         seen.met = true;
+        self.admit(origin);
         self.learn(origin);
     }
 
@@ -299,6 +234,21 @@ impl World {
     fn probe(&mut self, origin: usize) {
         let number = self.seen[origin].follower.probe(self.now);
         self.homes[origin].probe = Some(number);
+    }
+
+    fn answer(&mut self, origin: usize) {
+        self.hear(origin);
+        let home = &mut self.homes[origin];
+        let Some(echo) = home.probe.take() else { return };
+        let heads = home.log.heads();
+        home.beats.push_back(Heartbeat { echo, members: home.version, heads });
+    }
+
+    fn beat(&mut self, origin: usize) {
+        let Some(beat) = self.homes[origin].beats.pop_front() else { return };
+        // One that was answered by an earlier life, or already: nothing comes of it.
+        let _ = self.seen[origin].follower.on_heartbeat(&beat);
+        self.progressed(origin);
     }
 
     fn publish(&mut self) {
@@ -356,12 +306,24 @@ impl World {
         home.wire[key] = VecDeque::from([frame]);
     }
 
+    /// A peer's change is applied.
+    fn apply(&mut self, key: usize, change: Change) {
+        if change.clear {
+            self.epochs[key] += 1;
+        } else {
+            self.entries[key] = None;
+            self.flights[key] = self.flights[key].map(|flight| Flight { ended: true, ..flight });
+        }
+        self.least[key] = self.least[key].max(change.version);
+    }
+
     fn take(&mut self, origin: usize, key: usize) {
         let seen = &mut self.seen[origin];
         let (Some(frame), Some(attempt)) = (self.homes[origin].wire[key].pop_front(), seen.attempts[key])
         else {
             return;
         };
+        let mut changes = Vec::new();
         let (follower, lane) = (&mut seen.follower, lane(key));
         let judged = match frame {
             Frame::Resume(from) => follower.on_resume(lane, attempt, from),
@@ -375,16 +337,16 @@ impl World {
             }),
             Frame::Events(first, count) => follower.on_events(lane, attempt, first, count).map(|accept| {
                 let next = first + u64::from(count);
-                if accept.from < next && self.planted != Planted::SilentDrop {
-                    self.entries[key] = None;
-                    self.flights[key] = self.flights[key].map(|flight| Flight { ended: true, ..flight });
-                }
+                changes.extend((accept.from..next).map(|at| self.homes[origin].said[key][at as usize - 1]));
                 follower.applied(lane, attempt, next);
             }),
         };
+        if self.planted != Planted::SilentDrop {
+            changes.into_iter().for_each(|change| self.apply(key, change));
+        }
         if judged.is_err() {
             assert!(matches!(judged, Err(Rejected::Gap { .. } | Rejected::Violation(_))), "{judged:?}");
-            seen.attempts[key] = None;
+            self.seen[origin].attempts[key] = None;
         }
         self.progressed(origin);
     }
@@ -395,7 +357,22 @@ impl World {
         if let Due::Must(fence) = due {
             self.seen[origin].follower.fenced(fence);
         }
+        let behind = self.seen[origin].follower.applied_in(lane(key)) as usize;
+        let fenced = self.homes[origin].said[key].iter().take(behind).map(|change| change.version).max();
+        self.least[key] = self.least[key].max(fenced.unwrap_or(0));
         self.progressed(origin);
+    }
+
+    fn append(&mut self, origin: usize, key: usize, clear: bool) {
+        let Some(version) = self.homes[origin].open[key].take() else { return };
+        if self.counts(origin) {
+            self.announce(key, version);
+        }
+        let change = Change { version, clear };
+        match self.planted {
+            Planted::SequenceOutsideLock => self.homes[origin].entering[key] = Some(change),
+            _ => self.homes[origin].enter(key, change),
+        }
     }
 
     fn crash(&mut self, origin: usize) {
@@ -418,35 +395,17 @@ impl World {
                 self.truth[key].push(None);
                 self.homes[origin].open[key] = Some(self.truth[key].len() - 1);
             }
-            Action::Append(origin, key) => {
-                let Some(version) = self.homes[origin].open[key].take() else { return };
-                if self.counts(origin) {
-                    self.announce(key, version);
-                }
-                match self.planted {
-                    Planted::SequenceOutsideLock => self.homes[origin].entering[key] = Some(version),
-                    _ => self.homes[origin].enter(key, version),
-                }
-            }
+            Action::Append(origin, key) => self.append(origin, key, false),
+            Action::Clear(origin, key) => self.append(origin, key, true),
             Action::Enter(origin, key) => {
                 let home = &mut self.homes[origin];
-                if let Some(version) = home.entering[key].take() {
-                    home.enter(key, version);
+                if let Some(change) = home.entering[key].take() {
+                    home.enter(key, change);
                 }
             }
             Action::Probe(origin) => self.probe(origin),
-            Action::Answer(origin) => {
-                let home = &mut self.homes[origin];
-                let Some(echo) = home.probe.take() else { return };
-                let heads = home.log.heads();
-                home.beats.push_back(Heartbeat { echo, members: home.version, heads });
-            }
-            Action::Beat(origin) => {
-                let Some(beat) = self.homes[origin].beats.pop_front() else { return };
-                // One that was answered by an earlier life, or already: nothing comes of it.
-                let _ = self.seen[origin].follower.on_heartbeat(&beat);
-                self.progressed(origin);
-            }
+            Action::Answer(origin) => self.answer(origin),
+            Action::Beat(origin) => self.beat(origin),
             Action::LoseBeat(origin) => drop(self.homes[origin].beats.pop_front()),
             Action::Follow(origin, key) => self.follow(origin, key),
             Action::Send(origin, key) => self.send(origin, key),
@@ -456,7 +415,11 @@ impl World {
             Action::Load(key) => {
                 let entry =
                     Entry { version: self.truth[key].len() - 1, began: self.now, epoch: self.epochs[key] };
-                self.flights[key] = Some(Flight { entry, ended: false });
+                self.flights[key] = Some(Flight { entry, ended: false, least: self.least[key] });
+            }
+            Action::Call(key) => {
+                let least = self.least[key];
+                self.flights[key] = self.flights[key].map(|flight| Flight { least, ..flight });
             }
             Action::Store(key) => self.store(key),
             Action::BeginRead(key) => self.begin_read(key),
@@ -487,6 +450,9 @@ impl World {
                 self.now = self.now.after(STEP);
                 self.publish();
             }
+            Action::Ask(origin, key) => self.ask(origin, key),
+            Action::Ack(origin) => self.ack(origin),
+            Action::Look(origin, key) => self.look(origin, key),
         }
     }
 }

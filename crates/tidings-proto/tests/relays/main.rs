@@ -8,6 +8,8 @@
 
 mod model;
 mod naming;
+#[allow(dead_code, reason = "the model draws in more ways")]
+#[path = "../model/rng.rs"]
 mod rng;
 #[path = "../interleavings/search.rs"]
 mod search;
@@ -103,7 +105,7 @@ fn walk(planted: Planted, walks: u64) -> Option<String> {
         let (mut world, mut rng) = (World::new(WIDE, planted), Rng::new(seed));
         (0..STEPS).find_map(|_| {
             let actions = world.actions();
-            world.act(actions[rng.below(actions.len() as u64) as usize]);
+            world.act(rng.pick(&actions));
             Some(format!("{} (seed {seed})", world.broken()?))
         })
     })

@@ -149,7 +149,7 @@ impl Cluster {
         cluster.new_view();
         (0..setup.nodes).for_each(|node| cluster.begin(node));
         (0..cluster.written.len()).for_each(|origin| {
-            let first = cluster.rng.below(WRITE_EVERY);
+            let first = cluster.rng.range(0, WRITE_EVERY);
             cluster.network.at(first, Event::Write(origin));
         });
         cluster.network.at(WARM_UP, Event::Sample);
@@ -211,7 +211,7 @@ impl Cluster {
                 self.follow(node, origin);
             }
         }
-        let first = self.rng.below(PROBE_EVERY);
+        let first = self.rng.range(0, PROBE_EVERY);
         self.network.at(self.now + first, Event::Tick(node));
     }
 

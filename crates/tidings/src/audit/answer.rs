@@ -54,7 +54,7 @@ impl Answering for Auditee {
 
 fn answer(bus: &Bus, question: &Question) -> Answer {
     let subject = question.subject();
-    let open = bus.domain.caches().into_iter().find(|cache| cache.id() == subject.cache());
+    let open = bus.domain.cache_of(subject.cache());
     let why_not = match &open {
         None => Some(Incomparable::NotHosted),
         Some(cache) if !cache.is_audited() => Some(Incomparable::NotAudited),

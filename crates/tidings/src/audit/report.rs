@@ -86,9 +86,11 @@ pub struct AuditReport {
     pub took: Duration,
     /// Whether somebody asked for it.
     pub requested: bool,
+    /// About how many entries there were to look at. Those of a cache are not looked at that no live member hosts.
+    pub of: u64,
     /// What was looked at.
     pub counts: AuditCounts,
-    /// Every peer that hosts one of the caches.
+    /// Every peer that hosts one of the caches, or may do so and could not be asked.
     pub peers: Vec<AuditedPeer>,
     /// What was found, the newest first; at most 100.
     pub inconsistencies: Vec<Inconsistency>,
@@ -96,11 +98,11 @@ pub struct AuditReport {
 
 impl AuditReport {
     /// Whether every peer was asked about everything, and every difference was judged. A sweep that was asked for, and
-    /// compared none of the entries that it looked at, was not.
+    /// compared none of the entries that there are, was not: there was nobody to compare with.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let AuditCounts { entries, compared, unsettled, unexamined, .. } = self.counts;
-        let in_vain = self.requested && entries > 0 && compared == 0;
+        let AuditCounts { compared, unsettled, unexamined, .. } = self.counts;
+        let in_vain = self.requested && self.of > 0 && compared == 0;
         !in_vain && unsettled + unexamined == 0 && self.peers.iter().all(|peer| peer.gap.is_none())
     }
 }

@@ -7,17 +7,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidings_cache::{AnyCache, Slice};
 use tidings_membership::State;
-use tidings_proto::ask::{Declined, Topic};
+use tidings_proto::ask::Topic;
 use tidings_proto::audit::{
     Again, Answer, Difference, Digested, Held, Incomparable, Judged, Outcome, Pace, Question, Round, Subject,
-    Suspects, Unusable,
+    Suspects,
 };
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::NodeId;
+use tidings_proto::id::{NodeId, Origin};
 use tidings_proto::time::Tick;
-use tidings_transport::AskError;
 
-use super::found::Findings;
+use super::found::{FINDINGS_MAX, Findings};
+use super::patience::{NoAnswer, Patience, TRY_PAUSE};
 use super::report::{AuditCounts, AuditProgress, AuditReport, AuditedPeer, Inconsistency};
 use crate::bus::Bus;
 use crate::hosted;
@@ -25,61 +25,8 @@ use crate::hosted;
 /// How long a peer has to answer: a release that knows no questions ends the stream after 5 s, which says more.
 const WITHIN: Duration = Duration::from_secs(10);
 
-/// How often a peer is asked the same before it is left out of the rest of the cache's sweep.
-const TRIES: u32 = 5;
-
-/// How long a peer that is busy with other nodes' questions is asked again and again: some ten of them that audit at once
-/// take a few seconds each.
-const BUSY_TIME: Duration = Duration::from_secs(30);
-
-/// Between two of them: a page is answered in milliseconds, a link is made anew in some hundred.
-const TRY_PAUSE: Duration = Duration::from_millis(200);
-
 /// Inconsistencies of one sweep that are logged one by one; of more only the number.
 const LOGGED_MAX: u64 = 10;
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-enum NoAnswer {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error("the answer makes no sense")]
-    Unusable(#[from] Unusable),
-}
-
-impl NoAnswer {
-    /// Whether the peer may answer the same question a moment later.
-    fn passes(&self) -> bool {
-        use AskError::{Connection, Read, Unlinked, Write};
-        matches!(self, Self::Ask(Unlinked | Connection(_) | Read(_) | Write(_)))
-    }
-
-    /// Whether the peer answers others meanwhile.
-    fn is_busy(&self) -> bool {
-        matches!(self, Self::Ask(AskError::Busy | AskError::Declined(Declined::Busy)))
-    }
-}
-
-/// How long the same question goes on being asked.
-struct Patience {
-    tries: u32,
-    busy_until: Tick,
-}
-
-impl Patience {
-    fn from(now: Tick) -> Self {
-        Self { tries: TRIES, busy_until: now.after(BUSY_TIME) }
-    }
-
-    /// Whether to ask again after this.
-    fn asks_again(&mut self, error: &NoAnswer, now: Tick) -> bool {
-        if error.is_busy() {
-            return now < self.busy_until;
-        }
-        self.tries -= 1;
-        error.passes() && self.tries > 0
-    }
-}
 
 /// Entries that peers are asked about together.
 struct Page {
@@ -129,7 +76,13 @@ pub(super) struct Sweep<'a> {
     peers: BTreeMap<NodeId, u64>,
     /// Who is asked no more about a cache, and why. As many as there are members, at most, for each cache.
     gaps: BTreeMap<(NodeId, CacheId), String>,
+    /// Who was asked about the rest of a cache only.
+    late: BTreeSet<NodeId>,
     found: Findings,
+    /// Inconsistencies that no sweep lately had found.
+    news: u64,
+    /// What the last sweep came to.
+    last: Option<Arc<AuditReport>>,
 }
 
 impl<'a> Sweep<'a> {
@@ -146,16 +99,33 @@ impl<'a> Sweep<'a> {
             counts: AuditCounts::default(),
             peers: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            late: BTreeSet::new(),
             found: Findings::default(),
+            news: 0,
+            last: bus.audits.state.lock().last.clone(),
         }
     }
 
     pub(super) async fn run(mut self) -> AuditReport {
         let caches: Vec<_> =
             self.bus.domain.caches().into_iter().filter(|cache| cache.is_audited()).collect();
+        if self.requested {
+            // Else a cache that was just filled may count as empty, and its audit as complete though nobody was asked.
+            let counted = caches.clone();
+            let _ = tokio::task::spawn_blocking(move || counted.iter().for_each(|it| it.housekeep())).await;
+        }
         self.of = caches.iter().map(|cache| cache.entries()).sum();
+        let mut asked = Vec::new();
         for cache in &caches {
-            self.cache(cache).await;
+            asked.push(self.cache(cache).await);
+        }
+        for (cache, mut asked) in caches.iter().zip(asked) {
+            // Also those who have come since, while other caches had their turn.
+            self.there_are(cache.id(), &mut asked, self.hosts(&**cache));
+            for absent in self.absent(&**cache) {
+                self.peers.entry(absent.clone()).or_default();
+                self.leave_out(&absent, cache.id(), "it was not there".to_owned());
+            }
         }
         while let Some(due) = self.suspects.next_due() {
             tokio::time::sleep(due.since(self.now())).await;
@@ -164,32 +134,48 @@ impl<'a> Sweep<'a> {
         self.report()
     }
 
-    async fn cache(&mut self, cache: &Arc<dyn AnyCache>) {
-        let (mut next, mut asked) = (Some(0), BTreeSet::new());
+    /// Compares a cache. Returns who was asked about it.
+    async fn cache(&mut self, cache: &Arc<dyn AnyCache>) -> Option<BTreeSet<NodeId>> {
+        let (mut next, mut asked) = (Some(0), None);
         while let Some(from) = next {
             if self.hosts(&**cache).is_empty() {
+                asked.get_or_insert_default();
                 break;
             }
             let walked = cache.clone();
             let slice = tokio::task::spawn_blocking(move || walked.slice(from)).await;
             // It does not panic, and the runtime has not ended: this runs on it.
-            let Ok(slice) = slice else { return };
+            let Ok(slice) = slice else { break };
             next = slice.next();
             self.slice(cache, Arc::new(slice), &mut asked).await;
         }
-        self.still_there(cache.id(), &asked, &self.hosts(&**cache));
+        self.there_are(cache.id(), &mut asked, self.hosts(&**cache));
+        asked
     }
 
-    /// Leaves out those of the peers that were asked about a cache which are not there any more.
-    fn still_there(&mut self, cache: CacheId, asked: &BTreeSet<NodeId>, hosts: &[NodeId]) {
-        for gone in asked.iter().filter(|peer| !hosts.contains(peer)) {
-            if !self.gaps.contains_key(&(gone.clone(), cache)) {
-                self.leave_out(gone, cache, "it was not there for all of it".to_owned());
+    /// Takes note of who can be asked about a cache now: of those that were asked before, who is not there any more is
+    /// left out, and who has come is asked about the rest.
+    fn there_are(&mut self, cache: CacheId, asked: &mut Option<BTreeSet<NodeId>>, hosts: Vec<NodeId>) {
+        if let Some(asked) = asked {
+            for gone in asked.iter().filter(|peer| !hosts.contains(peer)) {
+                if !self.gaps.contains_key(&(gone.clone(), cache)) {
+                    self.leave_out(gone, cache, "it was not there for all of it".to_owned());
+                }
+            }
+            for come in hosts.iter().filter(|peer| !asked.contains(*peer)) {
+                self.peers.entry(come.clone()).or_default();
+                self.late.insert(come.clone());
             }
         }
+        asked.get_or_insert_default().extend(hosts);
     }
 
-    async fn slice(&mut self, cache: &Arc<dyn AnyCache>, slice: Arc<Slice>, asked: &mut BTreeSet<NodeId>) {
+    async fn slice(
+        &mut self,
+        cache: &Arc<dyn AnyCache>,
+        slice: Arc<Slice>,
+        asked: &mut Option<BTreeSet<NodeId>>,
+    ) {
         let mut from = 0;
         while from < slice.len() {
             let (walked, keys, most) = (cache.clone(), slice.clone(), self.pace.page());
@@ -198,8 +184,7 @@ impl<'a> Sweep<'a> {
             self.count(|counts| counts.entries += (page.next - from) as u64);
             from = page.next;
             let hosts = self.hosts(&**cache);
-            self.still_there(cache.id(), asked, &hosts);
-            asked.extend(hosts.iter().cloned());
+            self.there_are(cache.id(), asked, hosts.clone());
             for peer in hosts {
                 self.compare(&page, &peer).await;
             }
@@ -210,15 +195,32 @@ impl<'a> Sweep<'a> {
 
     /// The live members that host a cache and can be asked about it.
     fn hosts(&self, cache: &dyn AnyCache) -> Vec<NodeId> {
-        let view = self.bus.membership().map(|membership| membership.view()).unwrap_or_default();
-        let live = view.members.values().filter(|member| member.state == State::Live);
-        let origins = live.map(|member| &member.record.origin);
-        let hosts = origins.filter(|origin| {
+        let hosts = self.live().into_iter().filter(|origin| {
             let caches = self.bus.coherence.peer(origin).unwrap_or_default().caches;
-            caches.iter().any(|named| hosted::read(named).0 == **cache.name())
+            is_among(&caches, cache)
         });
         let asked = hosts.filter(|origin| !self.gaps.contains_key(&(origin.node.clone(), cache.id())));
-        asked.map(|origin| origin.node.clone()).collect()
+        asked.map(|origin| origin.node).collect()
+    }
+
+    /// The nodes that may hold entries of a cache, and of which no life can be asked: what those host that were never
+    /// linked is not known.
+    fn absent(&self, cache: &dyn AnyCache) -> BTreeSet<NodeId> {
+        let live: BTreeSet<_> = self.live().into_iter().map(|origin| origin.node).collect();
+        let relevant = self.bus.coherence.relevant().into_iter();
+        let others = relevant.filter(|origin| origin.node != self.bus.node && !live.contains(&origin.node));
+        let may_hold = others.filter(|origin| {
+            let peer = self.bus.coherence.peer(origin).unwrap_or_default();
+            peer.followed.is_none() || is_among(&peer.caches, cache)
+        });
+        let nodes = may_hold.map(|origin| origin.node);
+        nodes.filter(|node| !self.gaps.contains_key(&(node.clone(), cache.id()))).collect()
+    }
+
+    fn live(&self) -> Vec<Origin> {
+        let view = self.bus.membership().map(|membership| membership.view()).unwrap_or_default();
+        let live = view.members.values().filter(|member| member.state == State::Live);
+        live.map(|member| member.record.origin.clone()).collect()
     }
 
     async fn compare(&mut self, page: &Page, peer: &NodeId) {
@@ -286,7 +288,7 @@ impl<'a> Sweep<'a> {
     async fn recheck(&mut self) {
         while let Some(Round { peer, cache, suspects }) = self.suspects.due(self.now()) {
             let keys: Vec<Bytes> = suspects.iter().map(|suspect| suspect.difference.key.clone()).collect();
-            let open = self.bus.domain.caches().into_iter().find(|open| open.id() == cache);
+            let open = self.bus.domain.cache_of(cache);
             let theirs = match &open {
                 Some(open) => self.theirs(&peer, &**open, &keys).await,
                 None => None,
@@ -303,6 +305,7 @@ impl<'a> Sweep<'a> {
                         let again = Again { own, own_applied, theirs, theirs_applied };
                         self.suspects.judge(suspect, &again, now)
                     }
+                    None if self.gaps.contains_key(&(peer.clone(), cache)) => Some(suspect.given_up()),
                     None => self.suspects.unanswered(suspect, now),
                 };
                 if let Some(judged) = judged {
@@ -312,13 +315,17 @@ impl<'a> Sweep<'a> {
         }
     }
 
-    /// What a peer holds under these keys, and up to when it has applied everything.
+    /// What a peer holds under these keys, and up to when it has applied everything. One that does not answer in time
+    /// is asked no more: each further question would take as long.
     async fn theirs(
         &mut self,
         peer: &NodeId,
         cache: &dyn AnyCache,
         keys: &[Bytes],
     ) -> Option<(Tick, Vec<Option<Held>>)> {
+        if self.gaps.contains_key(&(peer.clone(), cache.id())) {
+            return None;
+        }
         let subject = Subject::new(cache.id(), cache.settings().schema);
         let question = Question::Keys(subject, keys.iter().map(|key| key.to_vec()).collect());
         match self.ask(peer, &question, keys.len()).await {
@@ -326,6 +333,10 @@ impl<'a> Sweep<'a> {
                 // It looked after it was asked.
                 let applied = applied_ago_ms.map(|ago| asked.before(Duration::from_millis(ago)));
                 Some((applied.unwrap_or(Tick::NEVER), held))
+            }
+            Err(error) if error.is_late() => {
+                self.leave_out(peer, cache.id(), error.to_string());
+                None
             }
             Ok(_) | Err(_) => None,
         }
@@ -349,7 +360,7 @@ impl<'a> Sweep<'a> {
     }
 
     fn found(&mut self, Difference { peer, cache, key, own, theirs }: Difference, seen: Tick) {
-        let Some(open) = self.bus.domain.caches().into_iter().find(|open| open.id() == cache) else { return };
+        let Some(open) = self.bus.domain.cache_of(cache) else { return };
         let clock = self.bus.domain.clock();
         let (now_ms, ago) = (clock.wall_ms(), clock.now().since(seen));
         let found = Inconsistency {
@@ -362,13 +373,18 @@ impl<'a> Sweep<'a> {
             first_seen_ms: now_ms.saturating_sub(ago.as_millis() as u64),
             last_seen_ms: now_ms,
         };
-        if self.counts.inconsistent <= LOGGED_MAX {
-            // No log names keys: who may see them finds them where the node's coherence is shown.
-            tracing::error!(cache = %found.cache, peer = %found.peer, own_age = ?found.own_age,
-                peer_age = ?found.peer_age, "a key has different values here and there, and no change explains it");
+        let is_new = self.bus.audits.state.lock().findings.add(found.clone());
+        // Of more than are remembered nobody knows which are.
+        let last = self.last.as_ref().map_or(0, |last| last.counts.inconsistent);
+        if is_new && last <= FINDINGS_MAX as u64 {
+            self.news += 1;
+            if self.news <= LOGGED_MAX {
+                // No log names keys: who may see them finds them where the node's coherence is shown.
+                tracing::error!(cache = %found.cache, peer = %found.peer, own_age = ?found.own_age,
+                    peer_age = ?found.peer_age, "a key has different values here and there, and no change explains it");
+            }
         }
-        self.bus.audits.state.lock().findings.add(found.clone());
-        self.found.add(found);
+        let _ = self.found.add(found);
     }
 
     fn count(&mut self, count: impl Fn(&mut AuditCounts)) {
@@ -393,13 +409,19 @@ impl<'a> Sweep<'a> {
     fn report(mut self) -> AuditReport {
         let unexamined = self.suspects.unexamined();
         self.count(|counts| counts.unexamined += unexamined);
-        let AuditCounts { inconsistent, .. } = self.counts;
-        if inconsistent > LOGGED_MAX || unexamined > 0 {
+        let figures = |counts: &AuditCounts| (counts.inconsistent, counts.unexamined);
+        let (inconsistent, unexamined) = figures(&self.counts);
+        // Paced sweeps find the same again and again.
+        let is_news = self.requested
+            || self.last.as_ref().map(|last| figures(&last.counts)) != Some(figures(&self.counts));
+        if is_news && (inconsistent > LOGGED_MAX || unexamined > 0) {
             tracing::error!(inconsistent, unexamined, "entries differ from those of other nodes");
         }
         let gap = |node: &NodeId| {
             let of = self.gaps.iter().find(|((peer, _), _)| peer == node);
-            of.map(|(_, why)| why.clone())
+            let late =
+                || self.late.contains(node).then(|| "it came while the audit was under way".to_owned());
+            of.map(|(_, why)| why.clone()).or_else(late)
         };
         let peer = |(node, compared): (&NodeId, &u64)| AuditedPeer {
             gap: gap(node),
@@ -410,11 +432,17 @@ impl<'a> Sweep<'a> {
             began_ms: self.began_ms,
             took: self.now().since(self.began),
             requested: self.requested,
+            of: self.of.max(self.counts.entries),
             peers: self.peers.iter().map(peer).collect(),
             counts: self.counts,
             inconsistencies: self.found.newest(),
         }
     }
+}
+
+/// Whether caches that were announced so include one.
+fn is_among(announced: &[String], cache: &dyn AnyCache) -> bool {
+    announced.iter().any(|named| hosted::read(named).0 == **cache.name())
 }
 
 /// What this node holds under these keys.
@@ -434,20 +462,5 @@ fn incomparable(answer: &Answer) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_busy_is_asked_for_a_time_and_who_does_not_answer_so_many_times() {
-        let (now, end) = (Tick(5), Tick(5).after(BUSY_TIME));
-        let mut patience = Patience::from(now);
-        let busy = NoAnswer::Ask(AskError::Declined(Declined::Busy));
-        assert!((0..100).all(|_| patience.asks_again(&busy, now)));
-        assert!(!patience.asks_again(&busy, end));
-        let unlinked = NoAnswer::Ask(AskError::Unlinked);
-        let again = (0..).take_while(|_| patience.asks_again(&unlinked, end)).count();
-        assert_eq!(again, TRIES as usize - 1);
-        let failed = NoAnswer::Ask(AskError::Declined(Declined::Failed));
-        assert!(!Patience::from(now).asks_again(&failed, now));
-    }
-}
+#[path = "sweep_tests.rs"]
+mod tests;

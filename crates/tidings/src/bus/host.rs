@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tidings_membership::Inbound;
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, MEMBERS_MAX, NamedMember, PROTOCOL_VERSION, Refusal};
+use tidings_proto::frame::{Hello, PROTOCOL_VERSION, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::Origin;
 use tidings_proto::time::Tick;
 use tidings_transport::session;
-use tidings_transport::{CloseCode, Host, Link, SessionFuture};
+use tidings_transport::{CloseCode, Host, Link, SessionFuture, concede};
 
 use super::{Bus, Conflict, Face, MET_MAX, origin_of, record_of};
 use crate::observe::Observation;
@@ -37,13 +37,7 @@ impl Bus {
 
 impl Host for Face {
     fn hello(&self) -> Hello {
-        let mut members = self.coherence.members().borrow().as_ref().clone();
-        if self.is_former() {
-            // A frame holds no more.
-            members.members.truncate(MEMBERS_MAX - 1);
-            members.members.push(NamedMember { origin: self.origin(), address: self.address(), ended: true });
-        }
-        Hello {
+        let mut hello = Hello {
             protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
             cluster: self.cluster.clone(),
             node: self.node.clone(),
@@ -56,8 +50,12 @@ impl Host for Face {
             release: crate::RELEASE.to_owned(),
             wall_ms: self.domain.clock().wall_ms(),
             age_ms: self.age_ms(),
-            members,
+            members: self.coherence.members().borrow().as_ref().clone(),
+        };
+        if self.is_former() {
+            concede(&mut hello);
         }
+        hello
     }
 
     fn follows_to_the_end(&self, hello: &Hello) -> bool {

@@ -4,26 +4,20 @@ use std::time::Duration;
 
 use tidings_proto::time::Tick;
 
-use super::Coherence;
+use super::{Coherence, Inner};
 use crate::observe::Observation;
 
 impl Coherence {
     /// Whether any member has ever followed this node.
     pub(crate) fn was_heard(&self) -> bool {
-        let inner = self.inner.lock();
-        inner
-            .peers
-            .values()
-            .filter_map(|peer| peer.served.as_ref())
-            .any(|served| served.heard() > Tick::NEVER)
+        self.inner.lock().heard() > Tick::NEVER
     }
 
     /// Judges whether this node is expelled, and says so if that has changed.
     pub(crate) fn judge_place(&self) {
         let now = self.domain.clock().now();
         let mut inner = self.inner.lock();
-        let heard = inner.peers.values().filter_map(|peer| Some(peer.served.as_ref()?.heard()));
-        let heard = heard.max().unwrap_or(Tick::NEVER);
+        let heard = inner.heard();
         let others = inner.freshness.misses_somebody();
         if !inner.belonging.judge(heard, others, now) {
             return;
@@ -47,5 +41,13 @@ impl Coherence {
     pub(crate) fn expelled(&self) -> Option<Duration> {
         let since = self.inner.lock().belonging.expelled()?;
         Some(self.domain.clock().now().since(since))
+    }
+}
+
+impl Inner {
+    /// When any member last heard this node.
+    fn heard(&self) -> Tick {
+        let heard = self.peers.values().filter_map(|peer| Some(peer.served.as_ref()?.heard()));
+        heard.max().unwrap_or(Tick::NEVER)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -28,7 +29,8 @@ const ERRANDS_MAX: usize = 2_048;
 /// Of those, the ones to one node, so that one that does not answer takes no places from others.
 const ERRANDS_PER_NODE_MAX: usize = 1_024;
 
-/// For how long no node that did not answer, or that answers no such questions, is asked for leases.
+/// For how long nothing is said of leases to a node that did not answer, or that answers no such questions. What it
+/// gave or holds meanwhile ends with its time.
 const LEFT_OUT_TIME: Duration = Duration::from_secs(10);
 
 /// Questions about leases that are open to one node at once: half of all that may be.
@@ -96,8 +98,10 @@ pub(super) struct Errands {
     sender: mpsc::Sender<Sent>,
     receiver: Mutex<Option<mpsc::Receiver<Sent>>>,
     places: Mutex<BTreeMap<NodeId, Places>>,
-    /// Who is not asked for leases, and until when: at most as many as there are members.
+    /// Who is told and asked nothing, and until when: at most as many as there are members.
     left_out: Mutex<BTreeMap<NodeId, Tick>>,
+    /// Errands that were not carried out.
+    dropped: AtomicU64,
 }
 
 impl Default for Errands {
@@ -108,15 +112,26 @@ impl Default for Errands {
             receiver: Mutex::new(Some(receiver)),
             places: Mutex::default(),
             left_out: Mutex::default(),
+            dropped: AtomicU64::new(0),
         }
     }
 }
 
 impl Errands {
-    /// Has an errand carried out; `false` if there is no room.
+    /// Has an errand carried out; `false` if there is no room, which is counted.
     pub(super) fn send(&self, to: &NodeId, errand: Errand) -> bool {
-        let Ok(room) = self.places(to).room.try_acquire_owned() else { return false };
-        self.sender.try_send(Sent { to: to.clone(), errand, _room: room }).is_ok()
+        let room = self.places(to).room.try_acquire_owned();
+        let sent =
+            room.is_ok_and(|room| self.sender.try_send(Sent { to: to.clone(), errand, _room: room }).is_ok());
+        if !sent {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        sent
+    }
+
+    /// How many errands were not carried out, for want of room or because their node was left out.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
     }
 
     fn places(&self, node: &NodeId) -> Places {
@@ -133,7 +148,7 @@ impl Errands {
         left_out.insert(node.clone(), now.after(LEFT_OUT_TIME));
     }
 
-    /// Whether a node is not to be asked for leases.
+    /// Whether nothing is to be said to a node.
     pub(super) fn is_left_out(&self, node: &NodeId, now: Tick) -> bool {
         self.left_out.lock().get(node).is_some_and(|until| now < *until)
     }
@@ -180,9 +195,12 @@ async fn carry_out(bus: &Arc<Bus>, Sent { to, errand, _room }: Sent) {
     {
         return;
     }
-    let asks = matches!(errand, Errand::Ask { .. });
-    let left_out = asks && bus.leases.errands.is_left_out(&to, bus.domain.clock().now());
-    let answer = if place.is_ok() && !left_out && super::reachable(bus)(&to) {
+    let errands = &bus.leases.errands;
+    let answer = if errands.is_left_out(&to, bus.domain.clock().now()) {
+        // Each would take up a place for as long as a node has to answer.
+        errands.dropped.fetch_add(1, Ordering::Relaxed);
+        None
+    } else if place.is_ok() && super::reachable(bus)(&to) {
         exchange(bus, &to, &errand).await
     } else {
         None
@@ -210,7 +228,7 @@ fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAns
             if !super::tell(bus, to, (ticket, key.key_hash()), told)
                 && let Some(lease) = lease
             {
-                // Whoever asked has gone.
+                // Whoever asked has gone. Untold, the home takes the lease back when its time is over.
                 bus.leases.errands.send(to, Errand::Ended { key, lease, brought: false });
             }
         }
@@ -244,10 +262,20 @@ fn answered(bus: &Arc<Bus>, to: &NodeId, errand: Errand, answer: Option<LeaseAns
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use futures_util::future::BoxFuture;
+    use tidings_proto::id::Origin;
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::asked::Answering;
+    use crate::testing::Cluster;
 
     fn errand() -> Errand {
-        let key = LeaseKey { cache: tidings_proto::hash::CacheId(1), bytes: bytes::Bytes::new() };
+        let key = LeaseKey { cache: tidings_proto::hash::CacheId(1), bytes: Bytes::new() };
         Errand::Ended { key, lease: LeaseRef { home: 1, id: 1 }, brought: false }
     }
 
@@ -257,6 +285,7 @@ mod tests {
         let (mute, other): (NodeId, NodeId) = ("mute".parse().unwrap(), "other".parse().unwrap());
         let taken = (0..ERRANDS_MAX).filter(|_| errands.send(&mute, errand())).count();
         assert_eq!(taken, ERRANDS_PER_NODE_MAX);
+        assert_eq!(errands.dropped(), (ERRANDS_MAX - ERRANDS_PER_NODE_MAX) as u64, "the rest is counted");
         assert!(errands.send(&other, errand()));
         let mut receiver = errands.receiver.lock().take().unwrap();
         drop(receiver.try_recv().unwrap());
@@ -273,5 +302,38 @@ mod tests {
         assert!(!errands.is_left_out(&other, Tick(5)));
         errands.leave_out(&other, end);
         assert_eq!(errands.left_out.lock().len(), 1);
+    }
+
+    /// Counts what it is asked, and answers nothing.
+    struct Mute(Arc<AtomicUsize>);
+
+    impl Answering for Mute {
+        fn answer(&self, _peer: Origin, _question: Bytes) -> BoxFuture<'static, Result<Bytes, Declined>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().boxed()
+        }
+    }
+
+    async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !holds() {
+            assert!(Instant::now() < deadline, "not in time: {what}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_node_that_does_not_answer_is_told_nothing_for_a_while_and_that_is_counted() {
+        let cluster = Cluster::start(2).await.unwrap();
+        let asked = Arc::<AtomicUsize>::default();
+        cluster[1].bus().asked.serve(Topic::Lease, Arc::new(Mute(asked.clone())));
+        let (bus, mute) = (cluster[0].bus(), cluster[1].origin().node);
+        let errands = &bus.leases.errands;
+        assert!(errands.send(&mute, errand()));
+        until("it is left out", || errands.is_left_out(&mute, bus.domain.clock().now())).await;
+        assert!((0..100).all(|_| errands.send(&mute, errand())), "there is room");
+        until("all are dropped", || cluster[0].leases().unsent == 100).await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        cluster.shutdown().await;
     }
 }

@@ -25,7 +25,8 @@ pub(super) type Answer = lease::Answer<Asker, (NodeId, LeaseRef)>;
 pub(super) struct Home {
     table: lease::Leases<Asker>,
     watched: HashMap<LeaseKey, (Arc<dyn AnyCache>, Start)>,
-    /// Caches of keys that are watched no more. The last of one may hold all of its entries.
+    /// Caches that were looked at, and those of keys that are watched no more. The last of one may hold all of its
+    /// entries.
     let_go: Vec<Arc<dyn AnyCache>>,
 }
 
@@ -49,10 +50,12 @@ impl Home {
     ) -> Option<Vec<Answer>> {
         let cache = domain.cache_of(asker.key.cache)?;
         let settings = cache.settings();
-        if settings.loads.one_loader != OneLoader::Cluster || settings.schema != schema {
+        let given = settings.loads.one_loader == OneLoader::Cluster && settings.schema == schema;
+        let terms = Terms { until, time: settings.loads.lease_time };
+        self.let_go.push(cache);
+        if !given {
             return None;
         }
-        let terms = Terms { until, time: settings.loads.lease_time };
         let key = asker.key.clone();
         Some(self.act(domain, &key, now, |table| table.ask(&key, asker, terms, now)))
     }
@@ -151,7 +154,7 @@ mod tests {
     }
 
     fn told(answers: &[Answer]) -> Vec<(u64, Option<LeaseId>)> {
-        let lease = |said: &Said<_>| if let Said::Load(id, _) = said { Some(*id) } else { None };
+        let lease = |said: &Said<_>| if let Said::Load(id) = said { Some(*id) } else { None };
         answers.iter().map(|answer| (answer.to.ticket, lease(&answer.said))).collect()
     }
 
@@ -198,6 +201,7 @@ mod tests {
         let of_other = LeaseKey { cache: other.erased().id(), ..key };
         assert_eq!(home.ask(&domain, (asker(&of_other, 1).0, 0), Tick::FOREVER, now), None);
         assert!(home.ask(&domain, (known.clone(), 3), Tick::FOREVER, now).is_some());
+        assert_eq!(home.let_go().len(), 3, "nothing is dropped by who asks and has the lock");
         cache.close();
         assert_eq!(home.ask(&domain, (known, 3), Tick::FOREVER, now), None);
         assert_eq!(told(&home.tick(&domain, now)), []);

@@ -48,25 +48,37 @@ impl Brought {
 /// The results of loads under leases.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    results: HashMap<LeaseRef, Brought>,
-    /// In the order in which they came; of some the result is gone.
-    order: VecDeque<LeaseRef>,
+    /// Each with its number among all that came.
+    results: HashMap<LeaseRef, (u64, Brought)>,
+    /// In the order in which they came, by number; of some the result is gone, or another one is in its place.
+    order: VecDeque<(u64, LeaseRef)>,
+    next: u64,
     bytes: usize,
 }
 
 impl Kept {
+    /// Keeps a result. A home may give one lease twice, and then the last result is that of the lease.
     pub(super) fn put(&mut self, lease: LeaseRef, brought: Brought) {
+        self.remove(&lease);
+        let number = self.next;
+        self.next += 1;
         self.bytes += brought.size();
-        self.results.insert(lease, brought);
-        self.order.push_back(lease);
+        self.results.insert(lease, (number, brought));
+        self.order.push_back((number, lease));
         while self.bytes > KEPT_BYTES_MAX
             && let Some(oldest) = self.order.pop_front()
         {
-            self.remove(&oldest);
+            self.remove_numbered(&oldest);
         }
         if self.order.len() > 2 * self.results.len() + 16 {
-            self.order.retain(|lease| self.results.contains_key(lease));
+            let Self { results, order, .. } = self;
+            order.retain(|(number, lease)| results.get(lease).is_some_and(|(of, _)| of == number));
         }
+    }
+
+    /// The result that came with this number, if it is still there.
+    fn result(&self, (number, lease): &(u64, LeaseRef)) -> Option<&Brought> {
+        self.results.get(lease).filter(|(of, _)| of == number).map(|(_, kept)| kept)
     }
 
     /// What a load under a lease of the key of this hash has brought.
@@ -81,22 +93,29 @@ impl Kept {
     }
 
     fn find(&self, (lease, key): (&LeaseRef, u64), now: Tick) -> Option<&Brought> {
-        self.results.get(lease).filter(|kept| now < kept.until && kept.key == key)
+        let (_, kept) = self.results.get(lease)?;
+        (now < kept.until && kept.key == key).then_some(kept)
     }
 
     pub(super) fn remove(&mut self, lease: &LeaseRef) {
-        if let Some(kept) = self.results.remove(lease) {
+        if let Some((_, kept)) = self.results.remove(lease) {
             self.bytes -= kept.size();
+        }
+    }
+
+    fn remove_numbered(&mut self, of: &(u64, LeaseRef)) {
+        if self.result(of).is_some() {
+            self.remove(&of.1);
         }
     }
 
     /// Forgets what was kept for long enough.
     pub(super) fn expire(&mut self, now: Tick) {
         while let Some(oldest) = self.order.front().copied()
-            && self.results.get(&oldest).is_none_or(|kept| kept.until <= now)
+            && self.result(&oldest).is_none_or(|kept| kept.until <= now)
         {
             self.order.pop_front();
-            self.remove(&oldest);
+            self.remove_numbered(&oldest);
         }
     }
 }
@@ -147,6 +166,20 @@ mod tests {
         }
         assert!(kept.get((&lease(0), 9), Tick(5)).is_none());
         (0..100).for_each(|id| kept.remove(&lease(id)));
+        assert_eq!((kept.bytes, kept.results.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_result_in_place_of_another_counts_alone() {
+        let mut kept = Kept::default();
+        for _ in 0..100 {
+            let long = Bytes::from(vec![0; 1 << 20]);
+            kept.put(lease(1), Brought::new((9, Seen::default(), long), Tick(5)));
+            kept.put(lease(2), Brought::new((9, Seen::default(), Bytes::from_static(b"b")), Tick(5)));
+        }
+        assert!(kept.bytes < 2 << 20 && kept.order.len() <= 32, "{} {}", kept.bytes, kept.order.len());
+        assert!([1, 2].iter().all(|id| kept.get((&lease(*id), 9), Tick(5)).is_some()));
+        [1, 2].iter().for_each(|id| kept.remove(&lease(*id)));
         assert_eq!((kept.bytes, kept.results.len()), (0, 0));
     }
 

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings::testing::Cluster;
-use tidings::{AuditCounts, AuditError, Cache, Node, NodeBuilder};
+use tidings::{AuditCounts, AuditError, Cache, Node, NodeBuilder, State};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::common::{BOUND, fill, for_a_while, quick, until};
+use crate::common::{BOUND, PATIENCE, fill, for_a_while, member, patient, quick, until};
+use crate::receipts::cut;
 
 fn open_on(node: &Node) -> Cache<String, u64> {
     node.cache("numbers").audited().open().expect("the name is free")
@@ -42,7 +44,7 @@ async fn plant(caches: &[Cache<String, u64>], keys: impl Iterator<Item = usize>)
 
 #[tokio::test]
 async fn all_entries_that_differ_are_found_and_no_others() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let caches = open(&cluster).await;
     for key in 0..3_000 {
         fill(&caches, &format!("same-{key}"), key).await;
@@ -86,7 +88,8 @@ async fn all_entries_that_differ_are_found_and_no_others() {
 
 #[tokio::test]
 async fn a_difference_that_a_change_ends_is_lag() {
-    let build = |_, builder: NodeBuilder| builder.max_staleness(BOUND).write_horizon(Duration::from_secs(2));
+    // Longer than a machine may stand still between the two.
+    let build = |_, builder: NodeBuilder| builder.write_horizon(Duration::from_secs(3));
     let cluster = Cluster::start_with(2, build).await.unwrap();
     let caches = open(&cluster).await;
     plant(&caches, 0..1).await;
@@ -197,6 +200,42 @@ async fn what_cannot_be_compared_is_named() {
     let back = cluster[1].audit().await.unwrap();
     assert_eq!((back.counts.entries, back.peers.len()), (0, 0), "nothing of it is audited: {back:?}");
     assert!(back.is_complete());
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_audit_that_has_nobody_to_compare_with_is_not_complete() {
+    let cluster = quick(2).await;
+    let cache = open_on(&cluster[0]);
+    fill(std::slice::from_ref(&cache), "k", 1).await;
+    let report = cluster[0].audit().await.unwrap();
+    assert_eq!((report.of, report.counts, report.peers.len()), (1, AuditCounts::default(), 0));
+    assert!(!report.is_complete(), "{report:?}");
+    cache.clear().unwrap();
+    let report = cluster[0].audit().await.unwrap();
+    assert!(report.of == 0 && report.is_complete(), "there is nothing to compare: {report:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_member_that_cannot_be_asked_is_named() {
+    let cluster = quick(3).await;
+    open(&cluster).await;
+    cut(&cluster, 0, 2).await;
+    cut(&cluster, 1, 2).await;
+    let is_live = |id| member(&cluster[0], id).is_some_and(|it| it.state == State::Live);
+    until("nobody hears it", || !is_live("n3") && is_live("n2")).await;
+    let deadline = Instant::now() + PATIENCE;
+    // A machine that stands still may make the other one silent for a moment.
+    let report = loop {
+        let report = cluster[0].audit().await.unwrap();
+        let gaps: Vec<_> = report.peers.iter().map(|it| (it.node.as_str(), it.gap.as_deref())).collect();
+        if gaps == [("n3", Some("it was not there"))] {
+            break report;
+        }
+        assert!(Instant::now() < deadline, "{report:?}");
+    };
+    assert!(!report.is_complete());
     cluster.shutdown().await;
 }
 

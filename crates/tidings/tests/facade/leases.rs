@@ -12,7 +12,7 @@ use tidings_proto::lease::home;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::common::{PATIENCE, joiner, member, quick, until};
+use crate::common::{BOUND, PATIENCE, bounded, joiner, member, patient, quick, until};
 
 type Numbers = Cache<String, u64>;
 
@@ -116,7 +116,7 @@ fn record(value: u64) -> Arc<AtomicU64> {
 
 #[tokio::test]
 async fn one_loader_runs_in_the_cluster_and_everybody_gets_its_value() {
-    let cluster = quick(3).await;
+    let cluster = patient(3).await;
     let nodes = cluster.nodes();
     let caches = open(nodes, LONG).await;
     for at in 0..3 {
@@ -142,7 +142,7 @@ async fn one_loader_runs_in_the_cluster_and_everybody_gets_its_value() {
 
 #[tokio::test]
 async fn a_removal_during_the_load_leaves_nobody_with_the_old_value_and_nobody_waits_for_it() {
-    let cluster = quick(3).await;
+    let cluster = patient(3).await;
     let nodes = cluster.nodes();
     let caches = open(nodes, LONG).await;
     for (at, remover) in [(0, 0), (1, 0), (2, 1)] {
@@ -171,10 +171,11 @@ async fn a_removal_during_the_load_leaves_nobody_with_the_old_value_and_nobody_w
     cluster.shutdown().await;
 }
 
-/// Three nodes of which the third may be killed.
-async fn with_a_third() -> (tidings::testing::Cluster, Vec<Node>) {
-    let cluster = quick(2).await;
-    let third = joiner(cluster[0].cluster(), "n3", &[&cluster[0], &cluster[1]]).start().await.unwrap();
+/// Three nodes with this bound, of which the third may be killed.
+async fn with_a_third(bound: Duration) -> (tidings::testing::Cluster, Vec<Node>) {
+    let cluster = bounded(2, bound).await;
+    let third = joiner(cluster[0].cluster(), "n3", &[&cluster[0], &cluster[1]]).max_staleness(bound);
+    let third = third.start().await.unwrap();
     third.ready(PATIENCE).await.unwrap();
     let nodes: Vec<_> = cluster.nodes().iter().cloned().chain([third]).collect();
     until("all know each other", || nodes.iter().all(|node| node.members().len() == 3)).await;
@@ -183,8 +184,10 @@ async fn with_a_third() -> (tidings::testing::Cluster, Vec<Node>) {
 
 #[tokio::test]
 async fn a_holder_that_dies_costs_one_lease_time() {
-    let (cluster, mut nodes) = with_a_third().await;
-    let mut caches = open(&nodes, Duration::from_secs(2)).await;
+    // The lease outlasts a machine that stands still, and the bound outlasts the lease, which doubt would revoke.
+    let (bound, lease_time) = (Duration::from_secs(8), Duration::from_secs(4));
+    let (cluster, mut nodes) = with_a_third(bound).await;
+    let mut caches = open(&nodes, lease_time).await;
     let key = key_at(&nodes, 0);
     let (dead, living, record) = (Loader::default(), Loader::default(), record(1));
     let mut lost = JoinSet::new();
@@ -199,13 +202,15 @@ async fn a_holder_that_dies_costs_one_lease_time() {
     living.lets_end();
     assert_eq!(values(reads).await, vec![1; 20]);
     assert!((1..=2).contains(&living.begun()), "{}", living.begun());
+    let home = nodes[0].leases().home;
+    assert!(home.expired >= 1, "nothing else has ended it: {home:?}");
     lost.shutdown().await;
     cluster.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_home_that_dies_leaves_nobody_waiting() {
-    let (cluster, mut nodes) = with_a_third().await;
+    let (cluster, mut nodes) = with_a_third(BOUND).await;
     let mut caches = open(&nodes, LONG).await;
     let key = key_at(&nodes, 2);
     let (loader, other, record) = (Loader::default(), Loader::default(), record(1));
@@ -225,7 +230,7 @@ async fn a_home_that_dies_leaves_nobody_waiting() {
 
 #[tokio::test]
 async fn who_has_applied_more_than_the_loader_does_not_take_what_it_brings() {
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let nodes = cluster.nodes();
     let caches = open(nodes, LONG).await;
     let key = key_at(nodes, 0);
@@ -253,7 +258,7 @@ async fn who_has_applied_more_than_the_loader_does_not_take_what_it_brings() {
 #[tokio::test]
 async fn two_nodes_that_want_a_thousand_keys_load_each_once() {
     const KEYS: u64 = 1_000;
-    let cluster = quick(2).await;
+    let cluster = patient(2).await;
     let nodes = cluster.nodes();
     let caches = open(nodes, LONG).await;
     let (loader, record) = (Loader::default(), record(3));

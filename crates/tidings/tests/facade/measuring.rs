@@ -92,7 +92,8 @@ async fn what_a_fence_takes_without_need_is_estimated() {
     first.set_denied(&[]);
     until("every lane was reset", || second.measured().repairs.resets == 4).await;
     let fenced = second.measured().over_invalidated;
-    assert!((900..=1_100).contains(&fenced), "{fenced} of 1,000");
+    // Fewer if what one lane's fence made unreadable is reclaimed before the next one: 684 if always.
+    assert!((650..=1_100).contains(&fenced), "{fenced} of 1,000");
     assert_eq!(first.measured().over_invalidated, 0);
     cluster.shutdown().await;
 }

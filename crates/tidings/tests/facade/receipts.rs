@@ -206,6 +206,8 @@ async fn a_former_life_is_waited_for_until_it_can_serve_nothing_older() {
     until("it is followed", || member(&cluster[0], "again").is_some_and(|it| it.synced())).await;
     // It ends without a goodbye, and nothing says that its process has.
     drop(first);
+    // From before its end is known: the machine may stand still before the receipt is asked for.
+    let begun = Instant::now();
     let second = start().start().await.unwrap();
     second.ready(PATIENCE).await.unwrap();
     let here = second.origin().incarnation;
@@ -213,9 +215,8 @@ async fn a_former_life_is_waited_for_until_it_can_serve_nothing_older() {
         member(&cluster[0], "again").is_some_and(|it| it.incarnation == here && it.synced())
     })
     .await;
-    let begun = Instant::now();
     let receipt = remove(&cache, "k").acked(PATIENCE).await.unwrap();
-    assert!(begun.elapsed() >= Duration::from_millis(1_500), "its former life was waited for: {receipt:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(2_900), "its former life was waited for: {receipt:?}");
     assert_eq!((names(&receipt.applied), names(&receipt.expired)), (vec!["again"], vec![]));
     second.shutdown(PATIENCE).await;
     cluster.shutdown().await;
@@ -327,24 +328,34 @@ async fn who_waits_delays_no_writer_and_too_many_are_refused() {
 }
 
 #[tokio::test]
-async fn half_of_all_receipts_come_within_a_usual_timeout() {
-    const RECEIPTS: usize = 20;
+async fn half_of_all_receipts_come_within_a_usual_timeout_of_the_change() {
+    const RECEIPTS: usize = 40;
     let cluster = patient(3).await;
     let caches = open(&cluster);
-    let deadline = Instant::now() + PATIENCE;
-    // As soon as the machine has a moment for it: what they wait for in vain, they always wait for.
-    loop {
-        let mut times = Vec::new();
-        for n in 0..RECEIPTS {
-            let begun = Instant::now();
-            remove(&caches[0], &n.to_string()).acked(PATIENCE).await.unwrap();
-            times.push(begun.elapsed());
-        }
-        times.sort_unstable();
-        if times[RECEIPTS / 2] < SHORT {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{times:?}");
+    let (mut applied, mut acknowledged) = (Vec::new(), Vec::new());
+    for n in 0..RECEIPTS {
+        let key = n.to_string();
+        fill(&caches[1..], &key, 1).await;
+        let begun = Instant::now();
+        let written = remove(&caches[0], &key);
+        let gone = async {
+            until("the change is applied", || !caches[1..].iter().any(|cache| cache.contains(&key))).await;
+            begun.elapsed()
+        };
+        let told = async {
+            assert!(written.acked(PATIENCE).await.unwrap().is_complete());
+            begun.elapsed()
+        };
+        let (gone, told) = tokio::join!(gone, told);
+        applied.push(gone);
+        acknowledged.push(told);
     }
+    // What the change itself takes here, its word back may take as well.
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[RECEIPTS / 2]
+    };
+    let (applied, acknowledged) = (median(&mut applied), median(&mut acknowledged));
+    assert!(acknowledged < 2 * applied + SHORT, "applied in {applied:?}, acknowledged in {acknowledged:?}");
     cluster.shutdown().await;
 }

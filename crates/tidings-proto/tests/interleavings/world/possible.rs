@@ -22,6 +22,7 @@ impl World {
             let alive = home.alive;
             add(alive && left.writes > 0 && home.open[key].is_none(), Action::Commit(origin, key));
             add(alive && home.open[key].is_some(), Action::Append(origin, key));
+            add(alive && home.open[key].is_some() && left.clears > 0, Action::Clear(origin, key));
             add(home.entering[key].is_some(), Action::Enter(origin, key));
             let follows = alive && seen.met && seen.attempts[key].is_none();
             add(follows && left.follows > 0, Action::Follow(origin, key));
@@ -30,7 +31,10 @@ impl World {
             add(!wire.is_empty() && !waits, Action::Take(origin, key));
             add(!wire.is_empty() && left.losses > 0, Action::Lose(origin, key));
             add(seen.fences[key].is_some(), Action::Fence(origin, key));
+            add(left.receipts > 0 && self.may_ask(origin, key), Action::Ask(origin, key));
+            add(self.may_look(origin, key), Action::Look(origin, key));
         }
+        add(self.may_ack(origin), Action::Ack(origin));
     }
 
     /// Takes what an action costs off what is left.
@@ -41,7 +45,10 @@ impl World {
             Action::Probe(_) => &mut left.probes,
             Action::Lose(..) | Action::LoseBeat(_) => &mut left.losses,
             Action::Follow(..) => &mut left.follows,
+            Action::Clear(..) => &mut left.clears,
             Action::Load(_) => &mut left.loads,
+            Action::Call(_) => &mut left.calls,
+            Action::Ask(..) => &mut left.receipts,
             Action::BeginRead(_) => &mut left.reads,
             Action::Crash(_) => &mut left.crashes,
             Action::Restart(_) => &mut left.restarts,
@@ -63,6 +70,7 @@ impl search::World for World {
             let flight = self.flights[key].is_some();
             add(!flight && self.left.loads > 0, Action::Load(key));
             add(flight, Action::Store(key));
+            add(self.left.calls > 0 && self.is_joinable(key), Action::Call(key));
             let reading = self.reading[key].is_some();
             add(!reading && self.left.reads > 0, Action::BeginRead(key));
             add(reading, Action::EndRead(key));
@@ -83,6 +91,8 @@ impl search::World for World {
     fn broken(&self) -> Option<String> {
         let hits = (0..self.scope.keys).filter_map(|key| Some((key, self.entries[key]?)));
         let mut hits = hits.filter(|(key, entry)| self.is_hit(*key, *entry, self.published.fresh_until));
-        self.broken.clone().or_else(|| hits.find_map(|(key, entry)| self.overdue(key, entry)))
+        self.broken
+            .clone()
+            .or_else(|| hits.find_map(|(key, entry)| self.overdue(key, entry, self.least[key])))
     }
 }

@@ -35,7 +35,7 @@ impl Cluster {
         let per_second = self.setup.churn * self.setup.nodes as f64;
         self.network.at(self.now + (1_000.0 * MS as f64 / per_second) as u64, Event::Churn);
         let gone = loop {
-            let node = self.rng.below(self.nodes.len() as u64) as usize;
+            let node = self.rng.index(self.nodes.len());
             if node >= self.written.len() && self.nodes[node].alive {
                 break node;
             }
@@ -53,7 +53,7 @@ impl Cluster {
         let newest = self.views.len() - 1;
         for node in 0..self.nodes.len() {
             if self.nodes[node].alive {
-                let known = self.now + least + self.rng.below(spread);
+                let known = self.now + least + self.rng.range(0, spread);
                 self.network.at(known, Event::Learn(node, newest));
             }
         }

@@ -1,0 +1,114 @@
+//! An origin in one of its lives, and what it has under way to the reader.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Debug};
+
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::frame::Heartbeat;
+use tidings_proto::hash::CacheId;
+use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence, Slot};
+use tidings_proto::log::{ChangeLog, Cursor, Retention};
+use tidings_proto::receipt::Tenure;
+use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::time::Tick;
+
+use super::lanes;
+use super::receipts::Asked;
+
+/// What a position of a lane says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    pub(super) version: usize,
+    pub(super) clear: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Frame {
+    Resume(Sequence),
+    Reset(Sequence),
+    Events(Sequence, u32),
+}
+
+/// One life of an origin, as it is.
+pub(super) struct Home {
+    pub(super) me: Origin,
+    pub(super) log: ChangeLog,
+    pub(super) alive: bool,
+    /// What each lane's positions say.
+    pub(super) said: [Vec<Change>; 2],
+    /// Committed and not announced.
+    pub(super) open: [Option<usize>; 2],
+    /// Announced and not in the log, which only a planted bug allows.
+    pub(super) entering: [Option<Change>; 2],
+    pub(super) cursors: [Option<Cursor>; 2],
+    pub(super) probe: Option<u64>,
+    pub(super) beats: VecDeque<Heartbeat>,
+    pub(super) wire: [VecDeque<Frame>; 2],
+    pub(super) version: u64,
+    /// Since when the reader is a member, where receipts are asked for.
+    pub(super) tenure: Option<Tenure>,
+    /// When the reader's last probe was read.
+    pub(super) heard: Tick,
+    /// What the reader has acknowledged, by lane.
+    pub(super) acked: Vec<Sequence>,
+    /// Receipts that are waited for.
+    pub(super) asked: [Option<Asked>; 2],
+}
+
+/// A life of an origin, or of the reader, which is number 2.
+pub(super) fn life(origin: usize, number: u64) -> Origin {
+    Origin { node: NodeId::new(["a", "b", "c"][origin]).unwrap(), incarnation: Incarnation(number) }
+}
+
+impl Home {
+    pub(super) fn new(me: Origin) -> Self {
+        let retention = Retention { events: 1, bytes: Retention::BYTES_MIN };
+        Self {
+            me,
+            log: ChangeLog::new(lanes(), retention),
+            alive: true,
+            said: Default::default(),
+            open: [None; 2],
+            entering: [None; 2],
+            cursors: [None; 2],
+            probe: None,
+            beats: VecDeque::new(),
+            wire: Default::default(),
+            version: 1,
+            tenure: None,
+            heard: Tick::NEVER,
+            acked: Vec::new(),
+            asked: [None, None],
+        }
+    }
+
+    pub(super) fn enter(&mut self, key: usize, change: Change) {
+        let draft = Draft::new(Parts {
+            kind: EventKind::Deleted,
+            operation: Operation::Remove,
+            ignorable: false,
+            cache: CacheId(1),
+            slot: Slot::new(key as u8).unwrap(),
+            version: None,
+            metadata: &[],
+            value: None,
+            target: DraftTarget::Key(b"k"),
+        });
+        let appended = self.log.append(Slot::new(key as u8).unwrap(), 1, &draft.unwrap()).unwrap();
+        appended.waiters.wake();
+        self.said[key].push(change);
+    }
+}
+
+impl Debug for Home {
+    /// A log is what was appended to it: all of them forget alike.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { me, log: _, alive, said, open, entering, cursors, probe, beats, wire, version, .. } = self;
+        let Self { tenure, heard, acked, asked, .. } = self;
+        write!(
+            f,
+            "{me} {alive} {said:?} {open:?} {entering:?} {cursors:?} {probe:?} {beats:?} {wire:?} {version} "
+        )?;
+        write!(f, "{tenure:?} {heard:?} {acked:?} {asked:?}")
+    }
+}
