@@ -118,7 +118,7 @@ pub struct ReceiveRequest {
     pub consumer: Name,
     /// Most events; [`RECEIVE_EVENTS_MAX`] at most. Fewer come where they are large.
     pub max: usize,
-    /// How long to wait for the first.
+    /// How long to wait for the first; [`crate::WAIT_MAX`] at most.
     pub wait: Duration,
     /// Ends the wait: nothing comes then but what was taken already.
     pub stop: CancellationToken,
@@ -156,7 +156,7 @@ pub enum Action {
     },
     /// It takes longer: so long from now on.
     Extend {
-        /// How long.
+        /// How long; [`crate::WAIT_MAX`] at most.
         by: Duration,
     },
 }

@@ -88,7 +88,7 @@ impl Delivery {
         }
     }
 
-    /// It takes longer: so long from now on. Until when, is answered.
+    /// It takes longer: so long from now on, [`crate::WAIT_MAX`] at most. Until when, is answered.
     ///
     /// # Errors
     /// [`SettleError`].

@@ -74,7 +74,8 @@ pub struct NewEvent {
     pub content_type: Option<String>,
     /// Published again with this key within the topic's window, an event is stored once: the first id comes back.
     pub idempotency_key: Option<String>,
-    /// Not delivered to any group before this moment.
+    /// Not delivered to any group before this moment. It counts among what each group has open meanwhile, of which
+    /// there is a bound ([`crate::ledger::OPEN_MAX`] in the embedded store): a topic is no calendar.
     pub not_before: Option<Timestamp>,
 }
 

@@ -19,7 +19,7 @@ use crate::decide::{AfterFailure, after_failure};
 use crate::event::cut_error;
 use crate::id::Timestamp;
 use crate::name::Name;
-use crate::settings::TopicSettings;
+use crate::settings::{TopicSettings, WAIT_MAX};
 
 /// Most open events of a group: taken, waiting for their time, or for another of their key. Some 200 bytes each, and
 /// as much again of a failure's text.
@@ -312,7 +312,7 @@ impl Ledger {
         match action {
             Action::Ack => Verdict::Step(Step::Settled { id }, Outcome::Acked),
             Action::Extend { by } => {
-                let until = now.after(*by);
+                let until = now.after((*by).min(WAIT_MAX));
                 Verdict::Step(Step::Extended { id, at: now, until }, Outcome::Extended(until))
             }
             Action::Fail { reason } => {

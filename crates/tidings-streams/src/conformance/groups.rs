@@ -11,8 +11,9 @@ use crate::call::{Action, Outcome, ReceiveRequest, Settlement, Start};
 use crate::error::GroupError;
 use crate::event::NewEvent;
 use crate::id::EventId;
+use crate::settings::WAIT_MAX;
 
-pub(super) fn cases() -> [Case; 16] {
+pub(super) fn cases() -> [Case; 17] {
     facts![
         every_group_gets_every_event_in_order,
         a_group_begins_where_it_is_told_to,
@@ -27,6 +28,7 @@ pub(super) fn cases() -> [Case; 16] {
         an_event_that_failed_comes_back_after_its_wait,
         a_failure_holds_up_no_other_event,
         an_extended_delivery_stays_where_it_is,
+        nothing_is_extended_by_more_than_a_week,
         an_event_is_not_delivered_before_its_moment,
         a_wait_ends_with_what_is_published,
         a_wait_ends_when_it_is_stopped,
@@ -245,6 +247,17 @@ async fn an_extended_delivery_stays_where_it_is(lab: &Lab<'_>) {
     assert_eq!(lab.ack(&topic, &group, &taken[0]).await, Outcome::Acked);
 }
 
+async fn nothing_is_extended_by_more_than_a_week(lab: &Lab<'_>) {
+    let topic = topic();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    lab.publish(&topic, &["a"]).await;
+    let taken = lab.receive(&topic, &group, 1).await;
+    let extended = lab.settle(&topic, &group, &taken[0], Action::Extend { by: Duration::MAX }).await;
+    let latest = lab.now().after(WAIT_MAX);
+    let is_bounded = matches!(extended, Outcome::Extended(until) if until <= latest);
+    assert!(is_bounded, "answered {extended:?}, later than {latest:?}");
+}
+
 async fn an_event_is_not_delivered_before_its_moment(lab: &Lab<'_>) {
     let topic = topic();
     let group = lab.group(&topic, "g", Start::Earliest).await;
@@ -282,7 +295,7 @@ async fn a_wait_ends_when_it_is_stopped(lab: &Lab<'_>) {
     let group = lab.group(&topic, "g", Start::Earliest).await;
     let driver = lab.driver();
     let stop = CancellationToken::new();
-    let request = ReceiveRequest { consumer: name("c1"), max: 5, wait: PATIENCE * 3, stop: stop.clone() };
+    let request = ReceiveRequest { consumer: name("c1"), max: 5, wait: Duration::MAX, stop: stop.clone() };
     let waiting = driver.receive(&topic, &group, request);
     let stopping = async {
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -259,8 +259,13 @@ impl Store {
         match ledger.settle(settlement.id.major(), settlement.tag, &settlement.action, rules) {
             Verdict::Nothing(outcome) => Ok(outcome),
             Verdict::Step(step, outcome) => {
+                // An event that is done lets others go on where they wait for it, or for room.
+                let is_done = matches!(step, Step::Settled { .. });
+                let changes_nothing = is_done && ledger.room() > 0 && !topic.settings.ordered;
                 self.step(&topic.name, name, step);
-                self.wake(&topic.name);
+                if !changes_nothing {
+                    self.wake(&topic.name);
+                }
                 Ok(outcome)
             }
             Verdict::Bury(burial) => {

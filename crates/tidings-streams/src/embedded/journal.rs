@@ -82,6 +82,8 @@ pub(super) struct Opened {
     pub(super) damaged: u64,
     /// There was none.
     pub(super) is_new: bool,
+    /// The newest does not begin with a whole snapshot, as every journal did when it was put in its place.
+    pub(super) is_cut: bool,
 }
 
 impl Journal {
@@ -102,7 +104,7 @@ impl Journal {
                 buffer: Vec::new(),
             };
             journal.renew(std::iter::empty())?;
-            return Ok((journal, Opened { damaged: 0, is_new: true }));
+            return Ok((journal, Opened { damaged: 0, is_new: true, is_cut: false }));
         };
         let whole = read(directory, newest, |_| ())?;
         let before = generations.iter().rev().nth(1);
@@ -126,7 +128,7 @@ impl Journal {
             snapshot: whole.snapshot,
             buffer: Vec::new(),
         };
-        Ok((journal, Opened { damaged, is_new: false }))
+        Ok((journal, Opened { damaged, is_new: false, is_cut: !whole.snapshot_is_sound }))
     }
 
     pub(super) fn is_dirty(&self) -> bool {

@@ -200,11 +200,20 @@ impl Log {
         self.active.sync_data()
     }
 
+    /// Whether [`Log::drop_below`] would free a file.
+    pub(super) fn would_free(&self, floor: u64) -> bool {
+        self.frees(floor) || self.is_all_gone(floor)
+    }
+
+    /// Whether the file that is written to holds nothing but what is below a number.
+    fn is_all_gone(&self, floor: u64) -> bool {
+        let holds = self.segments.last_key_value().is_some_and(|(_, bytes)| *bytes > 0);
+        floor > self.last && holds && self.buffer.is_empty()
+    }
+
     /// Frees the files of what is below a number.
     pub(super) fn drop_below(&mut self, floor: u64) -> io::Result<()> {
-        let all_gone =
-            floor > self.last && self.segments.last_key_value().is_some_and(|(_, bytes)| *bytes > 0);
-        if all_gone && self.buffer.is_empty() {
+        if self.is_all_gone(floor) {
             self.roll()?;
         }
         loop {

@@ -12,6 +12,7 @@ mod journal;
 mod keys;
 mod log;
 mod look;
+mod moment;
 mod publish;
 mod ranges;
 mod record;
@@ -43,9 +44,10 @@ use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
 use crate::event::{DeadLetter, Event, NewEvent, Published};
 use crate::id::{DeadLetterId, EventId, Timestamp};
 use crate::name::Name;
-use crate::settings::{Retention, Topic};
+use crate::settings::{Retention, Topic, WAIT_MAX};
 
-/// What tells the moment. It may stand still, and is not believed when it goes back.
+/// What tells the moment. Where it goes back the store's moment does not, and passes half as fast until the clock has
+/// caught up with it.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// How a store is kept.
@@ -90,7 +92,7 @@ pub enum OpenError {
 pub struct Embedded {
     handle: Handle,
     durability: Durability,
-    /// Who waits for something to become available, by topic. Topics are never forgotten, as in the store.
+    /// Who waits for something to become available, by topic.
     wakers: Arc<Wakers>,
 }
 
@@ -100,6 +102,15 @@ struct Wakers(Mutex<HashMap<Name, Arc<Notify>>>);
 impl Wakers {
     fn of(&self, topic: &Name) -> Arc<Notify> {
         Arc::clone(self.0.lock().entry(topic.clone()).or_default())
+    }
+
+    /// Forgets a topic that nobody else waits for: one that is not there may be asked about under any name.
+    fn forget(&self, topic: &Name, waker: Arc<Notify>) {
+        let mut wakers = self.0.lock();
+        drop(waker);
+        if wakers.get(topic).is_some_and(|waker| Arc::strong_count(waker) == 1) {
+            wakers.remove(topic);
+        }
     }
 
     fn wake(&self, topic: &Name) {
@@ -122,6 +133,51 @@ impl Embedded {
         let durability = config.durability;
         let handle = Handle::open(path.as_ref().to_owned(), config, Arc::clone(&wakers)).await?;
         Ok(Self { handle, durability, wakers })
+    }
+
+    async fn receive_or_wait(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ReceiveRequest,
+        waker: &Notify,
+    ) -> Result<Vec<Delivered>, GroupError> {
+        let deadline = Instant::now() + request.wait.min(WAIT_MAX);
+        loop {
+            // Whoever publishes after this wakes it, however late it comes to wait.
+            let woken = waker.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let (topic, group, consumer, max) =
+                (topic.clone(), group.clone(), request.consumer.clone(), request.max);
+            let random = rand::random();
+            let received = self
+                .handle
+                .call(move |store| {
+                    let received = store.receive(&topic, &group, &consumer, max, random)?;
+                    let now = store.now();
+                    Ok::<_, GroupError>((received, now))
+                })
+                .await?;
+            let (received, now) = received?;
+            if !received.deliveries.is_empty() || request.max == 0 {
+                return Ok(received.deliveries);
+            }
+            if received.more && !request.stop.is_cancelled() {
+                continue;
+            }
+            let due = received.due.map(|due| Instant::now() + due.since(now).max(DUE_LEAST));
+            let until = due.map_or(deadline, |due| due.min(deadline));
+            tokio::select! {
+                () = woken => {}
+                () = request.stop.cancelled() => return Ok(Vec::new()),
+                () = tokio::time::sleep_until(until) => {
+                    if until == deadline {
+                        return Ok(Vec::new());
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -192,43 +248,12 @@ impl Driver for Embedded {
         group: &Name,
         request: ReceiveRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
-        let deadline = Instant::now() + request.wait;
         let waker = self.wakers.of(&topic.name);
-        loop {
-            // Whoever publishes after this wakes it, however late it comes to wait.
-            let woken = waker.notified();
-            tokio::pin!(woken);
-            woken.as_mut().enable();
-            let (topic, group, consumer, max) =
-                (topic.clone(), group.clone(), request.consumer.clone(), request.max);
-            let random = rand::random();
-            let received = self
-                .handle
-                .call(move |store| {
-                    let received = store.receive(&topic, &group, &consumer, max, random)?;
-                    let now = store.now();
-                    Ok::<_, GroupError>((received, now))
-                })
-                .await?;
-            let (received, now) = received?;
-            if !received.deliveries.is_empty() || request.max == 0 {
-                return Ok(received.deliveries);
-            }
-            if received.more && !request.stop.is_cancelled() {
-                continue;
-            }
-            let due = received.due.map(|due| Instant::now() + due.since(now).max(DUE_LEAST));
-            let until = due.map_or(deadline, |due| due.min(deadline));
-            tokio::select! {
-                () = woken => {}
-                () = request.stop.cancelled() => return Ok(Vec::new()),
-                () = tokio::time::sleep_until(until) => {
-                    if until == deadline {
-                        return Ok(Vec::new());
-                    }
-                }
-            }
+        let received = self.receive_or_wait(topic, group, request, &waker).await;
+        if received.is_err() {
+            self.wakers.forget(&topic.name, waker);
         }
+        received
     }
 
     async fn settle(
@@ -337,3 +362,22 @@ impl Driver for Embedded {
 
 /// Shortest wait for what is due: a clock that stands still must not make a waiter spin.
 const DUE_LEAST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TopicSettings;
+
+    #[tokio::test]
+    async fn names_that_are_not_there_are_not_remembered() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Embedded::open(home.path(), Config::default()).await.unwrap();
+        let topic = Topic { name: Name::new("nowhere").unwrap(), settings: TopicSettings::default().into() };
+        let (stop, wait) = (tokio_util::sync::CancellationToken::new(), Duration::ZERO);
+        let request = ReceiveRequest { consumer: topic.name.clone(), max: 1, wait, stop };
+        let refused = store.receive(&topic, &topic.name, request).await;
+        assert!(matches!(refused, Err(GroupError::Unknown)), "{refused:?}");
+        assert!(store.wakers.0.lock().is_empty());
+        store.close().await.unwrap();
+    }
+}

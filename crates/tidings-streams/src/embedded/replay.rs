@@ -52,6 +52,7 @@ impl Replayed {
             }
             Change::Removed { first, last } | Change::Purged { first, last } => {
                 self.removed.insert_range(first, last);
+                self.dead = self.dead.max(last);
             }
             Change::Counters { epoch, dead } => {
                 (self.epoch, self.dead) = (self.epoch.max(epoch), self.dead.max(dead));

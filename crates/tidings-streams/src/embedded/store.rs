@@ -10,6 +10,7 @@ use super::dirname;
 use super::journal::{Change, Journal, OPEN_PER_FRAME};
 use super::keys::Keys;
 use super::log::{Log, sync_directory};
+use super::moment::Moment;
 use super::ranges::Ranges;
 use super::replay::{self, Replayed};
 use super::{Clock, Config, OpenError};
@@ -72,7 +73,7 @@ pub(super) struct Store {
     _lock: File,
     durability: Durability,
     clock: Clock,
-    now: Timestamp,
+    moment: Moment,
     pub(super) topics: BTreeMap<Name, Stored>,
     pub(super) dead: Log,
     pub(super) removed: Ranges,
@@ -102,7 +103,8 @@ impl Store {
             replayed.topics.entry(name).or_default();
         }
         let mut found = Vec::new();
-        if opened.damaged > 0 || (opened.is_new && !replayed.topics.is_empty()) {
+        let is_missing = opened.is_new && !replayed.topics.is_empty();
+        if opened.damaged > 0 || opened.is_cut || is_missing {
             found.push(Damage { place: Place::Groups, ids: None, bytes: opened.damaged });
         }
         let mut topics = BTreeMap::new();
@@ -113,16 +115,19 @@ impl Store {
             topics.insert(name, stored);
         }
         let mut buried = Vec::new();
-        let dead = Log::open(&root.join("dead"), replayed.dead + 1, |record| {
+        // What is known to have been retried was a dead letter, also where its log has lost it since.
+        let known = retried.iter().copied().max().unwrap_or(0).max(replayed.dead);
+        let dead = Log::open(&root.join("dead"), known + 1, |record| {
             buried.extend(super::record::dead_header(record));
         })?;
         let topics_to_free = topics.keys().cloned().collect();
+        let seen = topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let mut store = Self {
             root,
             _lock: lock,
             durability: config.durability,
             clock: Arc::clone(&config.clock),
-            now: topics.values().map(|topic| topic.last_time).max().unwrap_or_default(),
+            moment: Moment::new(seen, (config.clock)()),
             topics,
             dead,
             removed: replayed.removed,
@@ -162,8 +167,7 @@ impl Store {
 
     /// The moment: never earlier than the last one, whatever the clock says.
     pub(super) fn now(&mut self) -> Timestamp {
-        self.now = self.now.max((self.clock)());
-        self.now
+        self.moment.pass((self.clock)())
     }
 
     pub(super) fn next_epoch(&mut self) -> u64 {
@@ -247,7 +251,7 @@ impl Store {
         }
         self.dead.flush(sync)?;
         self.journal.flush(sync)?;
-        if !sync && self.unsynced && self.now.since(self.synced) >= RELAXED_SYNC_EVERY {
+        if !sync && self.unsynced && self.moment.last().since(self.synced) >= RELAXED_SYNC_EVERY {
             self.sync()?;
         }
         if self.journal.is_long() {
@@ -262,19 +266,26 @@ impl Store {
         }
         self.dead.sync()?;
         self.journal.sync()?;
-        (self.synced, self.unsynced) = (self.now, false);
+        (self.synced, self.unsynced) = (self.moment.last(), false);
         Ok(())
     }
 
-    /// Frees files of what was trimmed and removed: only once that is written.
+    /// Frees files of what was trimmed and removed: only once that is written, and kept by the disk also where other
+    /// changes are not yet. What was freed and not known to be would look like damage.
     fn free(&mut self) -> Result<(), StoreError> {
+        let dead = self.removed.first_missing(self.dead.first().max(1));
+        let noted = self.touched.iter().filter_map(|name| self.topics.get(name));
+        let frees =
+            self.dead.would_free(dead) || noted.into_iter().any(|topic| topic.log.would_free(topic.noted));
+        if frees && self.unsynced {
+            self.sync()?;
+        }
         for name in std::mem::take(&mut self.touched) {
             if let Some(topic) = self.topics.get_mut(&name) {
                 topic.log.drop_below(topic.noted)?;
             }
         }
-        let floor = self.removed.first_missing(self.dead.first().max(1));
-        self.dead.drop_below(floor)?;
+        self.dead.drop_below(dead)?;
         Ok(())
     }
 

@@ -191,6 +191,9 @@ async fn delivered(store: &Embedded, topic: &Topic) -> BTreeSet<u64> {
     }
 }
 
+/// What a new store's journal begins with: two frames, which hold a byte each.
+const BEGINNING_BYTES: usize = 2 * (16 + 1);
+
 fn is_journal(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "journal")
 }
@@ -219,8 +222,9 @@ async fn a_small_store_that_is_cut_anywhere_keeps_the_rest() {
             std::fs::metadata(sound.directory.path().join(&file)).expect("it is there").len() as usize;
         for cut in 0..length {
             let copy = sound.changed(&file, |bytes| bytes.truncate(cut));
-            // A journal that ends early between two changes looks like that of a process that was killed then.
-            let found = !is_journal(&file);
+            // A journal that ends early between two changes looks like that of a process that was killed then, but not
+            // one without its beginning.
+            let found = !is_journal(&file) || cut < BEGINNING_BYTES;
             sound.check(copy.path(), &format!("{} cut to {cut}", file.display()), found).await;
         }
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidings_streams::embedded::{Config, Embedded, OpenError};
+use tidings_streams::ledger::OPEN_MAX;
 use tidings_streams::{
-    Driver, Durability, EventId, Name, NewEvent, Order, Page, ReceiveRequest, Retention, Start, Topic,
-    TopicSettings, TrimMode,
+    Action, DeadLetterPage, Driver, Durability, EventId, Name, NewEvent, Order, Page, ReceiveRequest,
+    Retention, Settlement, Start, Topic, TopicSettings, TrimMode,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -155,4 +156,78 @@ async fn topics_that_differ_in_case_or_script_have_files_of_their_own() {
         assert_eq!(event.payload, text.as_bytes());
     }
     assert_eq!(store.topics().await.expect("they can be listed").len(), names.len());
+}
+
+#[tokio::test]
+async fn what_is_under_way_comes_back_though_the_clock_was_set_back() {
+    let (home, clock) = (tempfile::tempdir().expect("a directory"), TestClock::new());
+    let store = Embedded::open(home.path(), clock.config(Durability::Relaxed)).await.expect("it opens");
+    store.create_group(&topic(), &name("g"), Start::Earliest).await.expect("it is made");
+    store.publish(&topic(), vec![NewEvent::new("a")]).await.expect("it is published");
+    assert_eq!(store.receive(&topic(), &name("g"), request(1)).await.expect("it is there").len(), 1);
+    clock.set_back(Duration::from_secs(3_600));
+    assert!(store.receive(&topic(), &name("g"), request(1)).await.expect("it is there").is_empty());
+    clock.pass(topic().settings.min_idle_time * 2);
+    let again = store.receive(&topic(), &name("g"), request(1)).await.expect("it is there");
+    assert_eq!(again.len(), 1, "it waits for the clock to say the time again that it said before");
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn a_dead_letter_never_gets_the_number_of_one_that_was_removed() {
+    let home = tempfile::tempdir().expect("a directory");
+    let settings = TopicSettings { max_deliveries: 1.try_into().expect("one"), ..TopicSettings::default() };
+    let topic = Topic { settings: settings.into(), ..topic() };
+    let page = DeadLetterPage { limit: 10, ..DeadLetterPage::default() };
+    for round in 0..2 {
+        let store = opened(home.path()).await;
+        store.create_group(&topic, &name("g"), Start::Earliest).await.expect("it is made");
+        store.publish(&topic, vec![NewEvent::new("a")]).await.expect("it is published");
+        let taken = store.receive(&topic, &name("g"), request(1)).await.expect("it is there");
+        let action = Action::Fail { reason: "it fails".to_owned() };
+        let word = Settlement { id: taken[0].event.id, tag: Some(taken[0].tag), action };
+        store.settle(&topic, &name("g"), vec![word]).await.expect("it is there");
+        let letters = store.dead_letters(&page).await.expect("they can be read").letters;
+        assert_eq!(letters.len(), 1, "round {round}: {letters:?}");
+        assert_eq!(store.purge(&[letters[0].id]).await.expect("it is removed"), 1);
+        drop(store);
+        // The disk loses what it had of it.
+        for entry in std::fs::read_dir(home.path().join("v1").join("dead")).expect("it can be listed") {
+            std::fs::write(entry.expect("it can be listed").path(), "").expect("it is cut");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_group_that_holds_as_much_as_it_may_goes_on_once_one_is_settled() {
+    let home = tempfile::tempdir().expect("a directory");
+    let store = opened(home.path()).await;
+    store.create_group(&topic(), &name("g"), Start::Earliest).await.expect("it is made");
+    let mut published = 0;
+    while published <= OPEN_MAX {
+        store.publish(&topic(), vec![NewEvent::new("x"); 1_000]).await.expect("it is published");
+        published += 1_000;
+    }
+    let mut held = 0;
+    loop {
+        let taken = store.receive(&topic(), &name("g"), request(1_000)).await.expect("it is there");
+        held += taken.len();
+        if taken.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(held, OPEN_MAX);
+    let waiting = ReceiveRequest { wait: Duration::MAX, ..request(1) };
+    let group = name("g");
+    let place = topic();
+    let waiter = store.receive(&place, &group, waiting);
+    let ack = Settlement { id: EventId::new(1), tag: None, action: Action::Ack };
+    let settled = store.settle(&place, &group, vec![ack]);
+    // The waiter has looked, and found no room, before the other one is heard.
+    let both = async { tokio::join!(biased; waiter, settled) };
+    let (got, settled) = tokio::time::timeout(Duration::from_secs(60), both).await.expect("it is woken");
+    settled.expect("it is there");
+    let got = got.expect("it is there");
+    assert_eq!(got[0].event.id, EventId::new(OPEN_MAX as u64 + 1));
+    store.close().await.expect("it closes");
 }

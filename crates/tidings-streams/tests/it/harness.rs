@@ -28,6 +28,10 @@ impl TestClock {
         self.0.fetch_add(time.as_millis() as u64, Ordering::Relaxed);
     }
 
+    pub(crate) fn set_back(&self, time: Duration) {
+        self.0.fetch_sub(time.as_millis() as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn config(&self, durability: Durability) -> Config {
         let clock = self.clone();
         Config { durability, clock: Arc::new(move || clock.now()) }

@@ -198,7 +198,7 @@ impl Driver for Memory {
         group: &Name,
         request: ReceiveRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
-        let deadline = Instant::now() + request.wait;
+        let deadline = Instant::now() + request.wait.min(tidings_streams::WAIT_MAX);
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
