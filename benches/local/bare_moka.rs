@@ -37,7 +37,7 @@ pub(crate) fn cases(keys: &Keys) -> Vec<Case<'static>> {
         let (cache, keys, value) = (cache.clone(), keys.clone(), value.clone());
         move || {
             timed(OPERATIONS as u64, || {
-                keys.visit(&keys.resident).for_each(|key| cache.insert(key.clone(), value.clone()));
+                keys.written().for_each(|key| cache.insert(key.clone(), value.clone()));
                 cache.run_pending_tasks();
             })
         }

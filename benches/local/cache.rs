@@ -49,7 +49,7 @@ pub(crate) fn cases(keys: &Keys) -> Vec<Case<'static>> {
         let (cache, keys, value) = (cache.clone(), keys.clone(), value.clone());
         move || {
             timed(OPERATIONS as u64, || {
-                for key in keys.visit(&keys.resident) {
+                for key in keys.written() {
                     cache.insert(key.clone(), value.clone()).expect("an open cache");
                 }
                 cache.settle();

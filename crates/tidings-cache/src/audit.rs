@@ -12,10 +12,10 @@ use tidings_proto::hash::value_digest;
 
 use crate::builder::CacheBuilder;
 use crate::core::{Core, Verdict};
+use crate::entry::Entry;
 use crate::key::{Key, KeyRef, StoredKey};
-use crate::table::{Bare, Entry, Peeking};
 
-/// Most keys of a slice: a pointer each, a mebibyte. The table is walked through once for each slice, so that a sweep
+/// Most keys of a slice: 48 bytes each, six mebibytes. The table is walked through once for each slice, so that a sweep
 /// of a million entries walks nine times, about 0.1 us an entry.
 const SLICE_KEYS_MAX: usize = 1 << 17;
 
@@ -30,7 +30,7 @@ pub(crate) type Digester<V> = Arc<dyn Fn(&V) -> Option<u64> + Send + Sync>;
 /// Keys of a cache whose hashes follow each other, in that order.
 #[derive(Debug, Default)]
 pub struct Slice {
-    keys: Vec<Arc<StoredKey>>,
+    keys: Vec<StoredKey>,
     next: Option<u64>,
 }
 
@@ -62,14 +62,14 @@ impl Slice {
 
 /// A slice that is being filled.
 struct Filling {
-    keys: Vec<Arc<StoredKey>>,
+    keys: Vec<StoredKey>,
     bytes: usize,
     /// The last hash that belongs to it.
     last: u64,
 }
 
 impl Filling {
-    fn add(&mut self, key: Arc<StoredKey>) {
+    fn add(&mut self, key: StoredKey) {
         self.bytes += key.borrowed().bytes.len();
         self.keys.push(key);
         if self.keys.len() > SLICE_KEYS_MAX || self.bytes > SLICE_BYTES_MAX {
@@ -120,37 +120,37 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let share = SLICE_KEYS_MAX as f64 * 0.9 / self.entries.entry_count().max(1) as f64;
         let last = from.saturating_add((share * u64::MAX as f64) as u64);
         let mut filling = Filling { keys: Vec::new(), bytes: 0, last };
-        let _bare = Bare::begin();
-        for (key, _) in &self.entries {
-            if (from..=filling.last).contains(&key.borrowed().hash) {
-                filling.add(key);
+        for (stored, _) in self.entries.iter() {
+            let key = stored.key();
+            if (from..=filling.last).contains(&key.hash) {
+                filling.add(key.stored());
             }
         }
         filling.finish()
     }
 
     pub(crate) fn held(&self, key: KeyRef<'_>) -> Option<Held> {
-        self.held_as(key, || self.entries.get(&key))
+        self.held_as(key, &key)
     }
 
     pub(crate) fn held_by_hash(&self, hash: u64) -> Option<Held> {
-        self.held_as(KeyRef { hash, bytes: &[] }, || self.entries.get(&ByHash(hash)))
+        self.held_as(KeyRef { hash, bytes: &[] }, &ByHash(hash))
     }
 
-    /// What a read would be answered with. No access as far as the time to idle is concerned, and no request.
-    fn held_as(&self, key: KeyRef<'_>, entry: impl FnOnce() -> Option<Entry<V>>) -> Option<Held> {
+    /// What a read would be answered with. No access, and no request.
+    fn held_as<Q>(&self, key: KeyRef<'_>, sought: &Q) -> Option<Held>
+    where
+        Q: Hash + Equivalent<StoredKey>,
+    {
         let digester = self.digester.as_ref()?;
         // The order of reads is that of every hit.
         let fresh_until = self.domain.gate().fresh_until();
-        let entry = {
-            let _peeking = Peeking::begin();
-            entry()?
+        let hit = |entry: &Entry<V>| {
+            matches!(self.judge(key, entry, fresh_until), Verdict::Hit).then(|| entry.clone())
         };
-        if !matches!(self.judge(key, &entry, fresh_until), Verdict::Hit) {
-            return None;
-        }
+        let entry = self.entries.look(sought, hit)??;
         let began = entry.began;
-        let value = if entry.absent {
+        let value = if entry.is_absence() {
             ABSENT
         } else {
             let value = entry.into_value()?;
@@ -195,8 +195,8 @@ mod tests {
         Filling { keys: Vec::new(), bytes: 0, last }
     }
 
-    fn key(number: usize) -> Arc<StoredKey> {
-        Arc::new(KeyRef::of(CacheId(1), &number.to_le_bytes()).stored())
+    fn key(number: usize) -> StoredKey {
+        KeyRef::of(CacheId(1), &number.to_le_bytes()).stored()
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         for number in 0..5_000_usize {
             let mut bytes = vec![0; 4_096];
             bytes[..8].copy_from_slice(&number.to_le_bytes());
-            let key = Arc::new(KeyRef::of(CacheId(1), &bytes).stored());
+            let key = KeyRef::of(CacheId(1), &bytes).stored();
             if key.borrowed().hash <= slice.last {
                 slice.add(key);
             }

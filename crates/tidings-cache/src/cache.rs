@@ -128,7 +128,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Whether a read of the key would hit, without counting a request or an access.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {
-        self.peek(key).is_some()
+        Encoded::new(self.core.id, key).is_ok_and(|encoded| self.core.is_hit(encoded.borrowed()))
     }
 
     /// The values of several keys, in their order.
@@ -260,8 +260,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
 
     /// All readable entries, in no order; to see them is no access. Entries that come or go meanwhile may be seen or not.
     pub fn iter(&self) -> impl Iterator<Item = (K, V)> + '_ {
-        self.core.entries.iter().filter_map(|(key, _)| {
-            let key = key.borrowed();
+        self.core.entries.iter().filter_map(|(stored, _)| {
+            let key = stored.key();
             match self.core.peek(key) {
                 Lookup::Hit(entry) => {
                     Some((tidings_proto::codec::decode(key.bytes).ok()?, entry.into_value()?))

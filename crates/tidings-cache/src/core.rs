@@ -29,14 +29,15 @@ use crate::clears::Clears;
 use crate::clock::COARSE_LAG;
 use crate::derive::Rules;
 use crate::domain::Domain;
+use crate::entry::Entry;
 use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
 use crate::repair::Doubts;
 use crate::replica::Fences;
-use crate::shard::{Room, Rooms, Shard};
+use crate::shard::Shard;
 use crate::shared::{LeasedTokens, Sharing};
 use crate::stats::CacheStats;
-use crate::table::{self, Bare, Entry, LocalEvents, Peeking, Table};
+use crate::table::{LocalEvents, Table};
 use crate::tags::Tagger;
 use crate::topic::{Audience, Topic};
 use crate::travel::ValueCodec;
@@ -74,7 +75,6 @@ pub(crate) struct Core<K, V> {
     /// What has to be compared with the members, where values travel.
     pub(crate) doubts: Doubts,
     pub(crate) local_events: Arc<LocalEvents>,
-    rooms: Rooms,
     /// For how long after its load began an entry counts in doubt.
     life_in_doubt: Duration,
     pub(crate) clears: Clears,
@@ -88,8 +88,6 @@ pub(crate) struct Core<K, V> {
     pub(crate) tagged: AtomicBool,
     /// The moment of the newest invalidation of a tag. What has no value has no tags that say whether it was meant.
     pub(crate) newest_tag: AtomicU64,
-    /// Some entry has a time to live.
-    timed: AtomicBool,
     /// Some entry has one of its own, shorter than the cache's.
     pub(crate) own_times: AtomicBool,
     /// When entries whose own time is over were last looked for.
@@ -133,6 +131,14 @@ pub(crate) struct Birth {
     pub(crate) ttl: Option<Duration>,
 }
 
+/// What a store came upon.
+pub(crate) struct Displaced<V> {
+    /// It would have answered a read.
+    pub(crate) was_hit: bool,
+    /// What was exchanged, to be dropped without any lock.
+    pub(crate) entry: Option<Entry<V>>,
+}
+
 /// What becomes of a read that finds an entry.
 pub(crate) enum Verdict {
     Hit,
@@ -163,7 +169,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let local_events = Arc::new(LocalEvents::new(audience.clone()));
         Self {
             id: CacheId::of_name(&name),
-            entries: table::table(&settings, domain.clock(), weigher, &local_events),
+            entries: Table::new(&settings, domain.clock(), weigher, &local_events),
             topic: Arc::new(Topic::new(name.clone(), settings.partitions, settings.ring, audience)),
             shards: (0..SHARDS).map(|_| Padded(Mutex::new(Shard::new(&settings, domain.clock())))).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
@@ -173,7 +179,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             tagged: AtomicBool::new(
                 settings.explicit_tags || tagger.is_some() || settings.mode == Mode::Replicate,
             ),
-            timed: AtomicBool::new(settings.time_to_live.is_some()),
             own_times: AtomicBool::new(false),
             expiry_walked: AtomicU64::new(0),
             fences: AtomicU64::new(0),
@@ -192,7 +197,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             codec,
             doubts: Doubts::default(),
             local_events,
-            rooms: Rooms::default(),
             life_in_doubt,
             clears: Clears::default(),
             background: Background::new(),
@@ -247,18 +251,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     #[inline]
     pub(crate) fn hit(&self, key: KeyRef<'_>) -> Option<V> {
         let fresh_until = self.domain.gate().fresh_until();
-        // Judged where it lies: on the way of every hit, moving it once more would cost as much as judging it.
-        let entry = self.entries.get(&key);
-        match entry.as_ref().map_or(Verdict::Miss, |entry| self.judge(key, entry, fresh_until)) {
-            Verdict::Hit => {
-                self.stats.hits.count();
-                entry?.into_value()
+        let answer = self.entries.read(&key, |entry| {
+            let value = entry.value().cloned();
+            match self.judge(key, entry, fresh_until) {
+                Verdict::Hit => Ok(value),
+                verdict => Err(verdict),
             }
-            Verdict::Limited => {
+        });
+        match answer {
+            Some(Ok(value)) => {
+                self.stats.hits.count();
+                value
+            }
+            Some(Err(Verdict::Limited)) => {
                 self.stats.limited.count();
                 None
             }
-            Verdict::Miss => {
+            _ => {
                 self.stats.misses.count();
                 None
             }
@@ -269,10 +278,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// floor, then the clock.
     pub(crate) fn lookup(&self, key: KeyRef<'_>) -> Lookup<V> {
         let fresh_until = self.domain.gate().fresh_until();
-        let Some(entry) = self.entries.get(&key) else { return Lookup::Miss };
-        match self.judge(key, &entry, fresh_until) {
-            Verdict::Hit => Lookup::Hit(entry),
-            Verdict::Limited => Lookup::Limited(entry),
+        self.entries.read(&key, |entry| self.found(key, entry, fresh_until)).unwrap_or(Lookup::Miss)
+    }
+
+    fn found(&self, key: KeyRef<'_>, entry: &Entry<V>, fresh_until: Tick) -> Lookup<V> {
+        let copy = entry.clone();
+        match self.judge(key, entry, fresh_until) {
+            Verdict::Hit => Lookup::Hit(copy),
+            Verdict::Limited => Lookup::Limited(copy),
             Verdict::Miss => Lookup::Miss,
         }
     }
@@ -288,7 +301,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return Verdict::Hit;
         }
         let now = self.domain.clock().coarse();
-        if now >= entry.expires || entry.absent && entry.began <= self.newest_tag() {
+        if now >= entry.expires || entry.is_absence() && entry.began <= self.newest_tag() {
             Verdict::Miss
         } else if always_fresh || self.counts(fresh_until, entry.began, now) {
             Verdict::Hit
@@ -332,43 +345,38 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// As [`Core::lookup`] of a value, and no access as far as the time to idle is concerned.
+    /// As [`Core::lookup`], and no access.
+    pub(crate) fn glance(&self, key: KeyRef<'_>) -> Lookup<V> {
+        let fresh_until = self.domain.gate().fresh_until();
+        self.entries.look(&key, |entry| self.found(key, entry, fresh_until)).unwrap_or(Lookup::Miss)
+    }
+
+    /// As [`Core::glance`], of a value.
     pub(crate) fn peek(&self, key: KeyRef<'_>) -> Lookup<V> {
-        let _peeking = Peeking::begin();
-        match self.lookup(key) {
-            Lookup::Hit(entry) if entry.absent => Lookup::Miss,
+        match self.glance(key) {
+            Lookup::Hit(entry) if entry.is_absence() => Lookup::Miss,
             found => found,
         }
     }
 
-    /// Whether certainly every entry of the table is one that a read would be answered with.
-    fn serves_all(&self, now: Tick) -> bool {
-        let fences = self.fences.load(Ordering::Acquire);
-        // Where values travel, entries are kept that a fence has made unreadable.
-        let keeps = self.timed.load(Ordering::Relaxed) || self.replicates();
-        if keeps || fences != self.reclaimed_fences.load(Ordering::Acquire) {
-            return false;
-        }
-        let gate = self.domain.gate();
-        let floored = || gate.floor().0 <= self.reclaimed_floor.load(Ordering::Acquire);
-        !self.travels() || gate.is_fresh(gate.fresh_until(), now) && floored()
+    /// What a read of a key would be answered with. No access.
+    pub(crate) fn verdict(&self, key: KeyRef<'_>) -> Verdict {
+        let fresh_until = self.domain.gate().fresh_until();
+        self.entries.look(&key, |entry| self.judge(key, entry, fresh_until)).unwrap_or(Verdict::Miss)
     }
 
-    /// Whether a key that is about to be stored has an entry that is a hit at `now`, as far as that has to be known
-    /// before; `lately`: whether it was stored lately and cannot have gone.
-    fn displaces(&self, key: KeyRef<'_>, lately: bool, now: Tick) -> Option<bool> {
-        if !self.serves_all(now) {
-            let _bare = Bare::begin();
-            Some(matches!(self.peek(key), Lookup::Hit(_)))
-        } else if self.settings.watches_entries() {
-            None
-        } else {
-            Some(lately || self.entries.contains_key(&key))
-        }
+    /// Whether a key has a value that would answer a read. No access.
+    pub(crate) fn is_hit(&self, key: KeyRef<'_>) -> bool {
+        let fresh_until = self.domain.gate().fresh_until();
+        self.entries.look(&key, |entry| self.has_hit(key, entry, fresh_until)).unwrap_or(false)
     }
 
-    /// Ends the flights of a key and stores an entry. Call under the key's shard lock. Returns whether it displaced one
-    /// that was a hit at `now`.
+    #[inline]
+    fn has_hit(&self, key: KeyRef<'_>, entry: &Entry<V>, fresh_until: Tick) -> bool {
+        !entry.is_absence() && matches!(self.judge(key, entry, fresh_until), Verdict::Hit)
+    }
+
+    /// Ends the flights of a key and stores a value. Call under the key's shard lock.
     #[inline(always)]
     pub(crate) fn put(
         &self,
@@ -376,69 +384,51 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         value: V,
         birth: Birth,
-        now: Tick,
-    ) -> bool {
-        let room = self.room();
-        let lately = shard.end_for_store(key, room);
-        let displaces = self.displaces(key, lately, now);
-        let updated = self.store(key, Some(value), birth);
-        if let Some(room) = room.filter(|_| !lately) {
-            shard.stored(key, room);
-        }
-        displaces.unwrap_or(updated)
+    ) -> Displaced<V> {
+        shard.end_flights(key);
+        self.store(key, Some(value), birth)
     }
 
-    /// The table's room, if it is known to have some. To be asked before every store: that it has none must not be missed.
+    /// Stores an entry, or without a value that there is none. Call under the key's shard lock.
     #[inline]
-    pub(crate) fn room(&self) -> Option<Room> {
-        if self.settings.weighed {
-            return None;
+    pub(crate) fn store(&self, key: KeyRef<'_>, value: Option<V>, birth: Birth) -> Displaced<V> {
+        let fresh_until = self.domain.gate().fresh_until();
+        let entry = self.entry(key, value, birth);
+        let (was_hit, entry) = self.entries.put(key, entry, |entry| self.has_hit(key, entry, fresh_until));
+        if !self.is_coherent(key, birth.began, birth.epoch) {
+            // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
+            self.fences.fetch_add(1, Ordering::AcqRel);
         }
-        self.rooms.of(self.entries.entry_count(), self.settings.max_capacity)
+        Displaced { was_hit: was_hit.unwrap_or(false), entry }
     }
 
-    /// Stores an entry, or without a value that there is none. Call under the key's shard lock. Returns whether a watched
-    /// table had one, readable or not.
     #[inline]
-    pub(crate) fn store(
-        &self,
-        key: KeyRef<'_>,
-        value: Option<V>,
-        Birth { began, epoch, ttl }: Birth,
-    ) -> bool {
+    fn entry(&self, key: KeyRef<'_>, value: Option<V>, Birth { began, epoch, ttl }: Birth) -> Entry<V> {
         let all = self.settings.time_to_live;
         if ttl.is_some_and(|own| all.is_none_or(|all| own < all)) {
             raise(&self.own_times);
         }
         let expires = ttl.into_iter().chain(all).min().map_or(Tick::FOREVER, |ttl| {
-            raise(&self.timed);
             self.domain.clock().coarse().after(self.settings.loads.life(ttl, key.hash ^ began.0))
         });
-        let updated = table::replace(&self.entries, key.stored(), Entry::new(value, began, expires, epoch));
-        if !self.is_coherent(key, began, epoch) {
-            // A fence or the floor has overtaken it, and their memory may have been reclaimed already.
-            self.fences.fetch_add(1, Ordering::AcqRel);
-        }
-        updated
+        Entry::new(value, began, expires, epoch)
     }
 
     /// Removes a key from the table. Call under its shard lock, after ending its flights. Returns what was readable, now
     /// or after a doubt had ended.
     pub(crate) fn take(&self, key: KeyRef<'_>) -> Option<V> {
-        let entry = self.entries.remove(&key)?;
-        let excluded = self.is_excluded(key, &entry);
-        if excluded { None } else { entry.into_value() }
+        let value = |entry: &Entry<V>| entry.value().filter(|_| !self.is_excluded(key, entry)).cloned();
+        self.entries.remove(&key, value)?
     }
 
     /// As [`Core::take`], and only says whether there was something readable.
     pub(crate) fn evict(&self, key: KeyRef<'_>) -> bool {
-        let _bare = Bare::begin();
-        self.entries.remove(&key).is_some_and(|entry| !self.is_excluded(key, &entry))
+        self.entries.remove(&key, |entry| !self.is_excluded(key, entry)).unwrap_or(false)
     }
 
     /// Whether an entry has no value that is ever read again.
     fn is_excluded(&self, key: KeyRef<'_>, entry: &Entry<V>) -> bool {
-        entry.absent || !self.is_coherent(key, entry.began, entry.epoch) || self.is_over(entry.expires)
+        entry.is_absence() || !self.is_coherent(key, entry.began, entry.epoch) || self.is_over(entry.expires)
     }
 
     /// Whether a time to live is over.

@@ -109,13 +109,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// To be held from before a change is made until what it derives is logged: a node that leaves waits for it.
     #[inline]
     pub(crate) fn deriving(&self) -> Option<OpenWrite<'_>> {
-        self.rules.0.get().map(|_| OpenWrite::of(&self.domain))
+        self.has_rules().then(|| OpenWrite::of_unnamed(&self.domain, self.id))
+    }
+
+    /// Whether others may follow from its changes.
+    #[inline]
+    pub(crate) fn has_rules(&self) -> bool {
+        self.rules.0.get().is_some()
     }
 
     /// Makes the changes that follow from one that was made. Runs user code: call without any lock.
     #[inline]
     pub(crate) fn derive(&self, changed: Changed<'_, K>) {
-        if self.rules.0.get().is_some() {
+        if self.has_rules() {
             self.rules.all().iter().for_each(|rule| (rule.run)(changed, &self.stats));
         }
     }

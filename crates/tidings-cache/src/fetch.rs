@@ -11,11 +11,11 @@ use tokio::time::{Instant, timeout_at};
 use crate::background::LOAD_TIME;
 use crate::cache::Cache;
 use crate::core::{Core, Lookup};
+use crate::entry::Entry;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::leader::{Ended, Leader, Turn, Waiting};
 use crate::load::LoadError;
 use crate::stats::{CacheStats, Outcome};
-use crate::table::Entry;
 use crate::tags::Loaded;
 
 /// A value that may be marked as stale.
@@ -56,7 +56,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let keep = self.settings.loads.fail_safe?;
         // The order of reads is that of a hit.
         let fresh_until = self.domain.gate().fresh_until();
-        let entry = self.entries.get(&key)?;
+        let entry = self.entries.read(&key, Entry::clone)?;
         if !self.is_coherent(key, entry.began, entry.epoch) {
             return None;
         }

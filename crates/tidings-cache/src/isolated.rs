@@ -11,10 +11,10 @@ use tidings_proto::time::Tick;
 
 use crate::cache::Cache;
 use crate::core::{Core, Lookup};
+use crate::entry::Entry;
 use crate::fetch::Fetched;
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::stats::Outcome;
-use crate::table::{Entry, Peeking};
 
 /// What a cache does with entries whose load began longer than the staleness bound ago, while its node is in doubt.
 /// Every choice but [`WhenIsolated::Bypass`] serves younger ones as ever.
@@ -122,9 +122,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     pub fn peek_marked(&self, key: &K) -> Option<(Fetched<V>, Duration)> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key).ok()?;
-        let _peeking = Peeking::begin();
         let age = |began: Tick| core.domain.clock().coarse().since(began);
-        match core.lookup(encoded.borrowed()) {
+        match core.glance(encoded.borrowed()) {
             Lookup::Hit(entry) => {
                 let age = age(entry.began);
                 Some((Fetched::fresh(entry.into_value()?), age))

@@ -13,11 +13,11 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::core::Core;
+use crate::entry::Entry;
 use crate::flight::Start;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::load::{Landed, Landing, LoadError};
 use crate::shared::{Handing, Obtained};
-use crate::table::Entry;
 use crate::tags::{Loaded, Tags};
 
 /// How one load ended, for those who joined it.
@@ -96,7 +96,7 @@ pub(crate) enum Turn<V> {
 impl<V> Turn<V> {
     /// What a readable entry says, if it says anything to who asks.
     pub(crate) fn of(entry: Entry<V>, absence: bool) -> Option<Self> {
-        let absent = entry.absent;
+        let absent = entry.is_absence();
         let value = entry.into_value();
         (value.is_some() || absent && absence).then_some(Self::Ready(value))
     }

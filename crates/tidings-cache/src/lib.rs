@@ -17,6 +17,7 @@ mod compare;
 mod core;
 mod derive;
 mod domain;
+mod entry;
 mod erased;
 pub mod event;
 mod fetch;

@@ -9,11 +9,11 @@ use tidings_proto::time::Tick;
 
 use crate::cache::Cache;
 use crate::core::{Birth, Core, Lookup, ShardGuard};
+use crate::entry::Entry;
 use crate::flight::{Joinable, Purpose, Start};
 use crate::key::{Encoded, Key, KeyError, KeyRef};
 use crate::leader::{Ended, Leader, Turn, Waiting};
 use crate::stats::Outcome;
-use crate::table::{Bare, Entry, Peeking};
 use crate::tags::{Loaded, TagError, Tags};
 
 /// How a flight ended that has brought a value.
@@ -67,8 +67,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         absence: bool,
         limited: bool,
     ) -> (Turn<V>, Outcome) {
-        // A load may have landed between the look and the lock: were it not seen, a second loader would run.
-        if let Lookup::Hit(entry) = self.lookup(key)
+        // A load may have landed between the look and the lock: were it not seen, a second loader would run. The request
+        // has been counted.
+        if let Lookup::Hit(entry) = self.glance(key)
             && let Some(turn) = Turn::of(entry, absence)
         {
             return (turn, Outcome::Hit);
@@ -160,8 +161,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         if stored {
             shard.flights.end_decisions(key);
-            // Loads fill a table too.
-            let _ = self.room();
             self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
             self.set_version(shard, key, version);
@@ -181,9 +180,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if self.settings.loads.fail_safe.is_none() {
             return;
         }
-        let (_bare, _peeking) = (Bare::begin(), Peeking::begin());
         let over = |entry: &Entry<V>| self.is_over(entry.expires) && entry.began <= read;
-        if self.entries.get(&key).as_ref().is_some_and(over) {
+        if self.entries.look(&key, over).unwrap_or(false) {
             self.entries.invalidate(&key);
             shard.untag(key);
             shard.unversion(key);

@@ -11,8 +11,9 @@ use tidings_proto::record::{Draft, DraftTarget, KEY_BYTES_MAX, METADATA_BYTES_MA
 use tidings_proto::time::Tick;
 use tidings_proto::wake::Waiters;
 
-use crate::core::{Birth, Core, ShardGuard};
+use crate::core::{Birth, Core, Displaced, ShardGuard};
 use crate::derive::Changed;
+use crate::entry::Entry;
 use crate::key::{Encoded, Key, KeyRef};
 use crate::receipt::Written;
 use crate::tags::Tags;
@@ -33,6 +34,8 @@ struct One<V> {
     partition: Option<usize>,
     tags: Tags,
     change: Option<Change<V>>,
+    /// What its value was stored in place of, to be dropped without any lock.
+    displaced: Option<Entry<V>>,
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -56,7 +59,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let partition = if active { self.partition(encoded.borrowed(), Some(&key)) } else { None };
             let subject = Subject { key: encoded.borrowed(), typed: Some(&key) };
             let tags = self.tags_after(&subject, options, &change)?;
-            all.push(One { encoded, partition, tags, change: Some(change) });
+            all.push(One { encoded, partition, tags, change: Some(change), displaced: None });
             if deriving.is_some() {
                 keys.push(key);
             }
@@ -142,7 +145,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if !stores {
             self.withholds(&change);
         }
-        let done = self.change_table(shard, key, change, (options, stores, now));
+        let (done, displaced) = self.change_table(shard, key, change, (options, stores, now));
+        one.displaced = displaced;
         self.set_tags(shard, key, if stores { std::mem::take(&mut one.tags) } else { Tags::default() });
         self.set_version(shard, key, None);
         if options.uncertain {
@@ -157,22 +161,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         change: Change<V>,
         (options, stores, now): (&Options, bool, Tick),
-    ) -> Done {
+    ) -> (Done, Option<Entry<V>>) {
+        let put = |displaced| if displaced { Done::Updated } else { Done::Inserted };
         match change {
             Change::Remove => {
                 shard.end(key);
                 self.entries.invalidate(&key);
-                Done::Deleted
+                (Done::Deleted, None)
             }
             Change::Put(_) if !stores => {
                 shard.end(key);
-                if self.evict(key) { Done::Updated } else { Done::Inserted }
+                (put(self.evict(key)), None)
             }
             Change::Put(value) => {
                 let epoch = self.epoch(key.slot());
                 let birth = Birth { began: shard.after_mark(now), epoch, ttl: options.ttl };
-                let displaced = self.put(shard, key, value, birth, now);
-                if displaced { Done::Updated } else { Done::Inserted }
+                let Displaced { was_hit, entry } = self.put(shard, key, value, birth);
+                (put(was_hit), entry)
             }
         }
     }

@@ -4,17 +4,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::replicate::EntryBirth;
 use tidings_proto::time::Tick;
 
 use crate::core::Core;
+use crate::entry::Entry;
 use crate::key::{Key, KeyRef, SHARDS};
-use crate::table::{Bare, Entry, LocalEvent, Peeking};
+use crate::table::LocalEvent;
 use crate::topic::Told;
 
-/// How often memory of entries is reclaimed whose own time to live is over, where nothing else notices: a walk over
-/// all entries, about 0.1 us each.
+/// How often memory of entries is reclaimed whose time to live is over, where moka does not watch them: a walk over all
+/// entries, about 0.1 us each. Where all live shorter, once in their life.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// And no more often than this.
+const EXPIRY_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// Places of a shard's indexes of tags and of versions that housekeeping looks at under one hold of its lock: about 25 us.
 const TAGS_PROBED: usize = 256;
@@ -85,10 +88,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         self.reclaim_excluded();
         self.sweeps.walked(sweeps, self.domain.clock().coarse());
-        if fenced {
-            // Of a key that moka displaced meanwhile nothing was seen.
-            (0..SHARDS).for_each(|index| self.shard_at(index).forget_stored());
-        }
         // What came meanwhile is for the next time.
         self.reclaimed_fences.fetch_max(fences, Ordering::AcqRel);
         self.reclaimed_floor.fetch_max(floor.0, Ordering::AcqRel);
@@ -121,16 +120,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let is_over = || !self.settings.watches_entries() && self.is_over(entry.expires.after(keeps));
             !self.is_coherent(key, entry.began, entry.epoch) || is_over()
         };
-        let _bare = Bare::begin();
-        for (key, entry) in &self.entries {
-            let key = key.borrowed();
-            if gone(key, &entry) {
+        for (stored, kept) in self.entries.iter() {
+            let key = stored.key();
+            let is_gone = gone(key, &kept.read());
+            if is_gone {
                 let mut shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
-                let _peeking = Peeking::begin();
-                let Some(entry) = self.entries.get(&key).filter(|entry| gone(key, entry)) else { continue };
-                let birth = EntryBirth { began: entry.began, epoch: entry.epoch };
-                if !self.is_over(entry.expires) && self.is_kept(&shard, key, birth) {
+                let look = |entry: &Entry<V>| gone(key, entry).then(|| (entry.birth(), entry.expires));
+                let Some((birth, expires)) = self.entries.look(&key, look).flatten() else { continue };
+                if !self.is_over(expires) && self.is_kept(&shard, key, birth) {
                     continue;
                 }
                 self.entries.invalidate(&key);
@@ -140,13 +138,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
     }
 
-    /// Whether it is time to look for entries whose own time is over, which a table that is not watched keeps.
+    /// Whether it is time to look for entries whose time is over, which a table that is not watched keeps.
     fn is_expiry_due(&self) -> bool {
-        if self.settings.watches_entries() || !self.own_times.load(Ordering::Relaxed) {
+        let all = self.settings.time_to_live;
+        let timed = all.is_some() || self.own_times.load(Ordering::Relaxed);
+        if self.settings.watches_entries() || !timed {
             return false;
         }
         let now = self.domain.clock().coarse();
-        let due = now.since(Tick(self.expiry_walked.load(Ordering::Relaxed))) >= EXPIRY_INTERVAL;
+        let interval = all.unwrap_or(Duration::MAX).clamp(EXPIRY_INTERVAL_MIN, EXPIRY_INTERVAL);
+        let due = now.since(Tick(self.expiry_walked.load(Ordering::Relaxed))) >= interval;
         if due {
             self.expiry_walked.store(now.0, Ordering::Relaxed);
         }

@@ -21,10 +21,10 @@ use tidings_proto::time::Tick;
 
 use crate::builder::Mode;
 use crate::core::{Birth, Core, SWEEPING, ShardGuard};
+use crate::entry::Entry;
 use crate::key::{Encoded, Key, KeyRef, StoredKey};
 use crate::open_writes::OpenWrite;
 use crate::receipt::Written;
-use crate::table::{Bare, Entry};
 use crate::tags::Tags;
 use crate::travel::Arrival;
 use crate::write::{Change, Options, Subject, When, WriteError};
@@ -138,10 +138,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Arrival::Value { value, tags, ttl } => {
                 let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));
                 let birth = self.birth_of_merged(shard, key.slot(), now.before(age), ttl);
-                // Nobody asks what it displaces, so it is not looked up.
-                shard.end_flights(key);
-                let _ = self.room();
-                self.store(key, Some(value), birth);
+                self.put(shard, key, value, birth);
                 self.set_tags(shard, key, tags);
                 shard.unversion(key);
                 self.note_write(shard, key, write, Some(birth), now);
@@ -206,12 +203,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn may_fill(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
         let Some(replica) = &mut shard.replica else { return true };
         let Some(Held::Entry { birth, .. }) = replica.held(key.sought()) else { return true };
-        let _bare = Bare::begin();
-        let there = self.own_entry(key, birth).filter(|entry| !self.is_over(entry.expires));
-        if there.is_none() {
+        let is_it = |entry: &Entry<V>| entry.birth() == birth && !self.is_over(entry.expires);
+        let there = self.entries.look(&key, is_it).unwrap_or(false);
+        if !there {
             replica.forget(key.sought());
         }
-        there.is_none()
+        !there
     }
 
     /// Whether an unreadable entry is kept, for it has travelled and may be readable again. Call under its shard lock.
@@ -230,7 +227,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
         // Announced before it is judged: a node that leaves either waits for it or refuses it.
-        let _announced = OpenWrite::of(&self.domain);
+        let _announced = OpenWrite::of_changes(&self.domain);
         self.may_change(options.leave())?;
         let mut all = Vec::new();
         for (key, change) in changes {

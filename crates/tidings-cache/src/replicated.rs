@@ -6,6 +6,7 @@ use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
 use tidings_proto::time::Tick;
 
 use crate::core::{Birth, Core, ShardGuard};
+use crate::entry::Entry;
 use crate::event::RawTarget;
 use crate::key::{Key, KeyRef, StoredKey};
 use crate::named::By;
@@ -13,7 +14,6 @@ use crate::recent::Named;
 use crate::refusals::Refusal;
 use crate::remote::{RemoteChange, whole_target};
 use crate::replicate::{Merged, Rescued};
-use crate::table::{self, Entry, Peeking};
 use crate::tags::{TagHash, TagPlace};
 use crate::topic::Woken;
 use crate::travel::Arrival;
@@ -248,9 +248,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// The table's entry of a key, if it is this one. Call under its shard lock.
     pub(crate) fn own_entry(&self, key: KeyRef<'_>, birth: EntryBirth) -> Option<Entry<V>> {
-        let _peeking = Peeking::begin();
-        let entry = self.entries.get(&key)?;
-        (EntryBirth { began: entry.began, epoch: entry.epoch } == birth).then_some(entry)
+        let own = |entry: &Entry<V>| entry.birth() == birth;
+        self.entries.look(&key, |entry| own(entry).then(|| entry.clone()))?
     }
 
     fn restore(&self, shards: &mut [ShardGuard<'_, V>], rescued: Rescued<V>) {
@@ -273,7 +272,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         (began, epoch): (Tick, u32),
     ) {
         let expires = entry.expires;
-        table::replace(&self.entries, key.stored(), Entry::new(entry.into_value(), began, expires, epoch));
+        self.entries.put(key, Entry::new(entry.into_value(), began, expires, epoch), |_| ());
         let birth = Birth { began, epoch, ttl: None };
         if let Some(replica) = &mut shard.replica {
             replica.put(key.sought(), stamp, birth.of_entry());

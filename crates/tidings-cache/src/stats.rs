@@ -40,13 +40,26 @@ impl Striped {
     /// Counts several.
     #[inline]
     pub fn add(&self, n: u64) {
+        self.added(n);
+    }
+
+    /// Counts one, and says the how manyth it is of this thread, or of those that share its cell.
+    #[inline]
+    pub(crate) fn nth(&self) -> u64 {
+        self.added(1).wrapping_add(1)
+    }
+
+    #[inline]
+    fn added(&self, n: u64) -> u64 {
         let cell = my_cell();
         let CellOf(sum) = &self.0[cell];
         if cell < OWN_CELLS {
             // Nobody else writes here.
-            sum.store(sum.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+            let before = sum.load(Ordering::Relaxed);
+            sum.store(before.wrapping_add(n), Ordering::Relaxed);
+            before
         } else {
-            sum.fetch_add(n, Ordering::Relaxed);
+            sum.fetch_add(n, Ordering::Relaxed)
         }
     }
 

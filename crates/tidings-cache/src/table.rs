@@ -1,18 +1,20 @@
 //! moka's table as the cache uses it: what its entries hold, when they go, and what it says of that.
 
-use std::cell::Cell;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use equivalent::Equivalent;
 use moka::notification::RemovalCause;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use tidings_proto::event::EventKind;
 use tidings_proto::time::Tick;
 
 use crate::builder::{Settings, Weigher};
 use crate::clock::Clock;
-use crate::key::{CarriedHash, StoredKey};
+use crate::entry::{Entry, Kept, Looking, Stored, exchange};
+use crate::key::{CarriedHash, KeyRef, StoredKey};
 use crate::stats::Striped;
 use crate::topic::Audience;
 
@@ -22,90 +24,32 @@ const LOCAL_EVENTS_MAX: usize = 4_096;
 /// Longest time that moka is told of: a hundred years. It panics beyond a thousand.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// A value as moka holds it.
-#[derive(Debug)]
-pub(crate) struct Entry<V> {
-    /// Nothing in a clone that was made while [`Bare`] lived.
-    value: Option<V>,
-    /// When the load that brought it began.
-    pub(crate) began: Tick,
-    /// When its time to live is over.
-    pub(crate) expires: Tick,
-    /// Its slot's epoch when the load began.
-    pub(crate) epoch: u32,
-    /// What it remembers is that there is no value.
-    pub(crate) absent: bool,
+/// One read in so many is told to moka as an access while the table is less than half full. Until then moka itself
+/// counts no frequencies, and what the rest would have told it, the order of accesses, is nearly the same.
+const ACCESSES_SAMPLED: u64 = 8;
+
+/// moka's table of entries, by their keys.
+pub(crate) struct Table<V> {
+    entries: moka::sync::Cache<Stored<V>, Kept<V>, CarriedHash>,
+    /// Half of the capacity.
+    half: u64,
+    /// Every read is an access, for a time to idle.
+    idles: bool,
+    /// moka has to be told of every exchange, for the weight of what is stored, or when it was, means something to it.
+    tells: bool,
+    weigher: Option<Weigher<V>>,
+    /// Reads while the table is less than half full.
+    sampled: Striped,
 }
 
-impl<V> Entry<V> {
-    pub(crate) fn new(value: Option<V>, began: Tick, expires: Tick, epoch: u32) -> Self {
-        Self { absent: value.is_none(), value, began, expires, epoch }
-    }
-
-    /// The value, unless the entry was looked at without it.
-    #[inline]
-    pub(crate) fn into_value(self) -> Option<V> {
-        self.value
-    }
-}
-
-/// moka clones what it hands out: a value that nobody wants is left where it is.
-impl<V: Clone> Clone for Entry<V> {
-    #[inline]
-    fn clone(&self) -> Self {
-        let value = if BARE.get() { None } else { self.value.clone() };
-        Self { value, began: self.began, expires: self.expires, epoch: self.epoch, absent: self.absent }
-    }
-}
-
-pub(crate) type Table<V> = moka::sync::Cache<StoredKey, Entry<V>, CarriedHash>;
-
-thread_local! {
-    /// Whether the insert that this thread is in found its key in the table.
-    static UPDATED: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread looks at an entry without using it.
-    static PEEKING: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread wants entries without their values.
-    static BARE: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, the entries that this thread is handed have no values: removing what peers have changed, or looking
-/// through all entries, copies none.
-pub(crate) struct Bare {
-    before: bool,
-}
-
-impl Bare {
-    pub(crate) fn begin() -> Self {
-        Self { before: BARE.replace(true) }
-    }
-
-    /// Wants values again, within what wants none: a value's `Drop` may store something.
-    fn interrupt() -> Self {
-        Self { before: BARE.replace(false) }
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        BARE.set(self.before);
-    }
-}
-
-/// While it lives, this thread's reads are no accesses.
-pub(crate) struct Peeking;
-
-impl Peeking {
-    pub(crate) fn begin() -> Self {
-        PEEKING.set(true);
-        Self
-    }
-}
-
-impl Drop for Peeking {
-    fn drop(&mut self) {
-        PEEKING.set(false);
-    }
+/// What became of an entry that was offered for another.
+enum Exchanged<V> {
+    /// The one that was there, and where the other is now.
+    Was(Entry<V>, Kept<V>),
+    /// There was none: what was offered.
+    New(Entry<V>),
+    /// Somebody reads the one that is there: what was offered.
+    Busy(Entry<V>),
 }
 
 /// Expiries and evictions, from moka's listener to whoever drains next.
@@ -119,7 +63,7 @@ pub(crate) struct LocalEvents {
 
 #[derive(Debug)]
 pub(crate) struct LocalEvent {
-    pub(crate) key: Arc<StoredKey>,
+    pub(crate) key: StoredKey,
     pub(crate) kind: EventKind,
     pub(crate) began: Tick,
     pub(crate) epoch: u32,
@@ -152,7 +96,7 @@ impl LocalEvents {
         std::mem::take(&mut *queue)
     }
 
-    fn push<V>(&self, key: Arc<StoredKey>, kind: EventKind, entry: &Entry<V>) {
+    fn push<V>(&self, stored: &Stored<V>, entry: &Entry<V>, kind: EventKind) {
         match kind {
             EventKind::Expired => self.counts.expired.count(),
             _ => self.counts.evicted.count(),
@@ -162,6 +106,7 @@ impl LocalEvents {
         }
         let mut queue = self.queue.lock();
         if queue.len() < LOCAL_EVENTS_MAX {
+            let key = stored.key().stored();
             queue.push(LocalEvent { key, kind, began: entry.began, epoch: entry.epoch });
             self.waiting.store(true, Ordering::Release);
         } else {
@@ -187,97 +132,196 @@ impl Times {
     }
 }
 
-impl<V> moka::Expiry<StoredKey, Entry<V>> for Times {
-    fn expire_after_create(&self, _: &StoredKey, entry: &Entry<V>, _: Instant) -> Option<Duration> {
-        self.left(entry)
+impl<V> moka::Expiry<Stored<V>, Kept<V>> for Times {
+    fn expire_after_create(&self, _: &Stored<V>, kept: &Kept<V>, _: Instant) -> Option<Duration> {
+        self.left(&kept.read())
     }
 
     fn expire_after_read(
         &self,
-        _: &StoredKey,
-        entry: &Entry<V>,
+        _: &Stored<V>,
+        kept: &Kept<V>,
         _: Instant,
         left: Option<Duration>,
         _: Instant,
     ) -> Option<Duration> {
-        if self.idle.is_some() && !PEEKING.get() { self.left(entry) } else { left }
+        if self.idle.is_some() { self.left(&kept.read()) } else { left }
     }
 
     fn expire_after_update(
         &self,
-        _: &StoredKey,
-        entry: &Entry<V>,
+        _: &Stored<V>,
+        kept: &Kept<V>,
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {
-        UPDATED.set(true);
-        self.left(entry)
+        self.left(&kept.read())
     }
 }
 
-pub(crate) fn table<V: Clone + Send + Sync + 'static>(
-    settings: &Settings,
-    clock: &Clock,
-    weigher: Option<Weigher<V>>,
-    local_events: &Arc<LocalEvents>,
-) -> Table<V> {
-    let keeps = settings.loads.keeps();
-    let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
-    if settings.watches_entries() {
-        let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
-        builder = builder.expire_after(Times { clock: clock.clone(), idle, keeps });
-    } else if let Some(time) = settings.time_to_live {
-        builder = builder.time_to_live(time.saturating_add(keeps).min(TIME_MAX));
+impl<V: Send + Sync + 'static> Table<V> {
+    pub(crate) fn new(
+        settings: &Settings,
+        clock: &Clock,
+        weigher: Option<Weigher<V>>,
+        local_events: &Arc<LocalEvents>,
+    ) -> Self {
+        let tells = settings.watches_entries() || weigher.is_some();
+        let mut builder = moka::sync::Cache::builder().max_capacity(settings.max_capacity);
+        if settings.watches_entries() {
+            let idle = settings.time_to_idle.map(|time| time.min(TIME_MAX));
+            builder =
+                builder.expire_after(Times { clock: clock.clone(), idle, keeps: settings.loads.keeps() });
+        }
+        if settings.eviction_events {
+            let events = local_events.clone();
+            let listener = move |stored: Arc<Stored<V>>, kept: Kept<V>, cause: RemovalCause| match cause {
+                RemovalCause::Replaced | RemovalCause::Explicit => {}
+                RemovalCause::Expired => events.push(&stored, &kept.read(), EventKind::Expired),
+                RemovalCause::Size => events.push(&stored, &kept.read(), EventKind::Evicted),
+            };
+            builder = builder.eviction_listener(listener);
+        }
+        if weigher.is_some() {
+            builder = builder.weigher(|_: &Stored<V>, kept: &Kept<V>| kept.read().weight);
+        }
+        Self {
+            entries: builder.build_with_hasher(CarriedHash::default()),
+            half: settings.max_capacity / 2,
+            idles: settings.time_to_idle.is_some(),
+            tells,
+            weigher,
+            sampled: Striped::default(),
+        }
     }
-    if settings.eviction_events {
-        let events = local_events.clone();
-        let listener = move |key: Arc<StoredKey>, entry: Entry<V>, cause: RemovalCause| match cause {
-            RemovalCause::Replaced | RemovalCause::Explicit => {}
-            RemovalCause::Expired => events.push(key, EventKind::Expired, &entry),
-            RemovalCause::Size => events.push(key, EventKind::Evicted, &entry),
-        };
-        builder = builder.eviction_listener(listener);
-    }
-    if let Some(weigher) = weigher {
-        builder = builder.weigher(move |key: &StoredKey, entry: &Entry<V>| {
-            // What is stored has its value, unless it is that there is none: then its key is what it takes.
-            let key = key.borrowed().bytes;
-            entry.value.as_ref().map_or(key.len() as u32, |value| weigher(key, value))
-        });
-    }
-    builder.build_with_hasher(CarriedHash::default())
-}
 
-/// Stores an entry. Returns whether the table had one of this key, which only one that is watched can tell.
-pub(crate) fn replace<V: Clone + Send + Sync + 'static>(
-    table: &Table<V>,
-    key: StoredKey,
-    entry: Entry<V>,
-) -> bool {
-    // moka stores a clone.
-    let _whole = Bare::interrupt();
-    UPDATED.set(false);
-    table.insert(key, entry);
-    UPDATED.get()
+    /// Looks at a key's entry. That is no access.
+    #[inline]
+    pub(crate) fn look<Q, R>(&self, key: &Q, look: impl Fn(&Entry<V>) -> R) -> Option<R>
+    where
+        Q: Hash + Equivalent<StoredKey>,
+    {
+        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
+        if self.entries.contains_key(&looking) { looking.found() } else { None }
+    }
+
+    /// As [`Table::look`], for a read.
+    #[inline]
+    pub(crate) fn read<R>(&self, key: &KeyRef<'_>, look: impl Fn(&Entry<V>) -> R) -> Option<R> {
+        let looking = Looking::new(key, |stored: &Stored<V>| stored.look(&look));
+        if self.access(&looking) { looking.found() } else { None }
+    }
+
+    /// Whether there is what is looked for. An access, if it is one of those that moka is told of.
+    #[inline]
+    fn access<Q: Hash + Equivalent<Stored<V>>>(&self, looking: &Q) -> bool {
+        if self.is_told() { self.entries.get(looking).is_some() } else { self.entries.contains_key(looking) }
+    }
+
+    #[inline]
+    fn is_told(&self) -> bool {
+        self.idles
+            || self.entries.weighted_size() >= self.half
+            || self.sampled.nth().is_multiple_of(ACCESSES_SAMPLED)
+    }
+
+    pub(crate) fn contains_key(&self, key: &KeyRef<'_>) -> bool {
+        self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| Some(())))
+    }
+
+    /// Removes a key's entry, and then looks at it: who panics there has removed it.
+    pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
+        let kept = self.entries.remove(&Looking::new(key, |_: &Stored<V>| Some(())))?;
+        let entry = kept.read();
+        Some(look(&entry))
+    }
+
+    pub(crate) fn invalidate(&self, key: &KeyRef<'_>) {
+        self.entries.invalidate(&Looking::new(key, |_: &Stored<V>| Some(())));
+    }
+
+    pub(crate) fn invalidate_all(&self) {
+        self.entries.invalidate_all();
+    }
+
+    /// All entries, in no order. What comes or goes meanwhile may be among them or not: of what is stored over, the key
+    /// may be the former one.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Arc<Stored<V>>, Kept<V>)> + '_ {
+        self.entries.iter()
+    }
+
+    pub(crate) fn entry_count(&self) -> u64 {
+        self.entries.entry_count()
+    }
+
+    pub(crate) fn weighted_size(&self) -> u64 {
+        self.entries.weighted_size()
+    }
+
+    pub(crate) fn run_pending_tasks(&self) {
+        self.entries.run_pending_tasks();
+    }
+
+    /// Stores an entry, and hands `judge` the one that was there. Call under the key's shard lock. Returns what it said,
+    /// and that entry, if it is to be dropped: without any lock.
+    #[inline]
+    pub(crate) fn put<R>(
+        &self,
+        key: KeyRef<'_>,
+        mut entry: Entry<V>,
+        judge: impl Fn(&Entry<V>) -> R,
+    ) -> (Option<R>, Option<Entry<V>>) {
+        if let Some(weigher) = &self.weigher {
+            // Where there is no value, its key is what it takes.
+            let key = key.bytes;
+            entry.weight = entry.value().map_or(key.len() as u32, |value| weigher(key, value));
+        }
+        match self.exchange(key, entry) {
+            Exchanged::Was(entry, kept) => {
+                if self.tells {
+                    self.entries.insert(Stored::new(key.stored(), &kept), kept);
+                }
+                (Some(judge(&entry)), Some(entry))
+            }
+            Exchanged::New(entry) => {
+                self.insert(key, entry);
+                (None, None)
+            }
+            Exchanged::Busy(entry) => {
+                let was = self.look(&key, judge);
+                self.insert(key, entry);
+                (was, None)
+            }
+        }
+    }
+
+    fn insert(&self, key: KeyRef<'_>, entry: Entry<V>) {
+        let kept = Arc::new(RwLock::new(entry));
+        self.entries.insert(Stored::new(key.stored(), &kept), kept);
+    }
+
+    /// Exchanges a key's entry for this one. If moka lets go of it at this very moment, then of this one: it went for
+    /// want of room.
+    #[inline]
+    fn exchange(&self, key: KeyRef<'_>, entry: Entry<V>) -> Exchanged<V> {
+        // Not where it is found, which may be in what moka has let go of.
+        let looking = Looking::new(&key, Stored::kept);
+        // A store is no request: of a key that is not there moka hears by the insert alone, or every new key would count
+        // for more than one that was only asked for.
+        let found = self.entries.contains_key(&looking);
+        let Some(kept) = looking.found().filter(|_| found) else { return Exchanged::New(entry) };
+        match exchange(&kept, entry) {
+            Ok(was) => {
+                if !self.tells && self.is_told() {
+                    self.entries.get(&Looking::new(&key, |_: &Stored<V>| Some(())));
+                }
+                Exchanged::Was(was, kept)
+            }
+            Err(entry) => Exchanged::Busy(entry),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use tidings_proto::hash::CacheId;
-
-    use super::*;
-    use crate::key::Encoded;
-
-    #[test]
-    fn what_is_stored_has_its_value_whoever_wants_none() {
-        let table: Table<u64> = moka::sync::Cache::builder().build_with_hasher(CarriedHash::default());
-        let key = Encoded::new(CacheId(1), "k").expect("a short key");
-        let get = || table.get(&key.borrowed()).and_then(Entry::into_value);
-        let outer = Bare::begin();
-        replace(&table, key.borrowed().stored(), Entry::new(Some(7), Tick(1), Tick::FOREVER, 1));
-        drop(Bare::begin());
-        assert_eq!(get(), None, "the outer one still wants none");
-        drop(outer);
-        assert_eq!(get(), Some(7));
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -15,7 +15,6 @@ use crate::key::{Encoded, Key, KeyError, KeyRef, SHARDS};
 use crate::load::LoadError;
 use crate::receipt::Written;
 use crate::stats::Outcome;
-use crate::table::{Bare, Peeking};
 use crate::tags::Loaded;
 use crate::write::{Change, Options, When, WriteError};
 use crate::write_through::WriteThroughError;
@@ -33,10 +32,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Whether a readable entry is newer than what is to be stored. Call under the key's shard lock.
     #[inline]
     pub(crate) fn goes_down(&self, shard: &ShardGuard<'_, V>, key: KeyRef<'_>, version: Option<u64>) -> bool {
-        version.is_some_and(|version| shard.version(key) > Some(version)) && {
-            let (_bare, _peeking) = (Bare::begin(), Peeking::begin());
-            matches!(self.lookup(key), Lookup::Hit(_) | Lookup::Limited(_))
-        }
+        version.is_some_and(|version| shard.version(key) > Some(version))
+            && !matches!(self.verdict(key), crate::core::Verdict::Miss)
     }
 
     /// Whether a change leaves the entry that there is, which is newer than what is to be stored, or has seen what is to

@@ -9,13 +9,13 @@ use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
 
-use crate::core::{Birth, Core, Lookup, ShardGuard};
+use crate::core::{Birth, Core, Displaced, ShardGuard};
 use crate::derive::Changed;
+use crate::entry::Entry;
 use crate::event::{Metadata, WriterId};
 use crate::flight::Start;
 use crate::key::{Key, KeyError, KeyRef};
 use crate::receipt::Written;
-use crate::table::Bare;
 use crate::tags::{TagError, Tags};
 use crate::topic::Told;
 
@@ -149,6 +149,21 @@ pub(crate) struct Outcome<'a, V> {
     pub(crate) withheld: bool,
 }
 
+/// What a change made of an entry.
+struct Done<V> {
+    kind: EventKind,
+    /// The readable value that a removal took.
+    taken: Option<V>,
+    /// What a value was stored in place of, to be dropped without any lock.
+    displaced: Option<Entry<V>>,
+}
+
+impl<V> Done<V> {
+    fn of(kind: EventKind) -> Self {
+        Self { kind, taken: None, displaced: None }
+    }
+}
+
 /// A key with what is needed of it outside the lock.
 pub(crate) struct Subject<'a, K> {
     pub(crate) key: KeyRef<'a>,
@@ -205,8 +220,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let withheld = !stores && self.withholds(&change);
         let value = value.filter(|_| matches!(change, Change::Put(_)));
         let birth = self.birth(&shard, key, when, options, now);
-        let (kind, taken) =
-            self.change_entry(&mut shard, key, (when, change), (options, stores, tags, birth), now);
+        let Done { kind, taken, displaced } =
+            self.change_entry(&mut shard, key, (when, change), (options, stores, tags, birth));
         if options.uncertain {
             self.open_window(&mut shard, key);
         }
@@ -237,6 +252,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         });
         self.stats.mutations.count();
         drop(shard);
+        drop(displaced);
 
         let positions =
             logged.map_or_else(Positions::default, |Appended { lane, sequence, waiters, .. }| {
@@ -339,8 +355,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         match when {
             When::Always => Some(change),
             When::Absent | When::Present => {
-                let _bare = Bare::begin();
-                let present = matches!(self.peek(key), Lookup::Hit(_));
+                let present = self.is_hit(key);
                 (present == matches!(when, When::Present)).then_some(change)
             }
             When::Unended(start) | When::StoreUnended(start) => {
@@ -396,8 +411,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Birth { began, epoch, ttl: options.ttl }
     }
 
-    /// Ends a key's flights and changes the table, tags and versions, under the shard lock. Returns what that was, and
-    /// the readable value that a removal took.
+    /// Ends a key's flights and changes the table, tags and versions, under the shard lock.
     #[inline(always)]
     fn change_entry(
         &self,
@@ -405,29 +419,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         (when, change): (When, Change<V>),
         (options, stores, tags, birth): (&Options, bool, Tags, Birth),
-        now: Tick,
-    ) -> (EventKind, Option<V>) {
+    ) -> Done<V> {
         if self.is_left(shard, key, &change, options.version) {
             shard.end_flights(key);
-            return (when.kind_of_left(&change), None);
+            return Done::of(when.kind_of_left(&change));
         }
         let stores = stores && matches!(change, Change::Put(_));
         let (tags, version) = if stores { (tags, options.version) } else { (Tags::default(), None) };
         let kind_of = |displaced| if displaced { EventKind::Updated } else { EventKind::Inserted };
         let done = match change {
-            Change::Put(value) if stores => (kind_of(self.put(shard, key, value, birth, now)), None),
+            Change::Put(value) if stores => {
+                let Displaced { was_hit, entry } = self.put(shard, key, value, birth);
+                Done { displaced: entry, ..Done::of(kind_of(was_hit)) }
+            }
             Change::Put(_) => {
                 shard.end(key);
-                (kind_of(self.evict(key)), None)
+                Done::of(kind_of(self.evict(key)))
             }
             Change::Remove => {
                 shard.end(key);
                 if matches!(when, When::StoreUnended(_)) {
                     // The value was changed, but what it is now is known to nobody here.
                     self.evict(key);
-                    (EventKind::Updated, None)
+                    Done::of(EventKind::Updated)
                 } else {
-                    (EventKind::Deleted, self.take(key))
+                    Done { taken: self.take(key), ..Done::of(EventKind::Deleted) }
                 }
             }
         };

@@ -13,10 +13,10 @@
 //! gets a floor for it. A life that is back after its end has cost it its place leaves a floor, too: for it has been
 //! apart for longer than ends are named, maybe with others that have come and ended there.
 
-mod aware;
 mod doubt;
 mod ended;
 mod hearsay;
+mod known;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -78,13 +78,13 @@ enum Standing {
     /// No live member hears it, since then.
     Lost(Tick),
     /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind.
-    /// `told`: others say so, and it was not known here before.
-    Closing { since: Tick, back: bool, told: bool },
+    /// `told`: others say so, and it was not known here before. `owes`: a floor is due, however its log ends.
+    Closing { since: Tick, back: bool, told: bool, owes: bool },
 }
 
 impl Standing {
     fn ended(since: Tick) -> Self {
-        Self::Closing { since, back: false, told: false }
+        Self::Closing { since, back: false, told: false, owes: false }
     }
 }
 
@@ -111,8 +111,10 @@ pub struct Freshness {
     floor: Tick,
     /// Some life was lost for so long that it has ended, and nobody has been met since.
     outlived: bool,
-    /// When this node's present life began: who has confirmed nothing since may not know of it.
+    /// When this node's present life began: who has answered nothing since may not know of it.
     alive_since: Tick,
+    /// Somebody has answered it since, or nobody was needed: this life was let in.
+    let_in: bool,
     /// Counts changes of the set of relevant origins.
     changes: u64,
 }
@@ -139,6 +141,7 @@ impl Freshness {
             floor: Tick::NEVER,
             outlived: false,
             alive_since: Tick::NEVER,
+            let_in: !has_seeds,
             changes: 0,
         }
     }
@@ -188,7 +191,7 @@ impl Freshness {
         if let Some(End::Unclean { .. }) = end
             && let Some(relevant) = self.origins.get_mut(origin)
         {
-            relevant.standing = Standing::Closing { since: now, back: true, told: false };
+            relevant.standing = Standing::Closing { since: now, back: true, told: false, owes: true };
         }
         new
     }
@@ -280,6 +283,7 @@ impl Freshness {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
             if answered {
                 relevant.answered = relevant.answered.max(Some(tick));
+                self.let_in |= tick > self.alive_since;
             }
             let after_its_end = match relevant.standing {
                 Standing::Closing { since, .. } => tick > since && !superseded,
@@ -326,7 +330,7 @@ impl Freshness {
         } else if let Some(relevant) = self.origins.get_mut(origin)
             && !matches!(relevant.standing, Standing::Closing { back: false, .. })
         {
-            relevant.standing = Standing::ended(now);
+            relevant.standing.ends(now);
             // It is named as ended from now on.
             self.changes += 1;
         }
@@ -379,7 +383,7 @@ impl Freshness {
     fn close(&mut self, now: Tick, unreadable: Tick) {
         let Bounds { write_horizon, max_staleness, lost_grace, .. } = self.bounds;
         let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
-            Standing::Closing { since, back, told } => {
+            Standing::Closing { since, back, told, .. } => {
                 let floor = since.after(write_horizon);
                 (now >= floor.after(max_staleness)).then(|| (origin.clone(), floor, back, told))
             }

@@ -3,6 +3,11 @@
 //! One log per lane. An event is encoded once, into the open segment; a reader seals it and shares the bytes. The
 //! log is the send buffer of every peer and the replay path at once: a peer's queue is only a [`Cursor`]. Retention
 //! is bounded in events and bytes; who falls out of it is told [`Read::Overrun`], never silently skipped.
+//!
+//! It may be written down as well: see [`Sink`], and [`Recovered`] for what a next life makes of that.
+
+mod journal;
+mod recovered;
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -15,6 +20,11 @@ use crate::hlc::{HybridClock, Stamp, TooFarAhead};
 use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot, SlotSet};
 use crate::record::{Batch, Draft, RECORD_BYTES_MAX};
 use crate::wake::Waiters;
+
+use self::journal::Journal;
+
+pub use self::journal::{OpenWrite, Put, Sink};
+pub use self::recovered::{Distrust, Life, Recovered};
 
 /// A segment is sealed when it reaches this many bytes, read or not.
 pub const SEGMENT_BYTES: usize = 64 << 10;
@@ -140,6 +150,8 @@ pub struct LaneLog {
     clock: HybridClock,
     sealed: bool,
     waiters: Waiters,
+    /// Where it is written down, if it is.
+    journal: Option<Box<Journal>>,
 }
 
 impl LaneLog {
@@ -160,6 +172,7 @@ impl LaneLog {
             clock: HybridClock::default(),
             sealed: false,
             waiters: Waiters::default(),
+            journal: None,
         }
     }
 
@@ -202,6 +215,9 @@ impl LaneLog {
         draft.write(stamp.0 - self.open_base.0, &mut self.open);
         self.fetched = self.fetched.saturating_sub(self.open.len() - before);
         let sequence = self.next;
+        if self.journal.is_some() {
+            self.write_down((sequence, stamp), before);
+        }
         self.next += 1;
         let open_events = self.next - self.open_first;
         if self.open.len() >= SEGMENT_BYTES || open_events * SEGMENT_SHARE >= self.retention.events {
@@ -285,6 +301,7 @@ impl LaneLog {
 pub struct ChangeLog {
     lanes: Lanes,
     logs: Box<[Padded]>,
+    is_written_down: bool,
 }
 
 /// Keeps neighbouring lanes' locks out of each other's cache line (64 bytes on x86-64; 128 covers prefetch pairs).
@@ -297,7 +314,7 @@ impl ChangeLog {
     #[must_use]
     pub fn new(lanes: Lanes, retention: Retention) -> Self {
         let logs = lanes.ids().map(|lane| Padded(Mutex::new(LaneLog::new(lane, retention)))).collect();
-        Self { lanes, logs }
+        Self { lanes, logs, is_written_down: false }
     }
 
     /// How many lanes it has.
@@ -412,6 +429,8 @@ impl ChangeLog {
         for lane in self.lanes.ids() {
             let mut log = self.lock(lane);
             log.sealed = true;
+            // What has not ended by now is taken for open.
+            log.journal = None;
             heads.push(log.head());
             waiters.push(log.waiters.take());
         }

@@ -284,7 +284,8 @@ impl Link {
     }
 
     /// Whether the peer has closed the connection with a code.
-    pub(crate) fn was_closed_with(&self, code: CloseCode) -> bool {
+    #[must_use]
+    pub fn was_closed_with(&self, code: CloseCode) -> bool {
         self.connection.close_reason().is_some_and(|end| code.was_said(&end))
     }
 

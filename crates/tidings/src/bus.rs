@@ -33,8 +33,11 @@ use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::config::Planted;
 use crate::copying;
 use crate::leases::{self, Leases};
+use crate::legacy::Legacy;
+use crate::log_files::LogFiles;
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
@@ -90,6 +93,10 @@ pub(crate) struct Bus {
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
     pub(crate) relays: Relays,
+    /// Where the log is written down, if it is.
+    pub(crate) log_files: Option<LogFiles>,
+    /// What the former life has left there, while it is served.
+    pub(crate) legacy: ArcSwapOption<Legacy>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -105,6 +112,7 @@ pub(crate) struct Bus {
     met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
     probe_interval: Duration,
     began: Tick,
+    planted: Option<Planted>,
 }
 
 /// What a bus is made of.
@@ -118,6 +126,9 @@ pub(crate) struct Parts {
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
     pub(crate) relay_above: usize,
+    pub(crate) planted: Option<Planted>,
+    pub(crate) log_files: Option<LogFiles>,
+    pub(crate) legacy: Option<Legacy>,
 }
 
 impl Bus {
@@ -151,6 +162,8 @@ impl Bus {
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
             relays: Relays::above(parts.relay_above),
+            log_files: parts.log_files,
+            legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -160,6 +173,7 @@ impl Bus {
             sessions: Mutex::default(),
             met: Mutex::default(),
             probe_interval: probe_interval.max(Duration::from_millis(1)),
+            planted: parts.planted,
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
@@ -183,7 +197,19 @@ impl Bus {
         self.incarnation.store(incarnation.0, Ordering::Release);
         let origin = self.origin();
         self.domain.set_origin(origin.clone());
+        self.own_log_files();
         origin
+    }
+
+    /// Says in the log files whose they are.
+    pub(crate) fn own_log_files(&self) {
+        let Some(files) = &self.log_files else { return };
+        files.belong_to(self.domain.log(), &self.cluster, (self.origin(), self.log_id));
+    }
+
+    /// A member has followed the former life to its end.
+    pub(crate) fn former_life_followed(&self) {
+        self.log_files.iter().for_each(LogFiles::followed);
     }
 
     /// How long this process has been there, whatever is done to the wall clock.
@@ -242,6 +268,13 @@ impl Bus {
         }
     }
 
+    /// Whom a peer at this address names may be this node's former life.
+    fn heirs(&self, address: SocketAddr, members: &MemberSet) {
+        if let Some(legacy) = &*self.legacy.load() {
+            legacy.named(address, members);
+        }
+    }
+
     /// Notes that a session runs, until it is dropped.
     fn session_begins(self: &Arc<Self>, hello: &Hello) -> Session {
         let mut sessions = self.sessions.lock();
@@ -250,6 +283,7 @@ impl Bus {
         sessions.begin(record.clone());
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
+        self.heirs(hello.address, &hello.members);
         Session { bus: self.clone(), origin, link: None }
     }
 }
@@ -331,6 +365,7 @@ impl Peering for Face {
 
     fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason) {
         match reason {
+            FenceReason::Reset if self.planted == Some(Planted::Unfenced) => {}
             FenceReason::Reset => {
                 self.domain.fence_uncertain(lanes.slots_of(lane));
                 self.observers.tell(Observation::Reset { origin: origin.clone(), lane });
@@ -340,7 +375,7 @@ impl Peering for Face {
 
     fn progressed(&self, followed: &Followed) {
         self.heard(followed.origin());
-        if self.coherence.progressed(followed) {
+        if self.coherence.progressed(followed, self.planted) {
             if let Some(membership) = self.membership() {
                 membership.left(followed.origin());
             }
@@ -356,6 +391,11 @@ impl Peering for Face {
     fn members_of(&self, origin: &Origin, members: &MemberSet) {
         self.coherence.named(&origin.node, members);
         self.named.notify_one();
+        if self.legacy.load().is_some()
+            && let Some(record) = self.sessions.lock().record(origin)
+        {
+            self.heirs(record.address, members);
+        }
     }
 
     fn caches_of(&self, origin: &Origin, names: Vec<String>) {

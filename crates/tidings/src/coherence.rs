@@ -30,6 +30,7 @@ use tokio::sync::watch;
 
 pub use self::known::BeforeKnown;
 use self::known::{Known, heard};
+use crate::config::Planted;
 use crate::observe::{Observation, Observers};
 
 pub use self::following::Following;
@@ -213,10 +214,13 @@ impl Coherence {
     }
 
     /// A follower has moved on. Returns whether its origin has ended cleanly.
-    pub(crate) fn progressed(&self, followed: &Followed) -> bool {
-        let (confirmed, answered, ended) =
+    pub(crate) fn progressed(&self, followed: &Followed, planted: Option<Planted>) -> bool {
+        let (mut confirmed, mut answered, ended) =
             followed.with(|follower| (follower.confirmed(), follower.answered(), follower.ended()));
         let now = self.domain.clock().now();
+        if planted == Some(Planted::ConfirmedAtReceipt) {
+            (confirmed, answered) = (confirmed.map(|_| now), answered.map(|_| now));
+        }
         let mut inner = self.inner.lock();
         if ended {
             inner.freshness.ended_at(followed.origin(), now);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,
+    /// Where the log is written down, if it is.
+    pub(crate) log_dir: Option<PathBuf>,
     pub(crate) clock: Clock,
     /// Whether the calling runtime runs it, or else a thread of its own.
     pub(crate) on_calling_runtime: bool,
@@ -49,6 +52,17 @@ pub struct Simulated {
     pub seed: [u8; 32],
     /// Seed of the log id.
     pub log_id: u64,
+    /// What is wrong with the node, so that a simulation can show that it would find it.
+    pub planted: Option<Planted>,
+}
+
+/// A defect of a simulated node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// What a peer said counts from when it came, and not from when it was asked.
+    ConfirmedAtReceipt,
+    /// What a peer's log no longer holds is passed over, and nothing becomes unreadable for it.
+    Unfenced,
 }
 
 impl fmt::Debug for Simulated {

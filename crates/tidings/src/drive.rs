@@ -25,6 +25,7 @@ use crate::audit;
 use crate::bus::{Bus, Face};
 use crate::config::Config;
 use crate::copying;
+use crate::legacy;
 use crate::node::StartError;
 use crate::observe::Observation;
 
@@ -109,6 +110,9 @@ impl Driver {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 tasks.spawn(crate::leases::run(self.bus.clone()));
+                if let Some(legacy) = self.bus.legacy.load_full().filter(|_| linger) {
+                    tasks.spawn(legacy::run(self.bus.clone(), legacy, self.config_beside()));
+                }
                 let bus = self.bus.clone();
                 tasks.spawn(async move { copying::run(&bus).await });
                 let mut auditor = JoinSet::new();
@@ -153,15 +157,26 @@ impl Driver {
         let _ = done.send(clean);
     }
 
-    async fn start(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+    fn transport_config(&self) -> tidings_transport::Config {
         let config = &self.config;
-        let transport_config = tidings_transport::Config {
+        tidings_transport::Config {
             cluster: config.cluster.clone(),
             node: self.bus.node.clone(),
             listen: config.listen,
             identity: config.identity.clone(),
             denied: config.denied.clone(),
-        };
+        }
+    }
+
+    /// Of a transport that dials from any port of this node's.
+    fn config_beside(&self) -> tidings_transport::Config {
+        let config = self.transport_config();
+        tidings_transport::Config { listen: SocketAddr::new(config.listen.ip(), 0), ..config }
+    }
+
+    async fn start(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+        let config = &self.config;
+        let transport_config = self.transport_config();
         if let Some(advertise) = config.advertise {
             self.bus.set_address(advertise);
         }
@@ -184,6 +199,8 @@ impl Driver {
             unreachable!("a driver starts once");
         }
         self.bus.transport.store(Some(Arc::new(transport)));
+        // Not before: who cannot start leaves the files of the last one who could.
+        self.bus.own_log_files();
         self.start_membership().await
     }
 
@@ -223,6 +240,7 @@ impl Driver {
         let mut incarnation = self.bus.wanted_incarnation.subscribe();
         incarnation.mark_changed();
         let mut renumber_from = Instant::now();
+        let mut stuck = pin!(self.log_files_stuck().fuse());
         let mut over = pin!(self.ends_if_replaced().fuse());
         view.mark_changed();
         loop {
@@ -247,6 +265,7 @@ impl Driver {
                     }
                 }
                 () = &mut over => {}
+                () = &mut stuck => {}
                 _ = tick.tick() => {
                     self.redial_silent();
                     let now = view.borrow().clone();
@@ -313,6 +332,20 @@ impl Driver {
         // What is not acknowledged is followed all the same; but a peer that has ended its link says nothing any more.
         let _ = tokio::time::timeout(FORMER_TIME, self.acknowledged(&heads)).await;
         bus.goodbye.send_replace(Some(heads));
+    }
+
+    /// Waits until log files that must not be trusted cannot be taken away, and takes another incarnation: they do not
+    /// name it, so that nobody follows it from there.
+    async fn log_files_stuck(&self) {
+        let Some(files) = &self.bus.log_files else { return };
+        if files.stuck().wait_for(|stuck| *stuck).await.is_ok() {
+            let next = self.bus.origin().incarnation.next();
+            self.bus.wanted_incarnation.send_if_modified(|wanted| {
+                let later = next > *wanted;
+                *wanted = next.max(*wanted);
+                later
+            });
+        }
     }
 
     /// Judges and signs records by an identity that was read anew.

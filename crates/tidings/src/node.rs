@@ -23,6 +23,8 @@ use crate::coherence::Coherence;
 use crate::config::Config;
 use crate::drive::{Driver, Orders, Shutdown};
 use crate::leases::LeaseReport;
+use crate::legacy::Legacy;
+use crate::log_files::{self, LogFileError, LogFileReport, LogFiles};
 use crate::observe::{Observer, Observers};
 use crate::receipts::ReceiptCounts;
 
@@ -51,6 +53,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Its log files cannot be used.
+    #[error(transparent)]
+    LogFiles(#[from] LogFileError),
     /// The bus thread could not be made.
     #[error("cannot start the bus thread")]
     Thread(#[source] std::io::Error),
@@ -111,17 +116,33 @@ impl Node {
         tidings_proto::id::check_name(&config.cluster)?;
         let node = NodeId::new(&config.node_id)?;
         let clock = config.clock.clone();
-        let origin = Origin { node: node.clone(), incarnation: Incarnation(clock.wall_ms()) };
-        let log = Arc::new(ChangeLog::new(config.lanes, config.retention));
+        let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
+        let (log_files, legacy) = match config.log_dir.clone() {
+            Some(directory) => {
+                let whose = (config.cluster.clone(), node.clone());
+                let (files, legacy) = log_files::open(directory, whose, clock.wall_ms()).await?;
+                (Some(files), legacy)
+            }
+            None => (None, None),
+        };
+        let incarnation =
+            Incarnation(clock.wall_ms()).max(legacy.as_ref().map_or(Incarnation(0), Legacy::next));
+        let origin = Origin { node: node.clone(), incarnation };
+        let log = Arc::new(match &log_files {
+            None => ChangeLog::new(config.lanes, config.retention),
+            Some(files) => files.log(config.lanes, config.retention, log_id),
+        });
+        // Where nothing can be written, the former life may have been unable to say that its files are not all.
+        let legacy = legacy.filter(|_| log_files.as_ref().is_some_and(LogFiles::are_written));
         let domain = Domain::bounded(clock, log, origin.clone(), config.bounds);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
         let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
         coherence.set_before_known(config.before_known);
-        let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
         let (clocks, relay_above) = (config.clocks, config.relay_above);
+        let planted = config.simulated.as_ref().and_then(|simulated| simulated.planted);
         let bus = Bus::new(Parts {
             cluster,
             origin,
@@ -132,6 +153,9 @@ impl Node {
             observers,
             clocks,
             relay_above,
+            planted,
+            log_files,
+            legacy,
         });
         bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
@@ -233,6 +257,12 @@ impl Node {
     #[must_use]
     pub fn leases(&self) -> LeaseReport {
         self.inner.bus.leases.report()
+    }
+
+    /// What became of its log files; `None` if it was started without.
+    #[must_use]
+    pub fn log_files(&self) -> Option<LogFileReport> {
+        Some(self.inner.bus.log_files.as_ref()?.report())
     }
 
     /// Whether the node still runs: `false` once it was shut down or its thread has died.

@@ -100,7 +100,7 @@ fn a_member_whose_link_is_down_stays_suspect_while_gossip_hears_it() {
 fn a_member_whose_link_nobody_needs_is_as_live_as_gossip_says() {
     let (mut table, member) = (table(), origin("a", 1));
     table.link_up(stated("a", 1, false).record, at(0));
-    table.gossiped(&heard(&[member.clone()]), at(100));
+    table.gossiped(&heard(std::slice::from_ref(&member)), at(100));
     assert!(!table.link_let_go(&member, at(200)), "it is live all the same");
     assert_eq!((state(&table, &member), table.is_linked(&member)), (Some(State::Live), false));
     table.gossiped(&heard(&[]), at(300));

@@ -12,6 +12,7 @@ mod known;
 mod lanes;
 mod leases;
 mod leaving;
+mod log_files;
 mod measuring;
 mod named;
 mod observing;

@@ -30,7 +30,7 @@ impl Wires {
         let inner = TokioRuntime.wrap_udp_socket(socket).unwrap();
         let seed = rand::random();
         let socket = Arc::new(Wire { inner, address, wires: self.clone() });
-        Simulated { socket, seed, log_id: rand::random() }
+        Simulated { socket, seed, log_id: rand::random(), planted: None }
     }
 
     /// Nothing gets through between two, either way.

@@ -1,0 +1,302 @@
+//! The former life of this node, whose process was killed, served from its log files to whoever has not followed it to
+//! its end.
+//!
+//! It comes to peers as a life does that was replaced: on a connection beside the table of links, saying of itself that
+//! it is over, and with a goodbye to be heeded once everything before it is applied. So its end costs them the changes
+//! that they had missed, key by key, and no floor. It comes only to those that name it as one that is there, or whose end
+//! is in doubt: nobody else misses anything. Whoever it cannot reach in time judges its end as any other.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tidings_proto::ask::{Declined, Topic};
+use tidings_proto::follower::Applied;
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember, PROTOCOL_VERSION, Refusal};
+use tidings_proto::hash::HASH_VERSION;
+use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, Origin, Sequence};
+use tidings_proto::log::{ChangeLog, Recovered};
+use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::time::Tick;
+use tidings_transport::limits::FORMER_LINK_TIME;
+use tidings_transport::session::{
+    self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served,
+};
+use tidings_transport::{CloseCode, Config, Host, Link, SessionFuture, Transport};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::bus::Bus;
+
+/// Longest time that it is served: whoever meets this node later has most likely given that life up already. Its log is
+/// held in memory meanwhile.
+const SERVED_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// How long after its streams a peer's close may come, which says that it has followed everything.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
+
+/// What a former life has left.
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    origin: Origin,
+    id: LogId,
+    log: ChangeLog,
+    heads: Vec<Sequence>,
+    /// The addresses of those who have named it, and whether each has followed it, or will not. As many as can be
+    /// members; more are not served.
+    peers: Mutex<BTreeMap<SocketAddr, bool>>,
+    changed: Notify,
+}
+
+impl Legacy {
+    pub(crate) fn new(recovered: Recovered, wall_ms: u64) -> Self {
+        let (origin, id) = (recovered.life.origin.clone(), recovered.life.log);
+        let (log, heads) = recovered.into_log(wall_ms);
+        Self { origin, id, log, heads, peers: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// The first incarnation that is later, whatever the wall clock says.
+    pub(crate) fn next(&self) -> Incarnation {
+        self.origin.incarnation.next()
+    }
+
+    /// A peer at this address names these.
+    pub(crate) fn named(&self, address: SocketAddr, members: &MemberSet) {
+        let there = |member: &NamedMember| member.origin == self.origin && !member.ended;
+        if !members.members.iter().any(there) {
+            return;
+        }
+        let mut peers = self.peers.lock();
+        if peers.len() < MEMBERS_MAX && !peers.contains_key(&address) {
+            peers.insert(address, false);
+            self.changed.notify_one();
+        }
+    }
+
+    fn ends_with(&self, address: SocketAddr) {
+        self.peers.lock().insert(address, true);
+        self.changed.notify_one();
+    }
+}
+
+/// Serves it for as long as a lost life may be waited for.
+pub(crate) async fn run(bus: Arc<Bus>, legacy: Arc<Legacy>, config: Config) {
+    let time = bus.coherence.bounds().lost_grace.min(SERVED_TIME_MAX);
+    let _ = timeout(time, serve(&bus, &legacy, config)).await;
+    // What is served no more need not be held.
+    bus.legacy.store(None);
+    tracing::info!(origin = %legacy.origin, "the former life is served no more");
+}
+
+async fn serve(bus: &Arc<Bus>, legacy: &Arc<Legacy>, config: Config) {
+    // Nobody need have missed anything.
+    while legacy.peers.lock().is_empty() {
+        legacy.changed.notified().await;
+    }
+    let transport = match Transport::bind(config, Arc::new(FormerLife::new(bus, legacy))) {
+        Ok(transport) => transport,
+        Err(error) => return tracing::error!(%error, "the former life cannot be served"),
+    };
+    loop {
+        let peers = legacy.peers.lock().clone();
+        for (address, ended) in peers {
+            if ended { transport.unwant(address) } else { transport.want(address) }
+        }
+        legacy.changed.notified().await;
+    }
+}
+
+/// The former life as its transport sees it.
+#[derive(Clone)]
+struct FormerLife {
+    bus: Arc<Bus>,
+    legacy: Arc<Legacy>,
+    herald: Arc<Herald>,
+    /// Never on: nobody is followed by way of it.
+    relaying: Arc<Relaying>,
+    members: watch::Sender<Arc<MemberSet>>,
+    caches: watch::Sender<Arc<Vec<String>>>,
+    goodbye: watch::Sender<Option<Vec<Sequence>>>,
+}
+
+impl FormerLife {
+    fn new(bus: &Arc<Bus>, legacy: &Arc<Legacy>) -> Self {
+        Self {
+            bus: bus.clone(),
+            legacy: legacy.clone(),
+            herald: Arc::new(Herald::new(legacy.log.lanes())),
+            relaying: Arc::default(),
+            members: watch::Sender::default(),
+            caches: watch::Sender::default(),
+            goodbye: watch::Sender::new(Some(legacy.heads.clone())),
+        }
+    }
+}
+
+impl Host for FormerLife {
+    fn hello(&self) -> Hello {
+        let (bus, Legacy { origin, id, log, .. }) = (&self.bus, &*self.legacy);
+        let over = NamedMember { origin: origin.clone(), address: bus.address(), ended: true };
+        Hello {
+            protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            cluster: bus.cluster.clone(),
+            node: origin.node.clone(),
+            incarnation: origin.incarnation,
+            log: *id,
+            hash_version: HASH_VERSION,
+            lanes: log.lanes(),
+            address: bus.address(),
+            zone: bus.zone.clone(),
+            release: crate::RELEASE.to_owned(),
+            wall_ms: bus.domain.clock().wall_ms(),
+            age_ms: 0,
+            members: MemberSet { version: 0, members: vec![over] },
+        }
+    }
+
+    fn admit(&self, _hello: &Hello) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        // It knows the end, or follows no life that is over.
+        tracing::debug!(%address, ?refusal, "the former life is not followed");
+        self.legacy.ends_with(address);
+    }
+
+    fn is_over(&self) -> bool {
+        true
+    }
+
+    fn session(&self, link: Arc<Link>) -> SessionFuture {
+        let life = self.clone();
+        Box::pin(async move {
+            let session = Following { life, link, since: Instant::now() };
+            session::run(session.link.clone(), Arc::new(session.life.clone())).await;
+            let _ = timeout(CLOSE_TIME, session.link.closed()).await;
+        })
+    }
+
+    fn gossip(&self, _peer: &Hello, _frame: Bytes) {}
+
+    fn now(&self) -> Tick {
+        self.bus.domain.clock().now()
+    }
+}
+
+/// A peer that follows the former life. Dropped when the connection has ended, at whichever part of the session that is.
+struct Following {
+    life: FormerLife,
+    link: Arc<Link>,
+    since: Instant,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        // It closes the connection so when it has followed everything, and when the connection has lasted too long: then
+        // it follows the rest on the next one.
+        let in_time = self.since.elapsed() + CLOSE_TIME < FORMER_LINK_TIME;
+        if in_time && self.link.was_closed_with(CloseCode::Ended) {
+            let (peer, legacy) = (self.link.peer(), &self.life.legacy);
+            tracing::info!(origin = %legacy.origin, node = %peer.node, "the former life was followed to its end");
+            self.life.bus.former_life_followed();
+            legacy.ends_with(peer.address);
+        }
+    }
+}
+
+/// It says what it did, and heeds nothing: what peers do concerns its successor.
+impl Peering for FormerLife {
+    fn log(&self) -> &ChangeLog {
+        &self.legacy.log
+    }
+
+    fn herald(&self) -> &Herald {
+        &self.herald
+    }
+
+    fn relaying(&self) -> &Relaying {
+        &self.relaying
+    }
+
+    fn me(&self) -> Origin {
+        self.legacy.origin.clone()
+    }
+
+    fn followed_of(&self, _origin: &Origin) -> Option<Arc<Followed>> {
+        None
+    }
+
+    fn served_of(&self, _follower: &Origin) -> Option<Arc<Served>> {
+        None
+    }
+
+    fn now(&self) -> Tick {
+        self.bus.domain.clock().now()
+    }
+
+    fn wall_ms(&self) -> u64 {
+        self.bus.domain.clock().wall_ms()
+    }
+
+    fn probe_interval(&self) -> Duration {
+        PROBE_INTERVAL
+    }
+
+    fn followed(&self, peer: &Hello) -> Arc<Followed> {
+        let origin = Origin { node: peer.node.clone(), incarnation: peer.incarnation };
+        Arc::new(Followed::new(origin, peer.lanes))
+    }
+
+    fn served(&self, _peer: &Hello) -> Arc<Served> {
+        Arc::new(Served::new(self.legacy.log.lanes(), Arc::default()))
+    }
+
+    fn apply(
+        &self,
+        _origin: &Arc<Origin>,
+        batch: &BatchRef<'_>,
+        _from: Sequence,
+    ) -> Result<Applied, Unsound> {
+        Ok(Applied { next: batch.next(), changes: 0 })
+    }
+
+    fn fence(&self, _origin: &Origin, _lanes: Lanes, _lane: LaneId, _reason: FenceReason) {}
+
+    fn progressed(&self, _followed: &Followed) {}
+
+    fn members_of(&self, _origin: &Origin, _members: &MemberSet) {}
+
+    fn clock_of(&self, _origin: &Origin, _wall_ms: u64, _sent: Tick) {}
+
+    fn caches_of(&self, _origin: &Origin, _names: Vec<String>) {}
+
+    fn members(&self) -> watch::Receiver<Arc<MemberSet>> {
+        self.members.subscribe()
+    }
+
+    fn caches(&self) -> watch::Receiver<Arc<Vec<String>>> {
+        self.caches.subscribe()
+    }
+
+    fn goodbye(&self) -> watch::Receiver<Option<Vec<Sequence>>> {
+        self.goodbye.subscribe()
+    }
+
+    fn canary_wanted(&self, _lane: LaneId, _next: Sequence) {}
+
+    fn asked(
+        &self,
+        _peer: &Hello,
+        _topic: Topic,
+        _question: Bytes,
+    ) -> BoxFuture<'static, Result<Bytes, Declined>> {
+        Box::pin(std::future::ready(Err(Declined::Unknown)))
+    }
+
+    fn said_goodbye(&self, _origin: &Origin) {}
+}

@@ -1,0 +1,407 @@
+//! The directory in which a node writes its log down, so that its next life can serve what this one had done when its
+//! process was killed.
+//!
+//! Plain writes, each before its append returns, and nothing is flushed: what a process has written survives it, but not
+//! its machine. `life` says whose log is there, and is put in place, and taken away, as a whole: without it nothing is
+//! trusted. Where anything cannot be written it is taken away first, and the node goes on as if it had no log files.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use tidings_proto::hash::HASH_VERSION;
+use tidings_proto::id::{LaneId, Lanes, LogId, NodeId, Origin};
+use tidings_proto::log::{ChangeLog, Distrust, Life, Put, Recovered, Retention, Sink};
+use tokio::sync::watch;
+
+use crate::legacy::Legacy;
+
+/// Says whose log the others are.
+const LIFE: &str = "life";
+
+/// Where the next one is written before it takes that name.
+const NEXT_LIFE: &str = "life.new";
+
+/// Held locked by the process that writes.
+const LOCK: &str = "lock";
+
+/// Begins the names of all others.
+const LANE: &str = "lane-";
+
+/// The log files cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogFileError {
+    /// Another node writes there, of this process or another: give this one a directory of its own, or stop that one.
+    #[error("another node has its log files in {}", .0.display())]
+    InUse(PathBuf),
+    /// They cannot be made or read.
+    #[error("{}", path.display())]
+    Unusable {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What became of a node's log files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFileReport {
+    /// Whether the log is written down: the node has log files, and could write them so far.
+    pub written: bool,
+    /// How often they were given up, because they could not be written: at most once a start.
+    pub failures: u64,
+    /// Members that have followed the former life of this node to its end since this one began.
+    pub followed: u64,
+}
+
+/// A node's log files. The directory is locked for as long as the node runs. What is changed in its caches after that, and
+/// nobody hears of, may be written down still: in files of this log's name, which nobody else writes.
+#[derive(Debug)]
+pub(crate) struct LogFiles {
+    state: Arc<State>,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct State {
+    directory: PathBuf,
+    /// Locked while the file that says whose log it is comes or goes.
+    life: Mutex<()>,
+    failed: AtomicBool,
+    failures: AtomicU64,
+    followed: AtomicU64,
+    /// Files that must not be trusted could not be taken away.
+    stuck: watch::Sender<bool>,
+}
+
+/// Makes and locks the directory, and reads what the former life has left there, if it is to be served.
+pub(crate) async fn open(
+    directory: PathBuf,
+    (cluster, node): (String, NodeId),
+    wall_ms: u64,
+) -> Result<(LogFiles, Option<Legacy>), LogFileError> {
+    let path = directory.clone();
+    let open = move || {
+        let files = LogFiles::open(&directory)?;
+        let legacy = files.legacy(&cluster, &node, wall_ms);
+        Ok((files, legacy))
+    };
+    // It may be as much as two files for each lane.
+    let opened = tokio::task::spawn_blocking(open).await;
+    opened.unwrap_or_else(|error| Err(LogFileError::Unusable { path, source: io::Error::other(error) }))
+}
+
+impl LogFiles {
+    /// Makes the directory if it is not there, and locks it.
+    fn open(directory: &Path) -> Result<Self, LogFileError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            |source| LogFileError::Unusable { path, source }
+        };
+        // Values may be in there, where they travel.
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable(directory))?;
+        let path = directory.join(LOCK);
+        let lock = private().create(true).truncate(false).open(&path).map_err(unusable(&path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(LogFileError::InUse(directory.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(unusable(&path)(error)),
+        }
+        let state = Arc::new(State {
+            directory: directory.to_owned(),
+            life: Mutex::default(),
+            failed: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
+            followed: AtomicU64::new(0),
+            stuck: watch::Sender::new(false),
+        });
+        Ok(Self { state, _lock: lock })
+    }
+
+    /// What the former life has left there, if it is this node's and all of it.
+    fn recover(&self, cluster: &str, node: &NodeId) -> Result<Recovered, Distrust> {
+        let life = fs::read(self.state.path(LIFE)).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Distrust::Missing,
+            _ => Distrust::Unreadable,
+        })?;
+        let life = Life::decode(&life)?;
+        life.judge(cluster, node, &machine())?;
+        let read = |lane: LaneId| {
+            let read = |turn| fs::read(self.state.path(&lane_file(life.log, lane, turn)));
+            let damaged = |_| Distrust::Damaged { lane, why: "a file cannot be read" };
+            Ok([read(0).map_err(damaged)?, read(1).map_err(damaged)?])
+        };
+        let files = life.lanes.ids().map(read).collect::<Result<Vec<_>, _>>()?;
+        Recovered::read(life, &files)
+    }
+
+    /// The same, to be served to peers.
+    fn legacy(&self, cluster: &str, node: &NodeId, wall_ms: u64) -> Option<Legacy> {
+        let recovered = self.recover(cluster, node);
+        // Whoever could not write for want of room must not find it taken by what nobody reads.
+        self.state.remove_all_but(recovered.as_ref().ok().map(|recovered| recovered.life.log));
+        match recovered {
+            Ok(recovered) => {
+                tracing::info!(origin = %recovered.life.origin, open_writes = recovered.open_writes(),
+                    "the former life is served from its log files to those who have missed its end");
+                Some(Legacy::new(recovered, wall_ms))
+            }
+            Err(Distrust::Missing) => {
+                tracing::info!(directory = %self.state.directory.display(), "no former life has left its log there");
+                None
+            }
+            Err(why) => {
+                tracing::warn!(directory = %self.state.directory.display(), %why,
+                    "the log files are not used: peers judge the end of the former life as that of any other");
+                None
+            }
+        }
+    }
+
+    /// An empty log that is written down beside the last one.
+    pub(crate) fn log(&self, lanes: Lanes, retention: Retention, id: LogId) -> ChangeLog {
+        ChangeLog::written_down(lanes, retention, id, self.sinks(id, lanes.ids()))
+    }
+
+    /// Makes the files of a new log. What cannot be made is given up.
+    fn sinks(&self, log: LogId, lanes: impl Iterator<Item = LaneId>) -> Vec<Sink> {
+        let sinks = lanes.map(|lane| LaneFiles::create(self.state.clone(), log, lane));
+        sinks.collect::<io::Result<_>>().unwrap_or_else(|error| {
+            self.state.fail(&error);
+            Vec::new()
+        })
+    }
+
+    /// Says whose the files are from now on, and removes all others.
+    pub(crate) fn belong_to(&self, log: &ChangeLog, cluster: &str, (origin, id): (Origin, LogId)) {
+        let state = &self.state;
+        let life = Life {
+            cluster: cluster.to_owned(),
+            origin,
+            log: id,
+            lanes: log.lanes(),
+            hash_version: HASH_VERSION,
+            machine: machine(),
+        };
+        let written = {
+            let _life = state.life.lock();
+            if state.failed.load(Ordering::Acquire) {
+                return;
+            }
+            state.replace_life(&life.encode())
+        };
+        match written {
+            Ok(()) => state.remove_all_but(Some(id)),
+            Err(error) => state.fail(&error),
+        }
+    }
+
+    /// Whether the log could be written down so far.
+    pub(crate) fn are_written(&self) -> bool {
+        !self.state.failed.load(Ordering::Acquire)
+    }
+
+    /// Becomes `true` if files that must not be trusted cannot be taken away.
+    pub(crate) fn stuck(&self) -> watch::Receiver<bool> {
+        self.state.stuck.subscribe()
+    }
+
+    pub(crate) fn report(&self) -> LogFileReport {
+        LogFileReport {
+            written: self.are_written(),
+            failures: self.state.failures.load(Ordering::Relaxed),
+            followed: self.state.followed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A member has followed the former life to its end.
+    pub(crate) fn followed(&self) {
+        self.state.followed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    fn replace_life(&self, content: &[u8]) -> io::Result<()> {
+        let next = self.path(NEXT_LIFE);
+        let mut file = private().create(true).truncate(true).open(&next)?;
+        file.write_all(content)?;
+        fs::rename(next, self.path(LIFE))
+    }
+
+    /// Whether nothing more is to be written. If so, nobody trusts what was by now: who takes it away has done so.
+    fn has_failed(&self) -> bool {
+        let failed = self.failed.load(Ordering::Acquire);
+        if failed {
+            drop(self.life.lock());
+        }
+        failed
+    }
+
+    /// Takes away what says whose the others are, or what it says.
+    fn remove_life(&self) -> io::Result<()> {
+        let path = self.path(LIFE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                OpenOptions::new().write(true).truncate(true).open(path).map(drop).map_err(|_| error)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing more is written, and nobody trusts what was.
+    fn fail(&self, error: &io::Error) {
+        let _life = self.life.lock();
+        if self.failed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(directory = %self.directory.display(), %error,
+            "the log files cannot be written any more: should this process be killed, peers doubt its end");
+        if let Err(error) = self.remove_life() {
+            tracing::error!(%error, "nor can they be removed: taking another incarnation, which they do not name");
+            self.stuck.send_replace(true);
+        }
+    }
+
+    fn remove_all_but(&self, log: Option<LogId>) {
+        let kept = log.map(lane_prefix);
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let keeps = |name: &str| kept.as_ref().is_some_and(|kept| name.starts_with(kept));
+            let other = name.to_str().is_some_and(|name| name.starts_with(LANE) && !keeps(name));
+            if other && let Err(error) = fs::remove_file(entry.path()) {
+                tracing::warn!(file = %entry.path().display(), %error, "an old log file cannot be removed");
+            }
+        }
+    }
+}
+
+/// The two files of a lane.
+struct LaneFiles {
+    state: Arc<State>,
+    files: [File; 2],
+    present: usize,
+}
+
+impl LaneFiles {
+    fn create(state: Arc<State>, log: LogId, lane: LaneId) -> io::Result<Sink> {
+        let create = |turn| {
+            let path = state.path(&lane_file(log, lane, turn));
+            OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+        };
+        let files = [create(0)?, create(1)?];
+        // The first turn is to the first one.
+        let mut lane = Self { state, files, present: 1 };
+        Ok(Box::new(move |put| lane.put(put)))
+    }
+
+    fn put(&mut self, put: Put<'_>) -> bool {
+        if self.state.has_failed() {
+            return false;
+        }
+        let put = match put {
+            Put::Append(bytes) => (&self.files[self.present]).write_all(bytes),
+            Put::Turn(bytes) => {
+                self.present ^= 1;
+                let mut file = &self.files[self.present];
+                file.set_len(0).and_then(|()| file.write_all(bytes))
+            }
+            Put::GiveUp(why) => Err(io::Error::other(why)),
+        };
+        put.inspect_err(|error| self.state.fail(error)).is_ok()
+    }
+}
+
+/// How a file is written that is for this user alone.
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+fn lane_prefix(log: LogId) -> String {
+    format!("{LANE}{:016x}-", log.0)
+}
+
+fn lane_file(log: LogId, lane: LaneId, turn: usize) -> String {
+    format!("{}{}-{turn}", lane_prefix(log), lane.number())
+}
+
+/// This machine, since its last start; empty where that is not known.
+fn machine() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use tidings_proto::id::Incarnation;
+
+    use super::*;
+
+    /// A log in a directory of its own, which says so.
+    fn written(directory: &TempDir) -> (LogFiles, ChangeLog) {
+        let files = LogFiles::open(directory.path()).expect("nobody else is there");
+        let log = files.log(Lanes::default(), Retention::default(), LogId(7));
+        let origin = Origin { node: "n1".parse().expect("a good name"), incarnation: Incarnation(1) };
+        files.belong_to(&log, "shop", (origin, LogId(7)));
+        assert!(directory.path().join(LIFE).exists() && files.are_written());
+        (files, log)
+    }
+
+    #[test]
+    fn who_meets_a_failure_of_another_lane_goes_on_only_once_nobody_trusts_the_files() {
+        let directory = TempDir::new().expect("a directory");
+        let (files, _log) = written(&directory);
+        let lane = Lanes::default().ids().next().expect("there is one");
+        let mut sink = LaneFiles::create(files.state.clone(), LogId(8), lane).expect("there is room");
+        let (done, is_done) = mpsc::channel();
+        let life = files.state.life.lock();
+        files.state.failed.store(true, Ordering::Release);
+        thread::scope(|scope| {
+            scope.spawn(|| done.send(sink(Put::Append(b"a record"))).expect("it is waited for"));
+            let early = is_done.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "the file that says whose they are is still being taken away");
+            drop(life);
+            assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(false));
+        });
+    }
+
+    #[test]
+    fn files_that_cannot_be_written_are_trusted_by_nobody() {
+        let directory = TempDir::new().expect("a directory");
+        let (files, _log) = written(&directory);
+        files.state.fail(&io::Error::other("no room"));
+        assert!(!directory.path().join(LIFE).exists());
+        assert_eq!((files.are_written(), *files.stuck().borrow()), (false, false));
+    }
+
+    #[test]
+    fn files_that_cannot_be_taken_away_either_are_told() {
+        let directory = TempDir::new().expect("a directory");
+        let (files, _log) = written(&directory);
+        // Neither can be done to a directory.
+        fs::remove_file(directory.path().join(LIFE)).expect("it is there");
+        fs::create_dir(directory.path().join(LIFE)).expect("nothing is there");
+        files.state.fail(&io::Error::other("no room"));
+        assert!(*files.stuck().borrow());
+    }
+}
