@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use tidings_cache::{CacheBuilder, Clock, WriteError};
-use tidings_proto::frame::Refusal;
+use tidings_proto::frame::{PROTOCOL_VERSION, PROTOCOLS, Refusal};
 use tidings_proto::freshness::{Bounds, LIVES_MAX};
 use tidings_proto::hash::CacheId;
 use tidings_proto::log::Retention;
@@ -116,6 +116,14 @@ fn who_was_refused_its_id_before_anybody_followed_it_never_takes_the_place_later
     bus.displaced(ELSEWHERE.into());
     assert!(!bus.takes_part() && !bus.is_over(), "nobody has to follow what it did");
     assert_eq!(bus.admit(&peer(5, 1)), Err(Refusal::Leaving), "who is let in would take it for the holder");
+}
+
+#[test]
+fn a_life_that_is_over_relays_nothing() {
+    let bus = bus();
+    assert_eq!(bus.hello().protocols, PROTOCOLS);
+    bus.former.store(true, Ordering::Release);
+    assert_eq!(bus.hello().protocols, (PROTOCOL_VERSION, PROTOCOL_VERSION));
 }
 
 #[test]

@@ -133,7 +133,9 @@ impl Bus {
         settled
             .retain(|origin, _| view.members.get(&origin.node).is_some_and(|it| it.record.origin == *origin));
         settled.retain(|origin, _| nodes.contains_key(&origin.node));
-        let keeps = |origin: &Origin| !shown.contains(origin) && self.coherence.is_relevant(origin);
+        let keeps = |origin: &Origin| {
+            !shown.contains(origin) && self.coherence.is_relevant(origin) && !self.says_its_end(origin)
+        };
         let kept: BTreeSet<Origin> = relaying.routed().into_iter().filter(keeps).collect();
         let lives: BTreeSet<Origin> = settled.keys().cloned().collect();
         let mut plan = self.relays.plan.lock();
@@ -155,6 +157,12 @@ impl Bus {
         relaying.plan(courses, |origin| kept.contains(origin), now);
         (plan.nodes, plan.kept, plan.lives) = (nodes, kept, lives);
         true
+    }
+
+    /// Whether a life that another one has followed is there all the same, for its log to be followed to the end.
+    fn says_its_end(&self, origin: &Origin) -> bool {
+        let newest = self.coherence.newest_life(&origin.node);
+        newest.is_some_and(|newest| newest > origin.incarnation) && self.is_linked(origin)
     }
 
     fn course(&self, overlay: &Overlay, followed: Arc<Followed>) -> Option<Course> {

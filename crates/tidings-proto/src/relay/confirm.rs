@@ -28,8 +28,9 @@ pub enum Relayed {
 }
 
 impl Relayed {
-    /// What to say of an origin to who has asked; nothing while it was never confirmed the way that its changes come. `now` must be read after the
-    /// question was, and the version of the member set that goes before the answer after this.
+    /// What to say of an origin to who has asked; nothing while it was never confirmed the way that its changes come.
+    /// `now` must be read after the question was, and the version of the member set that goes before the answer after
+    /// this.
     #[must_use]
     pub fn of(follower: &Follower, now: Tick) -> Option<Self> {
         let heads = follower.applied_heads();

@@ -211,10 +211,13 @@ impl Relaying {
         self.changed.subscribe()
     }
 
-    /// The origins that are asked of a node.
+    /// The origins that are asked of a node as of a relay. Its own lives are not: none of them knows another's log, and each
+    /// is asked on links to itself.
     #[must_use]
     pub fn asked_of(&self, node: &NodeId) -> Vec<Arc<Followed>> {
-        self.routes.lock().by_source.get(node).cloned().unwrap_or_default()
+        let routes = self.routes.lock();
+        let asked = routes.by_source.get(node).into_iter().flatten();
+        asked.filter(|followed| followed.origin().node != *node).cloned().collect()
     }
 
     /// Everybody who is asked for anything.

@@ -83,6 +83,15 @@ fn an_origin_is_asked_of_its_sources_in_turn_and_of_itself_once_it_has_no_path()
 }
 
 #[test]
+fn a_life_is_never_asked_of_another_one_of_its_node() {
+    let (relaying, origin, another) = (on(), followed("o"), followed("p"));
+    relaying.plan(vec![course(&origin, &["o"]), course(&another, &["o"])], |_| false, START);
+    let asked = relaying.asked_of(&name("o"));
+    assert!(asked.len() == 1 && Arc::ptr_eq(&asked[0], &another), "{asked:?}");
+    assert_eq!((origin.source(), relaying.sources()), (name("o"), vec![name("o")]));
+}
+
+#[test]
 fn nothing_is_said_on_that_was_asked_before_everybody_could_know_of_it() {
     let (relaying, origin) = (Relaying::default(), followed("o"));
     apply(&origin, 3);

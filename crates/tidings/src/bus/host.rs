@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tidings_membership::Inbound;
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, PROTOCOLS, Refusal};
+use tidings_proto::frame::{Hello, PROTOCOL_VERSION, PROTOCOLS, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::Origin;
 use tidings_proto::time::Tick;
@@ -59,6 +59,8 @@ impl Host for Face {
         };
         if self.is_former() {
             concede(&mut hello);
+            // It stands for nobody any more.
+            hello.protocols = (PROTOCOL_VERSION, PROTOCOL_VERSION);
         }
         hello
     }

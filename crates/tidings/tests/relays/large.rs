@@ -67,6 +67,11 @@ impl Large {
     }
 
     fn builder(&mut self) -> NodeBuilder {
+        self.on_this_host().simulated(self.wires.socket())
+    }
+
+    /// One whose packets nobody loses, and which serves a former life.
+    pub(crate) fn on_this_host(&mut self) -> NodeBuilder {
         let index = self.started;
         self.started += 1;
         Node::builder(&self.name)
@@ -78,7 +83,6 @@ impl Large {
             .lost_grace(self.lost_grace)
             .gossip_interval(Duration::from_millis(200))
             .seeds(self.nodes.iter().take(2).map(|node| node.address().to_string()))
-            .simulated(self.wires.socket())
     }
 
     /// Adds nodes, and waits until each is one of them.
@@ -90,7 +94,7 @@ impl Large {
         self.formed().await;
     }
 
-    async fn formed(&self) {
+    pub(crate) async fn formed(&self) {
         let all = self.nodes.len();
         let live = |node: &Node| {
             node.members().iter().filter(|member| member.state == tidings::State::Live).count() == all

@@ -4,6 +4,7 @@
 
 #[path = "../facade/common.rs"]
 mod common;
+mod killed;
 mod large;
 mod wire;
 
