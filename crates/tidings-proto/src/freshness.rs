@@ -16,6 +16,7 @@
 mod doubt;
 mod ended;
 mod hearsay;
+mod known;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -110,6 +111,8 @@ pub struct Freshness {
     outlived: bool,
     /// When this node's present life began: who has confirmed nothing since may not know of it.
     alive_since: Tick,
+    /// Somebody has confirmed something since, or none was needed: this life was let in.
+    let_in: bool,
     /// Counts changes of the set of relevant origins.
     changes: u64,
 }
@@ -136,6 +139,7 @@ impl Freshness {
             floor: Tick::NEVER,
             outlived: false,
             alive_since: Tick::NEVER,
+            let_in: !has_seeds,
             changes: 0,
         }
     }
@@ -158,27 +162,6 @@ impl Freshness {
     #[must_use]
     pub fn is_out_of_contact(&self) -> bool {
         matches!(self.own, Some(Own::NoContact))
-    }
-
-    /// This node has taken another incarnation, and all links have ended: nobody knows of it.
-    pub fn renumbered(&mut self, now: Tick) {
-        self.alive_since = now;
-    }
-
-    /// Who is there, as far as is known, and may not know of this node's present life: it has not answered a probe. Who
-    /// answers one has admitted this node before.
-    pub fn unaware(&self) -> impl Iterator<Item = &Origin> {
-        let unaware = |relevant: &Relevant| {
-            let there = matches!(relevant.standing, Standing::Live | Standing::Closing { back: true, .. });
-            there && relevant.confirmed.is_none_or(|tick| tick <= self.alive_since)
-        };
-        self.origins.iter().filter(move |(_, relevant)| unaware(relevant)).map(|(origin, _)| origin)
-    }
-
-    /// Whether what this node changes counts for everybody's bound: everybody who was named to it knows of it, or is lost.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        !self.is_out_of_contact() && self.unaware().next().is_none()
     }
 
     /// This origin itself has said hello: whatever was thought of it, it is there, and its node's older lives are
@@ -287,6 +270,7 @@ impl Freshness {
         let superseded = self.is_superseded(origin);
         if let Some(relevant) = self.origins.get_mut(origin) {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
+            self.let_in |= tick > self.alive_since;
             let after_its_end = match relevant.standing {
                 Standing::Closing { since, .. } => tick > since && !superseded,
                 Standing::Live | Standing::Lost(_) => true,

@@ -167,6 +167,37 @@ fn a_node_is_known_once_everybody_who_is_there_has_answered_it() {
 }
 
 #[test]
+fn a_life_that_nobody_has_answered_is_not_known_because_it_hears_nobody() {
+    let one = origin("one");
+    let mut freshness = Freshness::new(Bounds::default(), true, Tick(1));
+    freshness.contacted();
+    freshness.met(&one, Tick(2));
+    freshness.lost(&one, Tick(3));
+    assert!(!freshness.is_known(), "it may be there, and has never let this life in");
+    freshness.found(&one, Tick(4));
+    freshness.confirmed(&one, Tick(4));
+    freshness.lost(&one, Tick(5));
+    assert!(freshness.is_known(), "it knew of this life");
+    // A later life begins, and gossip with it, in which nobody is seen at first.
+    freshness.renumbered(Tick(6));
+    assert!(!freshness.is_known(), "of the life that was before");
+    freshness.confirmed(&one, Tick(7));
+    assert!(freshness.is_known());
+    freshness.renumbered(Tick(8));
+    freshness.left(&one);
+    assert!(freshness.is_known(), "nobody is there");
+}
+
+#[test]
+fn the_first_of_a_cluster_is_known_whoever_comes_and_vanishes() {
+    let mut freshness = Freshness::new(Bounds::default(), false, Tick(1));
+    freshness.met(&origin("one"), Tick(2));
+    assert!(!freshness.is_known());
+    freshness.lost(&origin("one"), Tick(3));
+    assert!(freshness.is_known());
+}
+
+#[test]
 fn a_node_alone_is_known() {
     assert!(Freshness::new(Bounds::default(), false, Tick(1)).is_known());
 }

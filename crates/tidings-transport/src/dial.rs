@@ -262,7 +262,7 @@ impl Pace {
 
     fn failed(&mut self, now: Instant, error: &HandshakeError, own: impl FnOnce() -> Incarnation) {
         match error {
-            HandshakeError::Own => self.rest(now + OWN_PAUSE),
+            HandshakeError::Own | HandshakeError::Displaced => self.rest(now + OWN_PAUSE),
             HandshakeError::RefusedByPeer(Refusal::Leaving)
             | HandshakeError::Refused(RefusedReason::Leaving, _) => self.rest(now + LEAVING_PAUSE),
             // The host takes another incarnation, which may do better; once for each that it has.

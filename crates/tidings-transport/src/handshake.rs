@@ -136,9 +136,13 @@ async fn greet_outbound(
         if !beside && shared.table().at(address).is_some() {
             return Err(HandshakeError::Linked);
         }
+        let namesake = identity.node == shared.node;
+        // The peer lets in whose hello it reads.
+        if !namesake && !shared.host.takes_part() {
+            return Err(HandshakeError::Displaced);
+        }
         let (send, receive) = connection.open_bi().await?;
         let (mut send, mut receive) = (ControlSender::new(send), ControlReceiver::new(receive));
-        let namesake = identity.node == shared.node;
         let own = if namesake { own_claim(shared) } else { shared.host.hello() };
         send.send(&Control::Hello(own.clone())).await?;
         let hello = expect_hello(&mut receive).await.inspect_err(|error| {

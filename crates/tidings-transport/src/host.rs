@@ -44,6 +44,12 @@ pub trait Host: Send + Sync + 'static {
         false
     }
 
+    /// Whether this node may be let in by others. One that another process has displaced before anybody followed it may
+    /// not: it would take the place that it was refused, as soon as its holder is silent for a moment.
+    fn takes_part(&self) -> bool {
+        true
+    }
+
     /// Speaks on a link until it ends. Called for every link, current or not. When it returns, the link is closed;
     /// when the connection ends, it has [`crate::limits::SESSION_END_TIME`] to return.
     fn session(&self, link: Arc<Link>) -> SessionFuture;

@@ -49,6 +49,9 @@ pub(crate) enum HandshakeError {
     /// One end of it has taken another incarnation since it began.
     #[error("overtaken by a later handshake")]
     Overtaken,
+    /// Another process has this node's id, and this one takes no part.
+    #[error("another process has this node's id")]
+    Displaced,
 }
 
 impl From<IdentityError> for HandshakeError {

@@ -33,6 +33,7 @@ use crate::audit::{self, Audits};
 use crate::canary::Canary;
 use crate::clocks::{ClockBounds, Clocks};
 use crate::coherence::Coherence;
+use crate::config::Planted;
 use crate::copying;
 use crate::leases::{self, Leases};
 use crate::measure::Spent;
@@ -103,6 +104,7 @@ pub(crate) struct Bus {
     met: Mutex<BTreeMap<NodeId, (Incarnation, LogId)>>,
     probe_interval: Duration,
     began: Tick,
+    planted: Option<Planted>,
 }
 
 /// What a bus is made of.
@@ -115,6 +117,7 @@ pub(crate) struct Parts {
     pub(crate) coherence: Coherence,
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
+    pub(crate) planted: Option<Planted>,
 }
 
 impl Bus {
@@ -156,6 +159,7 @@ impl Bus {
             sessions: Mutex::default(),
             met: Mutex::default(),
             probe_interval: probe_interval.max(Duration::from_millis(1)),
+            planted: parts.planted,
         };
         let bus = Arc::new(bus);
         receipts::serve(&bus);
@@ -311,6 +315,7 @@ impl Peering for Face {
 
     fn fence(&self, origin: &Origin, lanes: Lanes, lane: LaneId, reason: FenceReason) {
         match reason {
+            FenceReason::Reset if self.planted == Some(Planted::Unfenced) => {}
             FenceReason::Reset => {
                 self.domain.fence_uncertain(lanes.slots_of(lane));
                 self.observers.tell(Observation::Reset { origin: origin.clone(), lane });
@@ -320,7 +325,7 @@ impl Peering for Face {
 
     fn progressed(&self, followed: &Followed) {
         self.heard(followed.origin());
-        if self.coherence.progressed(followed) {
+        if self.coherence.progressed(followed, self.planted) {
             if let Some(membership) = self.membership() {
                 membership.left(followed.origin());
             }

@@ -28,8 +28,17 @@ fn bus() -> Face {
     let coherence = Coherence::new(origin.node.clone(), domain.clone(), observers.clone(), bounds, true);
     let (cluster, zone) = ("shop".to_owned(), String::new());
     let clocks = ClockBounds::default();
-    let bus =
-        Bus::new(Parts { cluster, origin, log_id: LogId(1), zone, domain, coherence, observers, clocks });
+    let bus = Bus::new(Parts {
+        cluster,
+        origin,
+        log_id: LogId(1),
+        zone,
+        domain,
+        coherence,
+        observers,
+        clocks,
+        planted: None,
+    });
     bus.set_address(([127, 0, 0, 1], 7400).into());
     Face(bus)
 }
@@ -94,6 +103,15 @@ fn what_a_peer_says_of_another_holder_is_looked_into_and_not_believed() {
 fn peer(incarnation: u64, log: u64) -> Hello {
     let of = life("b", incarnation);
     Hello { node: of.node, incarnation: of.incarnation, log: LogId(log), ..bus().hello() }
+}
+
+#[test]
+fn who_was_refused_its_id_before_anybody_followed_it_never_takes_the_place_later() {
+    let bus = bus();
+    assert!(bus.takes_part());
+    bus.displaced(ELSEWHERE.into());
+    assert!(!bus.takes_part() && !bus.is_over(), "nobody has to follow what it did");
+    assert_eq!(bus.admit(&peer(5, 1)), Err(Refusal::Leaving), "who is let in would take it for the holder");
 }
 
 #[test]

@@ -29,6 +29,7 @@ use tokio::sync::watch;
 
 pub use self::known::BeforeKnown;
 use self::known::{Known, heard};
+use crate::config::Planted;
 use crate::observe::{Observation, Observers};
 
 pub use self::following::Following;
@@ -208,9 +209,12 @@ impl Coherence {
     }
 
     /// A follower has moved on. Returns whether its origin has ended cleanly.
-    pub(crate) fn progressed(&self, followed: &Followed) -> bool {
-        let (confirmed, ended) = followed.with(|follower| (follower.confirmed(), follower.ended()));
+    pub(crate) fn progressed(&self, followed: &Followed, planted: Option<Planted>) -> bool {
+        let (mut confirmed, ended) = followed.with(|follower| (follower.confirmed(), follower.ended()));
         let now = self.domain.clock().now();
+        if planted == Some(Planted::ConfirmedAtReceipt) {
+            confirmed = confirmed.map(|_| now);
+        }
         let mut inner = self.inner.lock();
         if ended {
             inner.freshness.ended_at(followed.origin(), now);

@@ -47,6 +47,17 @@ pub struct Simulated {
     pub seed: [u8; 32],
     /// Seed of the log id.
     pub log_id: u64,
+    /// What is wrong with the node, so that a simulation can show that it would find it.
+    pub planted: Option<Planted>,
+}
+
+/// A defect of a simulated node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// What a peer said counts from when it came, and not from when it was asked.
+    ConfirmedAtReceipt,
+    /// What a peer's log no longer holds is passed over, and nothing becomes unreadable for it.
+    Unfenced,
 }
 
 impl fmt::Debug for Simulated {

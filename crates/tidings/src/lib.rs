@@ -36,7 +36,7 @@ pub use client::{Client, ClientError, InvalidateOnly};
 pub use clocks::{ClockBounds, ClockOffset};
 pub use coherence::{BeforeKnown, Following};
 #[doc(hidden)]
-pub use config::Simulated;
+pub use config::{Planted, Simulated};
 pub use leases::{LeaseReport, Unshared};
 pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};

@@ -122,7 +122,9 @@ impl Node {
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
         let clocks = config.clocks;
-        let bus = Bus::new(Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks });
+        let planted = config.simulated.as_ref().and_then(|simulated| simulated.planted);
+        let parts = Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks, planted };
+        let bus = Bus::new(parts);
         bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();

@@ -1,15 +1,16 @@
 //! One run: a cluster forms, faults come and go, and at the end all must be well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use turmoil::{Builder, Sim};
 
-use crate::chance::{Chance, mix};
-use crate::host::{CLUSTER, HORIZON, Host, PORT, World};
-use crate::identity::identities;
-use crate::record::Tally;
+use crate::chance::Chance;
+use crate::host::{BOUND, HORIZON, REPORT, Setup};
+use crate::machines::Machines;
+use crate::process::TICK;
+use crate::record::{Tally, Terms};
+use crate::world::{End, World};
 
 /// Rounds of faults.
 const ROUNDS: u64 = 4;
@@ -17,16 +18,45 @@ const ROUNDS: u64 = 4;
 /// Virtual time in which a cluster forms, and in which it is well again after the last fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Longest pause between two events of the simulation.
-const TICK: Duration = Duration::from_millis(1);
+/// Longer than any cut, and than any process is away.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// In runs in which something takes longer than this.
+const SHORT_GRACE: Duration = Duration::from_secs(8);
+
+/// How long a process is waited for to write something.
+const WRITES_WITHIN: Duration = Duration::from_millis(300);
+
+/// How old what a process said of itself may be, so that it still counts.
+const REPORT_AGE: Duration = Duration::from_millis(200);
+
+/// What was done to a cluster.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    faults: u64,
+    crashes: u64,
+    stops: u64,
+    leaves: u64,
+    goodbyes: u64,
+    twins: u64,
+    /// Cuts and stops for longer than a node that is lost may come back.
+    long: u64,
+    /// How often a process missed what a peer had forgotten.
+    resets: u64,
+    /// Loads that served another node.
+    shared: u64,
+}
 
 /// What a run came to.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     tally: Tally,
+    done: Done,
     /// Promises that were broken, the first few.
     pub(crate) complaints: Vec<String>,
-    /// How many packets were sent, and a fingerprint of when, and of their lengths.
+    /// What was done.
+    pub(crate) events: Vec<String>,
+    /// How many packets were sent, and a fingerprint of them.
     trace: (u64, u64),
     /// Virtual time from the end of all faults until all nodes were sound and agreed, in milliseconds.
     settled_ms: u64,
@@ -35,72 +65,101 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Its figures, one line.
     pub(crate) fn figures(&self) -> String {
-        let Tally { hits, stale, loads, writes, crashes, faults } = self.tally;
+        let Tally { hits, stale, loads, writes, held, orphans, strange } = self.tally;
+        let Done { faults, crashes, stops, leaves, goodbyes, twins, long, resets, shared } = self.done;
         let ((packets, fingerprint), settled_ms) = (self.trace, self.settled_ms);
         format!(
-            "hits={hits} stale={stale} loads={loads} writes={writes} crashes={crashes} faults={faults} \
-             settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
+            "hits={hits} stale={stale} loads={loads} writes={writes} held={held} orphans={orphans} strange={strange} \
+             faults={faults} crashes={crashes} stops={stops} leaves={leaves} goodbyes={goodbyes} twins={twins} \
+             long={long} resets={resets} \
+             shared={shared} settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
         )
     }
+}
+
+/// What is to happen.
+#[derive(Debug)]
+enum Due {
+    /// A write of a dead process lands, or never will.
+    Lands { write: u64, lands: bool },
+    /// A node's process starts, if it has none, or though it has one.
+    Starts { node: usize, beside: bool },
+    /// A process that has given way ends.
+    Ends { number: u64 },
+}
+
+/// Who is heard, when one is cut off from others.
+#[derive(Clone, Copy, Debug)]
+enum Heard {
+    None,
+    /// It hears them, and they do not hear it.
+    Others,
+    /// They hear it, and it does not hear them.
+    Itself,
 }
 
 pub(crate) struct Story {
     sim: Sim<'static>,
     chance: Chance,
-    names: Vec<String>,
     world: Arc<World>,
-    /// Hosts that are down, and when each is back.
-    down: Vec<(usize, Duration)>,
-    /// Writes of dead processes, and when each lands, if it does.
-    landing: Vec<(u64, Duration, bool)>,
+    machines: Machines,
+    due: Vec<(Duration, Due)>,
+    /// Processes that were found to give way.
+    going: Vec<u64>,
+    long: bool,
+    only_kills: bool,
+    done: Done,
 }
 
 impl Story {
-    /// Starts the hosts. Each serves for so long what it is not sure of.
-    pub(crate) fn begin(seed: u64, serves_for: Duration) -> Self {
+    /// Starts the nodes. `change` changes how they are set up.
+    pub(crate) fn begin(seed: u64, change: impl FnOnce(&mut Setup)) -> Self {
         let mut chance = Chance::new(seed);
-        let names: Vec<String> = (0..chance.between(3, 4)).map(|number| format!("n{number}")).collect();
-        let world = Arc::new(World::new(seed, names.len()));
+        let long = chance.permille(250);
+        let grace = if long { SHORT_GRACE } else { GRACE };
+        let terms = Terms { bound: BOUND, horizon: HORIZON, grace };
+        let mut setup = Setup {
+            serves_for: BOUND,
+            horizon: HORIZON,
+            grace,
+            doubts_ends: true,
+            remembers: if chance.permille(300) { chance.between(2, 8) } else { 65_536 },
+            shares_loads: chance.permille(300),
+            planted: None,
+            only_kills: false,
+        };
+        change(&mut setup);
+        let world = Arc::new(World::new(seed, terms));
+        let latency_ms = if chance.permille(700) { chance.between(2, 30) } else { chance.between(30, 150) };
         let mut builder = Builder::new();
         builder
             .rng_seed(seed)
-            .simulation_duration(Duration::from_secs(600))
+            .simulation_duration(Duration::from_secs(3_600))
             .tick_duration(TICK)
             .min_message_latency(Duration::from_micros(500))
-            .max_message_latency(Duration::from_millis(chance.between(2, 30)))
+            .max_message_latency(Duration::from_millis(latency_ms))
             .udp_capacity(65_536);
         let mut sim = builder.build();
-        let identities = identities(CLUSTER, &names, &mut chance);
-        let addresses: Vec<_> = names.iter().map(|name| sim.lookup(name.as_str())).collect();
-        let seeds: Vec<String> =
-            addresses.iter().take(2).map(|address| format!("{address}:{PORT}")).collect();
-        for (number, (name, identity)) in names.iter().zip(identities).enumerate() {
-            let host = Host {
-                number,
-                name: name.clone(),
-                identity,
-                seeds: seeds.clone(),
-                seed: mix(seed ^ (1 + number as u64)),
-                world: world.clone(),
-                serves_for,
-            };
-            let lives = AtomicU64::new(0);
-            sim.host(name.as_str(), move || {
-                let life = lives.fetch_add(1, Ordering::Relaxed);
-                Host { seed: mix(host.seed ^ life), ..host.clone() }.run()
-            });
+        let nodes = chance.between(3, 4) as usize;
+        let mut machines = Machines::new(&mut sim, &mut chance, nodes, (seed, setup, world.clone()));
+        for node in 0..nodes {
+            machines.start(&mut sim, node, node);
         }
-        Self { sim, chance, names, world, down: Vec::new(), landing: Vec::new() }
+        let (due, going, done) = (Vec::new(), Vec::new(), Done::default());
+        Self { sim, chance, world, machines, due, going, long, only_kills: setup.only_kills, done }
     }
 
     /// Lives through it.
     pub(crate) fn end(mut self) -> Outcome {
-        self.until("formed", |_| true);
-        for _ in 0..ROUNDS {
+        self.until("formed", |_, _| true);
+        for round in 0..ROUNDS {
             for _ in 0..self.chance.between(1, 3) {
                 self.fault();
                 let lasts = self.chance.between(100, 1_500);
                 self.pass(Duration::from_millis(lasts));
+            }
+            if self.long && !self.only_kills && round % 2 == 0 {
+                self.long_fault();
             }
             let lasts = self.chance.between(0, 2_500);
             self.pass(Duration::from_millis(lasts));
@@ -109,33 +168,44 @@ impl Story {
             self.pass(Duration::from_millis(sound));
         }
         // Whoever is down comes back, and what may still land does.
-        while !self.down.is_empty() || !self.landing.is_empty() {
+        while !self.due.is_empty() {
             self.pass(TICK);
         }
-        self.world.record().quiet = true;
         let healed = self.sim.elapsed();
+        self.until("sound", |_, _| true);
+        // What nobody has to know yet, everybody has to from now on.
         let world = self.world.clone();
-        self.until("sound and of one mind", |values| {
-            let record = world.record();
-            record.is_settled() && (0..).zip(values).all(|(key, version)| *version == record.newest(key))
-        });
+        self.until("told of everything", |_, _| world.record().is_settled());
+        self.world.record().quiet = true;
+        let world = self.world.clone();
+        self.until("of one mind", |values, newest| values == newest && world.record().is_settled());
         let settled_ms = (self.sim.elapsed() - healed).as_millis() as u64;
         let record = self.world.record();
-        let trace = self.world.weather.lock().expect("nothing panics while it is locked").trace();
-        Outcome { tally: record.tally, complaints: record.complaints.clone(), trace, settled_ms }
+        let (tally, complaints) = (record.tally, record.complaints.clone());
+        for report in self.world.reports().values() {
+            (self.done.resets, self.done.shared) =
+                (self.done.resets + report.resets, self.done.shared + report.shared);
+        }
+        drop(record);
+        let trace = self.world.weather().trace();
+        Outcome { tally, done: self.done, complaints, events: self.world.events(), trace, settled_ms }
     }
 
-    /// Lets time pass until all hosts are sound, and what their caches hold passes.
-    fn until(&mut self, what: &str, passes: impl Fn(&[u64]) -> bool) {
+    /// Lets time pass until all nodes are sound, no write is under way, and what their caches hold passes, beside the
+    /// newest.
+    fn until(&mut self, what: &str, passes: impl Fn(&[u64], &[u64]) -> bool) {
         let begin = self.sim.elapsed();
-        self.world.reports().iter_mut().for_each(|report| report.sound = false);
         loop {
             self.pass(TICK);
-            let reports = self.world.reports();
-            if reports.iter().all(|report| report.sound && passes(&report.values)) {
-                return;
+            let now = self.sim.elapsed();
+            if self.machines.all_well(begin.max(now.saturating_sub(REPORT_AGE))) {
+                let newest = self.world.record().all_newest();
+                if self.world.reports().values().all(|report| passes(&report.values, &newest)) {
+                    return;
+                }
             }
-            if self.sim.elapsed() - begin > PATIENCE {
+            if now - begin > PATIENCE {
+                let reports = self.world.reports().values().cloned().collect::<Vec<_>>();
                 let states: Vec<&str> = reports.iter().map(|report| report.doubts.as_str()).collect();
                 let complaint = format!("not {what} within {PATIENCE:?}: {states:?}");
                 return self.world.record().complain(complaint);
@@ -148,66 +218,237 @@ impl Story {
         while self.sim.elapsed() < end {
             self.sim.step().expect("no host ends by itself");
             let now = self.sim.elapsed();
-            for (write, _, lands) in self.landing.extract_if(.., |(_, at, _)| *at <= now) {
-                self.world.record().lands(write, lands, now);
-            }
-            for (host, _) in self.down.extract_if(.., |(_, at)| *at <= now) {
-                self.sim.bounce(self.names[host].as_str());
+            let first = self.chance.below(1 + self.machines.nodes() as u64) as usize;
+            self.machines.run(first, now);
+            let due: Vec<_> = self.due.extract_if(.., |(at, _)| *at <= now).collect();
+            due.into_iter().for_each(|(_, due)| self.happens(due, now));
+            if now.as_millis() % REPORT.as_millis() == 0 {
+                self.look(now);
             }
         }
     }
 
-    fn host(&mut self) -> usize {
-        self.chance.below(self.names.len() as u64) as usize
+    fn happens(&mut self, due: Due, now: Duration) {
+        match due {
+            Due::Lands { write, lands } => self.world.record().lands(write, lands, now),
+            Due::Starts { node, beside } => {
+                let runs = self.machines.running().any(|(_, who)| who.node == node);
+                // It goes where it was, if it can.
+                if let Some(at) = self.machines.free().filter(|_| beside || !runs) {
+                    let number = self.machines.start(&mut self.sim, node, at);
+                    self.note(format!("process {number} of n{node} starts on {}", self.name(at)));
+                }
+            }
+            Due::Ends { number } => {
+                let runs = self.machines.running().find(|(_, who)| who.number == number);
+                if let Some((at, _)) = runs {
+                    self.kill(at);
+                }
+            }
+        }
+    }
+
+    /// Looks at what processes say of themselves.
+    fn look(&mut self, now: Duration) {
+        if self.machines.all_well(now.saturating_sub(REPORT_AGE)) {
+            let processes = self.machines.running().map(|(_, who)| who.number);
+            self.world.record().all_well(now, processes);
+        }
+        let ended = std::mem::take(&mut *self.world.ended());
+        for (number, end) in ended {
+            self.done.goodbyes += u64::from(end == End::Goodbye);
+            self.note(format!("process {number} has left: {end:?}"));
+            self.world.record().left(number);
+            self.happens(Due::Ends { number }, now);
+        }
+        let reports = self.world.reports().clone();
+        for (number, report) in reports {
+            if report.gives_way && !self.going.contains(&number) {
+                self.note(format!("process {number} gives way"));
+                self.machines.gives_way(number);
+                self.going.push(number);
+                let lingers = Duration::from_millis(self.chance.between(100, 6_000));
+                self.due.push((now + lingers, Due::Ends { number }));
+            }
+        }
+    }
+
+    /// One of the machines on which something runs, and its name.
+    fn any(&mut self) -> Option<(usize, String)> {
+        let running: Vec<usize> = self.machines.running().map(|(at, _)| at).collect();
+        let at = *running.get(self.chance.below(running.len().max(1) as u64) as usize)?;
+        Some((at, self.name(at)))
+    }
+
+    fn name(&self, at: usize) -> String {
+        self.machines.names().nth(at).expect("a machine").to_owned()
+    }
+
+    fn others(&self, at: usize) -> Vec<String> {
+        self.machines
+            .names()
+            .enumerate()
+            .filter(|(other, _)| *other != at)
+            .map(|(_, name)| name.to_owned())
+            .collect()
     }
 
     fn fault(&mut self) {
-        self.world.record().tally.faults += 1;
-        let one = self.host();
-        let other = (one + 1 + self.chance.below(self.names.len() as u64 - 1) as usize) % self.names.len();
-        let (from, to) = (self.names[one].clone(), self.names[other].clone());
-        match self.chance.below(8) {
-            0 => self.sim.partition(from, to),
-            1 => self.sim.partition_oneway(from, to),
-            2 => self.names.iter().filter(|name| **name != from).for_each(|name| {
-                self.sim.partition(from.as_str(), name.as_str());
-            }),
-            3 => self.names.iter().filter(|name| **name != from).for_each(|name| {
-                self.sim.partition_oneway(from.as_str(), name.as_str());
-            }),
-            4 => self.sim.hold(from, to),
-            5 => {
-                let mut weather = self.world.weather.lock().expect("nothing panics while it is locked");
-                weather.lost = [10, 100, 300][self.chance.below(3) as usize];
-                weather.doubled = self.chance.below(200);
+        let Some((one, from)) = self.any() else { return };
+        self.done.faults += 1;
+        let others = self.others(one);
+        let to = others[self.chance.below(others.len() as u64) as usize].clone();
+        let kind = self.chance.below(14);
+        match if self.only_kills { 7 } else { kind } {
+            0 => {
+                self.note(format!("{from} and {to} are cut off from each other"));
+                self.sim.partition(from, to);
             }
-            _ => self.kill(one),
+            1 => {
+                self.note(format!("{to} hears nothing from {from}"));
+                self.sim.partition_oneway(from, to);
+            }
+            2 => self.cut_off(&from, &others, Heard::None),
+            3 => self.cut_off(&from, &others, Heard::Others),
+            4 => self.cut_off(&from, &others, Heard::Itself),
+            5 => {
+                self.note(format!("what {from} and {to} send each other waits"));
+                self.sim.hold(from, to);
+            }
+            6 => {
+                let lost = [10, 100, 300][self.chance.below(3) as usize];
+                let doubled = self.chance.below(200);
+                self.note(format!("of 1,000 packets {lost} are lost and {doubled} doubled"));
+                let mut weather = self.world.weather();
+                (weather.lost, weather.doubled) = (lost, doubled);
+            }
+            7 | 8 => {
+                // Often while it writes.
+                let patience = if self.chance.permille(500) { WRITES_WITHIN } else { Duration::ZERO };
+                self.kill_writing(one, patience);
+            }
+            9 | 10 => {
+                let longest = if self.chance.permille(500) { 1_000 } else { 6_000 };
+                let lasts = self.chance.between(20, longest);
+                self.stop(one, lasts);
+            }
+            11 => {
+                self.done.leaves += 1;
+                self.note(format!("the process on {from} is told to leave"));
+                self.machines.leave(one);
+            }
+            12 => {
+                // Somebody takes it for dead.
+                let lasts = self.chance.between(500, 8_000);
+                self.stop(one, lasts);
+                self.twin(one);
+            }
+            _ => self.twin(one),
         }
+    }
+
+    /// Something that lasts for longer than a lost node may take to come back.
+    fn long_fault(&mut self) {
+        let Some((one, from)) = self.any() else { return };
+        (self.done.faults, self.done.long) = (self.done.faults + 1, self.done.long + 1);
+        let others = self.others(one);
+        let grace = SHORT_GRACE.as_millis() as u64;
+        let lasts = self.chance.between(grace + 500, 2 * grace);
+        match self.chance.below(4) {
+            0 => self.cut_off(&from, &others, Heard::None),
+            1 => self.cut_off(&from, &others, Heard::Others),
+            2 => {
+                let (mut ones, others): (Vec<_>, Vec<_>) =
+                    others.into_iter().partition(|_| self.chance.permille(400));
+                ones.push(from);
+                ones.iter().for_each(|one| self.cut_off(one, &others, Heard::None));
+            }
+            _ => self.stop(one, lasts),
+        }
+        self.pass(Duration::from_millis(lasts));
+    }
+
+    fn note(&self, event: impl Into<String>) {
+        self.world.note(self.sim.elapsed(), event);
+    }
+
+    fn cut_off(&self, one: &str, others: &[String], heard: Heard) {
+        let list = others.join(", ");
+        match heard {
+            Heard::None => self.note(format!("{one} is cut off from {list}")),
+            Heard::Others => self.note(format!("{list} hear nothing from {one}")),
+            Heard::Itself => self.note(format!("{one} hears nothing from {list}")),
+        }
+        for other in others {
+            match heard {
+                Heard::None => self.sim.partition(one, other.as_str()),
+                Heard::Others => self.sim.partition_oneway(one, other.as_str()),
+                Heard::Itself => self.sim.partition_oneway(other.as_str(), one),
+            }
+        }
+    }
+
+    fn stop(&mut self, at: usize, lasts_ms: u64) {
+        self.done.stops += 1;
+        self.note(format!("the process on {} is stopped for {lasts_ms} ms", self.name(at)));
+        self.machines.stop(at, self.sim.elapsed() + Duration::from_millis(lasts_ms));
+    }
+
+    /// Another process is started under the id of a node that has one.
+    fn twin(&mut self, at: usize) {
+        let starts = self.due.iter().filter(|(_, due)| matches!(due, Due::Starts { .. })).count();
+        let who = self.machines.running().find(|(machine, _)| *machine == at);
+        let Some((_, who)) =
+            who.filter(|_| self.machines.running().count() + starts == self.machines.nodes())
+        else {
+            return;
+        };
+        self.done.twins += 1;
+        let after = Duration::from_millis(self.chance.between(0, 2_000));
+        self.due.push((self.sim.elapsed() + after, Due::Starts { node: who.node, beside: true }));
+    }
+
+    /// Kills a process as soon as a write of its is under way, or has not been for long enough.
+    fn kill_writing(&mut self, at: usize, patience: Duration) {
+        let end = self.sim.elapsed() + patience;
+        while self.sim.elapsed() < end {
+            let who = self.machines.running().find(|(machine, _)| *machine == at);
+            if who.is_none_or(|(_, who)| self.world.record().writes(who.number)) {
+                break;
+            }
+            self.pass(TICK);
+        }
+        self.done.crashes += 1;
+        self.kill(at);
     }
 
     /// A process ends without a word. What it had asked for may still land.
-    fn kill(&mut self, host: usize) {
-        if self.down.iter().any(|(down, _)| *down == host) {
-            return;
-        }
+    fn kill(&mut self, at: usize) {
+        let Some((who, under_way)) = self.machines.kill(&mut self.sim, at) else { return };
+        self.note(format!("process {} of n{} on {} ends", who.number, who.node, self.name(at)));
         let now = self.sim.elapsed();
-        self.sim.crash(self.names[host].as_str());
-        self.world.reports()[host].sound = false;
-        let under_way = self.world.record().died(host, now);
         for write in under_way {
-            let lands_after = Duration::from_millis(self.chance.below(HORIZON.as_millis() as u64));
-            let lands = self.chance.permille(600);
-            self.landing.push((write, now + lands_after, lands));
+            // In a hunt as late as it may: the next process is there by then.
+            let earliest = if self.only_kills { 900 } else { 0 };
+            let lands_after = HORIZON.mul_f64(self.chance.between(earliest, 999) as f64 / 1_000.0);
+            let lands = self.only_kills || self.chance.permille(600);
+            self.due.push((now + lands_after, Due::Lands { write, lands }));
         }
-        let longest = if self.chance.permille(500) { 200 } else { 6_000 };
-        let back_after = self.chance.between(20, longest);
-        self.down.push((host, now + Duration::from_millis(back_after)));
+        let starts = |due: &Due| matches!(due, Due::Starts { node, .. } if *node == who.node);
+        let lives = self.machines.running().any(|(_, other)| other.node == who.node);
+        if !lives && !self.due.iter().any(|(_, due)| starts(due)) {
+            let longest = if self.only_kills || self.chance.permille(500) { 200 } else { 6_000 };
+            let back_after = Duration::from_millis(self.chance.between(20, longest));
+            self.due.push((now + back_after, Due::Starts { node: who.node, beside: false }));
+        }
     }
 
     fn heal(&mut self) {
-        self.world.weather.lock().expect("nothing panics while it is locked").fair();
-        for (one, name) in self.names.iter().enumerate() {
-            for other in &self.names[..one] {
+        self.note("nothing is cut any more");
+        self.world.weather().fair();
+        let names: Vec<String> = self.machines.names().map(str::to_owned).collect();
+        for (one, name) in names.iter().enumerate() {
+            for other in &names[..one] {
                 self.sim.release(name.as_str(), other.as_str());
                 self.sim.repair(name.as_str(), other.as_str());
             }

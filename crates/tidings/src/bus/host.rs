@@ -23,6 +23,11 @@ impl Bus {
         self.former.load(Ordering::Acquire)
     }
 
+    /// Whether another process has this node's place, and nothing that was done here is followed: it takes no part.
+    fn is_aside(&self) -> bool {
+        self.conflict.borrow().is_some() && !self.is_former()
+    }
+
     /// Its own life is over, and not to be followed: peers give it up, with a floor.
     pub(crate) fn ends_unfollowed(&self) {
         self.former.store(false, Ordering::Release);
@@ -81,6 +86,10 @@ impl Host for Face {
         self.is_former()
     }
 
+    fn takes_part(&self) -> bool {
+        !self.is_aside()
+    }
+
     fn admit(&self, hello: &Hello) -> Result<(), Refusal> {
         if self.is_former() {
             if let Some(newest) = self.coherence.crowded(hello) {
@@ -93,7 +102,7 @@ impl Host for Face {
         if hello.node == self.node {
             return Err(Refusal::DuplicateNode { node: self.node.clone(), address: self.address() });
         }
-        if self.goodbye.borrow().is_some() {
+        if self.goodbye.borrow().is_some() || self.is_aside() {
             return Err(Refusal::Leaving);
         }
         // A life that has said goodbye is over.
@@ -168,6 +177,12 @@ impl Host for Face {
             self.former.store(true, Ordering::Release);
         }
         self.conflict.send_replace(Some(conflict));
+        if self.is_aside()
+            && let Some(transport) = self.transport()
+        {
+            // Whoever has let it in meanwhile takes it for the holder.
+            transport.close_links(CloseCode::Ended, "displaced");
+        }
     }
 
     fn session(&self, link: Arc<Link>) -> SessionFuture {
@@ -175,6 +190,9 @@ impl Host for Face {
         Box::pin(async move {
             if link.presented() != bus.origin().incarnation {
                 return link.close(CloseCode::Ended, "renumbered");
+            }
+            if bus.is_aside() {
+                return link.close(CloseCode::Ended, "displaced");
             }
             let _session = bus.0.session_begins(link.peer());
             session::run(link, Arc::new(bus.clone())).await;
