@@ -1,0 +1,181 @@
+//! What a store of durable streams does: the one trait.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+
+use crate::call::{
+    ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
+    Outcome, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
+};
+use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
+use crate::event::{DeadLetter, Event, NewEvent, Published};
+use crate::id::{DeadLetterId, EventId};
+use crate::name::Name;
+use crate::settings::{Retention, Topic};
+
+/// A store of durable streams.
+///
+/// What is right is what the suite in `conformance` says; this says why, and how each call is done well with
+/// servers that are not here yet. In all of them an answer of `Ok` means that the store keeps it as durably as
+/// [`Driver::durability`] says. An error that is not about the request leaves it open whether it was done.
+///
+/// Delivery is **at least once**: an event is delivered to each group until one delivery of it is acknowledged, or it
+/// is a dead letter of that group. Who may see one twice is whoever crashed, or took longer than the topic's
+/// `min_idle_time`, before the acknowledgement was stored.
+///
+/// Ordered topics are kept by what each driver remembers beside the server's groups: who takes an event looks whether
+/// one of its key is open, and if so puts it back. In Redis that is a hash for each group in the receiving script; in
+/// NATS a topic is ordered as a whole (`max_ack_pending` 1) or by a subject and a consumer for each key.
+#[async_trait]
+pub trait Driver: Debug + Send + Sync + 'static {
+    /// What it is called: `embedded`, `redis`, `nats`.
+    fn name(&self) -> &'static str;
+
+    /// What an acknowledged write outlives.
+    fn durability(&self) -> Durability;
+
+    /// Appends events in their order, and makes the topic if there is none. Then applies its retention.
+    ///
+    /// An event with an idempotency key that was used within the topic's window is not stored again: the first id is
+    /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there.
+    ///
+    /// Redis: a script that does `SET NX PX` for each idempotency key and `XADD`, then `XTRIM MINID` below the lowest
+    /// unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits
+    /// of the stream ask no groups.
+    async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
+
+    /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
+    async fn topics(&self) -> Result<Vec<Name>, StoreError>;
+
+    /// What a topic holds. `None`: there is none.
+    async fn topic(&self, topic: &Topic) -> Result<Option<TopicInfo>, StoreError>;
+
+    /// A page of a topic's events.
+    ///
+    /// Redis: `XRANGE` and `XREVRANGE`. NATS: direct get by sequence, with `allow_direct`.
+    async fn read(&self, topic: &Topic, page: &Page) -> Result<EventPage, StoreError>;
+
+    /// One event. `None`: there is none, or none any more.
+    async fn event(&self, topic: &Topic, id: EventId) -> Result<Option<Event>, StoreError>;
+
+    /// Removes the oldest events by limits, which need not be the topic's own.
+    ///
+    /// Redis: `XTRIM MINID`, which itself does not spare what is pending. NATS: `purge` up to a sequence, below the
+    /// lowest ack floor.
+    async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError>;
+
+    /// Makes a group. `false`: it is there already, and stays as it is.
+    ///
+    /// Redis: `XGROUP CREATE` with `MKSTREAM`, where `BUSYGROUP` is `false`. NATS: a durable pull consumer with
+    /// explicit acknowledgement, a `deliver_policy` by start, `max_deliver` -1 and a single `filter_subject`.
+    async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError>;
+
+    /// Removes a group with all that it has not settled. `false`: there is none.
+    async fn remove_group(&self, topic: &Topic, group: &Name) -> Result<bool, StoreError>;
+
+    /// The groups of a topic, by name.
+    async fn groups(&self, topic: &Topic) -> Result<Vec<GroupInfo>, StoreError>;
+
+    /// Takes up to `max` events for a consumer: first what is due again, then what is new. Every delivery is stored
+    /// as one more attempt before it is answered, so that an event that ends its process is counted. What was
+    /// delivered `max_deliveries` times and not settled in time becomes a dead letter.
+    ///
+    /// Waits for the first event only, as long as `wait` says, or until `stop`. A paused group yields nothing.
+    ///
+    /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
+    /// `stop` instead, which loses nothing.
+    ///
+    /// Redis: a script that takes what is due from a sorted set of ours, `XAUTOCLAIM`, `XPENDING` for the counts, and
+    /// buries what is spent; then `XREADGROUP` with `BLOCK`, on a connection of its own. NATS: a pull with `expires`,
+    /// whose messages count their deliveries.
+    async fn receive(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ReceiveRequest,
+    ) -> Result<Vec<Delivered>, GroupError>;
+
+    /// Settles deliveries, each by itself, and answers in their order.
+    ///
+    /// Redis: scripts that compare the attempt with `XPENDING` first. Acknowledging is `XACK`, failing puts the due
+    /// moment into the sorted set or does `XADD` to the dead letters and `XACK` at once (a hash tag keeps both keys
+    /// together), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is
+    /// awaited; a negative one with a delay; or a publish to the dead letters with `Nats-Msg-Id`
+    /// `stream:sequence:group`, awaited, and then `TERM`; `+WPI` to extend.
+    async fn settle(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Outcome>, GroupError>;
+
+    /// What a group has taken and not settled, by id, after a cursor.
+    ///
+    /// Redis: `XPENDING` with a range, and the sorted set. NATS: the consumer's state has counts only; what it has
+    /// not is kept in a bucket of ours.
+    async fn pending(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        after: Option<EventId>,
+        limit: usize,
+    ) -> Result<Vec<Pending>, GroupError>;
+
+    /// Takes over deliveries that nobody has done anything about for `min_idle`: one more attempt each. What is spent
+    /// becomes a dead letter instead.
+    ///
+    /// Redis: `XCLAIM` with `MIN-IDLE-TIME`. NATS cannot: what is idle comes back by `ack_wait`, and the answer is
+    /// [`StoreError::Unsupported`].
+    async fn claim(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ClaimRequest,
+    ) -> Result<Vec<Delivered>, GroupError>;
+
+    /// Stops a group from taking events, or lets it go on. What is under way can be settled all the same.
+    ///
+    /// Redis: a flag of ours that the receiving script reads. NATS: `pause_until`, from server 2.11 on; before, a flag.
+    async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError>;
+
+    /// Makes a group go on from elsewhere. Everything that it has taken is forgotten: those deliveries are stale.
+    /// With `preview` says what would be, and does nothing.
+    ///
+    /// Redis: `XGROUP SETID`, and `XACK` of what is pending. NATS: the consumer is made anew with another policy.
+    async fn seek(&self, topic: &Topic, group: &Name, to: Start, preview: bool)
+    -> Result<Sought, GroupError>;
+
+    /// Dead letters, newest first.
+    ///
+    /// Both: a stream of its own for dead letters, with `XREVRANGE` or direct get.
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<DeadLetters, StoreError>;
+
+    /// One dead letter. `None`: there is none, or none any more.
+    async fn dead_letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError>;
+
+    /// How many dead letters there are.
+    async fn dead_letter_count(&self) -> Result<u64, StoreError>;
+
+    /// Publishes a dead letter to its topic again, for its group alone, and removes it, as one step. The event gets a
+    /// new id and no attempts.
+    ///
+    /// Redis: a script, `XADD` and `XDEL`. NATS: publish with `Nats-Msg-Id` of the dead letter, await, delete the
+    /// message. Groups other than the one that is named in the event acknowledge it unseen.
+    async fn retry(&self, id: DeadLetterId) -> Result<EventId, DeadLetterError>;
+
+    /// Removes dead letters. How many there were.
+    async fn purge(&self, ids: &[DeadLetterId]) -> Result<u64, StoreError>;
+
+    /// Looks at all that is stored, and names what cannot be read.
+    ///
+    /// With servers there is nothing to do but to ask whether they answer: an empty report.
+    async fn verify(&self) -> Result<Report, StoreError>;
+
+    /// What is to be done for a topic from time to time, whether or not anybody asks: retention, dead letters of
+    /// what nobody settled, forgetting of idempotency keys.
+    async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError>;
+
+    /// Stores what is left and ends. Everything that comes later is [`StoreError::Closed`].
+    async fn close(&self) -> Result<(), StoreError>;
+}

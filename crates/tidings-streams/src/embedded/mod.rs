@@ -1,0 +1,383 @@
+//! The embedded driver: events on this machine's disk. See the crate's documentation for what it promises.
+//!
+//! One thread has the store. It takes what is asked for, as much as is there, does it in memory, writes and syncs once,
+//! and only then answers: the more is asked for at a time, the less each one pays for the disk. No file is touched on a
+//! worker of the runtime.
+
+mod dead;
+mod dirname;
+mod frame;
+mod groups;
+mod journal;
+mod keys;
+mod log;
+mod look;
+mod moment;
+mod publish;
+mod ranges;
+mod record;
+mod replay;
+mod store;
+mod thread;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use self::look::Verifying;
+use self::publish::TRIMMED_BY_MAINTENANCE;
+use self::thread::Handle;
+use crate::call::{
+    ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
+    Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo,
+    TrimMode, Trimmed,
+};
+use crate::driver::Driver;
+use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
+use crate::event::{DeadLetter, Event, NewEvent, Published};
+use crate::id::{DeadLetterId, EventId, Timestamp};
+use crate::name::Name;
+use crate::settings::{Retention, Topic, WAIT_MAX};
+
+/// What tells the moment. Where it goes back the store's moment does not, and passes half as fast until the clock has
+/// caught up with it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// How a store is kept.
+#[derive(Clone)]
+pub struct Config {
+    /// [`Durability::Sync`], the default, or [`Durability::Relaxed`].
+    pub durability: Durability,
+    /// By default the system's.
+    pub clock: Clock,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { durability: Durability::Sync, clock: Arc::new(Timestamp::now) }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config").field("durability", &self.durability).finish_non_exhaustive()
+    }
+}
+
+/// The store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it, or another part of this one. It is free when that one ends, however it does.
+    #[error("the store in {0} is in use")]
+    InUse(PathBuf),
+    /// The directory or what is in it cannot be read or written.
+    #[error("cannot open the store")]
+    Io(#[from] std::io::Error),
+    /// What a crash left between two files cannot be put right.
+    #[error("cannot open the store")]
+    Store(#[from] StoreError),
+}
+
+/// A store on this machine's disk, in a directory of its own.
+///
+/// Dropped without being closed, it writes what it was asked to and waits for that.
+#[derive(Debug)]
+pub struct Embedded {
+    handle: Handle,
+    durability: Durability,
+    /// Who waits for something to become available, by topic.
+    wakers: Arc<Wakers>,
+}
+
+#[derive(Debug, Default)]
+struct Wakers(Mutex<HashMap<Name, Arc<Notify>>>);
+
+impl Wakers {
+    fn of(&self, topic: &Name) -> Arc<Notify> {
+        Arc::clone(self.0.lock().entry(topic.clone()).or_default())
+    }
+
+    /// Forgets a topic that nobody else waits for: one that is not there may be asked about under any name.
+    fn forget(&self, topic: &Name, waker: Arc<Notify>) {
+        let mut wakers = self.0.lock();
+        drop(waker);
+        if wakers.get(topic).is_some_and(|waker| Arc::strong_count(waker) == 1) {
+            wakers.remove(topic);
+        }
+    }
+
+    fn wake(&self, topic: &Name) {
+        if let Some(waker) = self.0.lock().get(topic) {
+            waker.notify_waiters();
+        }
+    }
+}
+
+impl Embedded {
+    /// Opens the store in a directory, or makes one. What was damaged is skipped, said in the log, and named by
+    /// [`Driver::verify`].
+    ///
+    /// Reads files on a blocking thread. If the call is dropped, so is the store, once it was opened.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub async fn open(path: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
+        let wakers = Arc::<Wakers>::default();
+        let durability = config.durability;
+        let handle = Handle::open(path.as_ref().to_owned(), config, Arc::clone(&wakers)).await?;
+        Ok(Self { handle, durability, wakers })
+    }
+
+    async fn receive_or_wait(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ReceiveRequest,
+        waker: &Notify,
+    ) -> Result<Vec<Delivered>, GroupError> {
+        let deadline = Instant::now() + request.wait.min(WAIT_MAX);
+        loop {
+            // Whoever publishes after this wakes it, however late it comes to wait.
+            let woken = waker.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let (topic, group, consumer, max) =
+                (topic.clone(), group.clone(), request.consumer.clone(), request.max);
+            let random = rand::random();
+            let received = self
+                .handle
+                .call(move |store| {
+                    let received = store.receive(&topic, &group, &consumer, max, random)?;
+                    let now = store.now();
+                    Ok::<_, GroupError>((received, now))
+                })
+                .await?;
+            let (received, now) = received?;
+            if !received.deliveries.is_empty() || request.max == 0 {
+                return Ok(received.deliveries);
+            }
+            if received.more && !request.stop.is_cancelled() {
+                continue;
+            }
+            let due = received.due.map(|due| Instant::now() + due.since(now).max(DUE_LEAST));
+            let until = due.map_or(deadline, |due| due.min(deadline));
+            tokio::select! {
+                () = woken => {}
+                () = request.stop.cancelled() => return Ok(Vec::new()),
+                () = tokio::time::sleep_until(until) => {
+                    if until == deadline {
+                        return Ok(Vec::new());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for Embedded {
+    fn name(&self) -> &'static str {
+        "embedded"
+    }
+
+    fn durability(&self) -> Durability {
+        self.durability
+    }
+
+    async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
+        let topic = topic.clone();
+        self.handle.call(move |store| store.publish(&topic, events)).await?
+    }
+
+    async fn topics(&self) -> Result<Vec<Name>, StoreError> {
+        self.handle.call(|store| store.topics.keys().cloned().collect()).await
+    }
+
+    async fn topic(&self, topic: &Topic) -> Result<Option<TopicInfo>, StoreError> {
+        let name = topic.name.clone();
+        self.handle.call(move |store| store.info(&name)).await
+    }
+
+    async fn read(&self, topic: &Topic, page: &Page) -> Result<EventPage, StoreError> {
+        let (name, page) = (topic.name.clone(), page.clone());
+        self.handle.call(move |store| store.read(&name, &page)).await?
+    }
+
+    async fn event(&self, topic: &Topic, id: EventId) -> Result<Option<Event>, StoreError> {
+        if id.minor() != 0 {
+            return Ok(None);
+        }
+        let name = topic.name.clone();
+        let read = move |store: &mut store::Store| match store.topics.get_mut(&name) {
+            Some(stored) => stored.event(id.major()),
+            None => Ok(None),
+        };
+        self.handle.call(read).await?
+    }
+
+    async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError> {
+        let (topic, limits) = (topic.clone(), limits.clone());
+        self.handle.call(move |store| store.trim(&topic, &limits, mode)).await?
+    }
+
+    async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        self.handle.call(move |store| store.create_group(&topic, &group, start)).await?
+    }
+
+    async fn remove_group(&self, topic: &Topic, group: &Name) -> Result<bool, StoreError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        self.handle.call(move |store| store.remove_group(&topic, &group)).await
+    }
+
+    async fn groups(&self, topic: &Topic) -> Result<Vec<GroupInfo>, StoreError> {
+        let topic = topic.clone();
+        self.handle.call(move |store| store.group_infos(&topic)).await?
+    }
+
+    async fn receive(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ReceiveRequest,
+    ) -> Result<Vec<Delivered>, GroupError> {
+        let waker = self.wakers.of(&topic.name);
+        let received = self.receive_or_wait(topic, group, request, &waker).await;
+        if received.is_err() {
+            self.wakers.forget(&topic.name, waker);
+        }
+        received
+    }
+
+    async fn settle(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        settlements: Vec<Settlement>,
+    ) -> Result<Vec<Outcome>, GroupError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        let random = rand::random();
+        let settle = move |store: &mut store::Store| {
+            settlements.iter().map(|one| store.settle(&topic, &group, one, random)).collect()
+        };
+        self.handle.call(settle).await?
+    }
+
+    async fn pending(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        after: Option<EventId>,
+        limit: usize,
+    ) -> Result<Vec<Pending>, GroupError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        let limit = limit.min(PAGE_EVENTS_MAX);
+        self.handle.call(move |store| store.pending(&topic, &group, after, limit)).await?
+    }
+
+    async fn claim(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        request: ClaimRequest,
+    ) -> Result<Vec<Delivered>, GroupError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        let random = rand::random();
+        self.handle.call(move |store| store.claim(&topic, &group, &request, random)).await?
+    }
+
+    async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        self.handle.call(move |store| store.set_paused(&topic, &group, paused)).await?
+    }
+
+    async fn seek(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        to: Start,
+        preview: bool,
+    ) -> Result<Sought, GroupError> {
+        let (topic, group) = (topic.clone(), group.clone());
+        self.handle.call(move |store| store.seek(&topic, &group, to, preview)).await?
+    }
+
+    async fn dead_letters(&self, page: &DeadLetterPage) -> Result<DeadLetters, StoreError> {
+        let page = page.clone();
+        self.handle.call(move |store| store.dead_letters(&page)).await?
+    }
+
+    async fn dead_letter(&self, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
+        self.handle.call(move |store| store.dead_letter(id)).await?
+    }
+
+    async fn dead_letter_count(&self) -> Result<u64, StoreError> {
+        self.handle.call(|store| store.dead_letter_count()).await
+    }
+
+    async fn retry(&self, id: DeadLetterId) -> Result<EventId, DeadLetterError> {
+        self.handle.call(move |store| store.retry(id)).await?
+    }
+
+    async fn purge(&self, ids: &[DeadLetterId]) -> Result<u64, StoreError> {
+        let ids = ids.to_vec();
+        self.handle.call(move |store| store.purge(&ids)).await
+    }
+
+    async fn verify(&self) -> Result<Report, StoreError> {
+        let mut so_far = Verifying::default();
+        loop {
+            let (further, done) = self.handle.call(move |store| store.verify(so_far)).await??;
+            so_far = further;
+            if done {
+                return Ok(so_far.report);
+            }
+        }
+    }
+
+    async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError> {
+        let topic = topic.clone();
+        let random = rand::random();
+        let maintain = move |store: &mut store::Store| {
+            let buried = store.bury_all_spent(&topic, random)?;
+            let trimmed = store.retain(&topic, TRIMMED_BY_MAINTENANCE)?;
+            store.note_floor(&topic.name);
+            store.forget_keys(&topic);
+            Ok(Maintained { trimmed, buried })
+        };
+        self.handle.call(maintain).await?
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.handle.close().await
+    }
+}
+
+/// Shortest wait for what is due: a clock that stands still must not make a waiter spin.
+const DUE_LEAST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::TopicSettings;
+
+    #[tokio::test]
+    async fn names_that_are_not_there_are_not_remembered() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Embedded::open(home.path(), Config::default()).await.unwrap();
+        let topic = Topic { name: Name::new("nowhere").unwrap(), settings: TopicSettings::default().into() };
+        let (stop, wait) = (tokio_util::sync::CancellationToken::new(), Duration::ZERO);
+        let request = ReceiveRequest { consumer: topic.name.clone(), max: 1, wait, stop };
+        let refused = store.receive(&topic, &topic.name, request).await;
+        assert!(matches!(refused, Err(GroupError::Unknown)), "{refused:?}");
+        assert!(store.wakers.0.lock().is_empty());
+        store.close().await.unwrap();
+    }
+}

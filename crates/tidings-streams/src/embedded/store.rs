@@ -1,0 +1,370 @@
+//! The store as its thread has it: all state, all files, one change after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dirname;
+use super::journal::{Change, Journal, OPEN_PER_FRAME};
+use super::keys::Keys;
+use super::log::{Log, sync_directory};
+use super::moment::Moment;
+use super::ranges::Ranges;
+use super::replay::{self, Replayed};
+use super::{Clock, Config, OpenError};
+use crate::call::{Damage, Durability, Place};
+use crate::error::StoreError;
+use crate::id::Timestamp;
+use crate::ledger::{Ledger, Step};
+use crate::name::Name;
+
+/// A store that does not sync what it acknowledges syncs so often.
+const RELAXED_SYNC_EVERY: Duration = Duration::from_secs(1);
+
+/// The layout of the directory. Another one would lie beside it.
+const LAYOUT: &str = "v1";
+
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) log: Log,
+    /// Nothing below it is left.
+    pub(super) floor: u64,
+    /// The floor that the journal knows: files below it can be freed.
+    pub(super) noted: u64,
+    /// The moment of the event at the floor, if it was read already: the floor, and the moment.
+    pub(super) oldest: Option<(u64, Timestamp)>,
+    /// Of what is left.
+    pub(super) bytes: u64,
+    pub(super) last_time: Timestamp,
+    pub(super) groups: BTreeMap<Name, Group>,
+    /// Read from the log when the first key is asked about: only then the window is known.
+    pub(super) keys: Option<Keys>,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) ledger: Ledger,
+    pub(super) redeliveries: u64,
+}
+
+impl Group {
+    pub(super) fn new(ledger: Ledger) -> Self {
+        Self { ledger, redeliveries: 0 }
+    }
+}
+
+impl Stored {
+    /// The lowest number that a group needs; beyond everything without groups.
+    pub(super) fn lowest(&self) -> u64 {
+        self.groups.values().map(|group| group.ledger.lowest()).min().unwrap_or(u64::MAX)
+    }
+
+    /// How many events are left, those that cannot be read included.
+    pub(super) fn events(&self) -> u64 {
+        (self.log.last() + 1).saturating_sub(self.floor)
+    }
+}
+
+pub(super) struct Store {
+    root: PathBuf,
+    /// Held as long as the store is open.
+    _lock: File,
+    durability: Durability,
+    clock: Clock,
+    moment: Moment,
+    pub(super) topics: BTreeMap<Name, Stored>,
+    pub(super) dead: Log,
+    pub(super) removed: Ranges,
+    pub(super) journal: Journal,
+    epoch: u64,
+    failed: Option<StoreError>,
+    /// Topics where something may have become available.
+    woken: BTreeSet<Name>,
+    /// Topics with something to write or to free.
+    touched: BTreeSet<Name>,
+    /// What could not be read when the store was opened.
+    pub(super) found: Vec<Damage>,
+    synced: Timestamp,
+    unsynced: bool,
+}
+
+impl Store {
+    pub(super) fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
+        let root = path.join(LAYOUT);
+        std::fs::create_dir_all(root.join("topics"))?;
+        sync_directory(&root)?;
+        sync_directory(path)?;
+        let lock = lock(&root)?;
+        let mut replayed = Replayed::default();
+        let (journal, opened) = Journal::open(&root.join("journal"), |change| replayed.apply(change))?;
+        for name in dirname::listed(&root.join("topics"))? {
+            replayed.topics.entry(name).or_default();
+        }
+        let mut found = Vec::new();
+        let is_missing = opened.is_new && !replayed.topics.is_empty();
+        if opened.damaged > 0 || opened.is_cut || is_missing {
+            found.push(Damage { place: Place::Groups, ids: None, bytes: opened.damaged });
+        }
+        let mut topics = BTreeMap::new();
+        let mut retried = Vec::new();
+        for (name, topic) in replayed.topics {
+            let directory = root.join("topics").join(dirname::encode(&name));
+            let stored = replay::open_topic(&directory, topic, |dead| retried.push(dead))?;
+            topics.insert(name, stored);
+        }
+        let mut buried = Vec::new();
+        // What is known to have been retried was a dead letter, also where its log has lost it since.
+        let known = retried.iter().copied().max().unwrap_or(0).max(replayed.dead);
+        let dead = Log::open(&root.join("dead"), known + 1, |record| {
+            buried.extend(super::record::dead_header(record));
+        })?;
+        let topics_to_free = topics.keys().cloned().collect();
+        let seen = topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
+        let mut store = Self {
+            root,
+            _lock: lock,
+            durability: config.durability,
+            clock: Arc::clone(&config.clock),
+            moment: Moment::new(seen, (config.clock)()),
+            topics,
+            dead,
+            removed: replayed.removed,
+            journal,
+            epoch: replayed.epoch,
+            failed: None,
+            woken: BTreeSet::new(),
+            touched: topics_to_free,
+            found,
+            synced: Timestamp::default(),
+            unsynced: false,
+        };
+        // What one file says that another had no time to.
+        for header in buried {
+            let group = store.topics.get(&header.topic).and_then(|topic| topic.groups.get(&header.group));
+            let is_its = |group: &&Group| group.ledger.epoch() == header.epoch;
+            if group.filter(is_its).is_some_and(|group| group.ledger.open().contains_key(&header.event)) {
+                store.step(&header.topic, &header.group, Step::Settled { id: header.event });
+            }
+        }
+        for dead in retried {
+            store.remove_dead(dead);
+        }
+        for damage in &store.found {
+            tracing::warn!(
+                ?damage,
+                "a part of the store of streams cannot be read: what groups settled is delivered again"
+            );
+        }
+        if !store.found.is_empty() {
+            // Nothing is written behind what cannot be read.
+            store.renew_journal()?;
+        }
+        store.flush()?;
+        Ok(store)
+    }
+
+    /// The moment: never earlier than the last one, whatever the clock says.
+    pub(super) fn now(&mut self) -> Timestamp {
+        self.moment.pass((self.clock)())
+    }
+
+    pub(super) fn next_epoch(&mut self) -> u64 {
+        self.epoch += 1;
+        self.epoch
+    }
+
+    pub(super) fn failed(&self) -> Option<&StoreError> {
+        self.failed.as_ref()
+    }
+
+    pub(super) fn wake(&mut self, topic: &Name) {
+        if !self.woken.contains(topic) {
+            self.woken.insert(topic.clone());
+        }
+    }
+
+    /// Has a topic looked at when the next flush writes and frees.
+    pub(super) fn touch(&mut self, topic: &Name) {
+        if !self.touched.contains(topic) {
+            self.touched.insert(topic.clone());
+        }
+    }
+
+    pub(super) fn take_woken(&mut self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.woken)
+    }
+
+    /// A topic, made if there is none.
+    pub(super) fn topic_or_new(&mut self, name: &Name) -> Result<&mut Stored, StoreError> {
+        if !self.topics.contains_key(name) {
+            let directory = self.root.join("topics").join(dirname::encode(name));
+            let stored = replay::open_topic(&directory, replay::Topic::default(), |_| ())?;
+            self.topics.insert(name.clone(), stored);
+            // So that events of the beginning are missed if they are lost.
+            self.journal.append(&Change::Trimmed { topic: name.clone(), floor: 1 });
+            self.touch(name);
+        }
+        Ok(self.topics.get_mut(name).expect("it was put there"))
+    }
+
+    /// Changes a group, and notes that it did.
+    pub(super) fn step(&mut self, topic: &Name, group: &Name, step: Step) {
+        let found = self.topics.get_mut(topic).and_then(|stored| stored.groups.get_mut(group));
+        let Some(found) = found else { return };
+        found.ledger.apply(&step);
+        self.journal.append(&Change::Step { topic: topic.clone(), group: group.clone(), step });
+    }
+
+    /// Notes that a dead letter is no more. Whether there was one.
+    pub(super) fn remove_dead(&mut self, id: u64) -> bool {
+        let is_new = id <= self.dead.last() && self.removed.insert(id);
+        if is_new {
+            self.journal.append(&Change::Purged { first: id, last: id });
+        }
+        is_new
+    }
+
+    /// Writes what was done since the last time. Until it is written nobody is told.
+    ///
+    /// Events and dead letters come first: what the journal says about them has to be there.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        let flushed = self.flush_files();
+        if let Err(error) = &flushed {
+            tracing::error!(error = error as &dyn std::error::Error, "the store of streams failed");
+            self.failed = Some(error.clone());
+        }
+        flushed
+    }
+
+    fn flush_files(&mut self) -> Result<(), StoreError> {
+        let sync = self.durability == Durability::Sync;
+        self.unsynced |= self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty();
+        for name in &self.touched {
+            if let Some(topic) = self.topics.get_mut(name) {
+                topic.log.flush(sync)?;
+            }
+        }
+        self.dead.flush(sync)?;
+        self.journal.flush(sync)?;
+        if !sync && self.unsynced && self.moment.last().since(self.synced) >= RELAXED_SYNC_EVERY {
+            self.sync()?;
+        }
+        if self.journal.is_long() {
+            self.renew_journal()?;
+        }
+        self.free()
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        for topic in self.topics.values() {
+            topic.log.sync()?;
+        }
+        self.dead.sync()?;
+        self.journal.sync()?;
+        (self.synced, self.unsynced) = (self.moment.last(), false);
+        Ok(())
+    }
+
+    /// Frees files of what was trimmed and removed: only once that is written, and kept by the disk also where other
+    /// changes are not yet. What was freed and not known to be would look like damage.
+    fn free(&mut self) -> Result<(), StoreError> {
+        let dead = self.removed.first_missing(self.dead.first().max(1));
+        let noted = self.touched.iter().filter_map(|name| self.topics.get(name));
+        let frees =
+            self.dead.would_free(dead) || noted.into_iter().any(|topic| topic.log.would_free(topic.noted));
+        if frees && self.unsynced {
+            self.sync()?;
+        }
+        for name in std::mem::take(&mut self.touched) {
+            if let Some(topic) = self.topics.get_mut(&name) {
+                topic.log.drop_below(topic.noted)?;
+            }
+        }
+        self.dead.drop_below(dead)?;
+        Ok(())
+    }
+
+    /// Has the journal know where a topic begins.
+    pub(super) fn note_floor(&mut self, name: &Name) {
+        let Some(stored) = self.topics.get_mut(name) else { return };
+        if stored.noted < stored.floor {
+            stored.noted = stored.floor;
+            self.journal.append(&Change::Trimmed { topic: name.clone(), floor: stored.floor });
+            self.touch(name);
+        }
+    }
+
+    fn renew_journal(&mut self) -> Result<(), StoreError> {
+        // What was changed meanwhile is in the snapshot. Its events have to be on disk before it.
+        self.flush_logs_synced()?;
+        self.journal.flush(true)?;
+        let snapshot = snapshot(&self.topics, &self.removed, self.epoch, self.dead.last());
+        self.journal.renew(snapshot.into_iter())?;
+        Ok(())
+    }
+
+    fn flush_logs_synced(&mut self) -> Result<(), StoreError> {
+        for topic in self.topics.values_mut() {
+            topic.log.flush(true)?;
+            topic.log.sync()?;
+        }
+        self.dead.flush(true)?;
+        self.dead.sync()?;
+        Ok(())
+    }
+
+    /// Writes what is left, and how far everything had come: what is missing when it is opened again is damage.
+    pub(super) fn close(&mut self) -> Result<(), StoreError> {
+        let names: Vec<Name> = self.topics.keys().cloned().collect();
+        names.iter().for_each(|name| self.note_floor(name));
+        let lasts: Vec<Change> = self
+            .topics
+            .iter()
+            .map(|(name, topic)| Change::Closed { topic: Some(name.clone()), last: topic.log.last() })
+            .chain(std::iter::once(Change::Closed { topic: None, last: self.dead.last() }))
+            .collect();
+        self.flush()?;
+        lasts.iter().for_each(|last| self.journal.append(last));
+        self.flush()?;
+        self.sync()
+    }
+}
+
+fn snapshot(topics: &BTreeMap<Name, Stored>, removed: &Ranges, epoch: u64, dead: u64) -> Vec<Change> {
+    let mut changes = vec![Change::Counters { epoch, dead }];
+    changes.extend(removed.iter().map(|(first, last)| Change::Removed { first, last }));
+    for (name, stored) in topics {
+        changes.push(Change::Topic { topic: name.clone(), floor: stored.floor, last: stored.log.last() });
+        for (group, held) in &stored.groups {
+            let ledger = &held.ledger;
+            changes.push(Change::Group {
+                topic: name.clone(),
+                group: group.clone(),
+                next: ledger.next(),
+                epoch: ledger.epoch(),
+                paused: ledger.paused(),
+            });
+            let open: Vec<_> = ledger.open().iter().map(|(id, open)| (*id, open.clone())).collect();
+            changes.extend(open.chunks(OPEN_PER_FRAME).map(|open| Change::Open {
+                topic: name.clone(),
+                group: group.clone(),
+                open: open.to_vec(),
+            }));
+        }
+    }
+    changes
+}
+
+fn lock(root: &Path) -> Result<File, OpenError> {
+    let file = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(root.to_owned())),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}

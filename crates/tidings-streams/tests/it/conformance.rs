@@ -1,0 +1,50 @@
+//! The suite against drivers that are right, and against drivers that are wrong.
+
+use tidings_streams::Durability;
+use tidings_streams::conformance::{cases, check, run};
+
+use crate::harness::{EmbeddedHarness, TestClock};
+use crate::memory::{Bug, MemoryHarness};
+
+#[tokio::test]
+async fn the_memory_driver_conforms() {
+    check(&MemoryHarness { clock: TestClock::new(), bug: None }).await;
+}
+
+#[tokio::test]
+async fn the_embedded_driver_conforms() {
+    check(&EmbeddedHarness::new(Durability::Sync)).await;
+}
+
+#[tokio::test]
+async fn the_relaxed_embedded_driver_conforms() {
+    check(&EmbeddedHarness::new(Durability::Relaxed)).await;
+}
+
+#[tokio::test]
+async fn every_planted_bug_is_found() {
+    let bugs = [
+        (Bug::NoRedelivery, "what_nobody_settles_goes_to_another_consumer"),
+        (Bug::DoubleDeadLetter, "the_last_failure_makes_one_dead_letter_with_its_story"),
+        (Bug::AttemptOffByOne, "attempts_are_counted_from_one"),
+        (Bug::TrimBelowPending, "what_is_pending_is_kept"),
+        (Bug::NoParking, "only_the_key_that_fails_is_parked"),
+        (Bug::StaleWords, "a_word_about_an_earlier_delivery_is_stale"),
+        (Bug::NoIdempotency, "an_idempotency_key_stores_an_event_once"),
+        (Bug::RetryForAll, "a_retry_goes_to_its_group_alone_and_begins_anew"),
+    ];
+    for (bug, case) in bugs {
+        let failures = run(&MemoryHarness { clock: TestClock::new(), bug: Some(bug) }).await;
+        let found: Vec<&str> = failures.iter().map(|failure| failure.case).collect();
+        assert!(found.contains(&case), "{bug:?} is found by {found:?} only");
+    }
+}
+
+#[test]
+fn cases_have_names_of_their_own() {
+    let mut names: Vec<&str> = cases().iter().map(|case| case.name).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
