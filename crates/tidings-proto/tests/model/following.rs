@@ -332,7 +332,13 @@ impl World {
     /// While somebody may not know of a node, its writes wait.
     pub(crate) fn waits_to_be_known(&self, node: usize) -> bool {
         let Some(process) = &self.nodes[node].process else { return true };
-        !process.settled || !process.freshness.is_known()
+        let freshness = &process.freshness;
+        let known = match self.bug {
+            // A life that nobody has let in waits, which leaves few chances to confirm past one.
+            Some(Bug::UnknownMembers) => !freshness.is_out_of_contact() && freshness.unaware().next().is_none(),
+            _ => freshness.is_known(),
+        };
+        !process.settled || !known
     }
 
     pub(crate) fn is_settled(&self, node: usize) -> bool {
