@@ -335,7 +335,9 @@ impl World {
         let freshness = &process.freshness;
         let known = match self.bug {
             // A life that nobody has let in waits, which leaves few chances to confirm past one.
-            Some(Bug::UnknownMembers) => !freshness.is_out_of_contact() && freshness.unaware().next().is_none(),
+            Some(Bug::UnknownMembers) => {
+                !freshness.is_out_of_contact() && freshness.unaware().next().is_none()
+            }
             _ => freshness.is_known(),
         };
         !process.settled || !known
