@@ -192,7 +192,8 @@ impl Streams {
                 let mut result = Ok(());
                 for name in names {
                     let maintained = self.0.driver.maintain(&self.0.settings.stored(name)).await;
-                    result = result.and(maintained.map(drop));
+                    let maintained = maintained.map(drop);
+                    result = result.and(maintained);
                 }
                 result
             }

@@ -295,10 +295,12 @@ impl Store {
         let mut freed = Ok(());
         for name in std::mem::take(&mut self.touched) {
             if let Some(topic) = self.topics.get_mut(&name) {
-                freed = freed.and(topic.log.drop_below(topic.noted));
+                let dropped = topic.log.drop_below(topic.noted);
+                freed = freed.and(dropped);
             }
         }
-        freed = freed.and(self.dead.drop_below(dead));
+        let dropped = self.dead.drop_below(dead);
+        freed = freed.and(dropped);
         // Nothing that is stored depends on it: it is tried again.
         if let (Err(error), false) = (&freed, self.complained) {
             tracing::warn!(error = error as &dyn std::error::Error, "files of streams cannot be freed");
