@@ -8,13 +8,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, PATIENCE, name, ordered, settings, text, texts, topic, topic_with};
-use crate::call::{Action, Outcome, ReceiveRequest, Settlement, Start, TrimMode};
+use crate::call::{Action, Outcome, PendingState, ReceiveRequest, Settlement, Start, TrimMode};
 use crate::error::{GroupError, StoreError};
 use crate::event::NewEvent;
-use crate::id::EventId;
+use crate::id::{EventId, Timestamp};
 use crate::settings::{Retention, TopicSettings, WAIT_MAX};
 
-pub(super) fn cases() -> [Case; 20] {
+pub(super) fn cases() -> [Case; 21] {
     facts![
         every_group_gets_every_event_in_order,
         a_group_begins_where_it_is_told_to,
@@ -36,6 +36,7 @@ pub(super) fn cases() -> [Case; 20] {
         nothing_is_delivered_more_often_than_it_may_be,
         a_wait_ends_when_the_store_is_closed,
         a_forced_trim_lets_those_go_on_who_wait,
+        no_event_waits_for_more_than_a_week,
     ]
 }
 
@@ -370,4 +371,15 @@ async fn a_forced_trim_lets_those_go_on_who_wait(lab: &Lab<'_>) {
     let (received, trimmed) = tokio::time::timeout(PATIENCE, both).await.expect("the wait goes on");
     assert_eq!(trimmed.expect("it is trimmed").removed, 1);
     assert_eq!(texts(&received.expect("the group is there")), ["second"]);
+}
+
+async fn no_event_waits_for_more_than_a_week(lab: &Lab<'_>) {
+    let topic = topic();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    lab.publish_events(&topic, vec![NewEvent::new("a").not_before(Timestamp(u64::MAX))]).await;
+    assert!(lab.receive(&topic, &group, 1).await.is_empty(), "it comes at once");
+    let pending = lab.pending(&topic, &group).await;
+    let latest = lab.now().after(WAIT_MAX);
+    let is_bounded = matches!(pending[0].state, PendingState::Waiting(due) if due <= latest);
+    assert!(is_bounded, "{:?}, later than {latest:?}", pending[0].state);
 }

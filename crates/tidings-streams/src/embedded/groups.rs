@@ -188,7 +188,7 @@ impl Store {
                 continue;
             }
             let lane = topic.settings.ordered.then(|| lane(event.key.as_deref()));
-            let due = event.not_before.unwrap_or_default();
+            let due = event.due();
             briefs.push(Brief { id: found.id, lane, due });
             if due <= now {
                 bytes += event.payload.len();

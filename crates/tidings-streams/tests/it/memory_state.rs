@@ -209,7 +209,7 @@ impl State {
             .map(|event| Brief {
                 id: event.id.major(),
                 lane: ordered.then(|| lane(event.key.as_deref())),
-                due: event.not_before.unwrap_or_default(),
+                due: event.due(),
             })
             .collect();
         let (step, taken) = ledger.look(&new, held.last + 1, now, request.max - ids.len());
