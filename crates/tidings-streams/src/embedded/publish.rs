@@ -53,7 +53,7 @@ impl Store {
         self.waiting += usize::try_from(bytes).unwrap_or(usize::MAX);
         // The events are stored, whatever becomes of older ones: maintenance says so too.
         if let Err(error) = self.retain(topic, TRIMMED_BY_PUBLISH) {
-            tracing::warn!(
+            tracing::debug!(
                 error = &error as &dyn std::error::Error,
                 topic = %topic.name,
                 "a topic's retention could not be applied"

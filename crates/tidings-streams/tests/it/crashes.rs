@@ -172,6 +172,12 @@ struct Holds {
     dead: Vec<DeadLetter>,
 }
 
+impl Holds {
+    fn is_open(&self, id: &EventId) -> bool {
+        self.open.contains(id) || *id >= self.next
+    }
+}
+
 async fn holds(store: &Embedded, text: &str) -> Holds {
     let topic = topic(text);
     let (mut page, mut events) = (Page { limit: PAGE_EVENTS_MAX, ..Page::default() }, BTreeMap::new());
@@ -202,7 +208,7 @@ async fn holds(store: &Embedded, text: &str) -> Holds {
 }
 
 fn compare(said: &Said, text: &str, holds: &Holds, what: &str) {
-    let is_open = |id: &EventId| holds.open.contains(id) || *id >= holds.next;
+    let is_open = |id: &EventId| holds.is_open(id);
     let mut letters = BTreeMap::<EventId, usize>::new();
     for letter in &holds.dead {
         *letters.entry(letter.event.id).or_default() += 1;
@@ -215,7 +221,8 @@ fn compare(said: &Said, text: &str, holds: &Holds, what: &str) {
     let ours = |(of, id): &(String, EventId)| (of == text).then_some(*id);
     for id in said.published.iter().filter_map(ours) {
         let there = holds.events.contains_key(&id);
-        assert!(there || id < holds.first, "{what}: {id} was acknowledged, and is lost");
+        let may_be_trimmed = text == "trimmed" && id < holds.first;
+        assert!(there || may_be_trimmed, "{what}: {id} was acknowledged, and is lost");
         assert!(there || !is_open(&id), "{what}: {id} was trimmed before it was settled");
         let key = (text.to_owned(), id);
         let was_buried = said.buried.values().any(|buried| *buried == key);
@@ -294,7 +301,10 @@ async fn no_acknowledged_event_is_lost_however_a_process_is_killed() {
             assert!(heard >= lines, "{what}: the child ended by itself after {heard} lines");
             let opened = Embedded::open(home.path(), Config::default()).await.expect("it opens");
             for text in TOPICS {
-                compare(&said, text, &holds(&opened, text).await, &what);
+                let holds = holds(&opened, text).await;
+                compare(&said, text, &holds, &what);
+                // What was about to be acknowledged was not: a later life has to account for it anew.
+                said.acking.retain(|(of, id)| of != text || !holds.is_open(id));
             }
             let report = opened.verify().await.expect("it can be verified");
             assert!(report.damage.is_empty(), "{what}: {report:?}");
