@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use tidings_streams::embedded::{Config, Embedded};
 use tidings_streams::{
-    Action, Backoff, DeadLetter, DeadLetterId, DeadLetterPage, Driver, Event, EventId, Name, NewEvent,
-    Outcome, PAGE_EVENTS_MAX, Page, ReceiveRequest, Retention, Settlement, Start, Topic, TopicSettings,
-    TrimMode,
+    Action, Backoff, Damage, DeadLetter, DeadLetterId, DeadLetterPage, Driver, Event, EventId, Name,
+    NewEvent, Outcome, PAGE_EVENTS_MAX, Page, Place, ReceiveRequest, Retention, Settlement, Start, Topic,
+    TopicSettings, TrimMode,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,18 @@ struct Said {
 }
 
 impl Said {
+    /// Whether what cannot be read is of something that was acknowledged. What groups did was compared.
+    fn names(&self, damage: &Damage) -> bool {
+        let Some((first, last)) = damage.ids else { return damage.place != Place::Groups };
+        match &damage.place {
+            Place::Topic(topic) => {
+                let of = |id| (topic.as_str().to_owned(), id);
+                self.published.range(of(first)..=of(last)).next().is_some()
+            }
+            _ => self.buried.range(DeadLetterId(first)..=DeadLetterId(last)).next().is_some(),
+        }
+    }
+
     fn hear(&mut self, line: &str) {
         // What libtest says comes first on the line, if at all. The last line may be cut.
         let Some(words) = line.split_once("@ ").map(|(_, words)| words.split(' ').collect::<Vec<_>>()) else {
@@ -307,7 +319,8 @@ async fn no_acknowledged_event_is_lost_however_a_process_is_killed() {
                 said.acking.retain(|(of, id)| of != text || !holds.is_open(id));
             }
             let report = opened.verify().await.expect("it can be verified");
-            assert!(report.damage.is_empty(), "{what}: {report:?}");
+            // A kill may cut a write short at the end of a page.
+            assert!(report.damage.iter().all(|damage| !said.names(damage)), "{what}: {report:?}");
             opened.close().await.expect("it closes");
         }
         assert!(!said.acked.is_empty() && !said.buried.is_empty(), "nothing was settled");
