@@ -75,8 +75,8 @@ pub struct NewEvent {
     /// Published again with this key within the topic's window, an event is stored once: the first id comes back.
     pub idempotency_key: Option<String>,
     /// Not delivered to any group before this moment, or a week after it was published ([`crate::WAIT_MAX`]), whichever
-    /// comes first. It counts among what each group has open meanwhile, of which
-    /// there is a bound ([`crate::ledger::OPEN_MAX`] in the embedded store): a topic is no calendar.
+    /// comes first. It counts among what each group has open meanwhile, of which there is a bound
+    /// ([`crate::ledger::OPEN_MAX`] in the embedded store): a topic is no calendar.
     pub not_before: Option<Timestamp>,
 }
 
