@@ -115,6 +115,8 @@ pub struct Freshness {
     alive_since: Tick,
     /// Somebody has answered it since, or nobody was needed: this life was let in.
     let_in: bool,
+    /// Another process has this node's place.
+    displaced: bool,
     /// Counts changes of the set of relevant origins.
     changes: u64,
 }
@@ -142,6 +144,7 @@ impl Freshness {
             outlived: false,
             alive_since: Tick::NEVER,
             let_in: !has_seeds,
+            displaced: false,
             changes: 0,
         }
     }
@@ -412,7 +415,7 @@ impl Freshness {
     /// C: `None` for never, [`Tick::FOREVER`] if there is nobody to hear from.
     #[must_use]
     pub fn oldest_confirmation(&self) -> Option<Tick> {
-        if self.own.is_some() {
+        if self.own.is_some() || self.displaced {
             return None;
         }
         self.origins.values().try_fold(Tick::FOREVER, |oldest, relevant| {

@@ -11,6 +11,8 @@ pub enum Doubt {
     NoContact,
     /// The node's own former life may have left a write under way.
     OwnFormerLife,
+    /// Another process has this node's place, and nobody is heard any more.
+    Displaced,
     /// Nothing was ever confirmed by this origin.
     NeverHeard(Origin),
     /// This origin has not confirmed anything for longer than the bound.
@@ -35,7 +37,8 @@ impl Freshness {
             }
             Relevant { .. } => None,
         });
-        own.into_iter().chain(others).collect()
+        let displaced = self.displaced.then_some(Doubt::Displaced);
+        displaced.into_iter().chain(own).chain(others).collect()
     }
 
     /// Whether there is any reason for doubt: whether [`Freshness::doubts`] would name one.
@@ -45,6 +48,6 @@ impl Freshness {
             Relevant { standing: Standing::Closing { .. }, .. } | Relevant { confirmed: None, .. } => false,
             Relevant { confirmed: Some(tick), .. } => now.since(tick) <= self.bounds.max_staleness,
         };
-        self.own.is_some() || !self.origins.values().all(heard)
+        self.displaced || self.own.is_some() || !self.origins.values().all(heard)
     }
 }
