@@ -6,6 +6,7 @@
 
 mod ages;
 mod control;
+mod course;
 mod exchange;
 mod follow;
 mod hand;
@@ -16,6 +17,7 @@ mod relaying;
 mod serve;
 mod served;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,7 +30,7 @@ use parking_lot::Mutex;
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
-use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
+use tidings_proto::id::{LaneId, Lanes, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::relay::Path;
@@ -41,8 +43,9 @@ use crate::link::Link;
 
 use self::exchange::Exchange;
 
+pub use self::course::Course;
 pub use self::herald::Herald;
-pub use self::relaying::{Course, RelayCounts, Relaying};
+pub use self::relaying::{RelayReport, Relaying};
 pub use self::served::{Served, Waiter, Watch};
 
 /// How often a follower asks for confirmation unless the staleness bound needs it more often.
@@ -146,6 +149,8 @@ pub struct Followed {
     marked: AtomicBool,
     /// For those who follow it by way of this node.
     news: Box<[Notify]>,
+    /// Who they are, and in how many lanes, whichever the link.
+    handed: Mutex<BTreeMap<NodeId, usize>>,
 }
 
 /// What was asked of one lane, lest the same bytes be asked for without end.
@@ -192,6 +197,7 @@ impl Followed {
             up: Mutex::default(),
             marked: AtomicBool::new(false),
             news: lanes.ids().map(|_| Notify::new()).collect(),
+            handed: Mutex::default(),
         }
     }
 
@@ -325,3 +331,7 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
         tracing::debug!(peer = %followed.origin, error = %format!("{error}{reason}"), "session ended");
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use tidings_proto::follower::Follower;
 use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{FollowCounts, RelayCounts};
+use tidings_transport::session::{FollowCounts, RelayReport};
 
 use crate::clocks::ClockOffset;
 use crate::coherence::{Following, PeerState};
@@ -132,10 +132,10 @@ impl Node {
         self.bus().coherence.following()
     }
 
-    /// How often what happened where relays stand for others.
+    /// What came of relaying: all is nothing unless the cluster is large ([`crate::NodeBuilder::relay_above`]).
     #[must_use]
-    pub fn relayed(&self) -> RelayCounts {
-        self.bus().coherence.relaying().counts()
+    pub fn relayed(&self) -> RelayReport {
+        self.bus().coherence.relaying().report()
     }
 
     /// How long changes of this node took until a peer had acknowledged them, by this node's clock: from when its bus

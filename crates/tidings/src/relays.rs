@@ -13,7 +13,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings_membership::{State, View};
 use tidings_proto::id::{NodeId, Origin};
-use tidings_proto::relay::Overlay;
+use tidings_proto::relay::{Overlay, PATIENCE};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{Course, Followed};
 use tidings_transport::{Link, Transport};
@@ -61,6 +61,8 @@ struct Plan {
     unneeded: BTreeMap<NodeId, Tick>,
     /// When each node was last to be asked a question without a link.
     asked: BTreeMap<NodeId, Tick>,
+    /// Who is to be asked for changes again as soon as there is a link.
+    missed: BTreeSet<NodeId>,
 }
 
 /// Up to how many nodes the overlay of so many is to be a mesh; `None` where there is to be none.
@@ -103,12 +105,26 @@ impl Bus {
         }
         let now = self.domain.clock().now();
         let planned = self.plan(view, now);
-        let moved = relaying.pass(now);
+        let transport = self.transport();
+        let reaches = |node: &NodeId| {
+            let link = transport.as_ref().and_then(|transport| transport.link(node));
+            link.is_some_and(|link| !link.is_closed() && now.since(link.last_heard()) < PATIENCE)
+        };
+        let moved = relaying.pass(now, reaches);
         if relaying.is_crowded() {
             let there = self.coherence.relevant().into_iter().chain([self.origin()]).collect();
             relaying.keep_acks_of(&there);
         }
-        self.forgets_asked(now) || planned || moved
+        let (forgotten, missed) = (self.forgets_asked(now), self.misses(now));
+        planned || moved || forgotten || missed
+    }
+
+    /// Returns whether others are to be asked again than were.
+    fn misses(&self, now: Tick) -> bool {
+        let missed = self.coherence.relaying().missed(now);
+        let mut plan = self.relays.plan.lock();
+        let before = std::mem::replace(&mut plan.missed, missed);
+        before != plan.missed
     }
 
     fn plan(&self, view: &View, now: Tick) -> bool {
@@ -201,7 +217,7 @@ impl Bus {
         if relaying.is_on() {
             let plan = self.relays.plan.lock();
             let sources = relaying.sources();
-            let asked = sources.iter().chain(plan.asked.keys());
+            let asked = sources.iter().chain(plan.asked.keys()).chain(&plan.missed);
             addresses.extend(asked.filter_map(|node| self.coherence.address_of(node)));
             // Through a seed that is heard nobody else is found.
             addresses.extend(view.seeds.iter().filter(|seed| !plan.addresses.contains_key(seed)));

@@ -248,7 +248,7 @@ pub(super) async fn receive(
 }
 
 /// What followers have applied of this node's log counts; of another's it is passed on.
-fn take_passed_up(node: &dyn Peering, passed: PassedUp) {
+pub(super) fn take_passed_up(node: &dyn Peering, passed: PassedUp) {
     let PassedUp { origin, acked, .. } = passed;
     let me = node.me();
     if origin != me {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tidings_proto::follower::Rejected;
 use tidings_proto::frame::{Hello, MEMBERS_MAX, PROTOCOL_RELAYS};
+use tidings_proto::id::NodeId;
 use tidings_proto::relay::{Asked, Confirmed, Relayed};
 use tidings_proto::time::Tick;
 
@@ -62,6 +63,7 @@ impl Probes {
 /// What the parts of a session share.
 #[derive(Debug)]
 pub(super) struct Exchange {
+    peer: NodeId,
     pub(super) probes: Probes,
     /// Whether the peer knows the frames about others' logs.
     pub(super) relays: bool,
@@ -83,6 +85,7 @@ struct Numbers {
 impl Exchange {
     pub(super) fn with(peer: &Hello) -> Self {
         Self {
+            peer: peer.node.clone(),
             probes: Probes::default(),
             relays: peer.protocols.1 >= PROTOCOL_RELAYS,
             up: Arc::default(),
@@ -142,6 +145,7 @@ impl Exchange {
             return None;
         }
         *lanes += 1;
+        followed.is_handed_to(&self.peer);
         Some(Handed { exchange: self, number })
     }
 
@@ -179,7 +183,8 @@ pub(super) struct Handed<'a> {
 impl Drop for Handed<'_> {
     fn drop(&mut self) {
         let mut handed = self.exchange.handed.lock();
-        if let Some((_, lanes)) = handed.get_mut(&self.number) {
+        if let Some((followed, lanes)) = handed.get_mut(&self.number) {
+            followed.is_taken_from(&self.exchange.peer);
             *lanes -= 1;
             if *lanes == 0 {
                 handed.remove(&self.number);

@@ -11,29 +11,22 @@ use parking_lot::Mutex;
 use tidings_proto::id::{LaneId, NodeId, Origin, Sequence};
 use tidings_proto::log::{Cursor, Read};
 use tidings_proto::record::Batch;
-use tidings_proto::relay::{Acked, Acks, HELD_BYTES_MAX, Held, Lacking, Path, Position, Relayed};
+use tidings_proto::relay::{Acked, Acks, HELD_BYTES_MAX, Held, Lacking, Position, Relayed};
 use tidings_proto::time::Tick;
 use tokio::sync::{Notify, watch};
 
-use super::Followed;
+use super::{Course, Followed};
 
-/// An origin, and of whom it is to be asked.
-#[derive(Debug)]
-pub struct Course {
-    /// The origin.
-    pub followed: Arc<Followed>,
-    /// Whom to ask, in order, the origin among them: [`Overlay::sources`](tidings_proto::relay::Overlay::sources).
-    pub sources: Vec<NodeId>,
-    /// How far the origin is by way of the first of them.
-    pub hops: usize,
-}
-
-/// How often what happened.
+/// What came of relaying so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RelayCounts {
-    /// An origin was asked of somebody else from then on.
+pub struct RelayReport {
+    /// The cluster is so large that this node passes on what others change.
+    pub on: bool,
+    /// Bytes that are kept of others' logs, for those who ask here.
+    pub held_bytes: usize,
+    /// How often an origin was asked of somebody else from then on.
     pub redirected: u64,
-    /// A relay did not hold what was missing here.
+    /// How often a relay did not hold what was missing here.
     pub lacking: u64,
     /// Acknowledgements that were not passed on, for there are too many followers.
     pub acks_dropped: u64,
@@ -142,9 +135,16 @@ impl Relaying {
         self.changed.send_replace(());
     }
 
-    /// Lets time pass: who does not confirm for too long is asked no longer. Returns whether anybody else is asked now.
-    pub fn pass(&self, now: Tick) -> bool {
-        self.leave_where(|followed| followed.passes(now))
+    /// Lets time pass: who does not confirm for too long is asked no longer, and who was meant to be asked and was left is
+    /// asked again after a while, if `reaches` says that it hears this node. Returns whether anybody else is asked now.
+    pub fn pass(&self, now: Tick, reaches: impl Fn(&NodeId) -> bool) -> bool {
+        self.leave_where(|followed| followed.passes(now) || followed.returns(now, &reaches))
+    }
+
+    /// Who is to be asked again as soon as there is a link.
+    #[must_use]
+    pub fn missed(&self, now: Tick) -> BTreeSet<NodeId> {
+        self.routes.lock().routed.values().filter_map(|followed| followed.missed(now)).collect()
     }
 
     /// The last link to a node has ended. Returns whether anybody else is asked now.
@@ -267,11 +267,13 @@ impl Relaying {
         Tick(self.probed.load(Ordering::Acquire))
     }
 
-    /// How often what happened so far.
+    /// What came of it so far.
     #[must_use]
-    pub fn counts(&self) -> RelayCounts {
+    pub fn report(&self) -> RelayReport {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        RelayCounts {
+        RelayReport {
+            on: self.is_on(),
+            held_bytes: self.held.lock().bytes(),
             redirected: get(&self.redirected),
             lacking: get(&self.lacking),
             acks_dropped: get(&self.acks_dropped),
@@ -362,7 +364,7 @@ pub(super) struct Upward {
 }
 
 impl Upward {
-    fn mark(&self, followed: &Arc<Followed>) {
+    pub(super) fn mark(&self, followed: &Arc<Followed>) {
         self.origins.lock().push(followed.clone());
         self.marked.notify_one();
     }
@@ -378,79 +380,6 @@ impl Upward {
         let taken = std::mem::take(&mut *self.origins.lock());
         taken.iter().for_each(|followed| followed.marked.store(false, Ordering::Release));
         taken
-    }
-}
-
-impl Followed {
-    /// Of whom it is asked: of itself, unless it has a path.
-    #[must_use]
-    pub fn source(&self) -> NodeId {
-        self.path.lock().as_ref().map_or_else(|| self.origin.node.clone(), |path| path.source().clone())
-    }
-
-    /// Changes whenever it is asked of somebody else.
-    pub(super) fn turn(&self) -> u64 {
-        self.turns.load(Ordering::Acquire)
-    }
-
-    /// Whether it is asked of this node.
-    pub(super) fn is_asked_of(&self, node: &NodeId) -> bool {
-        self.path.lock().as_ref().map_or(&self.origin.node, Path::source) == node
-    }
-
-    /// Returns whether somebody else is asked now.
-    fn reroute(&self, sources: Vec<NodeId>, hops: usize, now: Tick) -> bool {
-        let mut path = self.path.lock();
-        match &mut *path {
-            Some(path) => path.rerouted(sources, hops, now),
-            None => {
-                let new = Path::new(sources, hops, now);
-                let moved = *new.source() != self.origin.node;
-                *path = Some(new);
-                moved
-            }
-        }
-    }
-
-    /// It is asked itself from now on. Returns whether it was not.
-    fn unroute(&self) -> bool {
-        self.path.lock().take().is_some_and(|path| *path.source() != self.origin.node)
-    }
-
-    fn leaves(&self, leaves: impl FnOnce(&mut Path) -> bool) -> bool {
-        self.path.lock().as_mut().is_some_and(leaves)
-    }
-
-    fn passes(&self, now: Tick) -> bool {
-        let (confirmed, ended) = self.with(|follower| (follower.confirmed_by_source(), follower.ended()));
-        !ended
-            && self.leaves(|path| {
-                if let Some(confirmed) = confirmed {
-                    path.confirmed(confirmed, now);
-                }
-                path.passed(now)
-            })
-    }
-
-    /// Resolves when a lane may have more than there was when this was called.
-    pub(super) fn news(&self, lane: LaneId) -> tokio::sync::futures::Notified<'_> {
-        self.news[lane.index()].notified()
-    }
-
-    /// Tells those who follow a lane by way of this node.
-    pub(super) fn tell(&self, lane: LaneId) {
-        self.news[lane.index()].notify_waiters();
-    }
-
-    /// Something is to be passed up about it.
-    pub(super) fn passes_up(self: &Arc<Self>) {
-        let up = self.up.lock();
-        // Without a link nothing is lost: all is passed up again on the next one.
-        if let Some(up) = &*up
-            && !self.marked.swap(true, Ordering::AcqRel)
-        {
-            up.mark(self);
-        }
     }
 }
 

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{FIRST, Incarnation, Lanes, Slot};
@@ -73,13 +75,14 @@ fn an_origin_is_asked_of_its_sources_in_turn_and_of_itself_once_it_has_no_path()
     assert!(relaying.broken(&origin, &name("r"), START));
     assert_eq!((origin.source(), relaying.asked_of(&name("r")).len()), (name("s"), 0));
     assert!(relaying.unlinked(&name("s"), START) && origin.source() == name("o"));
-    assert!(!relaying.pass(START) && relaying.pass(START.after(std::time::Duration::from_secs(5))));
+    let nobody = |_: &NodeId| false;
+    assert!(!relaying.pass(START, nobody) && relaying.pass(START.after(Duration::from_secs(5)), nobody));
     assert_eq!(origin.source(), name("r"), "the first one again");
     relaying.plan(Vec::new(), |origin| *origin == life("o"), START);
     assert_eq!(origin.source(), name("r"), "it is kept");
     relaying.plan(Vec::new(), |_| false, START);
     assert!(origin.source() == name("o") && !relaying.is_routed(&life("o")));
-    assert_eq!(relaying.counts().redirected, 5);
+    assert_eq!(relaying.report().redirected, 5);
 }
 
 #[test]
@@ -99,7 +102,7 @@ fn nothing_is_said_on_that_was_asked_before_everybody_could_know_of_it() {
     let confirm = |at: Tick| origin.state.lock().on_relayed(vec![3], at).unwrap();
     confirm(START);
     assert!(relaying.say(&origin, START).is_none(), "it does not relay");
-    let later = START.after(std::time::Duration::from_secs(1));
+    let later = START.after(Duration::from_secs(1));
     relaying.turn(true, || later);
     assert!(relaying.say(&origin, later).is_none(), "whoever was asked then does not know");
     confirm(later);

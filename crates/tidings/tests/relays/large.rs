@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tidings::{Cache, Node, NodeBuilder};
+use tidings::{Cache, Node, NodeBuilder, NodeId};
+use tidings_proto::relay::Overlay;
 
 use crate::common::{PATIENCE, member, open_on, until};
 use crate::wire::Wires;
@@ -29,6 +30,11 @@ pub(crate) struct Large {
 /// The id of the node at a place.
 pub(crate) fn id(index: usize) -> String {
     format!("n{}", index + 1)
+}
+
+/// The zone of the node at a place.
+fn zone(index: usize) -> String {
+    format!("z{}", index % ZONES)
 }
 
 /// How many nodes have a link to one.
@@ -76,7 +82,7 @@ impl Large {
         self.started += 1;
         Node::builder(&self.name)
             .node_id(id(index))
-            .zone(format!("z{}", index % ZONES))
+            .zone(zone(index))
             .relay_above(ABOVE)
             .write_horizon(Duration::ZERO)
             .max_staleness(self.bound)
@@ -142,6 +148,32 @@ impl Large {
             }
         }
         panic!("nobody is relayed")
+    }
+
+    /// Whether everybody asks for everybody's changes whom the overlay means, over no more links than that takes.
+    pub(crate) fn in_shape(&self) -> bool {
+        let places: Vec<(NodeId, String)> =
+            (0..self.nodes.len()).map(|index| (id(index).parse().unwrap(), zone(index))).collect();
+        let view = places.iter().map(|(node, zone)| (node, zone.as_str()));
+        let overlay = Overlay::of(view, ABOVE.min(places.len() - 1));
+        let place = |index: usize| overlay.place(&places[index].0).unwrap();
+        let all = 0..self.nodes.len();
+        let pairs = || all.clone().flat_map(|one| all.clone().map(move |other| (one, other)));
+        let means =
+            |follower: usize, origin: usize| overlay.node(overlay.sources(place(origin), place(follower))[0]);
+        let asks = |(follower, origin): (usize, usize)| {
+            let asked = member(&self.nodes[follower], &id(origin)).map(|it| it.via.unwrap_or(it.node));
+            follower == origin || asked.as_ref() == Some(means(follower, origin))
+        };
+        let needs = |one: usize, other: usize| {
+            let other = &places[other].0;
+            all.clone().any(|origin| one != origin && means(one, origin) == other)
+        };
+        let linked = |(one, other): (usize, usize)| {
+            let needed = needs(one, other) || needs(other, one);
+            one == other || needed == member(&self.nodes[one], &id(other)).is_some_and(|it| it.rtt.is_some())
+        };
+        pairs().all(asks) && pairs().all(linked)
     }
 
     /// Whether everything that one did until lately is applied at another.

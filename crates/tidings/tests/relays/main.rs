@@ -30,8 +30,9 @@ async fn every_write_evicts_everywhere_over_fewer_links_than_a_mesh_has() {
     let cluster = Large::start(9).await;
     let caches = cluster.open();
     let links = || -> Vec<usize> { cluster.nodes.iter().map(large::links).collect() };
-    // In a mesh each has eight. One whose paths were left while the cluster formed may need as many.
-    until("links that nobody needs are gone", || links().iter().sum::<usize>() < 9 * 7).await;
+    until("links that nobody needs are gone", || cluster.in_shape()).await;
+    // In a mesh each has eight.
+    assert!(links().iter().sum::<usize>() < 9 * 7, "{:?}", links());
     for (writer, cache) in caches.iter().enumerate() {
         let key = format!("of {}", id(writer));
         fill(&caches, &key, 1).await;
@@ -166,6 +167,52 @@ async fn there_is_a_way_around_a_link_that_breaks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn paths_and_links_are_those_of_the_overlay_again_once_nothing_is_cut() {
+    let cluster = Large::start(9).await;
+    until("everybody asks whom the overlay means", || cluster.in_shape()).await;
+    let (follower, origin, relay) = cluster.relayed();
+    let address = |index: usize| cluster.nodes[index].address();
+    cluster.wires.cut(address(follower), address(relay));
+    let other = (0..9).find(|index| ![follower, origin, relay].contains(index)).unwrap();
+    cluster.wires.kill(address(other));
+    let via =
+        |of: usize, origin: usize| member(&cluster.nodes[of], &id(origin)).and_then(|member| member.via);
+    until("others are asked", || via(follower, origin).is_none_or(|via| via.as_str() != id(relay))).await;
+    until("one hears nobody", || (0..9).all(|of| of == other || !cluster.hears(other, of))).await;
+    assert!(!cluster.in_shape());
+    cluster.wires.mend();
+    // Nobody comes or goes for it: everybody was there all the time.
+    until("everybody asks whom the overlay means again", || cluster.in_shape()).await;
+    let calm = || cluster.nodes.iter().all(|node| node.doubts().is_empty());
+    until("nobody doubts", calm).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_for_the_sake_of_a_question_goes_when_its_other_end_does_not_need_it() {
+    let cluster = Large::start(9).await;
+    until("only needed links are left", || cluster.in_shape()).await;
+    let cache = cluster.nodes[0].cache::<String, u64>("audited").audited().open().unwrap();
+    let links = || large::links(&cluster.nodes[0]);
+    let needed = links();
+    assert!(needed < 8, "it has a link to each");
+    let unlinked = |it: &&tidings::MemberInfo| !it.this_node && it.rtt.is_none();
+    assert_eq!(cluster.nodes[0].members().iter().filter(unlinked).count(), 8 - needed);
+    // Who has no link is named as one that cannot be reached, and is dialled.
+    let holders = cluster.nodes[0].holders(&cache, &key(), PATIENCE).await.unwrap();
+    until("all can be asked", || links() == 8).await;
+    until("the links are gone", || links() == needed).await;
+    // One that is dialled anew is there within half a second.
+    let gone = Instant::now();
+    until("they stay away", || {
+        assert_eq!(links(), needed, "after {:?}: {holders:?}", gone.elapsed());
+        gone.elapsed() > Duration::from_secs(2)
+    })
+    .await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_does_not_hear_an_origin_makes_nobody_fresh_by_it() {
     let cluster = Large::start_bounded(7, Duration::from_millis(1_500)).await;
     let (follower, origin, _) = cluster.relayed();
@@ -265,7 +312,7 @@ async fn a_small_cluster_knows_nothing_of_relays() {
     for node in &cluster.nodes {
         let vias: BTreeSet<_> = node.members().into_iter().filter_map(|member| member.via).collect();
         assert!(vias.is_empty() && large::links(node) == 2, "{vias:?}");
-        assert_eq!(node.relayed(), tidings::RelayCounts::default());
+        assert_eq!(node.relayed(), tidings::RelayReport::default());
     }
     cluster.shutdown().await;
 }
