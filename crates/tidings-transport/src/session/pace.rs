@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use tidings_proto::time::Tick;
 
-/// Time that one telling of one peer has to be worth: about what it costs sender and receiver together. One telling of
-/// four peers is then worth 100 us: of up to 10,000 events a second none waits.
-const PRICE_PER_PEER: Duration = Duration::from_micros(25);
+/// Time that one telling of one peer has to be worth: a little more than what it costs sender and receiver together. Of
+/// 10,000 events a second to four peers one in seven then waits for the next, which saves every seventh packet and
+/// wake-up: `benches/cluster` weighs both, the latency of the median event and CPU per event, against NATS with TLS.
+const PRICE_PER_PEER: Duration = Duration::from_micros(29);
 
 /// The most that a telling is charged, and that an event waits to be told together with others.
 const WAIT_MAX: Duration = Duration::from_micros(200);
@@ -101,11 +102,11 @@ mod tests {
     #[test]
     fn of_a_steady_stream_no_more_wait_than_tellings_are_saved() {
         let arrivals = every(Duration::from_micros(100), 10_000);
-        let told = told(&arrivals, 5);
+        let told = told(&arrivals, 4);
         let at_once = told.iter().zip(&arrivals).filter(|(told, arrived)| told == arrived).count();
         let mut tellings = told;
         tellings.dedup();
-        assert!(at_once > 7_950 && tellings.len() < 8_050, "{at_once} at once, {} tellings", tellings.len());
+        assert!(at_once > 8_570 && tellings.len() < 8_670, "{at_once} at once, {} tellings", tellings.len());
     }
 
     proptest! {
