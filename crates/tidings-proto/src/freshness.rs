@@ -123,6 +123,8 @@ enum Own {
     /// Somebody was reached; not everybody who was named has confirmed anything yet.
     Contacted,
     Floor(Tick),
+    /// For good.
+    Displaced,
 }
 
 impl Freshness {

@@ -198,6 +198,28 @@ fn the_first_of_a_cluster_is_known_whoever_comes_and_vanishes() {
 }
 
 #[test]
+fn who_was_displaced_is_never_fresh_again_though_all_others_seem_to_have_ended() {
+    let one = origin("one");
+    for has_seeds in [false, true] {
+        let mut freshness = Freshness::new(Bounds::default(), has_seeds, Tick(1));
+        freshness.contacted();
+        freshness.met(&one, Tick(2));
+        freshness.confirmed(&one, Tick(3));
+        freshness.displaced();
+        freshness.contacted();
+        freshness.renumbered(Tick(4));
+        freshness.lost(&one, Tick(5));
+        let late = Tick(5).after(Duration::from_secs(600));
+        for at in [Tick(6), Tick(5).after(Duration::from_secs(70)), late] {
+            freshness.publish(at);
+        }
+        assert!(!freshness.is_relevant(&one), "it was waited for long enough");
+        assert_eq!(freshness.oldest_confirmation(), None);
+        assert_eq!((freshness.doubts(late), freshness.in_doubt(late)), (vec![Doubt::Displaced], true));
+    }
+}
+
+#[test]
 fn a_node_alone_is_known() {
     assert!(Freshness::new(Bounds::default(), false, Tick(1)).is_known());
 }

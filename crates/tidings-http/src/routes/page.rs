@@ -142,6 +142,7 @@ fn reason(doubt: &Doubt) -> String {
     match doubt {
         Doubt::NoContact => "no seed has been reached".to_owned(),
         Doubt::OwnFormerLife => "a write of this node's former life may still be under way".to_owned(),
+        Doubt::Displaced => "another process has this node's id".to_owned(),
         Doubt::NeverHeard(origin) => format!("{} has not been heard yet", origin.node),
         Doubt::Unheard(origin) => format!("{} is not heard", origin.node),
         Doubt::UncleanEnd(origin) => format!("{} ended without a goodbye", origin.node),

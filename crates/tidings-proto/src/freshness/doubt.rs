@@ -11,6 +11,8 @@ pub enum Doubt {
     NoContact,
     /// The node's own former life may have left a write under way.
     OwnFormerLife,
+    /// Another process has this node's place, and nobody is heard any more.
+    Displaced,
     /// Nothing was ever confirmed by this origin.
     NeverHeard(Origin),
     /// This origin has not confirmed anything for longer than the bound.
@@ -26,6 +28,7 @@ impl Freshness {
         let own = self.own.map(|own| match own {
             Own::NoContact => Doubt::NoContact,
             Own::Contacted | Own::Floor(_) => Doubt::OwnFormerLife,
+            Own::Displaced => Doubt::Displaced,
         });
         let others = self.origins.iter().filter_map(|(origin, relevant)| match relevant {
             Relevant { standing: Standing::Closing { .. }, .. } => Some(Doubt::UncleanEnd(origin.clone())),

@@ -1,6 +1,6 @@
 //! Who knows of this node, so that what it changes counts for their bound.
 
-use super::{Freshness, Relevant, Standing};
+use super::{Freshness, Own, Relevant, Standing};
 use crate::id::Origin;
 use crate::time::Tick;
 
@@ -9,6 +9,12 @@ impl Freshness {
     pub fn renumbered(&mut self, now: Tick) {
         self.alive_since = now;
         self.let_in = false;
+    }
+
+    /// Another process has this node's place. It hears nobody from now on, so that all others end here one by one, and
+    /// have not ended: nothing is fresh any more.
+    pub fn displaced(&mut self) {
+        self.own = Some(Own::Displaced);
     }
 
     /// Who is there, as far as is known, and may not know of this node's present life: it has not answered a probe. Who

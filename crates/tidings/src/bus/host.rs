@@ -172,6 +172,7 @@ impl Host for Face {
     fn displaced(&self, holder: SocketAddr) {
         let conflict = Conflict::DuplicateNode { node: self.node.clone(), address: holder };
         self.domain.supersede();
+        self.coherence.displaced();
         // Of one that nobody has ever followed nothing counts, and nothing is missed.
         if self.coherence.was_heard() {
             self.former.store(true, Ordering::Release);

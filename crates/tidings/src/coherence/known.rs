@@ -52,6 +52,14 @@ impl Coherence {
         self.inner.lock().freshness.unaware().cloned().collect()
     }
 
+    /// Another process has this node's place.
+    pub(crate) fn displaced(&self) {
+        let now = self.domain.clock().now();
+        let mut inner = self.inner.lock();
+        inner.freshness.displaced();
+        self.publish_locked(&mut inner, now);
+    }
+
     /// This node has taken another incarnation, and its links have ended.
     pub(crate) fn renumbered(&self) {
         let now = self.domain.clock().now();
