@@ -44,10 +44,20 @@ pub(crate) struct Legacy {
     id: LogId,
     log: ChangeLog,
     heads: Vec<Sequence>,
-    /// The addresses of those who have named it, and whether each has followed it, or will not. As many as can be
-    /// members; more are not served.
-    peers: Mutex<BTreeMap<SocketAddr, bool>>,
+    /// The addresses of those who have named it. As many as can be members; more are not served.
+    peers: Mutex<BTreeMap<SocketAddr, Stage>>,
     changed: Notify,
+}
+
+/// How far a peer is with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has named it.
+    Named,
+    /// It has followed it, perhaps not to its end.
+    Met,
+    /// It has followed it to its end, or will not.
+    Over,
 }
 
 impl Legacy {
@@ -70,14 +80,22 @@ impl Legacy {
         }
         let mut peers = self.peers.lock();
         if peers.len() < MEMBERS_MAX && !peers.contains_key(&address) {
-            peers.insert(address, false);
+            peers.insert(address, Stage::Named);
             self.changed.notify_one();
         }
     }
 
-    fn ends_with(&self, address: SocketAddr) {
-        self.peers.lock().insert(address, true);
+    fn meets(&self, address: SocketAddr) {
+        if let Some(stage @ Stage::Named) = self.peers.lock().get_mut(&address) {
+            *stage = Stage::Met;
+        }
+    }
+
+    /// It is served there no more. Returns how far the peer was.
+    fn ends_with(&self, address: SocketAddr) -> Option<Stage> {
+        let before = self.peers.lock().insert(address, Stage::Over);
         self.changed.notify_one();
+        before
     }
 }
 
@@ -101,8 +119,11 @@ async fn serve(bus: &Arc<Bus>, legacy: &Arc<Legacy>, config: Config) {
     };
     loop {
         let peers = legacy.peers.lock().clone();
-        for (address, ended) in peers {
-            if ended { transport.unwant(address) } else { transport.want(address) }
+        for (address, stage) in peers {
+            match stage {
+                Stage::Named | Stage::Met => transport.want(address),
+                Stage::Over => transport.unwant(address),
+            }
         }
         legacy.changed.notified().await;
     }
@@ -128,6 +149,14 @@ impl FormerLife {
             members: watch::Sender::default(),
             caches: watch::Sender::default(),
             goodbye: watch::Sender::new(Some(legacy.heads.clone())),
+        }
+    }
+
+    /// A peer has followed it to its end. However often it says so, it counts once.
+    fn was_followed(&self, address: SocketAddr) {
+        if self.legacy.ends_with(address) != Some(Stage::Over) {
+            tracing::info!(origin = %self.legacy.origin, %address, "the former life was followed to its end");
+            self.bus.former_life_followed();
         }
     }
 }
@@ -158,6 +187,12 @@ impl Host for FormerLife {
     }
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        let met = self.legacy.peers.lock().get(&address) == Some(&Stage::Met);
+        if met && matches!(refusal, Refusal::DuplicateNode { .. }) {
+            // It did follow it, and for it there is only the successor now: the close that said so was lost. That happens,
+            // for a close is sent once, and what asks for it again is answered by a reset.
+            return self.was_followed(address);
+        }
         // It knows the end, or follows no life that is over.
         tracing::debug!(%address, ?refusal, "the former life is not followed");
         self.legacy.ends_with(address);
@@ -170,6 +205,7 @@ impl Host for FormerLife {
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         let life = self.clone();
         Box::pin(async move {
+            life.legacy.meets(link.peer().address);
             let session = Following { life, link, since: Instant::now() };
             session::run(session.link.clone(), Arc::new(session.life.clone())).await;
             let _ = timeout(CLOSE_TIME, session.link.closed()).await;
@@ -192,14 +228,16 @@ struct Following {
 
 impl Drop for Following {
     fn drop(&mut self) {
+        let address = self.link.peer().address;
         // It closes the connection so when it has followed everything, and when the connection has lasted too long: then
         // it follows the rest on the next one.
         let in_time = self.since.elapsed() + CLOSE_TIME < FORMER_LINK_TIME;
         if in_time && self.link.was_closed_with(CloseCode::Ended) {
-            let (peer, legacy) = (self.link.peer(), &self.life.legacy);
-            tracing::info!(origin = %legacy.origin, node = %peer.node, "the former life was followed to its end");
-            self.life.bus.former_life_followed();
-            legacy.ends_with(peer.address);
+            self.life.was_followed(address);
+        } else if self.link.was_closed_with(CloseCode::Malformed) {
+            // It would reject the same again, and begin its doubt anew each time.
+            tracing::warn!(origin = %self.life.legacy.origin, %address, "a peer rejects the former life");
+            self.life.legacy.ends_with(address);
         }
     }
 }
