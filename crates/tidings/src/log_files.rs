@@ -32,6 +32,9 @@ const LOCK: &str = "lock";
 /// Begins the names of all others.
 const LANE: &str = "lane-";
 
+/// Says which start of this machine it is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// The log files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,7 +42,7 @@ pub enum LogFileError {
     /// Another node writes there, of this process or another: give this one a directory of its own, or stop that one.
     #[error("another node has its log files in {}", .0.display())]
     InUse(PathBuf),
-    /// They cannot be made or read.
+    /// They cannot be made or read, or nothing says since when this machine runs: then they could never be trusted.
     #[error("{}", path.display())]
     Unusable {
         /// Which.
@@ -72,6 +75,8 @@ pub(crate) struct LogFiles {
 #[derive(Debug)]
 struct State {
     directory: PathBuf,
+    /// This machine, since its last start.
+    machine: String,
     /// Locked while the file that says whose log it is comes or goes.
     life: Mutex<()>,
     failed: AtomicBool,
@@ -101,10 +106,16 @@ pub(crate) async fn open(
 impl LogFiles {
     /// Makes the directory if it is not there, and locks it.
     fn open(directory: &Path) -> Result<Self, LogFileError> {
+        Self::open_since(directory, Path::new(BOOT_ID))
+    }
+
+    /// The same, where this file says which start of the machine it is.
+    fn open_since(directory: &Path, boot_id: &Path) -> Result<Self, LogFileError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
             |source| LogFileError::Unusable { path, source }
         };
+        let machine = machine(boot_id).map_err(unusable(boot_id))?;
         // Values may be in there, where they travel.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable(directory))?;
         let path = directory.join(LOCK);
@@ -116,6 +127,7 @@ impl LogFiles {
         }
         let state = Arc::new(State {
             directory: directory.to_owned(),
+            machine,
             life: Mutex::default(),
             failed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
@@ -132,7 +144,7 @@ impl LogFiles {
             _ => Distrust::Unreadable,
         })?;
         let life = Life::decode(&life)?;
-        life.judge(cluster, node, &machine())?;
+        life.judge(cluster, node, &self.state.machine)?;
         let read = |lane: LaneId| {
             let read = |turn| fs::read(self.state.path(&lane_file(life.log, lane, turn)));
             let damaged = |_| Distrust::Damaged { lane, why: "a file cannot be read" };
@@ -188,7 +200,7 @@ impl LogFiles {
             log: id,
             lanes: log.lanes(),
             hash_version: HASH_VERSION,
-            machine: machine(),
+            machine: state.machine.clone(),
         };
         let written = {
             let _life = state.life.lock();
@@ -339,10 +351,10 @@ fn lane_file(log: LogId, lane: LaneId, turn: usize) -> String {
     format!("{}{}-{turn}", lane_prefix(log), lane.number())
 }
 
-/// This machine, since its last start; empty where that is not known.
-fn machine() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+/// This machine, since its last start.
+fn machine(boot_id: &Path) -> io::Result<String> {
+    let id = fs::read_to_string(boot_id)?.trim().to_owned();
+    if id.is_empty() { Err(io::Error::other("it is empty")) } else { Ok(id) }
 }
 
 #[cfg(test)]
@@ -383,6 +395,19 @@ mod tests {
             drop(life);
             assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(false));
         });
+    }
+
+    #[test]
+    fn files_that_could_never_be_trusted_are_not_begun() {
+        let directory = TempDir::new().expect("a directory");
+        let (path, boot_id) = (directory.path().join("log"), directory.path().join("boot_id"));
+        let opens = || LogFiles::open_since(&path, &boot_id);
+        let unknown = || matches!(opens(), Err(LogFileError::Unusable { path, .. }) if path == boot_id);
+        assert!(unknown(), "nothing says since when the machine runs");
+        fs::write(&boot_id, "\n").expect("there is room");
+        assert!(unknown() && !path.exists());
+        fs::write(&boot_id, "since today\n").expect("there is room");
+        opens().expect("it is known");
     }
 
     #[test]
