@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -95,6 +95,8 @@ pub(crate) struct Bus {
     pub(crate) log_files: Option<LogFiles>,
     /// What the former life has left there, while it is served.
     pub(crate) legacy: ArcSwapOption<Legacy>,
+    /// The deny list, for whatever begins later.
+    pub(crate) denied: ArcSwap<Vec<String>>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -160,6 +162,7 @@ impl Bus {
             audits: Audits::default(),
             log_files: parts.log_files,
             legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
+            denied: ArcSwap::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),

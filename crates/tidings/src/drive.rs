@@ -95,6 +95,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
+        bus.denied.store(Arc::new(config.denied.clone()));
         Self { bus, config, wanted: Mutex::default(), resolver: Resolver::default() }
     }
 
@@ -110,7 +111,8 @@ impl Driver {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 tasks.spawn(crate::leases::run(self.bus.clone()));
-                if let Some(legacy) = self.bus.legacy.load_full().filter(|_| linger) {
+                let legacy = self.bus.legacy.load_full().filter(|_| linger);
+                if let Some(legacy) = legacy.clone() {
                     tasks.spawn(legacy::run(self.bus.clone(), legacy, self.config_beside()));
                 }
                 let bus = self.bus.clone();
@@ -121,6 +123,9 @@ impl Driver {
                 self.work(orders, view, reloads).await;
                 auditor.shutdown().await;
                 tasks.shutdown().await;
+                if let Some(legacy) = legacy {
+                    legacy.close().await;
+                }
                 self.bus.transport.store(None);
                 self.bus.receipts.end();
                 self.bus.observers.close();

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -37,8 +38,10 @@ const SERVED_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long after its streams a peer's close may come, which says that it has followed everything.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
+/// How long its transport has to close.
+const TRANSPORT_CLOSE_TIME: Duration = Duration::from_secs(2);
+
 /// What a former life has left.
-#[derive(Debug)]
 pub(crate) struct Legacy {
     origin: Origin,
     id: LogId,
@@ -47,6 +50,8 @@ pub(crate) struct Legacy {
     /// The addresses of those who have named it. As many as can be members; more are not served.
     peers: Mutex<BTreeMap<SocketAddr, Stage>>,
     changed: Notify,
+    /// While it is served. It holds this in turn, and must be closed.
+    transport: ArcSwapOption<Transport>,
 }
 
 /// How far a peer is with it.
@@ -64,7 +69,15 @@ impl Legacy {
     pub(crate) fn new(recovered: Recovered, wall_ms: u64) -> Self {
         let (origin, id) = (recovered.life.origin.clone(), recovered.life.log);
         let (log, heads) = recovered.into_log(wall_ms);
-        Self { origin, id, log, heads, peers: Mutex::default(), changed: Notify::new() }
+        Self {
+            origin,
+            id,
+            log,
+            heads,
+            peers: Mutex::default(),
+            changed: Notify::new(),
+            transport: ArcSwapOption::empty(),
+        }
     }
 
     /// The first incarnation that is later, whatever the wall clock says.
@@ -82,6 +95,21 @@ impl Legacy {
         if peers.len() < MEMBERS_MAX && !peers.contains_key(&address) {
             peers.insert(address, Stage::Named);
             self.changed.notify_one();
+        }
+    }
+
+    /// Replaces the deny list of its connections.
+    pub(crate) fn set_denied(&self, denied: &[String]) {
+        if let Some(transport) = &*self.transport.load() {
+            transport.set_denied(denied);
+        }
+    }
+
+    /// Ends its connections, and waits until nothing of them is left. Does nothing where that was done.
+    pub(crate) async fn close(&self) {
+        if let Some(transport) = self.transport.load_full() {
+            transport.close(TRANSPORT_CLOSE_TIME).await;
+            self.transport.store(None);
         }
     }
 
@@ -103,6 +131,7 @@ impl Legacy {
 pub(crate) async fn run(bus: Arc<Bus>, legacy: Arc<Legacy>, config: Config) {
     let time = bus.coherence.bounds().lost_grace.min(SERVED_TIME_MAX);
     let _ = timeout(time, serve(&bus, &legacy, config)).await;
+    legacy.close().await;
     // What is served no more need not be held.
     bus.legacy.store(None);
     tracing::info!(origin = %legacy.origin, "the former life is served no more");
@@ -113,10 +142,14 @@ async fn serve(bus: &Arc<Bus>, legacy: &Arc<Legacy>, config: Config) {
     while legacy.peers.lock().is_empty() {
         legacy.changed.notified().await;
     }
+    let config = Config { denied: bus.denied.load().to_vec(), ..config };
     let transport = match Transport::bind(config, Arc::new(FormerLife::new(bus, legacy))) {
-        Ok(transport) => transport,
+        Ok(transport) => Arc::new(transport),
         Err(error) => return tracing::error!(%error, "the former life cannot be served"),
     };
+    legacy.transport.store(Some(transport.clone()));
+    // Whoever has replaced the list meanwhile found no transport.
+    legacy.set_denied(&bus.denied.load());
     loop {
         let peers = legacy.peers.lock().clone();
         for (address, stage) in peers {

@@ -333,8 +333,13 @@ impl Node {
 
     /// Replaces the deny list; connections of those on it are closed, and gossip about them counts for nothing.
     pub fn set_denied(&self, denied: &[String]) {
-        if let Some(transport) = self.inner.bus.transport() {
+        let bus = &self.inner.bus;
+        bus.denied.store(Arc::new(denied.to_vec()));
+        if let Some(transport) = bus.transport() {
             transport.set_denied(denied);
+        }
+        if let Some(legacy) = &*bus.legacy.load() {
+            legacy.set_denied(denied);
         }
         if let Some(membership) = self.inner.bus.membership() {
             membership.recheck();
