@@ -132,10 +132,11 @@ pub(crate) struct Birth {
 }
 
 /// What a store came upon.
+#[must_use = "what was exchanged is to be dropped without any lock: the drop of a value is its user's code"]
 pub(crate) struct Displaced<V> {
     /// It would have answered a read.
     pub(crate) was_hit: bool,
-    /// What was exchanged, to be dropped without any lock.
+    /// What was exchanged.
     pub(crate) entry: Option<Entry<V>>,
 }
 
@@ -252,6 +253,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     pub(crate) fn hit(&self, key: KeyRef<'_>) -> Option<V> {
         let fresh_until = self.domain.gate().fresh_until();
         let answer = self.entries.read(&key, |entry| {
+            // Before it is judged: it counts at the moment at which that is decided, however long a clone takes.
             let value = entry.value().cloned();
             match self.judge(key, entry, fresh_until) {
                 Verdict::Hit => Ok(value),

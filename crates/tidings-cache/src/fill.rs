@@ -236,8 +236,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let sound =
             shard.flights.finish(key, token.start, core.epoch(key.slot()), core.domain.clock().coarse());
         let landing = Landing { start: token.start, sound, ttl, version };
-        let landed = core.land(&mut shard, key, Some((value, tags)), landing);
+        let (landed, displaced) = core.land(&mut shard, key, Some((value, tags)), landing);
         drop(shard);
+        drop(displaced);
         if let Some((handing, value)) = handing.filter(|_| landed.is_sound()) {
             core.hand_in(handing, Some(&value));
         }

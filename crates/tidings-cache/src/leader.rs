@@ -237,7 +237,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Leader<K, V> {
             Brought::Value(value, version) => {
                 let sound = sound && self.waiting.stores;
                 let landing = Landing { start: self.start, sound, ttl: None, version };
-                return core.land(&mut shard, key, value, landing);
+                let (landed, displaced) = core.land(&mut shard, key, value, landing);
+                drop(shard);
+                drop(displaced);
+                return landed;
             }
             Brought::Failure => shard.pause(key, now),
             Brought::Nothing => {}

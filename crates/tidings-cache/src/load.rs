@@ -140,7 +140,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         value: Option<(V, Tags)>,
         Landing { start, sound, ttl, version }: Landing,
-    ) -> Landed {
+    ) -> (Landed, Option<Entry<V>>) {
         let kept = value.is_some() || self.settings.loads.negative_ttl.is_some();
         let ttl = if value.is_none() { self.settings.loads.negative_ttl } else { ttl };
         let (value, tags) = value.unzip();
@@ -157,20 +157,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.end_expired(shard, key, start.began);
         }
         if !kept {
-            return if sound { Landed::Unstored } else { Landed::Ended };
+            return (if sound { Landed::Unstored } else { Landed::Ended }, None);
         }
         if stored {
             shard.flights.end_decisions(key);
-            self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
+            let displaced = self.store(key, value, Birth { began: start.began, epoch: start.epoch, ttl });
             self.set_tags(shard, key, tags);
             self.set_version(shard, key, version);
-            Landed::Stored
+            (Landed::Stored, displaced.entry)
         } else if sound {
             self.stats.bypassed.count();
-            Landed::Unstored
+            (Landed::Unstored, None)
         } else {
             self.stats.fence_rejects.count();
-            Landed::Ended
+            (Landed::Ended, None)
         }
     }
 

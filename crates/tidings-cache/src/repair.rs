@@ -225,13 +225,15 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         stamp: WriteStamp,
         arrival: Arrival<V>,
     ) -> Merged {
-        let merged = self.merge(&mut shard, key, stamp, arrival);
+        let (merged, displaced) = self.merge(&mut shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
             self.stats.future.count();
             if self.is_doubted(key.slot()) {
                 self.fence_slots(SlotSet::from_iter([key.slot()]));
             }
         }
+        drop(shard);
+        drop(displaced);
         merged
     }
 
@@ -337,6 +339,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             entries.collect()
         };
         for some in keys.chunks(RENEWED_PER_HOLD_MAX) {
+            let mut displaced = Vec::new();
             let mut shard = self.shard_at(index);
             for key in some.iter().map(StoredKey::borrowed) {
                 let held = shard.replica.as_ref().and_then(|replica| replica.held(key.sought()));
@@ -348,7 +351,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     Some(entry) => {
                         let began = Tick(comparison.began.0.max(shard.mark.0 + 1));
                         let epoch = comparison.epochs[key.slot().index()];
-                        self.store_again(&mut shard, key, stamp, entry, (began, epoch));
+                        displaced.extend(self.store_again(&mut shard, key, stamp, entry, (began, epoch)));
                     }
                     None => {
                         self.let_go(&mut shard, key);

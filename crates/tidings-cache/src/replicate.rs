@@ -112,43 +112,44 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         replica.probe(PROBES, |key| self.entries.contains_key(&KeyRef::from(key)));
     }
 
-    /// Merges a peer's write, under its key's shard lock. One of the future evicts.
+    /// Merges a peer's write, under its key's shard lock. One of the future evicts. What it was stored in place of is to be
+    /// dropped without that lock.
     pub(crate) fn merge(
         &self,
         shard: &mut ShardGuard<'_, V>,
         key: KeyRef<'_>,
         write: WriteStamp,
         arrival: Arrival<V>,
-    ) -> Merged {
+    ) -> (Merged, Option<Entry<V>>) {
         let wall_ms = self.domain.clock().wall_ms();
         if self.domain.log().observe_in(key.slot(), write.at, wall_ms).is_err() {
-            return Merged::Future { evicted: self.let_go(shard, key) };
+            return (Merged::Future { evicted: self.let_go(shard, key) }, None);
         }
-        let Some(replica) = &shard.replica else { return Merged::Outdated };
+        let Some(replica) = &shard.replica else { return (Merged::Outdated, None) };
         let verdict = match &arrival {
             Arrival::Value { .. } => replica.judge_value(key.sought(), write),
             Arrival::Nothing => replica.judge(key.sought(), write),
         };
         if verdict != Verdict::Newer {
             self.let_go_of_loaded(shard, key);
-            return Merged::Outdated;
+            return (Merged::Outdated, None);
         }
         let now = self.domain.clock().coarse();
         match arrival {
             Arrival::Value { value, tags, ttl } => {
                 let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));
                 let birth = self.birth_of_merged(shard, key.slot(), now.before(age), ttl);
-                self.put(shard, key, value, birth);
+                let displaced = self.put(shard, key, value, birth);
                 self.set_tags(shard, key, tags);
                 shard.unversion(key);
                 self.note_write(shard, key, write, Some(birth), now);
-                Merged::Stored
+                (Merged::Stored, displaced.entry)
             }
             Arrival::Nothing => {
                 shard.end(key);
                 let evicted = self.evict(key);
                 self.note_write(shard, key, write, None, now);
-                Merged::Removed { evicted }
+                (Merged::Removed { evicted }, None)
             }
         }
     }

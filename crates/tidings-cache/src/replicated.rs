@@ -43,7 +43,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let arrival = self.arrival(change.record);
         let mut woken = Woken::default();
         let mut shard = self.shard(key);
-        let merged = self.merge_from(&mut shard, key, change, arrival);
+        let (merged, displaced) = self.merge_from(&mut shard, key, change, arrival);
         let counter = match merged {
             Merged::Stored => &self.stats.merged,
             Merged::Removed { evicted: true } => &self.stats.key_evicted,
@@ -56,6 +56,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.tell_merged(&mut woken, (partition, key), change, merged);
         }
         drop(shard);
+        drop(displaced);
         woken.wake();
     }
 
@@ -84,18 +85,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         key: KeyRef<'_>,
         change: &RemoteChange<'_>,
         arrival: Arrival<V>,
-    ) -> Merged {
+    ) -> (Merged, Option<Entry<V>>) {
         let stamp = WriteStamp::of(change.record.stamp, change.origin);
         if change.record.uncertain {
             self.open_window(shard, key);
         }
-        let merged = self.merge(shard, key, stamp, arrival);
+        let (merged, displaced) = self.merge(shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
             let origin = change.origin.clone();
             let refusal = Refusal { origin, cache: self.id, key: key.to_bytes(), stamp };
             self.domain.inner().refusals.add(refusal);
         }
-        merged
+        (merged, displaced)
     }
 
     fn merge_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>) {
@@ -103,7 +104,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
             let mut woken = Woken::default();
             let mut shard = self.shard(key);
-            let merged = self.merge_from(&mut shard, key, change, Arrival::Nothing);
+            // A removal stores nothing.
+            let (merged, _) = self.merge_from(&mut shard, key, change, Arrival::Nothing);
             let evicted =
                 matches!(merged, Merged::Removed { evicted: true } | Merged::Future { evicted: true });
             let counter = if evicted { &self.stats.keys_evicted } else { &self.stats.keys_absent };
@@ -144,14 +146,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             _ => self.raise_epochs(slots),
         }
         self.note_whole(&named, slots, stamp, &mut shards);
+        let mut displaced = Vec::new();
         if matches!((&named, &target), (NamedKeys::Keys(_), RawTarget::Prefix(_))) {
             // What is later is kept where it is, and looks as if it had been named.
             self.doubt(rescued.iter().map(|one| one.key.borrowed().slot()).collect());
         } else {
-            rescued.into_iter().for_each(|one| self.restore(&mut shards, one));
+            displaced = rescued.into_iter().map(|one| self.restore(&mut shards, one)).collect();
         }
         let woken = self.tell_whole(change);
         drop(shards);
+        drop(displaced);
         woken.into_iter().for_each(Woken::wake);
     }
 
@@ -252,17 +256,20 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         self.entries.look(&key, |entry| own(entry).then(|| entry.clone()))?
     }
 
-    fn restore(&self, shards: &mut [ShardGuard<'_, V>], rescued: Rescued<V>) {
+    fn restore(&self, shards: &mut [ShardGuard<'_, V>], rescued: Rescued<V>) -> Option<Entry<V>> {
         let Rescued { key, stamp, entry, tags, readable } = rescued;
         let key = key.borrowed();
         let shard = &mut shards[key.shard()];
         let counts = (entry.began, if readable { self.epoch(key.slot()) } else { entry.epoch });
-        self.store_again(shard, key, stamp, entry, counts);
+        let displaced = self.store_again(shard, key, stamp, entry, counts);
         // Afterwards: tags of what the table does not have are forgotten.
         self.set_tags(shard, key, tags);
+        displaced
     }
 
     /// Stores an entry that was there before, as one that counts from another moment on. Call under its key's shard lock.
+    /// What it was stored in place of is to be dropped without that lock.
+    #[must_use]
     pub(crate) fn store_again(
         &self,
         shard: &mut ShardGuard<'_, V>,
@@ -270,12 +277,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         stamp: WriteStamp,
         entry: Entry<V>,
         (began, epoch): (Tick, u32),
-    ) {
+    ) -> Option<Entry<V>> {
         let expires = entry.expires;
-        self.entries.put(key, Entry::new(entry.into_value(), began, expires, epoch), |_| ());
+        let again = Entry::new(entry.into_value(), began, expires, epoch);
+        let (_, displaced) = self.entries.put(key, again, |_| ());
         let birth = Birth { began, epoch, ttl: None };
         if let Some(replica) = &mut shard.replica {
             replica.put(key.sought(), stamp, birth.of_entry());
         }
+        displaced
     }
 }

@@ -216,14 +216,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let unended = shard.flights.finish(key, start, self.epoch(key.slot()), now);
         let sound = unended && stores && self.may_store(&shard, key, began);
-        let landed = match tagged.transpose() {
+        let (landed, displaced) = match tagged.transpose() {
             Ok(value) => {
                 let landing = Landing { start: Start { began, ..start }, sound, ttl, version };
                 self.land(&mut shard, key, value, landing)
             }
             // What cannot have its tags is not stored.
-            Err(_) => Landed::Ended,
+            Err(_) => (Landed::Ended, None),
         };
+        drop(shard);
+        drop(displaced);
         Some((value, landed))
     }
 

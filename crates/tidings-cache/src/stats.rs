@@ -43,7 +43,7 @@ impl Striped {
         self.added(n);
     }
 
-    /// Counts one, and says the how manyth it is of this thread, or of those that share its cell.
+    /// Counts one, and returns how many were counted by this thread, and by those that share its cell.
     #[inline]
     pub(crate) fn nth(&self) -> u64 {
         self.added(1).wrapping_add(1)

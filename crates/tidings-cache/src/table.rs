@@ -159,6 +159,12 @@ impl<V> moka::Expiry<Stored<V>, Kept<V>> for Times {
     }
 }
 
+/// A key of whose entry nothing is asked.
+#[inline]
+fn just<V>(key: &KeyRef<'_>) -> impl Hash + Equivalent<Stored<V>> {
+    Looking::new(key, |_: &Stored<V>| Some(()))
+}
+
 impl<V: Send + Sync + 'static> Table<V> {
     pub(crate) fn new(
         settings: &Settings,
@@ -226,18 +232,18 @@ impl<V: Send + Sync + 'static> Table<V> {
     }
 
     pub(crate) fn contains_key(&self, key: &KeyRef<'_>) -> bool {
-        self.entries.contains_key(&Looking::new(key, |_: &Stored<V>| Some(())))
+        self.entries.contains_key(&just(key))
     }
 
     /// Removes a key's entry, and then looks at it: who panics there has removed it.
     pub(crate) fn remove<R>(&self, key: &KeyRef<'_>, look: impl FnOnce(&Entry<V>) -> R) -> Option<R> {
-        let kept = self.entries.remove(&Looking::new(key, |_: &Stored<V>| Some(())))?;
+        let kept = self.entries.remove(&just(key))?;
         let entry = kept.read();
         Some(look(&entry))
     }
 
     pub(crate) fn invalidate(&self, key: &KeyRef<'_>) {
-        self.entries.invalidate(&Looking::new(key, |_: &Stored<V>| Some(())));
+        self.entries.invalidate(&just(key));
     }
 
     pub(crate) fn invalidate_all(&self) {
@@ -313,7 +319,7 @@ impl<V: Send + Sync + 'static> Table<V> {
         match exchange(&kept, entry) {
             Ok(was) => {
                 if !self.tells && self.is_told() {
-                    self.entries.get(&Looking::new(&key, |_: &Stored<V>| Some(())));
+                    self.entries.get(&just(&key));
                 }
                 Exchanged::Was(was, kept)
             }

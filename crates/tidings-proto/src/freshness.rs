@@ -113,6 +113,8 @@ pub struct Freshness {
     alive_since: Tick,
     /// Somebody has confirmed something since, or none was needed: this life was let in.
     let_in: bool,
+    /// Another process has this node's place.
+    displaced: bool,
     /// Counts changes of the set of relevant origins.
     changes: u64,
 }
@@ -123,8 +125,6 @@ enum Own {
     /// Somebody was reached; not everybody who was named has confirmed anything yet.
     Contacted,
     Floor(Tick),
-    /// For good.
-    Displaced,
 }
 
 impl Freshness {
@@ -142,6 +142,7 @@ impl Freshness {
             outlived: false,
             alive_since: Tick::NEVER,
             let_in: !has_seeds,
+            displaced: false,
             changes: 0,
         }
     }
@@ -400,7 +401,7 @@ impl Freshness {
     /// C: `None` for never, [`Tick::FOREVER`] if there is nobody to hear from.
     #[must_use]
     pub fn oldest_confirmation(&self) -> Option<Tick> {
-        if self.own.is_some() {
+        if self.own.is_some() || self.displaced {
             return None;
         }
         self.origins.values().try_fold(Tick::FOREVER, |oldest, relevant| {

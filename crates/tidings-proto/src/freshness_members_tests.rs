@@ -206,17 +206,22 @@ fn who_was_displaced_is_never_fresh_again_though_all_others_seem_to_have_ended()
         freshness.met(&one, Tick(2));
         freshness.confirmed(&one, Tick(3));
         freshness.displaced();
-        freshness.contacted();
-        freshness.renumbered(Tick(4));
         freshness.lost(&one, Tick(5));
         let late = Tick(5).after(Duration::from_secs(600));
         for at in [Tick(6), Tick(5).after(Duration::from_secs(70)), late] {
             freshness.publish(at);
         }
         assert!(!freshness.is_relevant(&one), "it was waited for long enough");
-        assert_eq!(freshness.oldest_confirmation(), None);
+        assert_eq!((freshness.oldest_confirmation(), freshness.is_known()), (None, false));
         assert_eq!((freshness.doubts(late), freshness.in_doubt(late)), (vec![Doubt::Displaced], true));
     }
+}
+
+#[test]
+fn who_was_displaced_before_anybody_let_it_in_has_reached_nobody() {
+    let mut freshness = Freshness::new(Bounds::default(), true, Tick(1));
+    freshness.displaced();
+    assert_eq!((freshness.is_known(), freshness.is_out_of_contact()), (false, true));
 }
 
 #[test]

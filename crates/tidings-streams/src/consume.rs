@@ -206,15 +206,19 @@ where
                 continue;
             }
             let max = free.min(usize::try_from(left).unwrap_or(usize::MAX));
-            if !handlers.is_empty() {
+            let is_busy = !handlers.is_empty();
+            // Nobody is idle whose handlers run: it waits until one of them is free.
+            let idle = self.options.idle.filter(|_| !is_busy);
+            let wait = idle.map_or(WAIT, |idle| idle.saturating_sub(busy.elapsed()));
+            let received = self.receive(max, wait, handlers).await;
+            if is_busy {
                 busy = Instant::now();
             }
-            let wait = self.options.idle.map_or(WAIT, |idle| idle.saturating_sub(busy.elapsed()));
-            match self.receive(max, wait, handlers).await {
+            match received {
                 Ok(deliveries) => {
                     retry = RETRY_FIRST;
-                    let is_idle = self.options.idle.is_some_and(|idle| busy.elapsed() >= idle);
-                    if deliveries.is_empty() && handlers.is_empty() && is_idle {
+                    let is_idle = idle.is_some_and(|idle| busy.elapsed() >= idle);
+                    if deliveries.is_empty() && is_idle {
                         return Ok(());
                     }
                     if !deliveries.is_empty() {
@@ -285,17 +289,17 @@ where
         return;
     }
     let handled = {
-        let handling = guarded(handler.as_ref(), &delivery);
-        tokio::pin!(handling);
-        loop {
-            let pause = delivery.group_idle_time().mul_f64(EXTEND_AFTER);
-            tokio::select! {
-                handled = &mut handling => break handled,
-                () = tokio::time::sleep(pause), if options.extend => {
-                    // Whether it worked is seen when the delivery is settled.
-                    drop(delivery.keep().await);
-                }
+        // A store that is slow to extend must not keep the handler from going on.
+        let keeping = async {
+            loop {
+                tokio::time::sleep(delivery.group_idle_time().mul_f64(EXTEND_AFTER)).await;
+                // Whether it worked is seen when the delivery is settled.
+                drop(delivery.keep().await);
             }
+        };
+        tokio::select! {
+            handled = guarded(handler.as_ref(), &delivery) => handled,
+            () = keeping, if options.extend => unreachable!("it never ends"),
         }
     };
     match handled {
@@ -322,9 +326,10 @@ where
     E: Display,
 {
     let delivery = Arc::clone(delivery);
-    let handled = AssertUnwindSafe(async move { handler(delivery).await }).catch_unwind().await;
-    match handled {
-        Ok(result) => result.map_err(|error| error.to_string()),
+    // What an error says is the handler's code too.
+    let handling = async move { handler(delivery).await.map_err(|error| error.to_string()) };
+    match AssertUnwindSafe(handling).catch_unwind().await {
+        Ok(result) => result,
         Err(panic) => Err(format!("the handler panicked: {}", text_of(panic.as_ref()))),
     }
 }

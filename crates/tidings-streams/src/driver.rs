@@ -87,8 +87,10 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// `stop` instead, which loses nothing.
     ///
     /// Redis: a script that takes what is due from a sorted set of ours, `XAUTOCLAIM`, `XPENDING` for the counts, and
-    /// buries what is spent; then `XREADGROUP` with `BLOCK`, on a connection of its own. NATS: a pull with `expires`,
-    /// whose messages count their deliveries.
+    /// buries what is spent, and `XREADGROUP` without `BLOCK`; all in one step, for what is taken outside of it is
+    /// counted by nobody if the process ends between. Waiting is `XREAD` with `BLOCK`, without the group, on a
+    /// connection of its own, and then the script again. NATS: a pull with `expires`, whose messages count their
+    /// deliveries.
     async fn receive(
         &self,
         topic: &Topic,
@@ -99,10 +101,15 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Settles deliveries, each by itself, and answers in their order.
     ///
     /// Redis: scripts that compare the attempt with `XPENDING` first. Acknowledging is `XACK`, failing puts the due
-    /// moment into the sorted set or does `XADD` to the dead letters and `XACK` at once (a hash tag keeps both keys
-    /// together), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is
-    /// awaited; a negative one with a delay; or a publish to the dead letters with `Nats-Msg-Id`
-    /// `stream:sequence:group`, awaited, and then `TERM`; `+WPI` to extend.
+    /// moment into the sorted set or does `XADD` to the dead letters and `XACK` at once (in a Redis Cluster scripts
+    /// touch one slot only: a hash tag in their names puts dead letters beside the topics that bury there, so topics
+    /// that share a stream of dead letters share a slot), and extending is `XCLAIM` with `JUSTID` to the same
+    /// consumer. NATS: an acknowledgement that is awaited; a negative one with a delay; or a publish to the dead
+    /// letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`; `+WPI` to extend. That id is
+    /// forgotten after the stream's window of duplicates, so the dead letter also goes to a subject of its own, named
+    /// by stream, sequence and group, with `Nats-Expected-Last-Subject-Sequence: 0`: who buries it twice is refused,
+    /// and takes that for done. A word that meets [`StoreError::Unreachable`] is worth saying again until the
+    /// delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,
@@ -123,7 +130,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
     ) -> Result<Vec<Pending>, GroupError>;
 
     /// Takes over deliveries that nobody has done anything about for `min_idle`: one more attempt each. What is spent
-    /// becomes a dead letter instead.
+    /// becomes a dead letter instead. A paused group yields nothing.
     ///
     /// Redis: `XCLAIM` with `MIN-IDLE-TIME`. NATS cannot: what is idle comes back by `ack_wait`, and the answer is
     /// [`StoreError::Unsupported`].
@@ -136,7 +143,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Stops a group from taking events, or lets it go on. What is under way can be settled all the same.
     ///
-    /// Redis: a flag of ours that the receiving script reads. NATS: `pause_until`, from server 2.11 on; before, a flag.
+    /// Redis: a flag of ours that the receiving script reads. NATS: `pause_until`, from server 2.11 on; before, a
+    /// flag.
     async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError>;
 
     /// Makes a group go on from elsewhere. Everything that it has taken is forgotten: those deliveries are stale.

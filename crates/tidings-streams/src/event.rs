@@ -74,8 +74,9 @@ pub struct NewEvent {
     pub content_type: Option<String>,
     /// Published again with this key within the topic's window, an event is stored once: the first id comes back.
     pub idempotency_key: Option<String>,
-    /// Not delivered to any group before this moment. It counts among what each group has open meanwhile, of which
-    /// there is a bound ([`crate::ledger::OPEN_MAX`] in the embedded store): a topic is no calendar.
+    /// Not delivered to any group before this moment, or a week after it was published ([`crate::WAIT_MAX`]), whichever
+    /// comes first. It counts among what each group has open meanwhile, of which there is a bound
+    /// ([`crate::ledger::OPEN_MAX`] in the embedded store): a topic is no calendar.
     pub not_before: Option<Timestamp>,
 }
 
@@ -197,6 +198,14 @@ pub struct Event {
     pub not_before: Option<Timestamp>,
     /// It was a dead letter, and is delivered to the group that had failed it.
     pub retried: Option<Retried>,
+}
+
+impl Event {
+    /// The moment from which on groups are offered it: no wait is longer than [`crate::WAIT_MAX`].
+    #[must_use]
+    pub fn due(&self) -> Timestamp {
+        self.not_before.unwrap_or_default().min(self.time.after(crate::WAIT_MAX))
+    }
 }
 
 /// Of which dead letter an event is a retry.

@@ -66,7 +66,11 @@
 //!
 //! - Drivers for Redis and NATS, an outbox, and capture of a cache's changes. Nothing of the façade, of HTTP or of the
 //!   program uses this crate yet, and it counts no metrics.
+//! - Where a sync fails the store takes nothing more. When it is opened again it builds on what the system reads back
+//!   and syncs that; a kernel that has dropped the failed pages and calls them clean is believed, and a loss of power then
+//!   may take what was never acknowledged, also where something that is stored later refers to it.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
+//! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is
 //!   delivered again, and not named. The same goes for the last events of a topic where the store was not closed.
 //! - After a restart, an idempotency key counts only as long as its event is kept. Half of a batch may be there that a

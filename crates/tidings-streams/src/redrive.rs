@@ -31,7 +31,9 @@ impl Streams {
         per_second: NonZeroU32,
         mut progress: impl FnMut(Redriven),
     ) -> Result<Redriven, StoreError> {
-        let mut times = tokio::time::interval(Duration::from_secs(1) / per_second.get());
+        // A rate beyond one a nanosecond would be no interval.
+        let pause = (Duration::from_secs(1) / per_second.get()).max(Duration::from_nanos(1));
+        let mut times = tokio::time::interval(pause);
         times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut redriven = Redriven::default();
         let mut page = DeadLetterPage { filter: filter.clone(), after: None, limit: BULK_LETTERS };

@@ -186,13 +186,19 @@ impl Streams {
     }
 
     async fn maintain(&self) {
-        let result = async {
-            for name in self.0.driver.topics().await? {
-                self.0.driver.maintain(&self.0.settings.stored(name)).await?;
+        let result = match self.0.driver.topics().await {
+            Ok(names) => {
+                // One topic that cannot be looked after keeps no other from it.
+                let mut result = Ok(());
+                for name in names {
+                    let maintained = self.0.driver.maintain(&self.0.settings.stored(name)).await;
+                    let maintained = maintained.map(drop);
+                    result = result.and(maintained);
+                }
+                result
             }
-            Ok::<(), StoreError>(())
+            Err(error) => Err(error),
         };
-        let result = result.await;
         let mut complained = self.0.complained.lock();
         if let (Err(error), false) = (&result, *complained) {
             tracing::warn!(error = error as &dyn std::error::Error, "streams cannot be looked after");

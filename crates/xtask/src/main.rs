@@ -4,10 +4,12 @@ mod audit;
 mod guarantees;
 mod licences;
 mod packages;
+mod runner;
 mod steps;
 mod tidy;
 mod workspace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -41,6 +43,13 @@ enum Command {
     Guarantees,
     /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
     Audit,
+    /// Runs a test binary, as `test` has cargo do.
+    #[command(hide = true)]
+    Run {
+        binary: OsString,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -54,10 +63,10 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let workspace = Workspace::load()?;
     match command {
-        Command::Test { only } => steps::run(&workspace, &only),
-        Command::Guarantees => guarantees::run(&workspace),
-        Command::Audit => audit::run(&workspace),
+        Command::Test { only } => steps::run(&Workspace::load()?, &only),
+        Command::Guarantees => guarantees::run(&Workspace::load()?),
+        Command::Audit => audit::run(&Workspace::load()?),
+        Command::Run { binary, arguments } => runner::run(&binary, &arguments),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use crate::workspace::{Workspace, must};
-use crate::{licences, packages, tidy};
+use crate::{licences, packages, runner, tidy};
 
 struct Step {
     name: &'static str,
@@ -25,7 +25,7 @@ const STEPS: [Step; 10] = [
     Step { name: "doc", run: documentation },
     Step { name: "doctest", run: |workspace| tests(workspace, &["--doc"]) },
     Step { name: "turmoil", run: turmoil },
-    Step { name: "test", run: |workspace| tests(workspace, &["--lib", "--bins", "--tests", "--examples"]) },
+    Step { name: "test", run: all_but_doctests },
 ];
 
 /// The names of all steps.
@@ -82,6 +82,11 @@ fn clippy(workspace: &Workspace) -> Result<()> {
 fn documentation(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
     must(command.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn all_but_doctests(workspace: &Workspace) -> Result<()> {
+    let runner = runner::configuration()?;
+    tests(workspace, &["--config", &runner, "--lib", "--bins", "--tests", "--examples"])
 }
 
 /// Runs tests and closes with one line that counts them all, whatever the number of test binaries.

@@ -1,7 +1,10 @@
 //! Caches opened, found, closed and opened again.
 
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tidings_cache::builder::PARTITIONS_MAX;
 use tidings_cache::{Cache, CacheBuilder, Domain, EventKind, OpenError, ReadOrFill, TOKEN_TIME, WriteError};
 use tidings_proto::hash::CacheId;
@@ -142,13 +145,13 @@ fn no_write_survives_a_close_that_it_raced() {
     for _ in 0..300 {
         let node = Node::new("a");
         let users = node.users();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for name in ["k", "m"] {
                 let users = &users;
                 scope.spawn(move || while users.insert(key(name), 1).is_ok() {});
                 scope.spawn(move || while users.write().insert_many([(key("many"), 1)]).is_ok() {});
             }
-            std::thread::yield_now();
+            thread::yield_now();
             users.close();
         });
         assert_eq!(users.iter().count(), 0);
@@ -199,4 +202,47 @@ async fn closing_a_domain_closes_all_its_caches() {
     assert!(node.domain.caches().is_empty());
     assert!(matches!(users.insert(key("k"), 1), Err(WriteError::Closed)));
     assert!(matches!(orders.insert(1, 1), Err(WriteError::Closed)));
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A value that has its cache forget a key when it is dropped.
+struct Forgets(Arc<OnceLock<Cache<String, Nosy>>>);
+
+type Nosy = Arc<Forgets>;
+
+impl Drop for Forgets {
+    fn drop(&mut self) {
+        if let Some(cache) = self.0.get() {
+            let _ = cache.remove(&key("k"));
+        }
+    }
+}
+
+/// Has something done to a key that has an expired entry; returns whether it came to an end, and the key is gone.
+fn ends_and_forgets(act: impl FnOnce(&Cache<String, Nosy>, Nosy) + Send + 'static) -> bool {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let node = Node::new("a");
+        let nosy: Cache<String, Nosy> = node.cache("nosy").time_to_live(MINUTE).open().unwrap();
+        let handle = Arc::<OnceLock<_>>::default();
+        let value = || Arc::new(Forgets(handle.clone()));
+        nosy.insert(key("k"), value()).unwrap();
+        node.clock.advance(MINUTE);
+        assert!(handle.set(nosy.clone()).is_ok());
+        act(&nosy, value());
+        done.send(nosy.peek(&key("k")).is_none()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(60)).unwrap_or(false)
+}
+
+#[test]
+fn the_drop_of_a_value_that_was_stored_over_may_use_its_cache() {
+    assert!(ends_and_forgets(|cache, value| drop(cache.insert(key("k"), value).unwrap())));
+    assert!(ends_and_forgets(|cache, value| drop(cache.write().insert_many([(key("k"), value)]).unwrap())));
+    assert!(ends_and_forgets(|cache, value| {
+        let key = key("k");
+        let load = cache.get_or_load(&key, || async { Ok::<_, ()>(value) });
+        drop(load.now_or_never().expect("it waits for nothing"));
+    }));
 }

@@ -28,7 +28,6 @@ impl Freshness {
         let own = self.own.map(|own| match own {
             Own::NoContact => Doubt::NoContact,
             Own::Contacted | Own::Floor(_) => Doubt::OwnFormerLife,
-            Own::Displaced => Doubt::Displaced,
         });
         let others = self.origins.iter().filter_map(|(origin, relevant)| match relevant {
             Relevant { standing: Standing::Closing { .. }, .. } => Some(Doubt::UncleanEnd(origin.clone())),
@@ -38,7 +37,8 @@ impl Freshness {
             }
             Relevant { .. } => None,
         });
-        own.into_iter().chain(others).collect()
+        let displaced = self.displaced.then_some(Doubt::Displaced);
+        displaced.into_iter().chain(own).chain(others).collect()
     }
 
     /// Whether there is any reason for doubt: whether [`Freshness::doubts`] would name one.
@@ -48,6 +48,6 @@ impl Freshness {
             Relevant { standing: Standing::Closing { .. }, .. } | Relevant { confirmed: None, .. } => false,
             Relevant { confirmed: Some(tick), .. } => now.since(tick) <= self.bounds.max_staleness,
         };
-        self.own.is_some() || !self.origins.values().all(heard)
+        self.displaced || self.own.is_some() || !self.origins.values().all(heard)
     }
 }

@@ -1,6 +1,6 @@
 //! Who knows of this node, so that what it changes counts for their bound.
 
-use super::{Freshness, Own, Relevant, Standing};
+use super::{Freshness, Relevant, Standing};
 use crate::id::Origin;
 use crate::time::Tick;
 
@@ -14,7 +14,7 @@ impl Freshness {
     /// Another process has this node's place. It hears nobody from now on, so that all others end here one by one, and
     /// have not ended: nothing is fresh any more.
     pub fn displaced(&mut self) {
-        self.own = Some(Own::Displaced);
+        self.displaced = true;
     }
 
     /// Who is there, as far as is known, and may not know of this node's present life: it has not answered a probe. Who
@@ -28,10 +28,11 @@ impl Freshness {
     }
 
     /// Whether what this node changes counts for everybody's bound: everybody who was named to it knows of it, or is
-    /// lost. Who was let in by nobody cannot tell that all others are lost from being cut off.
+    /// lost. Who was let in by nobody cannot tell that all others are lost from being cut off, and who was displaced is
+    /// known to nobody any more.
     #[must_use]
     pub fn is_known(&self) -> bool {
         let let_in = self.let_in || self.origins.is_empty();
-        let_in && !self.is_out_of_contact() && self.unaware().next().is_none()
+        let_in && !self.displaced && !self.is_out_of_contact() && self.unaware().next().is_none()
     }
 }

@@ -1,19 +1,20 @@
 //! Groups: who gets which event, how often, and what a word about a delivery does.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Case;
-use super::lab::{BACKOFF, IDLE, Lab, PATIENCE, name, text, texts, topic};
-use crate::call::{Action, Outcome, ReceiveRequest, Settlement, Start};
-use crate::error::GroupError;
+use super::lab::{BACKOFF, IDLE, Lab, PATIENCE, name, ordered, settings, text, texts, topic, topic_with};
+use crate::call::{Action, Outcome, PendingState, ReceiveRequest, Settlement, Start, TrimMode};
+use crate::error::{GroupError, StoreError};
 use crate::event::NewEvent;
-use crate::id::EventId;
-use crate::settings::WAIT_MAX;
+use crate::id::{EventId, Timestamp};
+use crate::settings::{Retention, TopicSettings, WAIT_MAX};
 
-pub(super) fn cases() -> [Case; 17] {
+pub(super) fn cases() -> [Case; 21] {
     facts![
         every_group_gets_every_event_in_order,
         a_group_begins_where_it_is_told_to,
@@ -32,6 +33,10 @@ pub(super) fn cases() -> [Case; 17] {
         an_event_is_not_delivered_before_its_moment,
         a_wait_ends_with_what_is_published,
         a_wait_ends_when_it_is_stopped,
+        nothing_is_delivered_more_often_than_it_may_be,
+        a_wait_ends_when_the_store_is_closed,
+        a_forced_trim_lets_those_go_on_who_wait,
+        no_event_waits_for_more_than_a_week,
     ]
 }
 
@@ -306,4 +311,75 @@ async fn a_wait_ends_when_it_is_stopped(lab: &Lab<'_>) {
     assert_eq!(texts(&taken), [""; 0]);
     lab.publish(&topic, &["a"]).await;
     assert_eq!(texts(&lab.receive(&topic, &group, 1).await), ["a"], "who was stopped has taken it");
+}
+
+async fn nothing_is_delivered_more_often_than_it_may_be(lab: &Lab<'_>) {
+    let topic = topic_with(TopicSettings { max_deliveries: NonZeroU32::MIN, ..settings() });
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    let texts = ["a"; 12];
+    lab.publish(&topic, &texts).await;
+    // Their times end at moments of their own, so that one of them ends amid a call if any can.
+    for _ in texts {
+        assert_eq!(lab.receive(&topic, &group, 1).await.len(), 1);
+        lab.pass(Duration::from_millis(1)).await;
+    }
+    lab.pass(IDLE / 2).await;
+    let mut passed = 0;
+    while lab.all_dead().await.len() < texts.len() {
+        let again = lab.receive(&topic, &group, 1).await;
+        assert!(again.is_empty(), "delivery {} of one", again[0].tag.attempt);
+        assert!(passed < 5_000, "what nobody settled is no dead letter");
+        passed += 1;
+        lab.pass(Duration::from_millis(1)).await;
+    }
+}
+
+async fn a_wait_ends_when_the_store_is_closed(lab: &Lab<'_>) {
+    let topic = topic();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    let driver = lab.driver();
+    let request =
+        ReceiveRequest { consumer: name("c1"), max: 5, wait: PATIENCE * 3, stop: CancellationToken::new() };
+    let waiting = driver.receive(&topic, &group, request);
+    let closing = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        driver.close().await
+    };
+    let both = async { tokio::join!(waiting, closing) };
+    let (received, closed) = tokio::time::timeout(PATIENCE, both).await.expect("the wait goes on");
+    closed.expect("a store closes");
+    let is_told = matches!(received, Err(GroupError::Store(StoreError::Closed)));
+    assert!(is_told, "answered {received:?}");
+}
+
+async fn a_forced_trim_lets_those_go_on_who_wait(lab: &Lab<'_>) {
+    let topic = ordered();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    let events = ["first", "second"].map(|text| NewEvent::new(text).key("k"));
+    lab.publish_events(&topic, events.into()).await;
+    assert_eq!(texts(&lab.receive(&topic, &group, 5).await), ["first"]);
+    let driver = lab.driver();
+    let request =
+        ReceiveRequest { consumer: name("c2"), max: 5, wait: PATIENCE * 3, stop: CancellationToken::new() };
+    let waiting = driver.receive(&topic, &group, request);
+    let trimming = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let limits = Retention { max_events: Some(1), ..Retention::default() };
+        driver.trim(&topic, &limits, TrimMode { force: true, dry_run: false }).await
+    };
+    let both = async { tokio::join!(waiting, trimming) };
+    let (received, trimmed) = tokio::time::timeout(PATIENCE, both).await.expect("the wait goes on");
+    assert_eq!(trimmed.expect("it is trimmed").removed, 1);
+    assert_eq!(texts(&received.expect("the group is there")), ["second"]);
+}
+
+async fn no_event_waits_for_more_than_a_week(lab: &Lab<'_>) {
+    let topic = topic();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    lab.publish_events(&topic, vec![NewEvent::new("a").not_before(Timestamp(u64::MAX))]).await;
+    assert!(lab.receive(&topic, &group, 1).await.is_empty(), "it comes at once");
+    let pending = lab.pending(&topic, &group).await;
+    let latest = lab.now().after(WAIT_MAX);
+    let is_bounded = matches!(pending[0].state, PendingState::Waiting(due) if due <= latest);
+    assert!(is_bounded, "{:?}, later than {latest:?}", pending[0].state);
 }

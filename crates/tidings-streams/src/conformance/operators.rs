@@ -68,6 +68,11 @@ async fn a_paused_group_takes_nothing(lab: &Lab<'_>) {
     let taken = lab.receive(&topic, &group, 1).await;
     lab.driver().set_paused(&topic, &group, true).await.expect("the group is there");
     assert_eq!(lab.receive(&topic, &group, 10).await.len(), 0);
+    let claim = ClaimRequest { consumer: name("c2"), min_idle: Duration::ZERO, max: 10 };
+    match lab.driver().claim(&topic, &group, claim).await {
+        Err(GroupError::Store(StoreError::Unsupported { .. })) => {}
+        claimed => assert_eq!(claimed.expect("the group is there").len(), 0, "by a claim"),
+    }
     assert!(lab.driver().groups(&topic).await.expect("they can be listed")[0].paused);
     assert_eq!(
         lab.ack(&topic, &group, &taken[0]).await,

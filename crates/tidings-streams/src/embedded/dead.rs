@@ -14,6 +14,9 @@ const LOOKED_MAX: u64 = 10_000;
 /// So many are read at a time and turned around.
 const BACKWARD_LETTERS: u64 = 32;
 
+/// Bytes that are looked through for one page, about: others wait for so long.
+const LOOKED_BYTES_MAX: u64 = 32 << 20;
+
 /// Payloads of a page, in bytes; one letter more may come.
 const PAGE_BYTES_MAX: usize = 8 << 20;
 
@@ -23,10 +26,12 @@ impl Store {
         let mut end = page.after.map_or(u64::MAX, |after| after.0.major()).min(self.dead.written() + 1);
         let first = self.removed.first_missing(self.dead.first());
         let lowest = end.saturating_sub(LOOKED_MAX).max(first);
-        let (mut listed, mut bytes) = (DeadLetters::default(), 0);
-        while end > lowest {
+        let (mut listed, mut bytes, mut looked) = (DeadLetters::default(), 0, 0);
+        while end > lowest && looked < LOOKED_BYTES_MAX {
             let from = end.saturating_sub(BACKWARD_LETTERS).max(lowest);
-            for letter in self.dead_between(from, end, page)?.into_iter().rev() {
+            let (letters, read) = self.dead_between(from, end, page)?;
+            looked += read;
+            for letter in letters.into_iter().rev() {
                 if listed.letters.len() >= limit || bytes >= PAGE_BYTES_MAX {
                     listed.next = listed.letters.last().map(|letter| letter.id);
                     return Ok(listed);
@@ -36,8 +41,8 @@ impl Store {
             }
             end = from;
         }
-        if lowest > first {
-            listed.next = Some(DeadLetterId(EventId::new(lowest)));
+        if end > first {
+            listed.next = Some(DeadLetterId(EventId::new(end)));
         }
         Ok(listed)
     }
@@ -47,12 +52,13 @@ impl Store {
         from: u64,
         end: u64,
         page: &DeadLetterPage,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        let mut letters = Vec::new();
+    ) -> Result<(Vec<DeadLetter>, u64), StoreError> {
+        let (mut letters, mut bytes) = (Vec::new(), 0);
         let mut walk = self.dead.walk(from)?;
         while walk.expected() < end {
             match walk.next()? {
                 Some(Item::Record(found)) if found.id < end => {
+                    bytes += found.size;
                     let wanted = record::dead_header(&found).is_some_and(|header| {
                         page.filter.takes(&header.stream, &header.topic, &header.group)
                     });
@@ -64,7 +70,7 @@ impl Store {
                 _ => break,
             }
         }
-        Ok(letters)
+        Ok((letters, bytes))
     }
 
     pub(super) fn dead_letter_count(&self) -> u64 {

@@ -21,6 +21,9 @@ use crate::settings::Topic;
 /// Payloads that one call takes, in bytes; one event more may come.
 const RECEIVE_BYTES_MAX: usize = 8 << 20;
 
+/// Dead letters that one call makes, in bytes; one more may come. What is left over comes with the next one.
+const BURIED_BYTES_MAX: usize = 8 << 20;
+
 /// New events that are looked at in one go. A group that skips or parks more goes on in the next one.
 const LOOK_EVENTS_MAX: usize = 1_000;
 
@@ -42,6 +45,8 @@ impl Store {
         start: Start,
     ) -> Result<bool, StoreError> {
         let epoch = self.next_epoch();
+        self.topic_or_new(&topic.name)?;
+        self.settle_start(&topic.name, start)?;
         let stored = self.topic_or_new(&topic.name)?;
         if stored.groups.contains_key(group) {
             return Ok(false);
@@ -75,21 +80,25 @@ impl Store {
         if self.group(topic, name)?.ledger.paused() {
             return Ok(Received::default());
         }
-        self.bury_spent(topic, name, random)?;
-        let (mut events, lost) = self.due_events(topic, name, max)?;
+        // One moment for all of it: what is not spent when the spent are buried must not be due right behind that.
+        let rules = Rules { settings: &topic.settings, now, random };
+        let (_, spent_left) = self.bury_spent(topic, name, rules)?;
+        let (mut events, lost) = self.due_events(topic, name, max, rules)?;
+        // What waited for one that is lost may be due now.
+        let go_on = spent_left || !lost.is_empty();
         for id in lost {
-            self.step(&topic.name, name, Step::Settled { id });
+            self.give_up_unreadable(topic, name, id);
         }
         let mut more = events.len() >= max || bytes_of(&events) >= RECEIVE_BYTES_MAX;
         if !more {
-            let (looked, new, more_new) = self.new_events(topic, name, max - events.len())?;
-            more = more_new;
+            let (looked, new, more_new) = self.new_events(topic, name, max - events.len(), now)?;
+            more = more_new || go_on;
             if let Some(looked) = looked {
                 self.step(&topic.name, name, looked);
             }
             events.extend(new);
         }
-        let deliveries = self.take(topic, name, consumer, events)?;
+        let deliveries = self.take(topic, name, consumer, (now, events))?;
         let due = self.group(topic, name)?.ledger.next_due().filter(|due| *due > now);
         Ok(Received { deliveries, due, more })
     }
@@ -100,12 +109,12 @@ impl Store {
         topic: &Topic,
         name: &Name,
         consumer: &Name,
-        events: Vec<Event>,
+        (at, events): (Timestamp, Vec<Event>),
     ) -> Result<Vec<Delivered>, GroupError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let at = self.now();
+        self.waiting += bytes_of(&events);
         let until = at.after(topic.settings.min_idle_time);
         let ids = events.iter().map(|event| event.id.major()).collect();
         self.step(&topic.name, name, Step::Taken { consumer: consumer.clone(), at, until, ids });
@@ -125,9 +134,11 @@ impl Store {
         topic: &Topic,
         name: &Name,
         max: usize,
+        rules: Rules<'_>,
     ) -> Result<(Vec<Event>, Vec<u64>), GroupError> {
-        let now = self.now();
-        let due = self.group(topic, name)?.ledger.due(now, max);
+        let ledger = &self.group(topic, name)?.ledger;
+        let mut due = ledger.due(rules.now, max);
+        due.retain(|id| ledger.spent_one(*id, rules).is_none());
         let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
         let (mut events, mut lost, mut bytes) = (Vec::new(), Vec::new(), 0);
         for id in due {
@@ -151,8 +162,8 @@ impl Store {
         topic: &Topic,
         name: &Name,
         max: usize,
+        now: Timestamp,
     ) -> Result<(Option<Step>, Vec<Event>, bool), GroupError> {
-        let now = self.now();
         let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
         let ledger = &stored.groups.get(name).ok_or(GroupError::Unknown)?.ledger;
         let from = ledger.next().max(stored.floor);
@@ -177,7 +188,7 @@ impl Store {
                 continue;
             }
             let lane = topic.settings.ordered.then(|| lane(event.key.as_deref()));
-            let due = event.not_before.unwrap_or_default();
+            let due = event.due();
             briefs.push(Brief { id: found.id, lane, due });
             if due <= now {
                 bytes += event.payload.len();
@@ -196,14 +207,29 @@ impl Store {
         Ok(((stands > ledger.next()).then_some(step), events, more))
     }
 
-    fn bury_spent(&mut self, topic: &Topic, name: &Name, random: f64) -> Result<u64, GroupError> {
-        let now = self.now();
-        let spent = self.group(topic, name)?.ledger.spent(Rules { settings: &topic.settings, now, random });
-        let buried = spent.len() as u64;
-        for burial in spent {
+    /// Buries what nobody settled in time: how many, and whether some are left for the next call.
+    fn bury_spent(
+        &mut self,
+        topic: &Topic,
+        name: &Name,
+        rules: Rules<'_>,
+    ) -> Result<(u64, bool), GroupError> {
+        let spent = self.group(topic, name)?.ledger.spent(rules);
+        let (all, before) = (spent.len(), self.waiting);
+        for (buried, burial) in spent.into_iter().enumerate() {
+            if self.waiting - before >= BURIED_BYTES_MAX {
+                return Ok((buried as u64, true));
+            }
             self.bury(topic, name, burial)?;
         }
-        Ok(buried)
+        Ok((all as u64, false))
+    }
+
+    /// Settles an event that cannot be read any more: nothing is left to do about it.
+    fn give_up_unreadable(&mut self, topic: &Topic, name: &Name, id: u64) {
+        tracing::warn!(topic = %topic.name, group = %name, id, "an event that was taken cannot be read any more");
+        self.step(&topic.name, name, Step::Settled { id });
+        self.wake(&topic.name);
     }
 
     /// Makes a dead letter. `None`: the event cannot be read any more, and nothing is left to do about it.
@@ -216,31 +242,38 @@ impl Store {
         let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
         let epoch = stored.groups.get(name).ok_or(GroupError::Unknown)?.ledger.epoch();
         let (number, time) = (burial.id, burial.failure.last);
-        let mut dead = None;
-        if let Some(event) = stored.event(number)? {
-            let grave = Grave { stream: &topic.settings.dead_letter, topic: &topic.name, group: name, epoch };
-            let (header, payload) = DeadHeader::new(&grave, event, burial);
-            let (id, _) = self.dead.append(time.0, |out| record::write(&header, &payload, out));
-            dead = Some(DeadLetterId(EventId::new(id)));
-        }
+        let Some(event) = stored.event(number)? else {
+            self.give_up_unreadable(topic, name, number);
+            return Ok(None);
+        };
+        let grave = Grave { stream: &topic.settings.dead_letter, topic: &topic.name, group: name, epoch };
+        let (header, payload) = DeadHeader::new(&grave, event, burial);
+        let (id, size) = self.dead.append(time.0, |out| record::write(&header, &payload, out));
+        self.waiting += usize::try_from(size).unwrap_or(usize::MAX);
         self.step(&topic.name, name, Step::Settled { id: number });
         self.wake(&topic.name);
-        Ok(dead)
+        Ok(Some(DeadLetterId(EventId::new(id))))
     }
 
-    /// Buries what nobody settled in time in any group of a topic.
-    pub(super) fn bury_all_spent(&mut self, topic: &Topic, random: f64) -> Result<u64, StoreError> {
+    /// Buries what nobody settled in time in any group of a topic, and says whether some are left.
+    pub(super) fn bury_all_spent(&mut self, topic: &Topic, random: f64) -> Result<(u64, bool), StoreError> {
+        let rules = Rules { settings: &topic.settings, now: self.now(), random };
         let groups = self.topics.get(&topic.name).map(|stored| stored.groups.keys().cloned().collect());
         let groups: Vec<Name> = groups.unwrap_or_default();
         let mut buried = 0;
         for group in groups {
-            match self.bury_spent(topic, &group, random) {
-                Ok(more) => buried += more,
+            match self.bury_spent(topic, &group, rules) {
+                Ok((these, left)) => {
+                    buried += these;
+                    if left {
+                        return Ok((buried, true));
+                    }
+                }
                 Err(GroupError::Unknown) => {}
                 Err(GroupError::Store(error)) => return Err(error),
             }
         }
-        Ok(buried)
+        Ok((buried, false))
     }
 
     pub(super) fn settle(
@@ -282,10 +315,15 @@ impl Store {
         random: f64,
     ) -> Result<Vec<Delivered>, GroupError> {
         let now = self.now();
-        let idle = self.group(topic, name)?.ledger.idle(now, request.min_idle);
+        let ledger = &self.group(topic, name)?.ledger;
+        if ledger.paused() {
+            return Ok(Vec::new());
+        }
+        let (idle, before) = (ledger.idle(now, request.min_idle), self.waiting);
         let mut events = Vec::new();
         for id in idle {
-            if events.len() >= request.max.min(RECEIVE_EVENTS_MAX) || bytes_of(&events) >= RECEIVE_BYTES_MAX {
+            let full = bytes_of(&events) >= RECEIVE_BYTES_MAX || self.waiting - before >= BURIED_BYTES_MAX;
+            if full || events.len() >= request.max.min(RECEIVE_EVENTS_MAX) {
                 break;
             }
             let rules = Rules { settings: &topic.settings, now, random };
@@ -296,10 +334,10 @@ impl Store {
             let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
             match stored.event(id)? {
                 Some(event) => events.push(event),
-                None => self.step(&topic.name, name, Step::Settled { id }),
+                None => self.give_up_unreadable(topic, name, id),
             }
         }
-        self.take(topic, name, &request.consumer, events)
+        self.take(topic, name, &request.consumer, (now, events))
     }
 
     pub(super) fn set_paused(&mut self, topic: &Topic, name: &Name, paused: bool) -> Result<(), GroupError> {
@@ -317,6 +355,7 @@ impl Store {
         to: Start,
         preview: bool,
     ) -> Result<Sought, GroupError> {
+        self.settle_start(&topic.name, to)?;
         let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
         let next = stored.start(to)?;
         let floor = stored.floor;
@@ -333,6 +372,12 @@ impl Store {
             self.wake(&topic.name);
         }
         Ok(sought)
+    }
+
+    /// Writes what waits where a moment is looked for: it is found in files alone.
+    fn settle_start(&mut self, topic: &Name, start: Start) -> Result<(), StoreError> {
+        let waits = self.topics.get(topic).is_some_and(|stored| stored.log.is_dirty());
+        if waits && matches!(start, Start::Time(_)) { self.flush() } else { Ok(()) }
     }
 
     pub(super) fn pending(
@@ -398,10 +443,13 @@ impl Stored {
             return Ok(None);
         }
         let mut walk = self.log.walk(id)?;
-        match walk.next()? {
-            Some(Item::Record(found)) => Ok(record::event(&found)),
-            _ => Ok(None),
-        }
+        let event = match walk.next()? {
+            Some(Item::Record(found)) => record::event(&found),
+            _ => None,
+        };
+        // Who takes one again most likely takes the next one too.
+        walk.pause();
+        Ok(event)
     }
 
     fn group_info(&mut self, name: Name, now: Timestamp) -> Result<GroupInfo, StoreError> {

@@ -91,8 +91,8 @@ impl Journal {
     pub(super) fn open(directory: &Path, mut show: impl FnMut(Change)) -> io::Result<(Self, Opened)> {
         if !directory.exists() {
             std::fs::create_dir(directory)?;
-            directory.parent().map_or(Ok(()), sync_directory)?;
         }
+        directory.parent().map_or(Ok(()), sync_directory)?;
         let generations = generations(directory)?;
         let Some(&newest) = generations.last() else {
             let mut journal = Self {
@@ -106,6 +106,11 @@ impl Journal {
             journal.renew(std::iter::empty())?;
             return Ok((journal, Opened { damaged: 0, is_new: true, is_cut: false }));
         };
+        // What is found here is built upon. A process that was killed need not have had the disk keep it.
+        for generation in &generations {
+            File::open(file_of(directory, *generation))?.sync_data()?;
+        }
+        sync_directory(directory)?;
         let whole = read(directory, newest, |_| ())?;
         let before = generations.iter().rev().nth(1);
         let mut damaged = whole.damaged;

@@ -65,6 +65,10 @@ pub(super) struct Log {
     last: u64,
     written: u64,
     hints: VecDeque<Hint>,
+    /// Something was written that the disk need not have.
+    unsynced: bool,
+    /// The next flush syncs whatever it is asked to.
+    urgent: bool,
 }
 
 impl Log {
@@ -72,7 +76,6 @@ impl Log {
     pub(super) fn open(directory: &Path, least: u64, mut show: impl FnMut(&Record<'_>)) -> io::Result<Self> {
         if !directory.exists() {
             std::fs::create_dir(directory)?;
-            directory.parent().map_or(Ok(()), sync_directory)?;
         }
         let mut segments = BTreeMap::new();
         for entry in std::fs::read_dir(directory)? {
@@ -94,6 +97,11 @@ impl Log {
         let shown = segments.iter().rev().find(|(_, length)| **length > 0).unwrap_or((&newest, &0));
         let (&first, &length) = shown;
         let file = File::open(file_of(directory, first))?;
+        // What is found here is built upon. A process that was killed need not have had the disk keep it.
+        file.sync_data()?;
+        active.sync_data()?;
+        sync_directory(directory)?;
+        directory.parent().map_or(Ok(()), sync_directory)?;
         let mut walker = Walker::new(file, frame::salt(&name, first), 0, length);
         let (mut last, mut missing) = (first - 1, 0);
         while let Some(found) = walker.next()? {
@@ -118,6 +126,8 @@ impl Log {
             last,
             written: last,
             hints: VecDeque::new(),
+            unsynced: false,
+            urgent: false,
         };
         let next = (last + 1 + missing).max(least);
         if missing > 0 || next > last + 1 {
@@ -171,9 +181,10 @@ impl Log {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.unsynced = true;
         self.active.write_all(&self.buffer)?;
-        if sync {
-            self.active.sync_data()?;
+        if sync || self.urgent {
+            self.sync()?;
         }
         let mut segment = self.segments.last_entry().expect("there is one");
         *segment.get_mut() += self.buffer.len() as u64;
@@ -184,10 +195,15 @@ impl Log {
         self.written = self.last;
         if full {
             // Where a flush does not sync, nothing that comes later will sync this file again.
-            self.active.sync_data()?;
+            self.sync()?;
             self.roll()?;
         }
         Ok(())
+    }
+
+    /// Has the disk keep what waits to be written as soon as it is, for something that is built upon it.
+    pub(super) fn sync_with_next_flush(&mut self) {
+        self.urgent = true;
     }
 
     /// Whether a file would be freed by a floor.
@@ -196,8 +212,12 @@ impl Log {
     }
 
     /// Has the disk keep what was written.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.active.sync_data()
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if self.unsynced {
+            self.active.sync_data()?;
+        }
+        (self.unsynced, self.urgent) = (false, false);
+        Ok(())
     }
 
     /// Whether [`Log::drop_below`] would free a file.
@@ -220,7 +240,10 @@ impl Log {
             let mut firsts = self.segments.keys().copied();
             match (firsts.next(), firsts.next()) {
                 (Some(first), Some(second)) if second <= floor => {
-                    std::fs::remove_file(file_of(&self.directory, first))?;
+                    match std::fs::remove_file(file_of(&self.directory, first)) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
                     self.segments.remove(&first);
                     self.hints.retain(|hint| hint.segment != first);
                 }

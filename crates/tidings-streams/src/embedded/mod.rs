@@ -113,6 +113,10 @@ impl Wakers {
         }
     }
 
+    fn wake_all(&self) {
+        self.0.lock().values().for_each(|waker| waker.notify_waiters());
+    }
+
     fn wake(&self, topic: &Name) {
         if let Some(waker) = self.0.lock().get(topic) {
             waker.notify_waiters();
@@ -153,7 +157,7 @@ impl Embedded {
             let random = rand::random();
             let received = self
                 .handle
-                .call(move |store| {
+                .call_if_awaited(move |store| {
                     let received = store.receive(&topic, &group, &consumer, max, random)?;
                     let now = store.now();
                     Ok::<_, GroupError>((received, now))
@@ -290,7 +294,7 @@ impl Driver for Embedded {
     ) -> Result<Vec<Delivered>, GroupError> {
         let (topic, group) = (topic.clone(), group.clone());
         let random = rand::random();
-        self.handle.call(move |store| store.claim(&topic, &group, &request, random)).await?
+        self.handle.call_if_awaited(move |store| store.claim(&topic, &group, &request, random)).await?
     }
 
     async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError> {
@@ -343,10 +347,18 @@ impl Driver for Embedded {
     }
 
     async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError> {
-        let topic = topic.clone();
-        let random = rand::random();
+        let (topic, random) = (topic.clone(), rand::random());
+        let mut buried = 0;
+        loop {
+            let of = topic.clone();
+            let bury = move |store: &mut store::Store| store.bury_all_spent(&of, random);
+            let (these, left) = self.handle.call(bury).await??;
+            buried += these;
+            if !left {
+                break;
+            }
+        }
         let maintain = move |store: &mut store::Store| {
-            let buried = store.bury_all_spent(&topic, random)?;
             let trimmed = store.retain(&topic, TRIMMED_BY_MAINTENANCE)?;
             store.note_floor(&topic.name);
             store.forget_keys(&topic);

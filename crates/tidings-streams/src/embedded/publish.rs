@@ -32,7 +32,7 @@ impl Store {
         let stored = self.topic_or_new(&topic.name)?;
         let time = now.max(stored.last_time);
         stored.last_time = time;
-        let mut published = Vec::with_capacity(events.len());
+        let (mut published, mut bytes) = (Vec::with_capacity(events.len()), 0);
         for event in events {
             let key = event.idempotency_key.clone();
             let known = key.as_ref().and_then(|key| stored.keys.as_ref()?.find(key));
@@ -41,7 +41,8 @@ impl Store {
                 continue;
             }
             let (header, payload) = EventHeader::of_new(event);
-            let id = stored.append(time, &header, &payload);
+            let (id, size) = stored.append(time, &header, &payload);
+            bytes += size;
             if let (Some(key), Some(keys)) = (key, &mut stored.keys) {
                 keys.insert(&key, id, time);
             }
@@ -49,7 +50,15 @@ impl Store {
         }
         self.wake(&topic.name);
         self.touch(&topic.name);
-        self.retain(topic, TRIMMED_BY_PUBLISH)?;
+        self.waiting += usize::try_from(bytes).unwrap_or(usize::MAX);
+        // The events are stored, whatever becomes of older ones: maintenance says so too.
+        if let Err(error) = self.retain(topic, TRIMMED_BY_PUBLISH) {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                topic = %topic.name,
+                "a topic's retention could not be applied"
+            );
+        }
         Ok(published)
     }
 
@@ -60,7 +69,10 @@ impl Store {
         let time = now.max(stored.last_time);
         stored.last_time = time;
         let (header, payload) = EventHeader::of(event);
-        let id = stored.append(time, &header, &payload);
+        let (id, size) = stored.append(time, &header, &payload);
+        // The journal forgets the dead letter in the same flush, and may reach the disk by itself.
+        stored.log.sync_with_next_flush();
+        self.waiting += usize::try_from(size).unwrap_or(usize::MAX);
         self.wake(topic);
         self.touch(topic);
         Ok(EventId::new(id))
@@ -156,15 +168,17 @@ impl Store {
             .collect();
         for group in losers {
             self.step(name, &group, Step::Lost { below });
+            // What waited for one of these, or for room, may be due.
+            self.wake(name);
         }
     }
 }
 
 impl Stored {
-    fn append(&mut self, time: Timestamp, header: &EventHeader, payload: &[u8]) -> u64 {
+    fn append(&mut self, time: Timestamp, header: &EventHeader, payload: &[u8]) -> (u64, u64) {
         let (id, size) = self.log.append(time.0, |out| record::write(header, payload, out));
         self.bytes += size;
-        id
+        (id, size)
     }
 
     fn read_keys(&mut self, begin: Timestamp) -> io::Result<Keys> {
@@ -199,27 +213,38 @@ impl Stored {
         if floor >= end || oldest.is_some_and(|oldest| !is_surplus(limits, held, oldest, now)) {
             return Ok((floor, trimmed));
         }
+        // What cannot be read and is not surplus by itself: it goes once something behind it does, and is named till then.
+        let mut passed = Held::default();
         let mut walk = self.log.walk(floor)?;
         while floor < end && trimmed.removed < most {
             match walk.next()? {
                 Some(Item::Record(record)) => {
-                    if !is_surplus(limits, held, Timestamp(record.time), now) {
-                        self.oldest = Some((record.id, Timestamp(record.time)));
+                    let without = Held {
+                        events: held.events.saturating_sub(passed.events),
+                        bytes: held.bytes.saturating_sub(passed.bytes),
+                    };
+                    if record.id >= end || !is_surplus(limits, without, Timestamp(record.time), now) {
+                        self.oldest = Some((floor, Timestamp(record.time)));
                         walk.pause();
                         return Ok((floor, trimmed));
                     }
                     floor = record.id + 1;
                     trimmed.removed += 1;
-                    trimmed.bytes += record.size;
-                    held.events = held.events.saturating_sub(1);
-                    held.bytes = held.bytes.saturating_sub(record.size);
+                    trimmed.bytes += record.size + std::mem::take(&mut passed).bytes;
+                    held.events = without.events.saturating_sub(1);
+                    held.bytes = without.bytes.saturating_sub(record.size);
                 }
-                // What cannot be read goes with what is older.
                 Some(Item::Gap { last, first, bytes }) => {
+                    let gap = Held { events: last - first + 1, bytes };
+                    // Its age is not known: that of what comes behind it decides.
+                    if !is_surplus(limits, held, now, now) {
+                        passed = Held { events: passed.events + gap.events, bytes: passed.bytes + gap.bytes };
+                        continue;
+                    }
                     floor = (last + 1).min(end);
-                    held.events = held.events.saturating_sub(last - first + 1);
-                    held.bytes = held.bytes.saturating_sub(bytes);
-                    trimmed.bytes += bytes;
+                    held.events = held.events.saturating_sub(gap.events);
+                    held.bytes = held.bytes.saturating_sub(gap.bytes);
+                    trimmed.bytes += gap.bytes;
                 }
                 None => break,
             }

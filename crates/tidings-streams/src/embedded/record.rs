@@ -14,7 +14,8 @@ use crate::id::{DeadLetterId, EventId, Timestamp};
 use crate::ledger::Burial;
 use crate::name::Name;
 
-/// Everything of an event but its number, moment and payload. Fields are only added at the end, as options.
+/// Everything of an event but its number, moment and payload. Its fields and their order are on disk: others are another
+/// layout of the store.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct EventHeader {
     pub(super) key: Option<String>,

@@ -88,14 +88,22 @@ pub(super) struct Store {
     pub(super) found: Vec<Damage>,
     synced: Timestamp,
     unsynced: bool,
+    /// Bytes that were taken in or are to be handed out, and wait for the next flush.
+    pub(super) waiting: usize,
+    /// Whether it was said that files cannot be freed.
+    complained: bool,
 }
 
 impl Store {
     pub(super) fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
         let root = path.join(LAYOUT);
         std::fs::create_dir_all(root.join("topics"))?;
-        sync_directory(&root)?;
-        sync_directory(path)?;
+        // Also what a process before this one made and was killed before it could say so to the disk.
+        for directory in [root.as_path(), path, path.parent().unwrap_or(path)] {
+            if !directory.as_os_str().is_empty() {
+                sync_directory(directory)?;
+            }
+        }
         let lock = lock(&root)?;
         let mut replayed = Replayed::default();
         let (journal, opened) = Journal::open(&root.join("journal"), |change| replayed.apply(change))?;
@@ -139,6 +147,8 @@ impl Store {
             found,
             synced: Timestamp::default(),
             unsynced: false,
+            waiting: 0,
+            complained: false,
         };
         // What one file says that another had no time to.
         for header in buried {
@@ -233,6 +243,7 @@ impl Store {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
+        self.waiting = 0;
         let flushed = self.flush_files();
         if let Err(error) = &flushed {
             tracing::error!(error = error as &dyn std::error::Error, "the store of streams failed");
@@ -242,14 +253,15 @@ impl Store {
     }
 
     fn flush_files(&mut self) -> Result<(), StoreError> {
-        let sync = self.durability == Durability::Sync;
+        let sync = self.durability != Durability::Relaxed;
         self.unsynced |= self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty();
         for name in &self.touched {
             if let Some(topic) = self.topics.get_mut(name) {
                 topic.log.flush(sync)?;
             }
         }
-        self.dead.flush(sync)?;
+        // Of two files either may reach the disk first: what the journal says was given up has to be there.
+        self.dead.flush(true)?;
         self.journal.flush(sync)?;
         if !sync && self.unsynced && self.moment.last().since(self.synced) >= RELAXED_SYNC_EVERY {
             self.sync()?;
@@ -261,7 +273,7 @@ impl Store {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
-        for topic in self.topics.values() {
+        for topic in self.topics.values_mut() {
             topic.log.sync()?;
         }
         self.dead.sync()?;
@@ -280,12 +292,20 @@ impl Store {
         if frees && self.unsynced {
             self.sync()?;
         }
+        let mut freed = Ok(());
         for name in std::mem::take(&mut self.touched) {
             if let Some(topic) = self.topics.get_mut(&name) {
-                topic.log.drop_below(topic.noted)?;
+                let dropped = topic.log.drop_below(topic.noted);
+                freed = freed.and(dropped);
             }
         }
-        self.dead.drop_below(dead)?;
+        let dropped = self.dead.drop_below(dead);
+        freed = freed.and(dropped);
+        // Nothing that is stored depends on it: it is tried again.
+        if let (Err(error), false) = (&freed, self.complained) {
+            tracing::warn!(error = error as &dyn std::error::Error, "files of streams cannot be freed");
+        }
+        self.complained = freed.is_err();
         Ok(())
     }
 
@@ -368,3 +388,7 @@ fn lock(root: &Path) -> Result<File, OpenError> {
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

@@ -18,6 +18,10 @@ const CALLS_MAX: usize = 1_024;
 /// Calls that one write and one sync stand for, at most: none of them should wait for much more than its own.
 const CALLS_PER_FLUSH: usize = 512;
 
+/// Bytes that one write and one sync stand for, in and out; one call more may come. Calls are small or large, and what
+/// they bring is held until then.
+const BYTES_PER_FLUSH: usize = 16 << 20;
+
 /// What a call leaves behind: told once everything before it is written.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
@@ -45,6 +49,8 @@ impl Handle {
         let (calls, inbox) = mpsc::channel(CALLS_MAX);
         let (opened, open) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-streams".to_owned()).spawn(move || {
+            // Whoever waits is told when the thread is gone, whatever ended it: then it is refused.
+            let _told = Told(Arc::clone(&wakers));
             match Store::open(&path, &config) {
                 // Nobody waits any more: the store closes as it is dropped.
                 Ok(store) => {
@@ -65,8 +71,27 @@ impl Handle {
         &self,
         what: impl FnOnce(&mut Store) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
+        self.send(what, false).await
+    }
+
+    /// The same, and nothing is done if the one who asked has gone by then.
+    pub(super) async fn call_if_awaited<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(what, true).await
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut Store) -> T + Send + 'static,
+        if_awaited: bool,
+    ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let call = Call::Do(Box::new(move |store| {
+            if if_awaited && reply.is_closed() {
+                return Box::new(|_| ());
+            }
             let result = store.map(what);
             Box::new(move |written: Result<(), StoreError>| drop(reply.send(written.and(result))))
         }));
@@ -105,6 +130,14 @@ impl Drop for Handle {
     }
 }
 
+struct Told(Arc<Wakers>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.wake_all();
+    }
+}
+
 fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers) {
     while let Some(first) = inbox.blocking_recv() {
         let mut replies = Vec::new();
@@ -121,13 +154,16 @@ fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers) {
                     break;
                 }
             }
-            if replies.len() < CALLS_PER_FLUSH {
+            if replies.len() < CALLS_PER_FLUSH && store.waiting < BYTES_PER_FLUSH {
                 call = inbox.try_recv().ok();
             }
         }
         let written = store.flush();
         for reply in replies {
             reply(written.clone());
+        }
+        if written.is_err() {
+            wakers.wake_all();
         }
         for topic in store.take_woken() {
             wakers.wake(&topic);

@@ -22,6 +22,12 @@ async fn the_relaxed_embedded_driver_conforms() {
 }
 
 #[tokio::test]
+async fn the_embedded_driver_conforms_though_time_passes_amid_a_call() {
+    check(&EmbeddedHarness::ticking()).await;
+}
+
+// Nothing but waits takes any time there.
+#[tokio::test(start_paused = true)]
 async fn every_planted_bug_is_found() {
     let bugs = [
         (Bug::NoRedelivery, "what_nobody_settles_goes_to_another_consumer"),
@@ -32,6 +38,11 @@ async fn every_planted_bug_is_found() {
         (Bug::StaleWords, "a_word_about_an_earlier_delivery_is_stale"),
         (Bug::NoIdempotency, "an_idempotency_key_stores_an_event_once"),
         (Bug::RetryForAll, "a_retry_goes_to_its_group_alone_and_begins_anew"),
+        (Bug::OneTooMany, "nothing_is_delivered_more_often_than_it_may_be"),
+        (Bug::PublishForgetsWaiters, "a_wait_ends_with_what_is_published"),
+        (Bug::CloseForgetsWaiters, "a_wait_ends_when_the_store_is_closed"),
+        (Bug::TrimForgetsWaiters, "a_forced_trim_lets_those_go_on_who_wait"),
+        (Bug::ClaimIgnoresPause, "a_paused_group_takes_nothing"),
     ];
     for (bug, case) in bugs {
         let failures = run(&MemoryHarness { clock: TestClock::new(), bug: Some(bug) }).await;

@@ -240,3 +240,24 @@ async fn a_consumer_of_a_group_that_is_removed_ends_with_the_reason() {
     assert!(matches!(ended, Err(tidings_streams::GroupError::Unknown)), "{ended:?}");
     streams.shutdown().await.expect("it ends");
 }
+
+/// An error that cannot even be said.
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("it cannot be said")
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_panics_when_it_is_said_is_a_failure_like_others() {
+    let (streams, _directory) = streams(|settings| settings.max_deliveries = NonZeroU32::MIN).await;
+    let group = group(&streams, &["a"]).await;
+    let consumer =
+        group.consume(ConsumeOptions { max: Some(1), ..options() }, |_| async { Err(Unspeakable) });
+    let consumed = tokio::time::timeout(PATIENCE, consumer.ended()).await.expect("it ends");
+    assert_eq!(consumed.expect("the group is there").failed, 1);
+    assert_eq!(pending(&group).await, 0);
+    streams.shutdown().await.expect("it ends");
+}

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use tidings_streams::embedded::{Config, Embedded};
 use tidings_streams::{
-    Action, Backoff, DeadLetter, DeadLetterId, DeadLetterPage, Driver, Event, EventId, Name, NewEvent,
-    Outcome, PAGE_EVENTS_MAX, Page, ReceiveRequest, Retention, Settlement, Start, Topic, TopicSettings,
-    TrimMode,
+    Action, Backoff, Damage, DeadLetter, DeadLetterId, DeadLetterPage, Driver, Event, EventId, Name,
+    NewEvent, Outcome, PAGE_EVENTS_MAX, Page, Place, ReceiveRequest, Retention, Settlement, Start, Topic,
+    TopicSettings, TrimMode,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +143,18 @@ struct Said {
 }
 
 impl Said {
+    /// Whether what cannot be read is of something that was acknowledged. What groups did was compared.
+    fn names(&self, damage: &Damage) -> bool {
+        let Some((first, last)) = damage.ids else { return damage.place != Place::Groups };
+        match &damage.place {
+            Place::Topic(topic) => {
+                let of = |id| (topic.as_str().to_owned(), id);
+                self.published.range(of(first)..=of(last)).next().is_some()
+            }
+            _ => self.buried.range(DeadLetterId(first)..=DeadLetterId(last)).next().is_some(),
+        }
+    }
+
     fn hear(&mut self, line: &str) {
         // What libtest says comes first on the line, if at all. The last line may be cut.
         let Some(words) = line.split_once("@ ").map(|(_, words)| words.split(' ').collect::<Vec<_>>()) else {
@@ -170,6 +182,12 @@ struct Holds {
     open: BTreeSet<EventId>,
     next: EventId,
     dead: Vec<DeadLetter>,
+}
+
+impl Holds {
+    fn is_open(&self, id: &EventId) -> bool {
+        self.open.contains(id) || *id >= self.next
+    }
 }
 
 async fn holds(store: &Embedded, text: &str) -> Holds {
@@ -202,7 +220,7 @@ async fn holds(store: &Embedded, text: &str) -> Holds {
 }
 
 fn compare(said: &Said, text: &str, holds: &Holds, what: &str) {
-    let is_open = |id: &EventId| holds.open.contains(id) || *id >= holds.next;
+    let is_open = |id: &EventId| holds.is_open(id);
     let mut letters = BTreeMap::<EventId, usize>::new();
     for letter in &holds.dead {
         *letters.entry(letter.event.id).or_default() += 1;
@@ -215,7 +233,8 @@ fn compare(said: &Said, text: &str, holds: &Holds, what: &str) {
     let ours = |(of, id): &(String, EventId)| (of == text).then_some(*id);
     for id in said.published.iter().filter_map(ours) {
         let there = holds.events.contains_key(&id);
-        assert!(there || id < holds.first, "{what}: {id} was acknowledged, and is lost");
+        let may_be_trimmed = text == "trimmed" && id < holds.first;
+        assert!(there || may_be_trimmed, "{what}: {id} was acknowledged, and is lost");
         assert!(there || !is_open(&id), "{what}: {id} was trimmed before it was settled");
         let key = (text.to_owned(), id);
         let was_buried = said.buried.values().any(|buried| *buried == key);
@@ -294,10 +313,14 @@ async fn no_acknowledged_event_is_lost_however_a_process_is_killed() {
             assert!(heard >= lines, "{what}: the child ended by itself after {heard} lines");
             let opened = Embedded::open(home.path(), Config::default()).await.expect("it opens");
             for text in TOPICS {
-                compare(&said, text, &holds(&opened, text).await, &what);
+                let holds = holds(&opened, text).await;
+                compare(&said, text, &holds, &what);
+                // What was about to be acknowledged was not: a later life has to account for it anew.
+                said.acking.retain(|(of, id)| of != text || !holds.is_open(id));
             }
             let report = opened.verify().await.expect("it can be verified");
-            assert!(report.damage.is_empty(), "{what}: {report:?}");
+            // A kill may cut a write short at the end of a page.
+            assert!(report.damage.iter().all(|damage| !said.names(damage)), "{what}: {report:?}");
             opened.close().await.expect("it closes");
         }
         assert!(!said.acked.is_empty() && !said.buried.is_empty(), "nothing was settled");

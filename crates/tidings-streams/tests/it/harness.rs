@@ -43,12 +43,30 @@ impl TestClock {
 pub(crate) struct EmbeddedHarness {
     pub(crate) clock: TestClock,
     durability: Durability,
+    /// The clock goes on with every look at it.
+    ticks: bool,
     stores: Mutex<Vec<(Arc<dyn Driver>, TempDir)>>,
 }
 
 impl EmbeddedHarness {
     pub(crate) fn new(durability: Durability) -> Self {
-        Self { clock: TestClock::new(), durability, stores: Mutex::default() }
+        Self { clock: TestClock::new(), durability, ticks: false, stores: Mutex::default() }
+    }
+
+    /// With a clock that goes on by a millisecond whenever a store looks at it.
+    pub(crate) fn ticking() -> Self {
+        Self { ticks: true, ..Self::new(Durability::Relaxed) }
+    }
+
+    fn config(&self) -> Config {
+        let (clock, ticks) = (self.clock.clone(), self.ticks);
+        let now = move || {
+            if ticks {
+                clock.pass(Duration::from_millis(1));
+            }
+            clock.now()
+        };
+        Config { durability: self.durability, clock: Arc::new(now) }
     }
 }
 
@@ -56,7 +74,7 @@ impl EmbeddedHarness {
 impl Harness for EmbeddedHarness {
     async fn driver(&self) -> Arc<dyn Driver> {
         let directory = tempfile::tempdir().expect("a directory");
-        let opened = Embedded::open(directory.path(), self.clock.config(self.durability)).await;
+        let opened = Embedded::open(directory.path(), self.config()).await;
         let driver: Arc<dyn Driver> = Arc::new(opened.expect("it opens"));
         self.stores.lock().push((Arc::clone(&driver), directory));
         driver
@@ -69,7 +87,7 @@ impl Harness for EmbeddedHarness {
             let (_, directory) = stores.iter().find(|(one, _)| Arc::ptr_eq(one, &driver))?;
             directory.path().to_owned()
         };
-        let opened = Embedded::open(&path, self.clock.config(self.durability)).await;
+        let opened = Embedded::open(&path, self.config()).await;
         let new: Arc<dyn Driver> = Arc::new(opened.expect("it opens again"));
         for (one, _) in self.stores.lock().iter_mut().filter(|(one, _)| Arc::ptr_eq(one, &driver)) {
             *one = Arc::clone(&new);

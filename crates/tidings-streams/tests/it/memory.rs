@@ -37,7 +37,22 @@ pub(crate) enum Bug {
     NoIdempotency,
     /// A retry goes to all groups.
     RetryForAll,
+    /// What was delivered for the last time and not settled is delivered once more.
+    OneTooMany,
+    /// Nobody who waits is told of what is published.
+    PublishForgetsWaiters,
+    /// Nobody who waits is told that the store was closed.
+    CloseForgetsWaiters,
+    /// Nobody who waits is told that what it waits for was trimmed.
+    TrimForgetsWaiters,
+    /// Operators take over events of a group that is paused.
+    ClaimIgnoresPause,
+    /// Looking after a topic of this name fails.
+    BadTopic,
 }
+
+/// The topic that [`Bug::BadTopic`] is about.
+pub(crate) const BAD_TOPIC: &str = "bad";
 
 #[derive(Debug)]
 pub(crate) struct Memory {
@@ -50,6 +65,12 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(clock: TestClock, bug: Option<Bug>) -> Self {
         Self { clock, bug, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    fn notify(&self, unless: Bug) {
+        if self.bug != Some(unless) {
+            self.changed.notify_waiters();
+        }
     }
 
     fn open(&self) -> Result<parking_lot::MutexGuard<'_, State>, StoreError> {
@@ -99,7 +120,7 @@ impl Driver for Memory {
         }
         held.trim(&topic.settings.retention, now, TrimMode::default(), self.bug);
         drop(state);
-        self.changed.notify_waiters();
+        self.notify(Bug::PublishForgetsWaiters);
         Ok(published)
     }
 
@@ -151,7 +172,10 @@ impl Driver for Memory {
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError> {
         let mut state = self.open()?;
         let held = state.topics.get_mut(&topic.name);
-        Ok(held.map(|held| held.trim(limits, self.clock.now(), mode, self.bug)).unwrap_or_default())
+        let trimmed = held.map(|held| held.trim(limits, self.clock.now(), mode, self.bug));
+        drop(state);
+        self.notify(Bug::TrimForgetsWaiters);
+        Ok(trimmed.unwrap_or_default())
     }
 
     async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError> {
@@ -280,6 +304,9 @@ impl Driver for Memory {
         let now = self.clock.now();
         let mut state = self.open()?;
         let mut ids = Vec::new();
+        if state.group(topic, group)?.paused() && self.bug != Some(Bug::ClaimIgnoresPause) {
+            return Ok(Vec::new());
+        }
         for id in state.group(topic, group)?.idle(now, request.min_idle) {
             let rules = Rules { settings: &topic.settings, now, random: 0.5 };
             match state.group(topic, group)?.spent_one(id, rules) {
@@ -377,6 +404,9 @@ impl Driver for Memory {
     }
 
     async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError> {
+        if self.bug == Some(Bug::BadTopic) && topic.name.as_str() == BAD_TOPIC {
+            return Err(StoreError::Unreachable(topic.name.to_string()));
+        }
         let now = self.clock.now();
         let mut state = self.open()?;
         let Some(held) = state.topics.get_mut(&topic.name) else { return Ok(Maintained::default()) };
@@ -392,6 +422,7 @@ impl Driver for Memory {
 
     async fn close(&self) -> Result<(), StoreError> {
         self.state.lock().closed = true;
+        self.notify(Bug::CloseForgetsWaiters);
         Ok(())
     }
 }

@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tidings_streams::embedded::{Config, Embedded};
 use tidings_streams::{
-    DeadLetterFilter, DeadLetterPage, Durability, ImportError, Name, NewEvent, Page, Retention, Settings,
-    Start, StoreError, Streams, TopicError, TopicSettings,
+    DeadLetterFilter, DeadLetterPage, Driver, Durability, ImportError, Name, NewEvent, Page, Retention,
+    Settings, Start, StoreError, Streams, Topic, TopicError, TopicSettings,
 };
+
+use crate::harness::TestClock;
+use crate::memory::{BAD_TOPIC, Bug, Memory};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -142,5 +145,35 @@ async fn dead_letters_are_purged_by_filter() {
     let page = DeadLetterPage { limit: 1_000, ..DeadLetterPage::default() };
     let left = streams.dead_letters(&page).await.expect("they can be read").letters;
     assert!(left.len() == 3 && left.iter().all(|letter| letter.topic == name("others")), "{left:?}");
+    streams.shutdown().await.expect("it ends");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_cannot_be_looked_after_keeps_no_other_from_it() {
+    let memory = Memory::new(TestClock::new(), Some(Bug::BadTopic));
+    let retention = Retention { max_events: Some(1), ..Retention::default() };
+    let kept = TopicSettings { retention: Retention::default(), ..TopicSettings::default() };
+    let store: Arc<dyn Driver> = Arc::new(memory);
+    for text in [BAD_TOPIC, "worse"] {
+        let topic = Topic { name: name(text), settings: kept.clone().into() };
+        store.publish(&topic, vec![NewEvent::new("a"); 3]).await.expect("it is published");
+    }
+    let settings = lenient(TopicSettings { retention, ..TopicSettings::default() });
+    let streams = Streams::start(Arc::clone(&store), settings).expect("the settings are sound");
+    let looking = async {
+        let stream = streams.stream("worse").expect("it is a topic");
+        while stream.info().await.expect("it can be asked").expect("it is there").events > 1 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE * 60, looking).await.expect("nobody looks after it");
+    streams.shutdown().await.expect("it ends");
+}
+
+#[tokio::test]
+async fn dead_letters_can_be_retried_as_fast_as_a_rate_can_say() {
+    let (streams, _directory) = opened(lenient(TopicSettings::default())).await;
+    let redriven = streams.retry_all(&DeadLetterFilter::default(), NonZeroU32::MAX, |_| ()).await;
+    assert_eq!(redriven.expect("there are none").retried, 0);
     streams.shutdown().await.expect("it ends");
 }
