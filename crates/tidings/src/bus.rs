@@ -196,14 +196,27 @@ impl Bus {
         self.incarnation.store(incarnation.0, Ordering::Release);
         let origin = self.origin();
         self.domain.set_origin(origin.clone());
-        self.own_log_files();
         origin
     }
 
+    /// This node's life should have this number at least.
+    pub(crate) fn wants_incarnation(&self, least: Incarnation) {
+        self.wanted_incarnation.send_if_modified(|wanted| {
+            let later = least > *wanted;
+            *wanted = least.max(*wanted);
+            later
+        });
+    }
+
     /// Says in the log files whose they are.
-    pub(crate) fn own_log_files(&self) {
+    pub(crate) async fn own_log_files(&self) {
         let Some(files) = &self.log_files else { return };
-        files.belong_to(self.domain.log(), &self.cluster, (self.origin(), self.log_id));
+        files.belong_to(self.domain.log().lanes(), &self.cluster, (self.origin(), self.log_id)).await;
+    }
+
+    /// Whether the log takes nothing, for its files are stuck. Peers may not have been told of what was refused.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.log_files.as_ref().is_some_and(LogFiles::are_stuck)
     }
 
     /// A member has followed the former life to its end.

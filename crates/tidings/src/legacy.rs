@@ -23,11 +23,10 @@ use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, Origin, Sequence};
 use tidings_proto::log::{ChangeLog, Recovered};
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::limits::FORMER_LINK_TIME;
 use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
 use tidings_transport::{CloseCode, Config, Host, Link, SessionFuture, Transport};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::bus::Bus;
 
@@ -55,20 +54,22 @@ pub(crate) struct Legacy {
 }
 
 /// How far a peer is with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// It has named it.
+    /// It has named it, and has not followed it to its end.
     Named,
-    /// It has followed it, perhaps not to its end.
+    /// It follows it, or did and was not heard to say how far.
     Met,
-    /// It has followed it to its end, or will not.
+    /// It will not follow it.
     Over,
+    /// It has followed it to its end.
+    Followed,
 }
 
 impl Legacy {
-    pub(crate) fn new(recovered: Recovered, wall_ms: u64) -> Self {
+    pub(crate) fn new(recovered: Recovered) -> Self {
         let (origin, id) = (recovered.life.origin.clone(), recovered.life.log);
-        let (log, heads) = recovered.into_log(wall_ms);
+        let (log, heads) = recovered.into_log();
         Self {
             origin,
             id,
@@ -113,17 +114,16 @@ impl Legacy {
         }
     }
 
-    fn meets(&self, address: SocketAddr) {
-        if let Some(stage @ Stage::Named) = self.peers.lock().get_mut(&address) {
-            *stage = Stage::Met;
+    /// How far a peer is, unless nothing more is to come of it. Returns how far it was.
+    fn comes_to(&self, address: SocketAddr, stage: Stage) -> Option<Stage> {
+        let mut peers = self.peers.lock();
+        let known = peers.get_mut(&address)?;
+        let before = *known;
+        if before < Stage::Over || stage == Stage::Followed {
+            *known = stage;
         }
-    }
-
-    /// It is served there no more. Returns how far the peer was.
-    fn ends_with(&self, address: SocketAddr) -> Option<Stage> {
-        let before = self.peers.lock().insert(address, Stage::Over);
         self.changed.notify_one();
-        before
+        Some(before)
     }
 }
 
@@ -155,7 +155,7 @@ async fn serve(bus: &Arc<Bus>, legacy: &Arc<Legacy>, config: Config) {
         for (address, stage) in peers {
             match stage {
                 Stage::Named | Stage::Met => transport.want(address),
-                Stage::Over => transport.unwant(address),
+                Stage::Over | Stage::Followed => transport.unwant(address),
             }
         }
         legacy.changed.notified().await;
@@ -187,7 +187,7 @@ impl FormerLife {
 
     /// A peer has followed it to its end. However often it says so, it counts once.
     fn was_followed(&self, address: SocketAddr) {
-        if self.legacy.ends_with(address) != Some(Stage::Over) {
+        if self.legacy.comes_to(address, Stage::Followed).is_some_and(|before| before != Stage::Followed) {
             tracing::info!(origin = %self.legacy.origin, %address, "the former life was followed to its end");
             self.bus.former_life_followed();
         }
@@ -228,7 +228,7 @@ impl Host for FormerLife {
         }
         // It knows the end, or follows no life that is over.
         tracing::debug!(%address, ?refusal, "the former life is not followed");
-        self.legacy.ends_with(address);
+        self.legacy.comes_to(address, Stage::Over);
     }
 
     fn is_over(&self) -> bool {
@@ -238,8 +238,8 @@ impl Host for FormerLife {
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         let life = self.clone();
         Box::pin(async move {
-            life.legacy.meets(link.peer().address);
-            let session = Following { life, link, since: Instant::now() };
+            life.legacy.comes_to(link.peer().address, Stage::Met);
+            let session = Following { life, link };
             session::run(session.link.clone(), Arc::new(session.life.clone())).await;
             let _ = timeout(CLOSE_TIME, session.link.closed()).await;
         })
@@ -256,21 +256,20 @@ impl Host for FormerLife {
 struct Following {
     life: FormerLife,
     link: Arc<Link>,
-    since: Instant,
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        let address = self.link.peer().address;
-        // It closes the connection so when it has followed everything, and when the connection has lasted too long: then
-        // it follows the rest on the next one.
-        let in_time = self.since.elapsed() + CLOSE_TIME < FORMER_LINK_TIME;
-        if in_time && self.link.was_closed_with(CloseCode::Ended) {
+        let (legacy, address) = (&self.life.legacy, self.link.peer().address);
+        if self.link.was_closed_with(CloseCode::Followed) {
             self.life.was_followed(address);
         } else if self.link.was_closed_with(CloseCode::Malformed) {
             // It would reject the same again, and begin its doubt anew each time.
-            tracing::warn!(origin = %self.life.legacy.origin, %address, "a peer rejects the former life");
-            self.life.legacy.ends_with(address);
+            tracing::warn!(origin = %legacy.origin, %address, "a peer rejects the former life");
+            legacy.comes_to(address, Stage::Over);
+        } else if self.link.was_closed_by_peer() {
+            // For a reason of its own, or because the connection has lasted too long: it follows the rest on the next one.
+            legacy.comes_to(address, Stage::Named);
         }
     }
 }
