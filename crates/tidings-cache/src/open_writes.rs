@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::Slot;
-use tidings_proto::log::OpenWrite as NotedWrite;
+use tidings_proto::log::{OpenWrite as NotedWrite, Stuck};
 use tidings_proto::time::Tick;
 
 use crate::domain::Domain;
@@ -61,9 +61,9 @@ pub(crate) struct OpenWrite<'a> {
 
 impl<'a> OpenWrite<'a> {
     /// Of a key of a cache; or of one without peers, from which nothing follows.
-    pub(crate) fn of_key(domain: &'a Domain, cache: CacheId, key: Option<KeyRef<'_>>) -> Self {
-        let note = |key: KeyRef<'_>| domain.log().write_begins(key.slot(), cache, Some(key.bytes));
-        Self::counted(domain, key.and_then(note))
+    pub(crate) fn of_key(domain: &'a Domain, cache: CacheId, key: Option<KeyRef<'_>>) -> Result<Self, Stuck> {
+        let Some(key) = key else { return Ok(Self::counted(domain, None)) };
+        Self::noted(domain, key.slot(), Some((cache, key.bytes)))
     }
 
     /// Of keys of which only what is appended has happened: what this process does not come to is not missed.
@@ -72,8 +72,16 @@ impl<'a> OpenWrite<'a> {
     }
 
     /// Of keys that nobody can name before they were changed.
-    pub(crate) fn of_unnamed(domain: &'a Domain, cache: CacheId) -> Self {
-        Self::counted(domain, domain.log().write_begins(Slot::of_hash(0), cache, None))
+    pub(crate) fn of_unnamed(domain: &'a Domain) -> Result<Self, Stuck> {
+        Self::noted(domain, Slot::of_hash(0), None)
+    }
+
+    fn noted(domain: &'a Domain, slot: Slot, of: Option<(CacheId, &[u8])>) -> Result<Self, Stuck> {
+        let wall_ms = || domain.clock().wall_ms();
+        // Counted first, so that a node that leaves does not seal its log in between.
+        let mut open = Self::counted(domain, None);
+        open.noted = domain.log().write_begins(slot, wall_ms, of)?;
+        Ok(open)
     }
 
     fn counted(domain: &'a Domain, noted: Option<NotedWrite>) -> Self {

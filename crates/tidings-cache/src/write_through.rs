@@ -102,9 +102,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         // Announced before the check, so that a node that leaves either waits for this write or refuses it.
         let announced = match core.has_rules() {
             // What follows from it is not told either, should this process end.
-            true => OpenWrite::of_unnamed(&core.domain, core.id),
+            true => OpenWrite::of_unnamed(&core.domain),
             false => OpenWrite::of_key(&core.domain, core.id, core.travels().then(|| encoded.borrowed())),
-        };
+        }?;
         core.may_change(Leave::Refuses)?;
         let (start, unstored) = core.guard(&encoded, Purpose::Write);
         Ok(WriteFlight { cache: self, key, encoded, start, unstored, open: true, _announced: announced })

@@ -241,6 +241,12 @@ impl NodeMetrics {
             "Members that have followed the former life of this node to its end, from its log files.",
             one(files.followed),
         )?;
+        out.gauge(
+            "tidings_log_files_stuck",
+            None,
+            "1 while the node makes no changes, for its log files can be neither written nor removed.",
+            one(f64::from(u8::from(files.stuck))),
+        )?;
         let slots = remote.fenced_slots.get();
         out.counter("tidings_fenced_slots", "Slots that became unreadable, counted per cache.", one(slots))
     }

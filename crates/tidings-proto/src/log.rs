@@ -23,7 +23,7 @@ use crate::wake::Waiters;
 
 use self::journal::Journal;
 
-pub use self::journal::{OpenWrite, Put, Sink};
+pub use self::journal::{OpenWrite, Put, Sink, Unwritten};
 pub use self::recovered::{Distrust, Life, Recovered};
 
 /// A segment is sealed when it reaches this many bytes, read or not.
@@ -61,6 +61,23 @@ impl Retention {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the change log is sealed: this node is shutting down")]
 pub struct Sealed;
+
+/// What is to be appended cannot be written down, nor can what is there be taken away: the next life would take it for
+/// everything. So nothing is appended, until that is there no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log files can be neither written nor removed: this node makes no changes until they can")]
+pub struct Stuck;
+
+/// An append was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// For good.
+    #[error(transparent)]
+    Sealed(#[from] Sealed),
+    /// For now.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+}
 
 /// Where an event went, and who has to be told.
 #[derive(Debug)]
@@ -196,7 +213,7 @@ impl LaneLog {
     }
 
     #[inline(always)]
-    fn append(&mut self, draft: &Draft<'_>, stamp: Stamp) -> Appended {
+    fn append(&mut self, draft: &Draft<'_>, stamp: Stamp) -> Result<Appended, Stuck> {
         if self.open.is_empty() {
             self.open_first = self.next;
             self.open_base = stamp;
@@ -216,7 +233,7 @@ impl LaneLog {
         self.fetched = self.fetched.saturating_sub(self.open.len() - before);
         let sequence = self.next;
         if self.journal.is_some() {
-            self.write_down((sequence, stamp), before);
+            self.write_down((sequence, stamp), before)?;
         }
         self.next += 1;
         let open_events = self.next - self.open_first;
@@ -224,7 +241,7 @@ impl LaneLog {
             self.seal_segment();
         }
         self.forget();
-        Appended { lane: self.lane, sequence, stamp, waiters: self.waiters.take() }
+        Ok(Appended { lane: self.lane, sequence, stamp, waiters: self.waiters.take() })
     }
 
     fn seal_segment(&mut self) {
@@ -330,39 +347,45 @@ impl ChangeLog {
     /// Appends an event to the lane of its slot. The sequence is taken inside the same critical section.
     ///
     /// # Errors
-    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended.
-    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft<'_>) -> Result<Appended, Sealed> {
+    /// [`Sealed`] after [`ChangeLog::seal`], [`Stuck`]; nothing was appended.
+    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft<'_>) -> Result<Appended, AppendError> {
         let mut log = self.lock(self.lanes.lane_of(slot));
         if log.sealed {
-            return Err(Sealed);
+            return Err(Sealed.into());
         }
         let stamp = log.clock.tick(wall_ms);
-        Ok(log.append(draft, stamp))
+        Ok(log.append(draft, stamp)?)
     }
 
     /// Appends one event to every lane under one stamp, all lanes locked in order; `before_unlock` runs while they
     /// are, after the appends.
     ///
     /// # Errors
-    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended and `before_unlock` did not run.
+    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended. [`Stuck`]; some lanes may have it, so that what it names
+    /// there may be gone at peers. `before_unlock` did not run.
     pub fn append_to_all(
         &self,
         wall_ms: u64,
         draft: &Draft<'_>,
         before_unlock: impl FnOnce(),
-    ) -> Result<Vec<Appended>, Sealed> {
+    ) -> Result<Vec<Appended>, AppendError> {
         let mut logs: Vec<_> = self.lanes.ids().map(|lane| self.lock(lane)).collect();
         if logs.iter().any(|log| log.sealed) {
-            return Err(Sealed);
+            return Err(Sealed.into());
         }
         let stamp = logs.iter_mut().map(|log| log.clock.tick(wall_ms)).max().unwrap_or_default();
-        let appended = logs
-            .iter_mut()
-            .map(|log| {
-                log.clock = HybridClock::at(stamp);
-                log.append(draft, stamp)
-            })
-            .collect();
+        let mut appended: Vec<Appended> = Vec::with_capacity(logs.len());
+        let all: Result<(), Stuck> = logs.iter_mut().try_for_each(|log| {
+            log.clock = HybridClock::at(stamp);
+            appended.push(log.append(draft, stamp)?);
+            Ok(())
+        });
+        if let Err(stuck) = all {
+            drop(logs);
+            // The caller has nothing to wake them with.
+            appended.into_iter().for_each(|one| one.waiters.wake());
+            return Err(stuck.into());
+        }
         before_unlock();
         Ok(appended)
     }

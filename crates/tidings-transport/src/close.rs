@@ -31,6 +31,8 @@ pub enum CloseCode {
     Busy = 9,
     /// Nobody needs the connection: each is followed by way of others.
     Unneeded = 10,
+    /// The peer has said goodbye, and everything that it did is applied here. No other code says so.
+    Followed = 11,
 }
 
 impl CloseCode {

@@ -289,6 +289,12 @@ impl Link {
         self.connection.close_reason().is_some_and(|end| code.was_said(&end))
     }
 
+    /// Whether the peer has closed the connection, with whichever code.
+    #[must_use]
+    pub fn was_closed_by_peer(&self) -> bool {
+        matches!(self.connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)))
+    }
+
     /// Whether the connection is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {

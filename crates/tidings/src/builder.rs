@@ -195,10 +195,15 @@ impl NodeBuilder {
     /// `max_staleness` have passed, and loads it all again. With it, the next process with this node id serves from there
     /// what peers have not had, and they drop the keys that were changed and no others.
     ///
-    /// It is used only if all that there is to know is in it: what the node writes to a system of record it must write by
-    /// [`crate::Cache::write_through`] or [`crate::Cache::begin_write`], which are written down before they begin. Of a write
-    /// whose `remove` was yet to come when the process was killed nobody knows; without log files the doubt covers it, too.
-    /// After the machine itself went down, or if anything is damaged or missing, it is as if there were no log files.
+    /// **What this process writes to a system of record it must write by [`crate::Cache::write_through`] or
+    /// [`crate::Cache::begin_write`]**, which are written down before they begin. Of a write that was made by itself, and
+    /// whose `remove` or `insert` was yet to come when the process was killed, nobody knows: peers serve the old value until
+    /// it expires. Without log files the doubt covers that, too: who cannot promise it leaves them out. After the machine
+    /// itself went down, or if anything is damaged or missing, it is as if there were no log files.
+    ///
+    /// If the files cannot be written any more, they are removed, and the node goes on as if it had none. If they cannot
+    /// be removed either, the next process would take them for everything: until they can, changes are refused
+    /// ([`crate::WriteError::Stuck`]), and no goodbye is said. Peers doubt what had begun by then.
     ///
     /// Each append takes a system call more, under a lock. The directory should be on a file system of this machine that
     /// never makes a writer wait; one in memory (`/run`, `/dev/shm`) serves as well as any. It takes twice

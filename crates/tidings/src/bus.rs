@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -97,6 +97,8 @@ pub(crate) struct Bus {
     pub(crate) log_files: Option<LogFiles>,
     /// What the former life has left there, while it is served.
     pub(crate) legacy: ArcSwapOption<Legacy>,
+    /// The deny list, for whatever begins later.
+    pub(crate) denied: ArcSwap<Vec<String>>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -164,6 +166,7 @@ impl Bus {
             relays: Relays::above(parts.relay_above),
             log_files: parts.log_files,
             legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
+            denied: ArcSwap::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -197,14 +200,27 @@ impl Bus {
         self.incarnation.store(incarnation.0, Ordering::Release);
         let origin = self.origin();
         self.domain.set_origin(origin.clone());
-        self.own_log_files();
         origin
     }
 
+    /// This node's life should have this number at least.
+    pub(crate) fn wants_incarnation(&self, least: Incarnation) {
+        self.wanted_incarnation.send_if_modified(|wanted| {
+            let later = least > *wanted;
+            *wanted = least.max(*wanted);
+            later
+        });
+    }
+
     /// Says in the log files whose they are.
-    pub(crate) fn own_log_files(&self) {
+    pub(crate) async fn own_log_files(&self) {
         let Some(files) = &self.log_files else { return };
-        files.belong_to(self.domain.log(), &self.cluster, (self.origin(), self.log_id));
+        files.belong_to(self.domain.log().lanes(), &self.cluster, (self.origin(), self.log_id)).await;
+    }
+
+    /// Whether the log takes nothing, for its files are stuck. Peers may not have been told of what was refused.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.log_files.as_ref().is_some_and(LogFiles::are_stuck)
     }
 
     /// A member has followed the former life to its end.

@@ -26,6 +26,7 @@ use crate::bus::{Bus, Face};
 use crate::config::Config;
 use crate::copying;
 use crate::legacy;
+use crate::log_files;
 use crate::node::StartError;
 use crate::observe::Observation;
 
@@ -95,6 +96,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
+        bus.denied.store(Arc::new(config.denied.clone()));
         Self { bus, config, wanted: Mutex::default(), resolver: Resolver::default() }
     }
 
@@ -110,7 +112,8 @@ impl Driver {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 tasks.spawn(crate::leases::run(self.bus.clone()));
-                if let Some(legacy) = self.bus.legacy.load_full().filter(|_| linger) {
+                let legacy = self.bus.legacy.load_full().filter(|_| linger);
+                if let Some(legacy) = legacy.clone() {
                     tasks.spawn(legacy::run(self.bus.clone(), legacy, self.config_beside()));
                 }
                 let bus = self.bus.clone();
@@ -121,6 +124,9 @@ impl Driver {
                 self.work(orders, view, reloads).await;
                 auditor.shutdown().await;
                 tasks.shutdown().await;
+                if let Some(legacy) = legacy {
+                    legacy.close().await;
+                }
                 self.bus.transport.store(None);
                 self.bus.receipts.end();
                 self.bus.observers.close();
@@ -150,8 +156,9 @@ impl Driver {
             drained = tokio::time::timeout(deadline, self.drained(deadline)) => drained,
             never = &mut steering => match never {},
         };
-        let clean = drained.is_ok();
-        self.leave(drained.ok()).await;
+        let heads = drained.ok().filter(|_| !self.bus.is_stuck());
+        let clean = heads.is_some();
+        self.leave(heads).await;
         // Let go of before the caller is told: the port is free then.
         self.bus.transport.store(None);
         let _ = done.send(clean);
@@ -200,7 +207,7 @@ impl Driver {
         }
         self.bus.transport.store(Some(Arc::new(transport)));
         // Not before: who cannot start leaves the files of the last one who could.
-        self.bus.own_log_files();
+        self.bus.own_log_files().await;
         self.start_membership().await
     }
 
@@ -240,7 +247,7 @@ impl Driver {
         let mut incarnation = self.bus.wanted_incarnation.subscribe();
         incarnation.mark_changed();
         let mut renumber_from = Instant::now();
-        let mut stuck = pin!(self.log_files_stuck().fuse());
+        let mut stuck = pin!(log_files::refuse_while_stuck(&self.bus).fuse());
         let mut over = pin!(self.ends_if_replaced().fuse());
         view.mark_changed();
         loop {
@@ -319,7 +326,7 @@ impl Driver {
             return;
         }
         let horizon = bus.coherence.bounds().write_horizon;
-        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() {
+        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() || bus.is_stuck() {
             // What is open still can neither be told any more nor be said to be over.
             bus.ends_unfollowed();
             tracing::warn!(
@@ -332,20 +339,6 @@ impl Driver {
         // What is not acknowledged is followed all the same; but a peer that has ended its link says nothing any more.
         let _ = tokio::time::timeout(FORMER_TIME, self.acknowledged(&heads)).await;
         bus.goodbye.send_replace(Some(heads));
-    }
-
-    /// Waits until log files that must not be trusted cannot be taken away, and takes another incarnation: they do not
-    /// name it, so that nobody follows it from there.
-    async fn log_files_stuck(&self) {
-        let Some(files) = &self.bus.log_files else { return };
-        if files.stuck().wait_for(|stuck| *stuck).await.is_ok() {
-            let next = self.bus.origin().incarnation.next();
-            self.bus.wanted_incarnation.send_if_modified(|wanted| {
-                let later = next > *wanted;
-                *wanted = next.max(*wanted);
-                later
-            });
-        }
     }
 
     /// Judges and signs records by an identity that was read anew.
@@ -397,6 +390,7 @@ impl Driver {
             return None;
         }
         let origin = self.bus.renumber(incarnation);
+        self.bus.own_log_files().await;
         tracing::warn!(%origin, "a later incarnation of this node is known: taking the next");
         if let Some(transport) = self.bus.transport() {
             transport.close_links(CloseCode::Ended, "renumbered");
@@ -482,7 +476,9 @@ impl Driver {
                 let _ = tokio::time::timeout(GOODBYE_TIME, closed).await;
             }
         } else {
-            tracing::warn!("the time to shut down is over: no goodbye is said, peers will doubt for a while");
+            let why =
+                if bus.is_stuck() { "the log files are stuck" } else { "the time to shut down is over" };
+            tracing::warn!("{why}: no goodbye is said, peers will doubt for a while");
         }
         let membership = bus.membership.lock().take();
         if let Some(membership) = membership {

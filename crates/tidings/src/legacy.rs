@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -22,13 +23,12 @@ use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, Origin, Sequence};
 use tidings_proto::log::{ChangeLog, Recovered};
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::limits::FORMER_LINK_TIME;
 use tidings_transport::session::{
     self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served,
 };
 use tidings_transport::{CloseCode, Config, Host, Link, SessionFuture, Transport};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::bus::Bus;
 
@@ -39,24 +39,48 @@ const SERVED_TIME_MAX: Duration = Duration::from_secs(600);
 /// How long after its streams a peer's close may come, which says that it has followed everything.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
+/// How long its transport has to close.
+const TRANSPORT_CLOSE_TIME: Duration = Duration::from_secs(2);
+
 /// What a former life has left.
-#[derive(Debug)]
 pub(crate) struct Legacy {
     origin: Origin,
     id: LogId,
     log: ChangeLog,
     heads: Vec<Sequence>,
-    /// The addresses of those who have named it, and whether each has followed it, or will not. As many as can be
-    /// members; more are not served.
-    peers: Mutex<BTreeMap<SocketAddr, bool>>,
+    /// The addresses of those who have named it. As many as can be members; more are not served.
+    peers: Mutex<BTreeMap<SocketAddr, Stage>>,
     changed: Notify,
+    /// While it is served. It holds this in turn, and must be closed.
+    transport: ArcSwapOption<Transport>,
+}
+
+/// How far a peer is with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// It has named it, and has not followed it to its end.
+    Named,
+    /// It follows it, or did and was not heard to say how far.
+    Met,
+    /// It will not follow it.
+    Over,
+    /// It has followed it to its end.
+    Followed,
 }
 
 impl Legacy {
-    pub(crate) fn new(recovered: Recovered, wall_ms: u64) -> Self {
+    pub(crate) fn new(recovered: Recovered) -> Self {
         let (origin, id) = (recovered.life.origin.clone(), recovered.life.log);
-        let (log, heads) = recovered.into_log(wall_ms);
-        Self { origin, id, log, heads, peers: Mutex::default(), changed: Notify::new() }
+        let (log, heads) = recovered.into_log();
+        Self {
+            origin,
+            id,
+            log,
+            heads,
+            peers: Mutex::default(),
+            changed: Notify::new(),
+            transport: ArcSwapOption::empty(),
+        }
     }
 
     /// The first incarnation that is later, whatever the wall clock says.
@@ -72,14 +96,36 @@ impl Legacy {
         }
         let mut peers = self.peers.lock();
         if peers.len() < MEMBERS_MAX && !peers.contains_key(&address) {
-            peers.insert(address, false);
+            peers.insert(address, Stage::Named);
             self.changed.notify_one();
         }
     }
 
-    fn ends_with(&self, address: SocketAddr) {
-        self.peers.lock().insert(address, true);
+    /// Replaces the deny list of its connections.
+    pub(crate) fn set_denied(&self, denied: &[String]) {
+        if let Some(transport) = &*self.transport.load() {
+            transport.set_denied(denied);
+        }
+    }
+
+    /// Ends its connections, and waits until nothing of them is left. Does nothing where that was done.
+    pub(crate) async fn close(&self) {
+        if let Some(transport) = self.transport.load_full() {
+            transport.close(TRANSPORT_CLOSE_TIME).await;
+            self.transport.store(None);
+        }
+    }
+
+    /// How far a peer is, unless nothing more is to come of it. Returns how far it was.
+    fn comes_to(&self, address: SocketAddr, stage: Stage) -> Option<Stage> {
+        let mut peers = self.peers.lock();
+        let known = peers.get_mut(&address)?;
+        let before = *known;
+        if before < Stage::Over || stage == Stage::Followed {
+            *known = stage;
+        }
         self.changed.notify_one();
+        Some(before)
     }
 }
 
@@ -87,6 +133,7 @@ impl Legacy {
 pub(crate) async fn run(bus: Arc<Bus>, legacy: Arc<Legacy>, config: Config) {
     let time = bus.coherence.bounds().lost_grace.min(SERVED_TIME_MAX);
     let _ = timeout(time, serve(&bus, &legacy, config)).await;
+    legacy.close().await;
     // What is served no more need not be held.
     bus.legacy.store(None);
     tracing::info!(origin = %legacy.origin, "the former life is served no more");
@@ -97,14 +144,21 @@ async fn serve(bus: &Arc<Bus>, legacy: &Arc<Legacy>, config: Config) {
     while legacy.peers.lock().is_empty() {
         legacy.changed.notified().await;
     }
+    let config = Config { denied: bus.denied.load().to_vec(), ..config };
     let transport = match Transport::bind(config, Arc::new(FormerLife::new(bus, legacy))) {
-        Ok(transport) => transport,
+        Ok(transport) => Arc::new(transport),
         Err(error) => return tracing::error!(%error, "the former life cannot be served"),
     };
+    legacy.transport.store(Some(transport.clone()));
+    // Whoever has replaced the list meanwhile found no transport.
+    legacy.set_denied(&bus.denied.load());
     loop {
         let peers = legacy.peers.lock().clone();
-        for (address, ended) in peers {
-            if ended { transport.unwant(address) } else { transport.want(address) }
+        for (address, stage) in peers {
+            match stage {
+                Stage::Named | Stage::Met => transport.want(address),
+                Stage::Over | Stage::Followed => transport.unwant(address),
+            }
         }
         legacy.changed.notified().await;
     }
@@ -135,6 +189,14 @@ impl FormerLife {
             goodbye: watch::Sender::new(Some(legacy.heads.clone())),
         }
     }
+
+    /// A peer has followed it to its end. However often it says so, it counts once.
+    fn was_followed(&self, address: SocketAddr) {
+        if self.legacy.comes_to(address, Stage::Followed).is_some_and(|before| before != Stage::Followed) {
+            tracing::info!(origin = %self.legacy.origin, %address, "the former life was followed to its end");
+            self.bus.former_life_followed();
+        }
+    }
 }
 
 impl Host for FormerLife {
@@ -163,9 +225,15 @@ impl Host for FormerLife {
     }
 
     fn refused(&self, address: SocketAddr, refusal: &Refusal) {
+        let met = self.legacy.peers.lock().get(&address) == Some(&Stage::Met);
+        if met && matches!(refusal, Refusal::DuplicateNode { .. }) {
+            // It did follow it, and for it there is only the successor now: the close that said so was lost. That happens,
+            // for a close is sent once, and what asks for it again is answered by a reset.
+            return self.was_followed(address);
+        }
         // It knows the end, or follows no life that is over.
         tracing::debug!(%address, ?refusal, "the former life is not followed");
-        self.legacy.ends_with(address);
+        self.legacy.comes_to(address, Stage::Over);
     }
 
     fn is_over(&self) -> bool {
@@ -175,7 +243,8 @@ impl Host for FormerLife {
     fn session(&self, link: Arc<Link>) -> SessionFuture {
         let life = self.clone();
         Box::pin(async move {
-            let session = Following { life, link, since: Instant::now() };
+            life.legacy.comes_to(link.peer().address, Stage::Met);
+            let session = Following { life, link };
             session::run(session.link.clone(), Arc::new(session.life.clone())).await;
             let _ = timeout(CLOSE_TIME, session.link.closed()).await;
         })
@@ -192,19 +261,20 @@ impl Host for FormerLife {
 struct Following {
     life: FormerLife,
     link: Arc<Link>,
-    since: Instant,
 }
 
 impl Drop for Following {
     fn drop(&mut self) {
-        // It closes the connection so when it has followed everything, and when the connection has lasted too long: then
-        // it follows the rest on the next one.
-        let in_time = self.since.elapsed() + CLOSE_TIME < FORMER_LINK_TIME;
-        if in_time && self.link.was_closed_with(CloseCode::Ended) {
-            let (peer, legacy) = (self.link.peer(), &self.life.legacy);
-            tracing::info!(origin = %legacy.origin, node = %peer.node, "the former life was followed to its end");
-            self.life.bus.former_life_followed();
-            legacy.ends_with(peer.address);
+        let (legacy, address) = (&self.life.legacy, self.link.peer().address);
+        if self.link.was_closed_with(CloseCode::Followed) {
+            self.life.was_followed(address);
+        } else if self.link.was_closed_with(CloseCode::Malformed) {
+            // It would reject the same again, and begin its doubt anew each time.
+            tracing::warn!(origin = %legacy.origin, %address, "a peer rejects the former life");
+            legacy.comes_to(address, Stage::Over);
+        } else if self.link.was_closed_by_peer() {
+            // For a reason of its own, or because the connection has lasted too long: it follows the rest on the next one.
+            legacy.comes_to(address, Stage::Named);
         }
     }
 }

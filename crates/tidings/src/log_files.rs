@@ -3,7 +3,9 @@
 //!
 //! Plain writes, each before its append returns, and nothing is flushed: what a process has written survives it, but not
 //! its machine. `life` says whose log is there, and is put in place, and taken away, as a whole: without it nothing is
-//! trusted. Where anything cannot be written it is taken away first, and the node goes on as if it had no log files.
+//! trusted. Where anything cannot be written it is taken away first, and the node goes on as if it had no log files. Where
+//! it cannot be taken away either, the files are stuck: nothing more is appended, so that what they hold is everything,
+//! until they can be.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -11,13 +13,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::{LaneId, Lanes, LogId, NodeId, Origin};
-use tidings_proto::log::{ChangeLog, Distrust, Life, Put, Recovered, Retention, Sink};
+use tidings_proto::log::{ChangeLog, Distrust, Life, Put, Recovered, Retention, Sink, Unwritten};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 
+use crate::bus::Bus;
 use crate::legacy::Legacy;
 
 /// Says whose log the others are.
@@ -32,6 +37,12 @@ const LOCK: &str = "lock";
 /// Begins the names of all others.
 const LANE: &str = "lane-";
 
+/// Says which start of this machine it is.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How often it is tried to take away files that are stuck. Nobody can make changes meanwhile.
+const STUCK_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The log files cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -39,7 +50,7 @@ pub enum LogFileError {
     /// Another node writes there, of this process or another: give this one a directory of its own, or stop that one.
     #[error("another node has its log files in {}", .0.display())]
     InUse(PathBuf),
-    /// They cannot be made or read.
+    /// They cannot be made or read, or nothing says since when this machine runs: then they could never be trusted.
     #[error("{}", path.display())]
     Unusable {
         /// Which.
@@ -57,6 +68,8 @@ pub struct LogFileReport {
     pub written: bool,
     /// How often they were given up, because they could not be written: at most once a start.
     pub failures: u64,
+    /// Whether they can be neither written nor removed now, so that the node makes no changes.
+    pub stuck: bool,
     /// Members that have followed the former life of this node to its end since this one began.
     pub followed: u64,
 }
@@ -72,39 +85,75 @@ pub(crate) struct LogFiles {
 #[derive(Debug)]
 struct State {
     directory: PathBuf,
+    /// This machine, since its last start.
+    machine: String,
     /// Locked while the file that says whose log it is comes or goes.
     life: Mutex<()>,
     failed: AtomicBool,
     failures: AtomicU64,
     followed: AtomicU64,
-    /// Files that must not be trusted could not be taken away.
+    /// They cannot be written, and could not be taken away so far. Changed while `life` is locked.
     stuck: watch::Sender<bool>,
 }
 
-/// Makes and locks the directory, and reads what the former life has left there, if it is to be served.
+/// What a node begins with that has log files.
+pub(crate) struct Opened {
+    pub(crate) files: LogFiles,
+    /// The former life, if it is to be served.
+    pub(crate) legacy: Option<Legacy>,
+    pub(crate) log: ChangeLog,
+}
+
+/// Makes and locks the directory, reads what the former life has left there, and begins the files of a new log beside it.
 pub(crate) async fn open(
     directory: PathBuf,
     (cluster, node): (String, NodeId),
-    wall_ms: u64,
-) -> Result<(LogFiles, Option<Legacy>), LogFileError> {
+    (lanes, retention, id): (Lanes, Retention, LogId),
+) -> Result<Opened, LogFileError> {
     let path = directory.clone();
     let open = move || {
         let files = LogFiles::open(&directory)?;
-        let legacy = files.legacy(&cluster, &node, wall_ms);
-        Ok((files, legacy))
+        let legacy = files.legacy(&cluster, &node);
+        let log = files.log(lanes, retention, id);
+        // Where nothing can be written, the former life may have been unable to say that its files are not all.
+        let legacy = legacy.filter(|_| files.are_written());
+        Ok(Opened { files, legacy, log })
     };
     // It may be as much as two files for each lane.
-    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = spawn_blocking(open).await;
     opened.unwrap_or_else(|error| Err(LogFileError::Unusable { path, source: io::Error::other(error) }))
+}
+
+/// Waits until log files are stuck. Then the node makes no changes until they could be taken away; and it takes another
+/// incarnation, so that peers doubt the end of this one: they were not told of what had begun by then.
+pub(crate) async fn refuse_while_stuck(bus: &Bus) {
+    let Some(files) = &bus.log_files else { return };
+    let mut stuck = files.state.stuck.subscribe();
+    if stuck.wait_for(|stuck| *stuck).await.is_err() {
+        return;
+    }
+    bus.domain.log_stuck(true);
+    bus.wants_incarnation(bus.origin().incarnation.next());
+    while files.are_stuck() {
+        tokio::time::sleep(STUCK_INTERVAL).await;
+        files.give_up().await;
+    }
+    bus.domain.log_stuck(false);
 }
 
 impl LogFiles {
     /// Makes the directory if it is not there, and locks it.
     fn open(directory: &Path) -> Result<Self, LogFileError> {
+        Self::open_since(directory, Path::new(BOOT_ID))
+    }
+
+    /// The same, where this file says which start of the machine it is.
+    fn open_since(directory: &Path, boot_id: &Path) -> Result<Self, LogFileError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
             |source| LogFileError::Unusable { path, source }
         };
+        let machine = machine(boot_id).map_err(unusable(boot_id))?;
         // Values may be in there, where they travel.
         DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable(directory))?;
         let path = directory.join(LOCK);
@@ -116,6 +165,7 @@ impl LogFiles {
         }
         let state = Arc::new(State {
             directory: directory.to_owned(),
+            machine,
             life: Mutex::default(),
             failed: AtomicBool::new(false),
             failures: AtomicU64::new(0),
@@ -132,7 +182,7 @@ impl LogFiles {
             _ => Distrust::Unreadable,
         })?;
         let life = Life::decode(&life)?;
-        life.judge(cluster, node, &machine())?;
+        life.judge(cluster, node, &self.state.machine)?;
         let read = |lane: LaneId| {
             let read = |turn| fs::read(self.state.path(&lane_file(life.log, lane, turn)));
             let damaged = |_| Distrust::Damaged { lane, why: "a file cannot be read" };
@@ -143,7 +193,7 @@ impl LogFiles {
     }
 
     /// The same, to be served to peers.
-    fn legacy(&self, cluster: &str, node: &NodeId, wall_ms: u64) -> Option<Legacy> {
+    fn legacy(&self, cluster: &str, node: &NodeId) -> Option<Legacy> {
         let recovered = self.recover(cluster, node);
         // Whoever could not write for want of room must not find it taken by what nobody reads.
         self.state.remove_all_but(recovered.as_ref().ok().map(|recovered| recovered.life.log));
@@ -151,7 +201,7 @@ impl LogFiles {
             Ok(recovered) => {
                 tracing::info!(origin = %recovered.life.origin, open_writes = recovered.open_writes(),
                     "the former life is served from its log files to those who have missed its end");
-                Some(Legacy::new(recovered, wall_ms))
+                Some(Legacy::new(recovered))
             }
             Err(Distrust::Missing) => {
                 tracing::info!(directory = %self.state.directory.display(), "no former life has left its log there");
@@ -166,40 +216,36 @@ impl LogFiles {
     }
 
     /// An empty log that is written down beside the last one.
-    pub(crate) fn log(&self, lanes: Lanes, retention: Retention, id: LogId) -> ChangeLog {
-        ChangeLog::written_down(lanes, retention, id, self.sinks(id, lanes.ids()))
+    fn log(&self, lanes: Lanes, retention: Retention, id: LogId) -> ChangeLog {
+        ChangeLog::written_down(lanes, retention, id, self.sinks(id, lanes))
     }
 
     /// Makes the files of a new log. What cannot be made is given up.
-    fn sinks(&self, log: LogId, lanes: impl Iterator<Item = LaneId>) -> Vec<Sink> {
-        let sinks = lanes.map(|lane| LaneFiles::create(self.state.clone(), log, lane));
+    fn sinks(&self, log: LogId, lanes: Lanes) -> Vec<Sink> {
+        let sinks = lanes.ids().map(|lane| LaneFiles::create(self.state.clone(), log, lane));
         sinks.collect::<io::Result<_>>().unwrap_or_else(|error| {
             self.state.fail(&error);
-            Vec::new()
+            let lost = |_| -> Sink {
+                let state = self.state.clone();
+                Box::new(move |_| state.check())
+            };
+            lanes.ids().map(lost).collect()
         })
     }
 
     /// Says whose the files are from now on, and removes all others.
-    pub(crate) fn belong_to(&self, log: &ChangeLog, cluster: &str, (origin, id): (Origin, LogId)) {
-        let state = &self.state;
+    pub(crate) async fn belong_to(&self, lanes: Lanes, cluster: &str, (origin, log): (Origin, LogId)) {
+        let state = self.state.clone();
         let life = Life {
             cluster: cluster.to_owned(),
             origin,
-            log: id,
-            lanes: log.lanes(),
+            log,
+            lanes,
             hash_version: HASH_VERSION,
-            machine: machine(),
+            machine: state.machine.clone(),
         };
-        let written = {
-            let _life = state.life.lock();
-            if state.failed.load(Ordering::Acquire) {
-                return;
-            }
-            state.replace_life(&life.encode())
-        };
-        match written {
-            Ok(()) => state.remove_all_but(Some(id)),
-            Err(error) => state.fail(&error),
+        if let Err(error) = spawn_blocking(move || state.belong_to(&life)).await {
+            self.state.fail(&io::Error::other(error));
         }
     }
 
@@ -208,15 +254,23 @@ impl LogFiles {
         !self.state.failed.load(Ordering::Acquire)
     }
 
-    /// Becomes `true` if files that must not be trusted cannot be taken away.
-    pub(crate) fn stuck(&self) -> watch::Receiver<bool> {
-        self.state.stuck.subscribe()
+    /// Whether they can be neither written nor taken away: the log takes nothing.
+    pub(crate) fn are_stuck(&self) -> bool {
+        *self.state.stuck.borrow()
+    }
+
+    /// Tries once more to take away what is stuck.
+    async fn give_up(&self) {
+        let state = self.state.clone();
+        // If it did not come to that, the next time.
+        let _ = spawn_blocking(move || state.give_up()).await;
     }
 
     pub(crate) fn report(&self) -> LogFileReport {
         LogFileReport {
             written: self.are_written(),
             failures: self.state.failures.load(Ordering::Relaxed),
+            stuck: self.are_stuck(),
             followed: self.state.followed.load(Ordering::Relaxed),
         }
     }
@@ -232,6 +286,22 @@ impl State {
         self.directory.join(name)
     }
 
+    fn belong_to(&self, life: &Life) {
+        let written = {
+            let _life = self.life.lock();
+            if self.failed.load(Ordering::Acquire) {
+                return;
+            }
+            self.replace_life(&life.encode())
+        };
+        match written {
+            Ok(()) => self.remove_all_but(Some(life.log)),
+            Err(error) => {
+                self.fail(&error);
+            }
+        }
+    }
+
     fn replace_life(&self, content: &[u8]) -> io::Result<()> {
         let next = self.path(NEXT_LIFE);
         let mut file = private().create(true).truncate(true).open(&next)?;
@@ -239,13 +309,18 @@ impl State {
         fs::rename(next, self.path(LIFE))
     }
 
-    /// Whether nothing more is to be written. If so, nobody trusts what was by now: who takes it away has done so.
-    fn has_failed(&self) -> bool {
-        let failed = self.failed.load(Ordering::Acquire);
-        if failed {
-            drop(self.life.lock());
+    /// Whether more is to be written, and else what that means: whoever takes away what is there has done so by then.
+    fn check(&self) -> Result<(), Unwritten> {
+        if !self.failed.load(Ordering::Acquire) {
+            return Ok(());
         }
-        failed
+        let _life = self.life.lock();
+        Err(self.unwritten())
+    }
+
+    /// What it means that nothing more is written. While `life` is locked.
+    fn unwritten(&self) -> Unwritten {
+        if *self.stuck.borrow() { Unwritten::Stuck } else { Unwritten::GivenUp }
     }
 
     /// Takes away what says whose the others are, or what it says.
@@ -259,18 +334,29 @@ impl State {
         }
     }
 
-    /// Nothing more is written, and nobody trusts what was.
-    fn fail(&self, error: &io::Error) {
+    /// Nothing more is written, and nobody trusts what was; or else nothing more is to happen.
+    fn fail(&self, error: &io::Error) -> Unwritten {
         let _life = self.life.lock();
         if self.failed.swap(true, Ordering::AcqRel) {
-            return;
+            return self.unwritten();
         }
         self.failures.fetch_add(1, Ordering::Relaxed);
         tracing::error!(directory = %self.directory.display(), %error,
             "the log files cannot be written any more: should this process be killed, peers doubt its end");
         if let Err(error) = self.remove_life() {
-            tracing::error!(%error, "nor can they be removed: taking another incarnation, which they do not name");
+            tracing::error!(directory = %self.directory.display(), %error,
+                "nor can they be removed, and they would be taken for all: no changes are made until they can");
             self.stuck.send_replace(true);
+        }
+        self.unwritten()
+    }
+
+    /// Tries once more to take away what is stuck.
+    fn give_up(&self) {
+        let _life = self.life.lock();
+        if *self.stuck.borrow() && self.remove_life().is_ok() {
+            self.stuck.send_replace(false);
+            tracing::info!(directory = %self.directory.display(), "the log files are removed: changes are made again");
         }
     }
 
@@ -307,10 +393,8 @@ impl LaneFiles {
         Ok(Box::new(move |put| lane.put(put)))
     }
 
-    fn put(&mut self, put: Put<'_>) -> bool {
-        if self.state.has_failed() {
-            return false;
-        }
+    fn put(&mut self, put: Put<'_>) -> Result<(), Unwritten> {
+        self.state.check()?;
         let put = match put {
             Put::Append(bytes) => (&self.files[self.present]).write_all(bytes),
             Put::Turn(bytes) => {
@@ -320,7 +404,7 @@ impl LaneFiles {
             }
             Put::GiveUp(why) => Err(io::Error::other(why)),
         };
-        put.inspect_err(|error| self.state.fail(error)).is_ok()
+        put.map_err(|error| self.state.fail(&error))
     }
 }
 
@@ -339,69 +423,12 @@ fn lane_file(log: LogId, lane: LaneId, turn: usize) -> String {
     format!("{}{}-{turn}", lane_prefix(log), lane.number())
 }
 
-/// This machine, since its last start; empty where that is not known.
-fn machine() -> String {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+/// This machine, since its last start.
+fn machine(boot_id: &Path) -> io::Result<String> {
+    let id = fs::read_to_string(boot_id)?.trim().to_owned();
+    if id.is_empty() { Err(io::Error::other("it is empty")) } else { Ok(id) }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-    use std::thread;
-    use std::time::Duration;
-
-    use tempfile::TempDir;
-
-    use tidings_proto::id::Incarnation;
-
-    use super::*;
-
-    /// A log in a directory of its own, which says so.
-    fn written(directory: &TempDir) -> (LogFiles, ChangeLog) {
-        let files = LogFiles::open(directory.path()).expect("nobody else is there");
-        let log = files.log(Lanes::default(), Retention::default(), LogId(7));
-        let origin = Origin { node: "n1".parse().expect("a good name"), incarnation: Incarnation(1) };
-        files.belong_to(&log, "shop", (origin, LogId(7)));
-        assert!(directory.path().join(LIFE).exists() && files.are_written());
-        (files, log)
-    }
-
-    #[test]
-    fn who_meets_a_failure_of_another_lane_goes_on_only_once_nobody_trusts_the_files() {
-        let directory = TempDir::new().expect("a directory");
-        let (files, _log) = written(&directory);
-        let lane = Lanes::default().ids().next().expect("there is one");
-        let mut sink = LaneFiles::create(files.state.clone(), LogId(8), lane).expect("there is room");
-        let (done, is_done) = mpsc::channel();
-        let life = files.state.life.lock();
-        files.state.failed.store(true, Ordering::Release);
-        thread::scope(|scope| {
-            scope.spawn(|| done.send(sink(Put::Append(b"a record"))).expect("it is waited for"));
-            let early = is_done.recv_timeout(Duration::from_millis(50));
-            assert!(early.is_err(), "the file that says whose they are is still being taken away");
-            drop(life);
-            assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(false));
-        });
-    }
-
-    #[test]
-    fn files_that_cannot_be_written_are_trusted_by_nobody() {
-        let directory = TempDir::new().expect("a directory");
-        let (files, _log) = written(&directory);
-        files.state.fail(&io::Error::other("no room"));
-        assert!(!directory.path().join(LIFE).exists());
-        assert_eq!((files.are_written(), *files.stuck().borrow()), (false, false));
-    }
-
-    #[test]
-    fn files_that_cannot_be_taken_away_either_are_told() {
-        let directory = TempDir::new().expect("a directory");
-        let (files, _log) = written(&directory);
-        // Neither can be done to a directory.
-        fs::remove_file(directory.path().join(LIFE)).expect("it is there");
-        fs::create_dir(directory.path().join(LIFE)).expect("nothing is there");
-        files.state.fail(&io::Error::other("no room"));
-        assert!(*files.stuck().borrow());
-    }
-}
+#[path = "log_files_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::drive::{Driver, Orders, Shutdown};
 use crate::leases::LeaseReport;
 use crate::legacy::Legacy;
-use crate::log_files::{self, LogFileError, LogFileReport, LogFiles};
+use crate::log_files::{self, LogFileError, LogFileReport};
 use crate::observe::{Observer, Observers};
 use crate::receipts::ReceiptCounts;
 
@@ -117,24 +117,19 @@ impl Node {
         let node = NodeId::new(&config.node_id)?;
         let clock = config.clock.clone();
         let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
-        let (log_files, legacy) = match config.log_dir.clone() {
+        let (lanes, retention) = (config.lanes, config.retention);
+        let (log_files, legacy, log) = match config.log_dir.clone() {
             Some(directory) => {
                 let whose = (config.cluster.clone(), node.clone());
-                let (files, legacy) = log_files::open(directory, whose, clock.wall_ms()).await?;
-                (Some(files), legacy)
+                let opened = log_files::open(directory, whose, (lanes, retention, log_id)).await?;
+                (Some(opened.files), opened.legacy, opened.log)
             }
-            None => (None, None),
+            None => (None, None, ChangeLog::new(lanes, retention)),
         };
         let incarnation =
             Incarnation(clock.wall_ms()).max(legacy.as_ref().map_or(Incarnation(0), Legacy::next));
         let origin = Origin { node: node.clone(), incarnation };
-        let log = Arc::new(match &log_files {
-            None => ChangeLog::new(config.lanes, config.retention),
-            Some(files) => files.log(config.lanes, config.retention, log_id),
-        });
-        // Where nothing can be written, the former life may have been unable to say that its files are not all.
-        let legacy = legacy.filter(|_| log_files.as_ref().is_some_and(LogFiles::are_written));
-        let domain = Domain::bounded(clock, log, origin.clone(), config.bounds);
+        let domain = Domain::bounded(clock, Arc::new(log), origin.clone(), config.bounds);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
         let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
@@ -333,8 +328,13 @@ impl Node {
 
     /// Replaces the deny list; connections of those on it are closed, and gossip about them counts for nothing.
     pub fn set_denied(&self, denied: &[String]) {
-        if let Some(transport) = self.inner.bus.transport() {
+        let bus = &self.inner.bus;
+        bus.denied.store(Arc::new(denied.to_vec()));
+        if let Some(transport) = bus.transport() {
             transport.set_denied(denied);
+        }
+        if let Some(legacy) = &*bus.legacy.load() {
+            legacy.set_denied(denied);
         }
         if let Some(membership) = self.inner.bus.membership() {
             membership.recheck();
@@ -373,6 +373,9 @@ impl Node {
         let mut reasons = Vec::new();
         if bus.goodbye.borrow().is_some() {
             reasons.push("the node is leaving".to_owned());
+        }
+        if bus.is_stuck() {
+            reasons.push("the log files can be neither written nor removed".to_owned());
         }
         let members = self.members();
         if self.inner.has_seeds && members.len() == 1 {

@@ -64,7 +64,7 @@ pub(crate) fn files(bytes: &[u8]) -> bool {
 
 fn serve(recovered: Recovered) {
     let open = recovered.open_writes();
-    let (log, heads) = recovered.into_log(1);
+    let (log, heads) = recovered.into_log();
     let lane = log.lanes().lane(0).expect("there is one");
     let (mut cursor, mut batches) = (Cursor { next: heads[0] + 1 }, Vec::new());
     assert_eq!(log.read(lane, &mut cursor, 1, &mut batches), Read::End);
@@ -112,13 +112,14 @@ fn written(events: u64) -> Vec<u8> {
             }
             Put::GiveUp(why) => unreachable!("{why}"),
         }
-        true
+        Ok(())
     });
     let lanes = Lanes::new(1).expect("a power of two");
     let log = ChangeLog::written_down(lanes, Retention { events, bytes: 0 }, LOG, vec![sink]);
     let (slot, cache) = (Slot::of_hash(0), CacheId(0x0102_0304));
-    let ended = log.write_begins(slot, cache, Some(b"\x05ended")).expect("it is written down");
-    let _under_way = log.write_begins(slot, cache, Some(b"\x04open"));
+    let begin = |key: &[u8]| log.write_begins(slot, || 1_700_000_000_000, Some((cache, key)));
+    let ended = begin(b"\x05ended").expect("it is not stuck").expect("it is written down");
+    let _under_way = begin(b"\x04open");
     for key in [&b"\x01a"[..], b"\x02bc", b"\x03def", b"\x01a"] {
         let draft = Draft::new(Parts {
             kind: EventKind::Deleted,

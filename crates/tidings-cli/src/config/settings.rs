@@ -258,7 +258,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "coherence.log_dir",
         Kind::Path,
         "\"/run/tidings/n1\"",
-        "Directory where the log is written down, for the next process if this one is killed: see README for what it takes.",
+        "Directory where the log is written down, for the next process if this one is killed. README says who must not set it.",
     ),
     unset("cache[].name", Kind::Name, "\"users\"", "Its name, the same on every node. Required."),
     works(

@@ -41,6 +41,7 @@ async fn counters_are_there_from_the_start() {
         "tidings_broadcast_errors_total{reason=\"overrun\"} 0",
         "tidings_hearsay_refused_total 0",
         "tidings_log_files_failures_total 0",
+        "tidings_log_files_stuck 0.0",
         "tidings_relay_redirected_total 0",
         "tidings_relay_on 0.0",
         "tidings_subscriber_lagged_total{cache=\"c\"} 0",

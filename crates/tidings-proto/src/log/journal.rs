@@ -8,7 +8,7 @@
 //! entry := length of the body: u32 le | its complement: u32 le | body | checksum of the body: u64 le
 //! body  := 0 page         number: u64 le | lane: u8 | next sequence: u64 le      the first of each file, and only there
 //!        | 1 record       sequence: u64 le | base stamp: u64 le | stamp: u64 le | the record, as in a batch of that base
-//!        | 2 write begins number: u64 le | cache: u32 le | slot: u8 | key
+//!        | 2 write begins number: u64 le | stamp: u64 le | cache: u32 le | slot: u8 | key
 //!        | 3 write begins number: u64 le                                         of keys that nobody can name
 //!        | 4 write ends   number: u64 le
 //! ```
@@ -22,7 +22,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{ChangeLog, LaneLog, Retention};
+use super::{ChangeLog, LaneLog, Retention, Stuck};
 use crate::hash::CacheId;
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, LogId, Sequence, Slot};
@@ -54,9 +54,19 @@ pub enum Put<'a> {
     GiveUp(&'static str),
 }
 
+/// Entries are not in a lane's files, and none will be any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unwritten {
+    /// Nobody trusts any file of the log: what they lack may be appended. The sink is not called again for that lane.
+    GivenUp,
+    /// They may be trusted still, as if the entries were none: nothing may be appended. The sink is called again with
+    /// whatever comes, until they are given up.
+    Stuck,
+}
+
 /// Puts a lane's entries into its files, before it returns. If it cannot, it sees to it that nobody trusts any file of the
-/// log, and returns `false`; it is not called again for that lane. Called under the lane's lock.
-pub type Sink = Box<dyn FnMut(Put<'_>) -> bool + Send>;
+/// log, and says whether it could. Called under the lane's lock.
+pub type Sink = Box<dyn FnMut(Put<'_>) -> Result<(), Unwritten> + Send>;
 
 /// A write of the system of record that is under way, and written down as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +112,7 @@ pub(super) fn put_entry(log: LogId, parts: &[&[u8]], out: &mut Vec<u8>) {
 }
 
 impl Journal {
-    /// Begins the first file of an empty lane; `None` if that fails.
+    /// Begins the first file of an empty lane; `None` if it is given up.
     fn begin(log: LogId, lane: LaneId, most: Retention, sink: Sink) -> Option<Self> {
         let mut journal = Self {
             log,
@@ -117,11 +127,12 @@ impl Journal {
             open_bytes: 0,
             next_write: 0,
         };
-        journal.turn(super::FIRST).then_some(journal)
+        let begun = journal.turn(super::FIRST);
+        (begun != Err(Unwritten::GivenUp)).then_some(journal)
     }
 
     /// Begins a file: with what is under way, for the one that says so will be emptied.
-    fn turn(&mut self, next: Sequence) -> bool {
+    fn turn(&mut self, next: Sequence) -> Result<(), Unwritten> {
         self.buffer.clear();
         let (page, next) = (self.page.to_le_bytes(), next.to_le_bytes());
         put_entry(self.log, &[&[PAGE], &page, &[self.lane.number()], &next], &mut self.buffer);
@@ -132,53 +143,62 @@ impl Journal {
     }
 
     /// Writes down what is in the buffer, in a file that has room for it. `next`: the first sequence that it may hold.
-    fn put(&mut self, next: Sequence) -> bool {
+    fn put(&mut self, next: Sequence) -> Result<(), Unwritten> {
         if self.bytes + self.buffer.len() > self.most.bytes || self.events >= self.most.events {
             let entry = std::mem::take(&mut self.buffer);
-            if !self.turn(next) {
-                return false;
-            }
+            self.turn(next)?;
             self.buffer = entry;
         }
         self.bytes += self.buffer.len();
         (self.sink)(Put::Append(&self.buffer))
     }
 
-    fn record(&mut self, sequence: Sequence, (base, stamp): (Stamp, Stamp), record: &[u8]) -> bool {
+    fn record(
+        &mut self,
+        sequence: Sequence,
+        (base, stamp): (Stamp, Stamp),
+        record: &[u8],
+    ) -> Result<(), Unwritten> {
         self.buffer.clear();
         let (at, base, stamp) = (sequence.to_le_bytes(), base.0.to_le_bytes(), stamp.0.to_le_bytes());
         put_entry(self.log, &[&[RECORD], &at, &base, &stamp, record], &mut self.buffer);
-        let written = self.put(sequence);
+        self.put(sequence)?;
         self.events += 1;
-        written
+        Ok(())
     }
 
-    fn begins(&mut self, next: Sequence, of: Option<(CacheId, Slot, &[u8])>) -> Option<OpenWrite> {
+    fn begins(
+        &mut self,
+        next: Sequence,
+        stamp: Stamp,
+        of: Option<(CacheId, Slot, &[u8])>,
+    ) -> Result<OpenWrite, Unwritten> {
         let number = self.next_write;
         self.next_write += 1;
         self.buffer.clear();
         let bytes = number.to_le_bytes();
         match of {
             Some((cache, slot, key)) => {
-                let (cache, slot) = (cache.0.to_le_bytes(), [slot.index() as u8]);
-                put_entry(self.log, &[&[BEGINS], &bytes, &cache, &slot, key], &mut self.buffer);
+                let (stamp, cache, slot) =
+                    (stamp.0.to_le_bytes(), cache.0.to_le_bytes(), [slot.index() as u8]);
+                put_entry(self.log, &[&[BEGINS], &bytes, &stamp, &cache, &slot, key], &mut self.buffer);
             }
             None => put_entry(self.log, &[&[BEGINS_UNNAMED], &bytes], &mut self.buffer),
         }
         let entry: Box<[u8]> = self.buffer.as_slice().into();
         if self.open_bytes + entry.len() > self.most.bytes / OPEN_WRITES_SHARE {
-            (self.sink)(Put::GiveUp("more writes are under way than it holds"));
-            return None;
+            let given_up = (self.sink)(Put::GiveUp("more writes are under way than it holds"));
+            return Err(given_up.err().unwrap_or(Unwritten::GivenUp));
         }
-        let written = self.put(next);
+        self.put(next)?;
         self.open_bytes += entry.len();
         self.open.insert(number, entry);
-        written.then_some(OpenWrite { lane: self.lane, number })
+        Ok(OpenWrite { lane: self.lane, number })
     }
 
-    fn ends(&mut self, next: Sequence, number: u64) -> bool {
+    fn ends(&mut self, next: Sequence, number: u64) -> Result<(), Unwritten> {
         // Before a file may be begun: it says so no more.
-        let Some(entry) = self.open.remove(&number) else { return true };
+        let Some(entry) = self.open.remove(&number) else { return Ok(()) };
         self.open_bytes -= entry.len();
         self.buffer.clear();
         put_entry(self.log, &[&[ENDS], &number.to_le_bytes()], &mut self.buffer);
@@ -186,14 +206,38 @@ impl Journal {
     }
 }
 
+/// Has a lane's journal write something down, if it has one; one that is given up is none any more.
+fn note<T>(
+    journal: &mut Option<Box<Journal>>,
+    write: impl FnOnce(&mut Journal) -> Result<T, Unwritten>,
+) -> Result<Option<T>, Stuck> {
+    let Some(present) = journal else { return Ok(None) };
+    match write(present) {
+        Ok(written) => Ok(Some(written)),
+        Err(Unwritten::Stuck) => Err(Stuck),
+        Err(Unwritten::GivenUp) => {
+            *journal = None;
+            Ok(None)
+        }
+    }
+}
+
 impl LaneLog {
-    /// Writes down the record that was appended last, which begins at `from` in the open segment. It is read by nobody
-    /// before, and its append has not returned.
+    /// Writes down the record that was put last, at `from` in the open segment, before its append counts. If it must not,
+    /// the record is there no more.
     #[cold]
     #[inline(never)]
-    pub(super) fn write_down(&mut self, (sequence, stamp): (Sequence, Stamp), from: usize) {
-        let record = &self.open[from..];
-        self.journal.take_if(|journal| !journal.record(sequence, (self.open_base, stamp), record));
+    pub(super) fn write_down(
+        &mut self,
+        (sequence, stamp): (Sequence, Stamp),
+        from: usize,
+    ) -> Result<(), Stuck> {
+        let (record, base) = (&self.open[from..], self.open_base);
+        let noted = note(&mut self.journal, |journal| journal.record(sequence, (base, stamp), record));
+        if noted.is_err() {
+            self.open.truncate(from);
+        }
+        noted.map(drop)
     }
 }
 
@@ -214,24 +258,38 @@ impl ChangeLog {
     /// has ended, the write may have happened, or may happen yet. Without a key it is of such as nobody can name.
     ///
     /// Returns nothing, and costs nothing, if the log is not written down.
+    ///
+    /// # Errors
+    /// [`Stuck`]: the write must not begin, for the next life would know nothing of it.
     #[inline]
-    pub fn write_begins(&self, slot: Slot, cache: CacheId, key: Option<&[u8]>) -> Option<OpenWrite> {
-        if self.is_written_down { self.note_begin(slot, cache, key) } else { None }
+    pub fn write_begins(
+        &self,
+        slot: Slot,
+        wall_ms: impl FnOnce() -> u64,
+        of: Option<(CacheId, &[u8])>,
+    ) -> Result<Option<OpenWrite>, Stuck> {
+        if self.is_written_down { self.note_begin(slot, wall_ms(), of) } else { Ok(None) }
     }
 
     #[cold]
-    fn note_begin(&self, slot: Slot, cache: CacheId, key: Option<&[u8]>) -> Option<OpenWrite> {
+    fn note_begin(
+        &self,
+        slot: Slot,
+        wall_ms: u64,
+        of: Option<(CacheId, &[u8])>,
+    ) -> Result<Option<OpenWrite>, Stuck> {
         let mut log = self.lock(self.lanes.lane_of(slot));
-        let next = log.next;
-        let open = log.journal.as_mut()?.begins(next, key.map(|key| (cache, slot, key)));
-        log.journal.take_if(|_| open.is_none());
-        open
+        let (next, of) = (log.next, of.map(|(cache, key)| (cache, slot, key)));
+        // Later than all that is known of the key, and earlier than whatever comes after its write.
+        let stamp = log.clock.tick(wall_ms);
+        note(&mut log.journal, |journal| journal.begins(next, stamp, of))
     }
 
     /// Notes that a write has ended, after what it has changed was appended, or that it never happens.
     pub fn write_ended(&self, write: OpenWrite) {
         let mut log = self.lock(write.lane);
         let next = log.next;
-        log.journal.take_if(|journal| !journal.ends(next, write.number));
+        // Else it is taken for open, which only costs its key.
+        let _ = note(&mut log.journal, |journal| journal.ends(next, write.number));
     }
 }

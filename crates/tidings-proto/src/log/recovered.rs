@@ -136,7 +136,7 @@ pub struct Recovered {
     pub life: Life,
     lanes: Vec<Tail>,
     /// Keys whose truth was being written.
-    open: Vec<(CacheId, Slot, Bytes)>,
+    open: Vec<OpenKey>,
 }
 
 /// What is left of one lane.
@@ -174,15 +174,18 @@ impl Recovered {
     }
 
     /// The log of that life, sealed: what it had appended, and after it the keys whose truth was being written, uncertain
-    /// from when that is applied. Returns its heads, too.
+    /// from when that is applied. Where values travel they are removed as of when that began: what anybody has written
+    /// since is later, and stays. Returns its heads, too.
     ///
     /// # Panics
     /// Never: what it appends is small, and the log is open.
     #[must_use]
-    pub fn into_log(self, wall_ms: u64) -> (ChangeLog, Vec<Sequence>) {
+    pub fn into_log(mut self) -> (ChangeLog, Vec<Sequence>) {
         let logs = self.lanes.into_iter().map(|tail| Padded(tail.into_log().into())).collect();
         let log = ChangeLog { lanes: self.life.lanes, logs, is_written_down: false };
-        for (cache, slot, key) in &self.open {
+        // A segment begins with its earliest.
+        self.open.sort_by_key(|open| open.began);
+        for OpenKey { began, cache, slot, key } in &self.open {
             let draft = Draft::new(Parts {
                 kind: EventKind::Deleted,
                 operation: Operation::WriteThrough,
@@ -195,7 +198,9 @@ impl Recovered {
                 target: DraftTarget::Key(key),
             });
             let draft = draft.expect("longer keys are not read").uncertain();
-            log.append(*slot, wall_ms, &draft).expect("it is not sealed").waiters.wake();
+            let mut lane = log.lock(log.lanes.lane_of(*slot));
+            let appended = lane.append(&draft, *began);
+            let _ = appended.expect("it is not written down");
         }
         let heads = log.seal();
         (log, heads)
@@ -233,7 +238,14 @@ fn next_entry(log: LogId, bytes: &[u8]) -> Result<Option<Entry<'_>>, &'static st
     Ok(Some((body, rest)))
 }
 
-type OpenKey = (CacheId, Slot, Bytes);
+/// A key whose truth was being written, and since when.
+#[derive(Debug)]
+struct OpenKey {
+    began: Stamp,
+    cache: CacheId,
+    slot: Slot,
+    key: Bytes,
+}
 
 /// Writes that are under way, by number; those without a key are of such as nobody can name.
 type OpenWrites = BTreeMap<u64, Option<OpenKey>>;
@@ -323,12 +335,14 @@ impl Page {
                 self.record(number, (base, stamp), reader.0)?;
             }
             BEGINS => {
+                let began = Stamp(u64::from_le_bytes(reader.array()?));
                 let cache = CacheId(u32::from_le_bytes(reader.array()?));
                 let slot = Slot::new(reader.byte()?).ok_or(Unsound("no such slot"))?;
-                if reader.0.len() > KEY_BYTES_MAX {
-                    return Err(Unsound("key length"));
+                if reader.0.len() > KEY_BYTES_MAX || began.0 >= COUNTED_MAX {
+                    return Err(Unsound("no write of a log's"));
                 }
-                self.begun.insert(number, Some((cache, slot, Bytes::copy_from_slice(reader.0))));
+                let key = Bytes::copy_from_slice(reader.0);
+                self.begun.insert(number, Some(OpenKey { began, cache, slot, key }));
             }
             BEGINS_UNNAMED => drop(self.begun.insert(number, None)),
             ENDS => self.ended.push(number),

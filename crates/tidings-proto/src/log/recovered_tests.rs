@@ -1,16 +1,28 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Wake;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
-use super::super::journal::{OpenWrite, Put, Sink};
-use super::super::{Answer, Cursor, Read};
+use super::super::journal::{OpenWrite, Put, Sink, Unwritten};
+use super::super::{Answer, AppendError, Cursor, Read, Sealed, Stuck};
 use super::*;
 use crate::id::Incarnation;
 use crate::record::{BatchRef, Record, Target};
 
 const ID: LogId = LogId(0x5eed);
 const WALL_MS: u64 = 1_700_000_000_000;
+
+/// How often somebody was woken.
+#[derive(Default)]
+struct Wakes(AtomicU64);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 /// Files in memory, and what became of them.
 #[derive(Debug, Default)]
@@ -21,6 +33,10 @@ struct Disk {
     newest: (usize, usize),
     given_up: Option<&'static str>,
     full: bool,
+    /// Nor can anything be taken away.
+    stuck: bool,
+    /// Of this lane.
+    stuck_at: Option<usize>,
     writes: usize,
 }
 
@@ -31,10 +47,11 @@ fn sinks(disk: &Arc<Mutex<Disk>>, lanes: Lanes) -> Vec<Sink> {
             let mut disk = disk.lock();
             disk.writes += 1;
             let bytes = match put {
-                _ if disk.full => return false,
+                _ if disk.stuck || disk.stuck_at == Some(lane) => return Err(Unwritten::Stuck),
+                _ if disk.full => return Err(Unwritten::GivenUp),
                 Put::GiveUp(why) => {
                     disk.given_up = Some(why);
-                    return false;
+                    return Err(Unwritten::GivenUp);
                 }
                 Put::Turn(bytes) => {
                     disk.present[lane] ^= 1;
@@ -47,7 +64,7 @@ fn sinks(disk: &Arc<Mutex<Disk>>, lanes: Lanes) -> Vec<Sink> {
             let present = disk.present[lane];
             disk.files[lane][present].extend_from_slice(bytes);
             disk.newest = (lane, bytes.len());
-            true
+            Ok(())
         })
     };
     *disk.lock() = Disk {
@@ -80,6 +97,10 @@ fn slot(number: u8) -> Slot {
 }
 
 fn append(log: &ChangeLog, slot: Slot, key: &[u8]) {
+    append_at(log, slot, key, WALL_MS).unwrap();
+}
+
+fn append_at(log: &ChangeLog, slot: Slot, key: &[u8], wall_ms: u64) -> Result<(), AppendError> {
     let draft = Draft::new(Parts {
         kind: EventKind::Updated,
         operation: Operation::Insert,
@@ -91,7 +112,12 @@ fn append(log: &ChangeLog, slot: Slot, key: &[u8]) {
         value: None,
         target: DraftTarget::Key(key),
     });
-    log.append(slot, WALL_MS, &draft.unwrap()).unwrap().waiters.wake();
+    log.append(slot, wall_ms, &draft.unwrap())?.waiters.wake();
+    Ok(())
+}
+
+fn begin(log: &ChangeLog, slot: Slot, key: &[u8]) -> Option<OpenWrite> {
+    log.write_begins(slot, || WALL_MS, Some((CacheId(9), key))).unwrap()
 }
 
 /// A record as a peer understands it: its sequence, stamp, key and whether its truth is uncertain.
@@ -126,7 +152,7 @@ fn what_a_lane_remembers_is_there_after_any_number_of_files() {
         append(&log, slot(number % 7), &[number]);
         let recovered = read(&disk.lock()).unwrap();
         assert_eq!(recovered.open_writes(), 0);
-        let (former, heads) = recovered.into_log(WALL_MS);
+        let (former, heads) = recovered.into_log();
         assert_eq!(heads, log.heads());
         for lane in log.lanes().ids() {
             let held = oldest(&log, lane);
@@ -136,35 +162,98 @@ fn what_a_lane_remembers_is_there_after_any_number_of_files() {
             assert!(next - oldest(&former, lane) <= 16, "more than two files' worth");
         }
     }
-    assert!(oldest(&read(&disk.lock()).unwrap().into_log(WALL_MS).0, log.lanes().lane(0).unwrap()) > 1);
+    assert!(oldest(&read(&disk.lock()).unwrap().into_log().0, log.lanes().lane(0).unwrap()) > 1);
 }
 
 #[test]
 fn a_write_that_is_under_way_is_told_as_uncertain_after_everything_else() {
     let (log, disk) = written_down(1, 4);
     let lane = log.lanes().lane(0).unwrap();
-    let begin = |key: &[u8]| log.write_begins(slot(3), CacheId(9), Some(key)).unwrap();
+    let begin = |key: &[u8]| begin(&log, slot(3), key).unwrap();
     let (lost, done) = (begin(b"lost"), begin(b"done"));
     for number in 0..20 {
         append(&log, slot(3), &[number]);
     }
     log.write_ended(done);
     assert_eq!(read(&disk.lock()).unwrap().open_writes(), 1, "it was carried from file to file");
-    let (former, heads) = read(&disk.lock()).unwrap().into_log(0);
+    let (former, heads) = read(&disk.lock()).unwrap().into_log();
     let (last, uncertain) = (heads[0], from(&former, lane, heads[0]));
     assert_eq!(last, log.heads()[0] + 1);
-    let stamps: Vec<Stamp> = from(&former, lane, last - 1).iter().map(|seen| seen.1).collect();
-    assert!(stamps[0] < stamps[1], "whatever the clock says: {stamps:?}");
-    assert_eq!(uncertain, [(last, stamps[1], Some(b"lost".to_vec()), true)]);
-    assert_eq!(former.append(slot(3), 0, &Draft::canary()).err(), Some(super::super::Sealed));
+    assert_eq!(uncertain, [(last, uncertain[0].1, Some(b"lost".to_vec()), true)]);
+    assert_eq!(former.append(slot(3), 0, &Draft::canary()).err(), Some(Sealed.into()));
     log.write_ended(lost);
     assert_eq!(read(&disk.lock()).unwrap().open_writes(), 0);
 }
 
 #[test]
+fn a_write_that_is_under_way_removes_what_is_older_than_its_beginning_and_nothing_later() {
+    let (log, disk) = written_down(1, 100);
+    let lane = log.lanes().lane(0).unwrap();
+    let begin_at = |key: &[u8], wall_ms| {
+        log.write_begins(slot(3), || wall_ms, Some((CacheId(9), key))).unwrap().unwrap()
+    };
+    let held = |key, at| append_at(&log, slot(3), key, WALL_MS + at).unwrap();
+    held(b"before both", 0);
+    let first = begin_at(b"first", WALL_MS + 10);
+    held(b"between", 10);
+    let second = begin_at(b"second", WALL_MS + 20);
+    held(b"after both", 30);
+    let (former, heads) = read(&disk.lock()).unwrap().into_log();
+    let seen = from(&former, lane, 1);
+    assert_eq!(seen.len() as u64, heads[0]);
+    let stamp_of =
+        |name: &str| seen.iter().find(|seen| seen.2.as_deref() == Some(name.as_bytes())).unwrap().1;
+    let stamps = ["before both", "first", "between", "second", "after both"].map(stamp_of);
+    assert!(stamps.is_sorted_by(|one, next| one < next), "{stamps:?}");
+    assert_eq!((stamps[1].wall_ms(), stamps[3].wall_ms()), (WALL_MS + 10, WALL_MS + 20));
+    [first, second].into_iter().for_each(|write| log.write_ended(write));
+}
+
+#[test]
+fn nothing_is_appended_while_files_that_lack_it_may_be_trusted() {
+    let (log, disk) = written_down(2, 100);
+    let under_way = begin(&log, slot(1), b"under way").unwrap();
+    append(&log, slot(0), b"before");
+    disk.lock().stuck = true;
+    let stuck = Some(AppendError::Stuck(Stuck));
+    assert_eq!(append_at(&log, slot(0), b"lost", WALL_MS).err(), stuck);
+    assert_eq!(log.append_to_all(WALL_MS, &Draft::canary(), || panic!("it is not made")).err(), stuck);
+    assert_eq!(log.write_begins(slot(0), || WALL_MS, Some((CacheId(9), b"key"))), Err(Stuck));
+    assert_eq!(log.write_begins(slot(0), || WALL_MS, None), Err(Stuck));
+    log.write_ended(under_way);
+    assert_eq!(log.heads(), [1, 0]);
+    let recovered = read(&disk.lock()).unwrap();
+    assert_eq!(recovered.open_writes(), 1, "the end of a write cannot be noted either");
+    let (former, _) = recovered.into_log();
+    let lane = log.lanes().lane(0).unwrap();
+    assert_eq!(from(&former, lane, 1), from(&log, lane, 1), "what the log has is in the files");
+    // Somebody has taken them away: nobody trusts them, and changes are made again.
+    {
+        let mut disk = disk.lock();
+        (disk.stuck, disk.full) = (false, true);
+    }
+    append(&log, slot(0), b"after");
+    assert_eq!(from(&log, lane, 2)[0].2, Some(b"after".to_vec()), "nobody has seen what was refused");
+    assert_eq!(begin(&log, slot(0), b"key"), None);
+}
+
+#[test]
+fn of_a_change_of_all_lanes_whose_last_is_stuck_readers_of_the_first_are_woken() {
+    let (log, disk) = written_down(2, 100);
+    let lanes: Vec<LaneId> = log.lanes().ids().collect();
+    let wakes = Arc::new(Wakes::default());
+    log.listen(lanes[0], &wakes.clone().into());
+    disk.lock().stuck_at = Some(1);
+    assert!(log.append_to_all(WALL_MS, &Draft::canary(), || panic!("it is not made")).is_err());
+    assert_eq!((log.heads(), wakes.0.load(Ordering::SeqCst)), (vec![1, 0], 1));
+    let (_, heads) = read(&disk.lock()).unwrap().into_log();
+    assert_eq!(heads, log.heads());
+}
+
+#[test]
 fn a_life_that_ended_in_a_change_of_keys_that_nobody_can_name_is_not_trusted() {
     let (log, disk) = written_down(4, 4);
-    let deriving = log.write_begins(slot(5), CacheId(9), None).unwrap();
+    let deriving = log.write_begins(slot(5), || WALL_MS, None).unwrap().unwrap();
     append(&log, slot(5), b"source");
     assert_eq!(read(&disk.lock()).unwrap_err(), Distrust::Unnamed);
     log.write_ended(deriving);
@@ -174,19 +263,20 @@ fn a_life_that_ended_in_a_change_of_keys_that_nobody_can_name_is_not_trusted() {
 #[test]
 fn a_log_that_is_sealed_lets_go_of_its_files() {
     let (log, disk) = written_down(2, 100);
-    let under_way = log.write_begins(slot(0), CacheId(1), Some(b"k")).unwrap();
+    let under_way = begin(&log, slot(0), b"k").unwrap();
     assert!(Arc::strong_count(&disk) > 1);
     log.seal();
     assert_eq!(Arc::strong_count(&disk), 1);
     log.write_ended(under_way);
-    assert!(log.write_begins(slot(0), CacheId(1), Some(b"k")).is_none());
+    assert!(begin(&log, slot(0), b"k").is_none());
     assert_eq!(read(&disk.lock()).unwrap().open_writes(), 1, "what had not ended by then is taken for open");
 }
 
 #[test]
 fn a_log_that_is_not_written_down_notes_no_writes() {
     let log = ChangeLog::new(Lanes::default(), Retention::default());
-    assert_eq!(log.write_begins(slot(1), CacheId(9), Some(b"key")), None);
+    let no_clock = || panic!("it is not read");
+    assert_eq!(log.write_begins(slot(1), no_clock, Some((CacheId(9), b"key"))), Ok(None));
 }
 
 #[test]
@@ -198,7 +288,7 @@ fn what_cannot_be_written_is_not_tried_again_and_changes_go_on() {
     disk.lock().full = false;
     let writes = disk.lock().writes;
     append(&log, slot(0), b"after");
-    assert_eq!(log.write_begins(slot(0), CacheId(9), Some(b"key")), None);
+    assert_eq!(begin(&log, slot(0), b"key"), None);
     assert_eq!(disk.lock().writes, writes, "a file with a hole would be trusted");
     assert_eq!(log.heads(), [3]);
 }
@@ -208,8 +298,7 @@ fn more_writes_under_way_than_a_file_holds_give_up_the_files() {
     let (log, disk) = written_down(1, 100);
     let key = [7; KEY_BYTES_MAX];
     let most = Retention::BYTES_MIN / 4 / KEY_BYTES_MAX;
-    let open: Vec<OpenWrite> =
-        (0..most + 1).map_while(|_| log.write_begins(slot(0), CacheId(9), Some(&key))).collect();
+    let open: Vec<OpenWrite> = (0..most + 1).map_while(|_| begin(&log, slot(0), &key)).collect();
     assert!((most / 2..=most).contains(&open.len()), "{} of {most}", open.len());
     assert!(disk.lock().given_up.is_some());
     open.into_iter().for_each(|write| log.write_ended(write));
@@ -224,7 +313,7 @@ fn files_are_as_large_as_what_a_lane_remembers_and_no_larger() {
         let disk = disk.lock();
         assert!(disk.files[0].iter().all(|file| file.len() <= Retention::BYTES_MIN));
     }
-    let (former, heads) = read(&disk.lock()).unwrap().into_log(WALL_MS);
+    let (former, heads) = read(&disk.lock()).unwrap().into_log();
     let held = heads[0] + 1 - oldest(&former, log.lanes().lane(0).unwrap());
     assert!(held as usize * KEY_BYTES_MAX > Retention::BYTES_MIN / 2, "{held} records");
 }
@@ -309,7 +398,7 @@ fn run(log: &ChangeLog, steps: &[Step]) -> usize {
                 let appended = log.append_to_all(WALL_MS, &Draft::canary(), || {}).unwrap();
                 appended.into_iter().for_each(|appended| appended.waiters.wake());
             }
-            Step::Begin(at) => open.push(log.write_begins(slot(at), CacheId(9), Some(&[at])).unwrap()),
+            Step::Begin(at) => open.push(begin(log, slot(at), &[at]).unwrap()),
             Step::End(_) if open.is_empty() => {}
             Step::End(which) => log.write_ended(open.swap_remove(which % open.len())),
         }

@@ -12,6 +12,7 @@ use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
 use super::exchange::Exchange;
+use super::herald::Audience;
 use super::{Peering, Served, SessionError, ages, hand};
 use crate::ask::{self, Answers};
 use crate::frames::take_within;
@@ -34,7 +35,7 @@ pub(super) async fn all(
     served: &Served,
     exchange: &Exchange,
 ) -> Result<(), SessionError> {
-    let _audience = node.herald().attend();
+    let audience = node.herald().attend();
     let answers = Answers::default();
     let mut streams = FuturesUnordered::new();
     let mut relaying = node.relaying().changes();
@@ -46,7 +47,7 @@ pub(super) async fn all(
             Ok(()) = relaying.changed() => {}
             stream = link.accept_stream() => {
                 let (send, receive) = stream?;
-                streams.push(one((link, node, served), (&answers, exchange), send, receive));
+                streams.push(one((link, node, served), (&answers, &audience, exchange), send, receive));
             }
             Some(end) = streams.next(), if !streams.is_empty() => match end {
                 // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
@@ -60,7 +61,7 @@ pub(super) async fn all(
 /// Serves one stream: a lane, or a question.
 async fn one(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    (answers, exchange): (&Answers, &Exchange),
+    (answers, audience, exchange): (&Answers, &Audience<'_>, &Exchange),
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
@@ -78,13 +79,13 @@ async fn one(
     if let Control::FollowOf(follow) = follow {
         return hand::lane(node, exchange, follow, (send, receive)).await;
     }
-    lane((link, node, served), follow, send, (receive, buffer)).await
+    lane((link, node, served), (follow, audience), send, (receive, buffer)).await
 }
 
 /// Serves a lane.
 async fn lane(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    request: Control,
+    (request, audience): (Control, &Audience<'_>),
     mut send: SendStream,
     (mut receive, mut buffer): (RecvStream, BytesMut),
 ) -> Result<(), SessionError> {
@@ -114,7 +115,7 @@ async fn lane(
     };
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
-        end = feed((link, node, served), lane, cursor, &mut send) => end,
+        end = feed((link, node, served), (lane, audience), cursor, &mut send) => end,
         end = acks((link, node, served), lane, &mut receive, &mut buffer) => end,
     }
 }
@@ -129,7 +130,7 @@ fn reset(node: &dyn Peering, served: &Served, lane: LaneId, next: Sequence) {
 /// Sends what the log has, as it comes.
 async fn feed(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    lane: LaneId,
+    (lane, audience): (LaneId, &Audience<'_>),
     mut cursor: Cursor,
     send: &mut SendStream,
 ) -> Result<(), SessionError> {
@@ -138,7 +139,7 @@ async fn feed(
     let mut chunks: Vec<Bytes> = Vec::new();
     loop {
         // Before the look, so that nothing is appended unnoticed between the two.
-        let news = node.herald().news(lane);
+        let news = audience.news(lane);
         match log.read(lane, &mut cursor, READ_BYTES, &mut batches) {
             Read::Some => {
                 for batch in batches.drain(..) {

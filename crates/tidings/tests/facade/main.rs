@@ -4,6 +4,7 @@
 
 mod addresses;
 mod auditing;
+mod breaking_off;
 mod calling_runtime;
 mod clocks;
 mod common;
