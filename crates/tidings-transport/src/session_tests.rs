@@ -337,10 +337,11 @@ async fn a_link_is_used_while_the_peer_follows_a_lane_or_waits_for_an_answer() {
     two.asks(&one.0.me, &[&life("relay", 1), &one.0.me]);
     until("nothing is followed here", || !used()).await;
     let link = pair.link(1).unwrap();
-    let asking = tokio::spawn(async move { link.ask(Topic::Audit, b"?", PATIENCE).await.unwrap() });
+    let mut asking = JoinSet::new();
+    asking.spawn(async move { link.ask(Topic::Audit, b"?", PATIENCE).await.unwrap() });
     until("an answer is waited for", used).await;
     one.0.answers.add_permits(1);
-    assert_eq!(asking.await.unwrap().as_ref(), b"?");
+    assert_eq!(asking.join_next().await.unwrap().unwrap().as_ref(), b"?");
     until("nobody waits any more", || !used()).await;
     pair.close().await;
 }
