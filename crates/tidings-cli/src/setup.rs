@@ -43,6 +43,7 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .doubt_unclean_ends(coherence.unclean_end == "doubt")
         .max_clock_offset(coherence.max_clock_offset)
         .unready_when_clock_off(coherence.unready_when_clock_off)
+        .relay_above(usize::try_from(coherence.relay_above).unwrap_or(usize::MAX))
         .audit(coherence.audit_keys_per_second)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {

@@ -6,6 +6,7 @@ mod audit;
 mod caches;
 mod coherence;
 mod leases;
+mod relays;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,6 +53,7 @@ impl Collector for NodeMetrics {
         self.members(&mut out)?;
         self.receipts(&mut out)?;
         leases::encode(&self.0, &mut out)?;
+        relays::encode(&self.0, &mut out)?;
         coherence::encode(&self.0, &mut out)?;
         audit::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
@@ -258,6 +260,12 @@ impl NodeMetrics {
             None,
             "1 if everything that the member did up to a second ago is applied here.",
             others().map(|member| (of("origin", member), f64::from(u8::from(member.synced())))),
+        )?;
+        out.gauge(
+            "tidings_follow_relayed",
+            None,
+            "1 if the member is followed by way of another one.",
+            others().map(|member| (of("origin", member), f64::from(u8::from(member.via.is_some())))),
         )?;
         out.gauge(
             "tidings_peer_lag",

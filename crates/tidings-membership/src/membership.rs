@@ -136,6 +136,11 @@ impl Membership {
         self.shared.evidence(|table, now| table.link_down(origin, now));
     }
 
+    /// The last link to a member was closed because nobody needs it: gossip alone judges the member from now on.
+    pub fn link_let_go(&self, origin: &Origin) {
+        self.shared.evidence(|table, now| table.link_let_go(origin, now));
+    }
+
     /// A member has said goodbye over its link.
     pub fn left(&self, origin: &Origin) {
         self.shared.evidence(|table, now| table.left(origin, now));

@@ -146,6 +146,16 @@ impl Table {
         self.settle(origin, now)
     }
 
+    /// No link to the member is needed any more: it is judged by gossip alone, as if there never had been one.
+    pub(crate) fn link_let_go(&mut self, origin: &Origin, now: Tick) -> bool {
+        let Some(life) = self.lives.get_mut(origin).filter(|life| life.link == Link::Up) else {
+            return false;
+        };
+        life.link = Link::Never;
+        life.heard = now;
+        self.settle(origin, now)
+    }
+
     /// The member has said goodbye over its link.
     pub(crate) fn left(&mut self, origin: &Origin, now: Tick) -> bool {
         let Some(life) = self.lives.get_mut(origin) else { return false };

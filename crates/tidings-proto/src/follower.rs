@@ -97,6 +97,8 @@ struct Pending {
     /// Version of the origin's member set.
     members: u64,
     probed: Tick,
+    /// The origin itself has said so, not a relay.
+    direct: bool,
 }
 
 /// Follows one life of one node.
@@ -111,6 +113,12 @@ pub struct Follower {
     oldest: Option<Pending>,
     newest: Option<Pending>,
     confirmed: Option<Tick>,
+    /// The newest confirmation that the origin has answered itself.
+    answered: Option<Tick>,
+    /// The newest one by whom it is asked of.
+    by_source: Option<Tick>,
+    /// A relay is asked for it.
+    relayed: bool,
     goodbye: Option<Vec<Sequence>>,
     /// Version of the newest member set of the origin's that was taken note of.
     members: u64,
@@ -129,6 +137,9 @@ impl Follower {
             oldest: None,
             newest: None,
             confirmed: None,
+            answered: None,
+            by_source: None,
+            relayed: false,
             goodbye: None,
             members: 0,
         }
@@ -170,6 +181,19 @@ impl Follower {
     #[must_use]
     pub fn confirmed(&self) -> Option<Tick> {
         self.confirmed
+    }
+
+    /// As [`Follower::confirmed`], by what the origin itself has answered: it knew of this node then.
+    #[must_use]
+    pub fn answered(&self) -> Option<Tick> {
+        self.answered
+    }
+
+    /// As [`Follower::confirmed`], by what came the way that changes come: on a link beside it the origin may answer while
+    /// those who are asked for its changes ask each other in a circle.
+    #[must_use]
+    pub fn confirmed_by_source(&self) -> Option<Tick> {
+        self.by_source
     }
 
     /// How many events the last heartbeat knew of that are not applied.
@@ -309,7 +333,12 @@ impl Follower {
             return Err(Rejected::Stale);
         };
         self.probes.retain(|(number, _)| *number > heartbeat.echo);
-        self.pend(Pending { heads: heartbeat.heads.clone(), members: heartbeat.members, probed });
+        self.pend(Pending {
+            heads: heartbeat.heads.clone(),
+            members: heartbeat.members,
+            probed,
+            direct: true,
+        });
         Ok(probed)
     }
 
@@ -332,13 +361,15 @@ impl Follower {
         if heads.len() != self.lanes.len() {
             return Err(Rejected::Violation("number of lanes"));
         }
-        self.pend(Pending { heads, members: 0, probed: as_of });
+        self.pend(Pending { heads, members: 0, probed: as_of, direct: false });
         Ok(())
     }
 
-    /// The origin is followed by way of another node from now on. What was heard before and is not applied confirms
-    /// nothing more: it may never be, if it was heard of one who has gone, and what comes now must not wait for it.
-    pub fn redirected(&mut self) {
+    /// The origin is followed by way of another node from now on, a relay or itself. What was heard before and is not
+    /// applied confirms nothing more: it may never be, if it was heard of one who has gone, and what comes now must not
+    /// wait for it.
+    pub fn redirected(&mut self, relayed: bool) {
+        self.relayed = relayed;
         self.oldest = None;
         self.newest = None;
     }
@@ -377,6 +408,12 @@ impl Follower {
             && self.has_applied(&oldest.heads)
         {
             self.confirmed = self.confirmed.max(Some(oldest.probed));
+            if oldest.direct {
+                self.answered = self.answered.max(Some(oldest.probed));
+            }
+            if oldest.direct != self.relayed {
+                self.by_source = self.by_source.max(Some(oldest.probed));
+            }
             self.oldest = self.newest.take();
         }
     }

@@ -14,9 +14,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, CodecError};
 use crate::id::{Incarnation, LaneId, Lanes, LogId, NodeId, Origin, Sequence};
+use crate::relay::{ACKED_MAX, Confirmed, FollowOf, PassedUp};
 
 /// Version of the frames that this release writes, and the newest that it reads.
 pub const PROTOCOL_VERSION: u8 = 1;
+
+/// From this version on a node relays ([`crate::relay`]): the frames are the same, and some more that may be skipped.
+pub const PROTOCOL_RELAYS: u8 = 2;
+
+/// Oldest and newest protocol version that this release speaks, for [`Hello::protocols`].
+pub const PROTOCOLS: (u8, u8) = (PROTOCOL_VERSION, PROTOCOL_RELAYS);
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 6;
@@ -58,10 +65,15 @@ pub enum FrameType {
     Ages = 130,
     Ask = 131,
     Answer = 132,
+    FollowOf = 133,
+    Lacking = 134,
+    Confirmed = 135,
+    PassedUp = 136,
+    Relays = 137,
 }
 
 impl FrameType {
-    const KNOWN: [Self; 16] = [
+    const KNOWN: [Self; 21] = [
         Self::Hello,
         Self::Follow,
         Self::Resume,
@@ -78,6 +90,11 @@ impl FrameType {
         Self::Ages,
         Self::Ask,
         Self::Answer,
+        Self::FollowOf,
+        Self::Lacking,
+        Self::Confirmed,
+        Self::PassedUp,
+        Self::Relays,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -120,6 +137,17 @@ pub enum Control {
     /// How long ago what the next `Ack` of this stream acknowledges was applied, oldest first; at most [`AGES_MAX`]. Can be
     /// ignored.
     Ages(Vec<Age>),
+    /// Asks a relay for a lane of another node's log from a position.
+    FollowOf(FollowOf),
+    /// A relay does not hold the position. It can go on from here, and does.
+    Lacking(Sequence),
+    /// What a relay knows of the origins that the receiver follows by way of it. Comes after the heartbeat that answers
+    /// the same probe, and after the member set that it names.
+    Confirmed(Confirmed),
+    /// What followers have applied of another node's log, or of the receiver's, on its way up.
+    PassedUp(PassedUp),
+    /// Whether the sender relays, from its next probe on: what answers that is said to others.
+    Relays(bool),
 }
 
 /// Who is calling, and what it speaks.
@@ -339,6 +367,11 @@ impl Control {
             Self::Caches(_) => FrameType::Caches,
             Self::Clock(_) => FrameType::Clock,
             Self::Ages(_) => FrameType::Ages,
+            Self::FollowOf(_) => FrameType::FollowOf,
+            Self::Lacking(_) => FrameType::Lacking,
+            Self::Confirmed(_) => FrameType::Confirmed,
+            Self::PassedUp(_) => FrameType::PassedUp,
+            Self::Relays(_) => FrameType::Relays,
         }
     }
 
@@ -360,9 +393,10 @@ impl Control {
         let encoded = match self {
             Self::Hello(hello) => codec::encode_into(hello, &mut out),
             Self::Follow(follow) => codec::encode_into(follow, &mut out),
-            Self::Resume(sequence) | Self::Reset(sequence) | Self::Ack(sequence) => {
-                codec::encode_into(sequence, &mut out)
-            }
+            Self::Resume(sequence)
+            | Self::Reset(sequence)
+            | Self::Ack(sequence)
+            | Self::Lacking(sequence) => codec::encode_into(sequence, &mut out),
             Self::Probe(number) => codec::encode_into(number, &mut out),
             Self::Heartbeat(heartbeat) => codec::encode_into(heartbeat, &mut out),
             Self::Goodbye(heads) => codec::encode_into(heads, &mut out),
@@ -371,6 +405,10 @@ impl Control {
             Self::Caches(names) => codec::encode_into(names, &mut out),
             Self::Clock(reading) => codec::encode_into(reading, &mut out),
             Self::Ages(ages) => codec::encode_into(ages, &mut out),
+            Self::FollowOf(follow) => codec::encode_into(follow, &mut out),
+            Self::Confirmed(confirmed) => codec::encode_into(confirmed, &mut out),
+            Self::PassedUp(passed) => codec::encode_into(passed, &mut out),
+            Self::Relays(relays) => codec::encode_into(relays, &mut out),
         };
         encoded.expect("control frames hold only types that encode");
         let head = header(self.kind(), out.len() - HEADER_BYTES);
@@ -400,6 +438,11 @@ impl Control {
             FrameType::Caches => codec::decode(body).map(Self::Caches),
             FrameType::Clock => codec::decode(body).map(Self::Clock),
             FrameType::Ages => codec::decode(body).map(Self::Ages),
+            FrameType::FollowOf => codec::decode(body).map(Self::FollowOf),
+            FrameType::Lacking => codec::decode(body).map(Self::Lacking),
+            FrameType::Confirmed => codec::decode(body).map(Self::Confirmed),
+            FrameType::PassedUp => codec::decode(body).map(Self::PassedUp),
+            FrameType::Relays => codec::decode(body).map(Self::Relays),
             FrameType::Events | FrameType::Ask | FrameType::Answer => {
                 return Err(FrameError::Type(kind as u8));
             }
@@ -410,6 +453,8 @@ impl Control {
             Self::Members(set) => (set.members.len(), MEMBERS_MAX),
             Self::Caches(names) => (names.len(), CACHES_MAX),
             Self::Ages(ages) => (ages.len(), AGES_MAX),
+            Self::Confirmed(confirmed) => (confirmed.origins.len(), MEMBERS_MAX),
+            Self::PassedUp(passed) => (passed.acked.len(), ACKED_MAX),
             _ => (0, 0),
         };
         if elements > most {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::relay::{Acked, Relayed};
 
 fn node(name: &str) -> NodeId {
     NodeId::new(name).unwrap()
@@ -62,8 +63,25 @@ fn samples() -> Vec<Control> {
         Control::Clock(ClockReading { echo: 5, wall_ms: 1_700_000_000_000 }),
         Control::Ages(vec![Age { back: 300, micros: 4_000 }, Age { back: 0, micros: 7 }]),
     ];
+    all.extend(of_relays());
     all.extend(refusals.map(Control::Refused));
     all
+}
+
+/// One of each frame about others' logs.
+fn of_relays() -> [Control; 5] {
+    let lane = Lanes::default().lane(3).unwrap();
+    let origin = |name, life| Origin { node: node(name), incarnation: Incarnation(life) };
+    let confirmed = Relayed::Confirmed { heads: vec![0, 1, 250, 251], age_us: 900 };
+    let origins = vec![(0, confirmed), (300, Relayed::Ended(vec![1, 2]))];
+    let acked = vec![Acked { follower: origin("n2", 8), lane, applied: 70_000 }];
+    [
+        Control::FollowOf(FollowOf { number: 2, origin: origin("n3", 7), lane, from: 70_000 }),
+        Control::Lacking(251),
+        Control::Confirmed(Confirmed { echo: 5, members: 2, origins }),
+        Control::PassedUp(PassedUp { members: 2, origin: origin("n3", 7), acked }),
+        Control::Relays(true),
+    ]
 }
 
 fn decode_all(mut bytes: BytesMut) -> Result<Vec<Control>, FrameError> {
@@ -110,6 +128,11 @@ fn bytes_on_the_wire_are_the_same_in_every_release() {
         b"\x01\x80\x0e\x00\x00\x00\x02\x05users\x06orders",
         b"\x01\x81\x0a\x00\x00\x00\x05\xfd\x00\x68\xe5\xcf\x8b\x01\x00\x00",
         b"\x01\x82\x09\x00\x00\x00\x02\xfb\x2c\x01\xfb\xa0\x0f\x00\x07",
+        b"\x01\x85\x0b\x00\x00\x00\x02\x02n3\x07\x03\xfc\x70\x11\x01\x00",
+        b"\x01\x86\x03\x00\x00\x00\xfb\xfb\x00",
+        b"\x01\x87\x16\x00\x00\x00\x05\x02\x02\x00\x00\x04\x00\x01\xfa\xfb\xfb\x00\xfb\x84\x03\xfb\x2c\x01\x01\x02\x01\x02",
+        b"\x01\x88\x10\x00\x00\x00\x02\x02n3\x07\x01\x02n2\x08\x03\xfc\x70\x11\x01\x00",
+        b"\x01\x89\x01\x00\x00\x00\x01",
         b"\x01\x0a\x06\x00\x00\x00\x00\x04demo",
         b"\x01\x0a\x04\x00\x00\x00\x01\x02n1",
         b"\x01\x0a\x03\x00\x00\x00\x02\x01\x02",
@@ -255,6 +278,29 @@ fn more_members_than_allowed_are_refused() {
 }
 
 #[test]
+fn more_than_a_frame_holds_of_others_logs_is_refused() {
+    let name = "n".repeat(crate::id::NAME_BYTES_MAX);
+    let follower = Origin { node: node(&name), incarnation: Incarnation(u64::MAX) };
+    let acked =
+        Acked { follower: follower.clone(), lane: Lanes::default().lane(0).unwrap(), applied: u64::MAX };
+    let passed = |count| {
+        let acked = vec![acked.clone(); count];
+        Control::PassedUp(PassedUp { members: u64::MAX, origin: follower.clone(), acked })
+    };
+    let confirmed = |count| {
+        let origins = vec![(u32::MAX, Relayed::Ended(vec![u64::MAX; 4])); count];
+        Control::Confirmed(Confirmed { echo: 1, members: 1, origins })
+    };
+    let samples: [(usize, &dyn Fn(usize) -> Control); 2] = [(ACKED_MAX, &passed), (MEMBERS_MAX, &confirmed)];
+    for (most, sample) in samples {
+        let bytes = sample(most).encode();
+        assert_eq!(decode_all(BytesMut::from(&bytes[..])).unwrap(), [sample(most)]);
+        let result = decode_all(BytesMut::from(&sample(most + 1).encode()[..]));
+        assert!(matches!(result, Err(FrameError::TooMany(_, count)) if count == most + 1), "{result:?}");
+    }
+}
+
+#[test]
 fn a_claimed_list_is_not_allocated_before_its_elements_are_there() {
     // A list of 2^60 heads, members or names, claimed in nine bytes. Every element takes at least one byte on the
     // wire, so that a list cannot be longer than its body.
@@ -265,6 +311,9 @@ fn a_claimed_list_is_not_allocated_before_its_elements_are_there() {
         (FrameType::Members, b"\x01"),
         (FrameType::Caches, b""),
         (FrameType::Ages, b""),
+        (FrameType::Confirmed, b"\x01\x01"),
+        (FrameType::Confirmed, b"\x01\x01\x01\x00\x00"),
+        (FrameType::PassedUp, b"\x01\x02n3\x07"),
     ] {
         let body = [before, claim].concat();
         let frame = take(&mut framed(kind, &body)).unwrap().unwrap();

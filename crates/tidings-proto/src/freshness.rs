@@ -91,6 +91,8 @@ impl Standing {
 #[derive(Debug)]
 struct Relevant {
     confirmed: Option<Tick>,
+    /// The newest confirmation that the origin has answered itself.
+    answered: Option<Tick>,
     standing: Standing,
     /// Who named it, while nothing but that speaks for it.
     hearsay: Option<NodeId>,
@@ -109,9 +111,9 @@ pub struct Freshness {
     floor: Tick,
     /// Some life was lost for so long that it has ended, and nobody has been met since.
     outlived: bool,
-    /// When this node's present life began: who has confirmed nothing since may not know of it.
+    /// When this node's present life began: who has answered nothing since may not know of it.
     alive_since: Tick,
-    /// Somebody has confirmed something since, or none was needed: this life was let in.
+    /// Somebody has answered it since, or nobody was needed: this life was let in.
     let_in: bool,
     /// Another process has this node's place.
     displaced: bool,
@@ -219,7 +221,7 @@ impl Freshness {
 
     fn enter(&mut self, origin: &Origin, standing: Standing, hearsay: Option<NodeId>) {
         self.ended.remove(origin);
-        self.origins.insert(origin.clone(), Relevant { confirmed: None, standing, hearsay });
+        self.origins.insert(origin.clone(), Relevant { confirmed: None, answered: None, standing, hearsay });
         self.changes += 1;
     }
 
@@ -268,12 +270,24 @@ impl Freshness {
         self.origins.range(first..=last).map(|(origin, _)| origin)
     }
 
-    /// Everything that the origin did up to `tick` is applied here.
+    /// Everything that the origin did up to `tick` is applied here, whoever says so.
+    pub fn relayed(&mut self, origin: &Origin, tick: Tick) {
+        self.take_note(origin, tick, false);
+    }
+
+    /// Everything that the origin did up to `tick` is applied here, by its own answer: it knew of this node then.
     pub fn confirmed(&mut self, origin: &Origin, tick: Tick) {
+        self.take_note(origin, tick, true);
+    }
+
+    fn take_note(&mut self, origin: &Origin, tick: Tick, answered: bool) {
         let superseded = self.is_superseded(origin);
         if let Some(relevant) = self.origins.get_mut(origin) {
             relevant.confirmed = relevant.confirmed.max(Some(tick));
-            self.let_in |= tick > self.alive_since;
+            if answered {
+                relevant.answered = relevant.answered.max(Some(tick));
+                self.let_in |= tick > self.alive_since;
+            }
             let after_its_end = match relevant.standing {
                 Standing::Closing { since, .. } => tick > since && !superseded,
                 Standing::Live | Standing::Lost(_) => true,

@@ -344,6 +344,13 @@ pub struct Opaque {
 }
 
 impl<'a> BatchRef<'a> {
+    /// The batch with bytes of its own, to be handed on.
+    #[must_use]
+    pub fn to_batch(&self) -> Batch {
+        let Self { lane, first, count, base, .. } = *self;
+        Batch { lane, first, count, base, records: Bytes::copy_from_slice(self.records) }
+    }
+
     /// Reads the head of an `Events` frame's body.
     ///
     /// # Errors

@@ -8,10 +8,11 @@
 //! | part | what it decides |
 //! |---|---|
 //! | [`Overlay`] | from whom to follow which origin |
-//! | [`Path`] | when to ask the next source, and when a relay may reset a lane |
+//! | [`Path`] | when to ask the next source, when the first again, and when a relay may reset a lane |
 //! | [`Asked`], [`Relayed`] | up to when what a relay says confirms something |
 //! | [`Held`] | what is kept of others' logs to serve from, within one bound in bytes |
 //! | [`Acks`] | what followers have applied, passed up under their names |
+//! | [`FollowOf`], [`Confirmed`], [`PassedUp`] | how nodes say that to each other |
 //!
 //! The overlay divides the nodes by zone and then by hash, as the prefix tables of Plaxton, Rajaraman and Richa (1997)
 //! and of Pastry (Rowstron and Druschel 2001) do; who is responsible for a range hands each branch to one node in it, as
@@ -48,9 +49,11 @@ mod confirm;
 mod held;
 mod overlay;
 mod path;
+mod wire;
 
 pub use self::acks::{ACKS_MAX, Acked, Acks, TooMany};
 pub use self::confirm::{Asked, Relayed};
 pub use self::held::{HELD_BYTES_MAX, Held, Position};
 pub use self::overlay::{BRANCHES, FANOUT_MAX, Overlay, Place, RELAYS_TRIED, Way};
-pub use self::path::{Lacking, PATIENCE, PATIENCE_PER_HOP, Path};
+pub use self::path::{Lacking, PATIENCE, PATIENCE_PER_HOP, Path, RETURN_AFTER, RETURN_AFTER_MAX};
+pub use self::wire::{ACKED_MAX, Confirmed, FollowOf, PassedUp};

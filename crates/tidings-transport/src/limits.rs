@@ -51,6 +51,11 @@ pub fn bi_streams(own: Lanes) -> u32 {
     2 * u32::from(own.count()) + 1 + u32::from(QUESTIONS_MAX)
 }
 
+/// Lanes of others' logs that a peer which relays may follow here at a time: of 256 origins with four lanes each, where
+/// a cluster of as many nodes as there can be needs a tenth. Each costs some kilobytes; further ones wait, and those who
+/// wait for too long ask elsewhere.
+pub const RELAYED_LANES_MAX: u32 = 1_024;
+
 /// Longest body of a control frame, in bytes: a member set of the greatest size.
 pub const CONTROL_FRAME_BYTES_MAX: usize = MEMBERS_MAX * (NAME_BYTES_MAX + 40) + (16 << 10);
 
@@ -225,6 +230,11 @@ pub(crate) fn admit(connection: &quinn::Connection, own: Lanes, peer: Lanes) {
     connection.set_send_window(windows(own).into());
     connection.set_max_concurrent_bi_streams(bi_streams(own).into());
     connection.set_max_concurrent_uni_streams(GOSSIP_STREAMS_MAX.into());
+}
+
+/// Grants an admitted peer the streams that it follows others' logs on, while this node relays.
+pub(crate) fn grant_relayed(connection: &quinn::Connection, own: Lanes) {
+    connection.set_max_concurrent_bi_streams((bi_streams(own) + RELAYED_LANES_MAX).into());
 }
 
 /// Limits of the endpoint. Its reset key and connection ids are derived from the node's secret: a node that is

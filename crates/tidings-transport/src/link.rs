@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream};
 use tidings_proto::frame::Hello;
-use tidings_proto::id::Incarnation;
+use tidings_proto::id::{Incarnation, Lanes};
 use tidings_proto::time::Tick;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 use crate::ask::questions;
 use crate::close::CloseCode;
 use crate::control::{ControlReceiver, ControlSender};
+use crate::limits;
 use crate::stats::TransportStats;
 use crate::table::Heard;
 use crate::tls::PeerIdentity;
@@ -46,6 +48,19 @@ pub struct Link {
     echoed: Heard,
     answered: Notify,
     probe: Notify,
+    /// Lanes that the peer follows here, of whichever log, and questions of its that are being answered.
+    used: AtomicUsize,
+    /// This node has closed it, for nobody needs it.
+    let_go: AtomicBool,
+}
+
+/// A lane that a peer follows here, or a question of its, until it is dropped.
+pub(crate) struct Used<'a>(&'a Link);
+
+impl Drop for Used<'_> {
+    fn drop(&mut self) {
+        self.0.used.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What a link is made of.
@@ -90,6 +105,8 @@ impl Link {
             echoed: Heard::default(),
             answered: Notify::new(),
             probe: Notify::new(),
+            used: AtomicUsize::new(0),
+            let_go: AtomicBool::new(false),
         }
     }
 
@@ -225,6 +242,37 @@ impl Link {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    /// Notes that the peer follows a lane here, or asks a question.
+    pub(crate) fn used(&self) -> Used<'_> {
+        self.used.fetch_add(1, Ordering::Relaxed);
+        Used(self)
+    }
+
+    /// Lets the peer follow others' logs here, beside the own one with these lanes.
+    pub(crate) fn grant_relayed(&self, own: Lanes) {
+        limits::grant_relayed(&self.connection, own);
+    }
+
+    /// Whether the peer follows any lane here, of whichever log, or waits for an answer.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether one of the two has closed the connection because nobody needs it: both are there.
+    #[must_use]
+    pub fn was_let_go(&self) -> bool {
+        self.let_go.load(Ordering::Acquire) || self.was_closed_with(CloseCode::Unneeded)
+    }
+
+    /// Closes the connection because nobody needs it.
+    pub fn let_go(&self) {
+        if !self.is_closed() {
+            self.let_go.store(true, Ordering::Release);
+            self.close(CloseCode::Unneeded, "");
+        }
     }
 
     /// Closes the connection at once. What is not delivered yet is lost. Does nothing to one that is closed.

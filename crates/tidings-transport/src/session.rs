@@ -6,15 +6,20 @@
 
 mod ages;
 mod control;
+mod course;
+mod exchange;
 mod follow;
+mod hand;
 mod herald;
 mod marks;
 mod pace;
+mod relaying;
 mod serve;
 mod served;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,9 +30,10 @@ use parking_lot::Mutex;
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::{Applied, Attempt, Follower, Rejected};
 use tidings_proto::frame::{FrameError, Hello, MemberSet};
-use tidings_proto::id::{LaneId, Lanes, Origin, Sequence};
+use tidings_proto::id::{LaneId, Lanes, NodeId, Origin, Sequence};
 use tidings_proto::log::ChangeLog;
 use tidings_proto::record::{BatchRef, Unsound};
+use tidings_proto::relay::Path;
 use tidings_proto::time::Tick;
 use tokio::sync::{Notify, watch};
 
@@ -35,7 +41,11 @@ use crate::close::CloseCode;
 use crate::control::ControlError;
 use crate::link::Link;
 
+use self::exchange::Exchange;
+
+pub use self::course::Course;
 pub use self::herald::Herald;
+pub use self::relaying::{RelayReport, Relaying};
 pub use self::served::{Served, Waiter, Watch};
 
 /// How often a follower asks for confirmation unless the staleness bound needs it more often.
@@ -54,6 +64,14 @@ pub trait Peering: Send + Sync + 'static {
     fn log(&self) -> &ChangeLog;
     /// Who tells this node's sessions of appends to the log.
     fn herald(&self) -> &Herald;
+    /// What the node relays, and of whom it asks what others relay.
+    fn relaying(&self) -> &Relaying;
+    /// The node's present life.
+    fn me(&self) -> Origin;
+    /// What is known of a life that was met and is remembered.
+    fn followed_of(&self, origin: &Origin) -> Option<Arc<Followed>>;
+    /// What a life that was met and is remembered has acknowledged of this node's log.
+    fn served_of(&self, follower: &Origin) -> Option<Arc<Served>>;
     /// The node's clock, precise.
     fn now(&self) -> Tick;
     /// The node's wall clock, in milliseconds since 1970.
@@ -121,6 +139,18 @@ pub struct Followed {
     heard: AtomicU64,
     /// Told when the origin has ended: the links to it are of no use any more.
     ended: Notify,
+    /// Of whom it is asked, if not of itself.
+    path: Mutex<Option<Path>>,
+    /// How often it was asked of somebody else from then on.
+    turns: AtomicU64,
+    /// What takes that to which others' acknowledgements of it are passed up.
+    up: Mutex<Option<Arc<relaying::Upward>>>,
+    /// It is noted there.
+    marked: AtomicBool,
+    /// For those who follow it by way of this node.
+    news: Box<[Notify]>,
+    /// Who they are, and in how many lanes, whichever the link.
+    handed: Mutex<BTreeMap<NodeId, usize>>,
 }
 
 /// What was asked of one lane, lest the same bytes be asked for without end.
@@ -162,7 +192,19 @@ impl Followed {
             counts: FollowCounts::default(),
             heard: AtomicU64::new(0),
             ended: Notify::new(),
+            path: Mutex::default(),
+            turns: AtomicU64::new(0),
+            up: Mutex::default(),
+            marked: AtomicBool::new(false),
+            news: lanes.ids().map(|_| Notify::new()).collect(),
+            handed: Mutex::default(),
         }
+    }
+
+    /// How many lanes its log has.
+    #[must_use]
+    pub fn lanes(&self) -> Lanes {
+        self.lanes
     }
 
     /// Whom it follows.
@@ -241,6 +283,8 @@ pub(crate) enum SessionError {
     Unexpected(&'static str),
     #[error("no follow request in time")]
     Silent,
+    #[error("the relay does not serve what it is asked for")]
+    NotServed,
 }
 
 impl SessionError {
@@ -265,14 +309,15 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
     let served = node.served(peer);
     // Whom its hello names was taken note of when it was admitted.
     followed.state.lock().on_members(peer.members.version);
-    let own = control::Probes::default();
+    let exchange = Exchange::with(peer);
     let (probed, probes) = watch::channel(0);
+    let shared = (&followed, &*served, &exchange);
     // Apart, so that an event wakes one of them and not all.
     let parts: [BoxFuture<'_, Result<(), SessionError>>; 5] = [
-        control::send(&link, &*node, &followed, sender, (&own, probes)).boxed(),
-        control::receive(&link, &*node, (&followed, &served), receiver, (&own, probed)).boxed(),
-        serve::all(&link, &*node, &served).boxed(),
-        follow::all(&link, &*node, &followed).boxed(),
+        control::send((&link, &*node), (&followed, &exchange), sender, probes).boxed(),
+        control::receive((&link, &*node), shared, receiver, probed).boxed(),
+        serve::all((&link, &*node), &served, &exchange).boxed(),
+        follow::all((&link, &*node), &followed, &exchange).boxed(),
         followed.end().map(Ok).boxed(),
     ];
     let end = FuturesUnordered::from_iter(parts).next().await;
@@ -290,3 +335,7 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
         tracing::debug!(peer = %followed.origin, error = %format!("{error}{reason}"), "session ended");
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -52,7 +52,8 @@ impl Bus {
     /// Asks a member a question.
     ///
     /// # Errors
-    /// [`AskError`]; [`AskError::Unlinked`] at once if the member has no link.
+    /// [`AskError`]; [`AskError::Unlinked`] at once if the member has no link. One that relays stand for is dialled then,
+    /// so that it can be asked later.
     ///
     /// # Cancel safety
     /// Cancel-safe.
@@ -63,7 +64,11 @@ impl Bus {
         question: &[u8],
         within: Duration,
     ) -> Result<Bytes, AskError> {
-        let link = self.transport().and_then(|transport| transport.link(node)).ok_or(AskError::Unlinked)?;
+        let link = self.transport().and_then(|transport| transport.link(node));
+        let link = link.ok_or_else(|| {
+            self.link_wanted(node);
+            AskError::Unlinked
+        })?;
         link.ask(topic, question, within).await
     }
 }

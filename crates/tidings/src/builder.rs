@@ -14,6 +14,7 @@ use crate::clocks::ClockBounds;
 use crate::coherence::BeforeKnown;
 use crate::config::{Config, Simulated};
 use crate::node::{Node, StartError};
+use crate::relays::RELAY_ABOVE;
 
 /// Describes a node. Without an identity it makes one for development, good on loopback only.
 #[derive(Clone)]
@@ -48,6 +49,7 @@ impl NodeBuilder {
             before_known: BeforeKnown::default(),
             clocks: ClockBounds::default(),
             audit_keys_per_second: 0,
+            relay_above: RELAY_ABOVE,
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
@@ -96,7 +98,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Its availability zone, for people.
+    /// Its availability zone: for people, and so that relays cross to other zones as seldom as can be.
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.config.zone = zone.into();
         self
@@ -154,6 +156,17 @@ impl NodeBuilder {
     /// entries in ten minutes are 1,667 a second.
     pub fn audit(mut self, keys_per_second: u64) -> Self {
         self.config.audit_keys_per_second = keys_per_second;
+        self
+    }
+
+    /// In a cluster of more nodes than this, changes go by way of relays: each node keeps links to some tens of others, and
+    /// a change reaches everybody over two or three hops, instead of over one from a writer who sends it to all. Zones
+    /// ([`NodeBuilder::zone`]) are each entered once. Set it alike on all nodes. Default: 50.
+    ///
+    /// With relays members are believed about others' changes, not only about their own: one that lies can keep what
+    /// follows it stale. Where that matters, set it above the number of nodes.
+    pub fn relay_above(mut self, nodes: usize) -> Self {
+        self.config.relay_above = nodes;
         self
     }
 

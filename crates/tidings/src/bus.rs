@@ -23,7 +23,7 @@ use tidings_proto::log::ChangeLog;
 use tidings_proto::offset::Offset;
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served};
 use tidings_transport::{Identity, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -41,6 +41,7 @@ use crate::log_files::LogFiles;
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
+use crate::relays::Relays;
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
@@ -91,6 +92,7 @@ pub(crate) struct Bus {
     pub(crate) asked: Asked,
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
+    pub(crate) relays: Relays,
     /// Where the log is written down, if it is.
     pub(crate) log_files: Option<LogFiles>,
     /// What the former life has left there, while it is served.
@@ -125,6 +127,7 @@ pub(crate) struct Parts {
     pub(crate) coherence: Coherence,
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
+    pub(crate) relay_above: usize,
     pub(crate) planted: Option<Planted>,
     pub(crate) log_files: Option<LogFiles>,
     pub(crate) legacy: Option<Legacy>,
@@ -160,6 +163,7 @@ impl Bus {
             asked: Asked::default(),
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
+            relays: Relays::above(parts.relay_above),
             log_files: parts.log_files,
             legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
             denied: ArcSwap::default(),
@@ -255,7 +259,7 @@ impl Bus {
             if let Some(bus) = bus.upgrade()
                 && let Some(transport) = bus.transport()
             {
-                transport.send_gossip(to, frame);
+                transport.send_gossip(bus.relays.gossip_to(to, &transport), frame);
             }
         };
         GossipSeam { outbound: Arc::new(outbound), inbound }
@@ -296,7 +300,7 @@ impl Bus {
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
         self.heirs(hello.address, &hello.members);
-        Session { bus: self.clone(), origin }
+        Session { bus: self.clone(), origin, link: None }
     }
 }
 
@@ -328,6 +332,22 @@ impl Peering for Face {
 
     fn herald(&self) -> &Herald {
         &self.herald
+    }
+
+    fn relaying(&self) -> &Relaying {
+        self.coherence.relaying()
+    }
+
+    fn me(&self) -> Origin {
+        self.origin()
+    }
+
+    fn followed_of(&self, origin: &Origin) -> Option<Arc<Followed>> {
+        self.coherence.sessions(origin).0
+    }
+
+    fn served_of(&self, follower: &Origin) -> Option<Arc<Served>> {
+        self.coherence.sessions(follower).1
     }
 
     fn now(&self) -> Tick {

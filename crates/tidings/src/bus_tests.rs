@@ -1,15 +1,18 @@
 use std::collections::BTreeSet;
 
 use tidings_cache::{CacheBuilder, Clock, WriteError};
-use tidings_proto::frame::Refusal;
+use tidings_membership::View;
+use tidings_proto::frame::{PROTOCOL_VERSION, PROTOCOLS, Refusal};
 use tidings_proto::freshness::{Bounds, LIVES_MAX};
 use tidings_proto::hash::CacheId;
 use tidings_proto::log::Retention;
 use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_transport::Host;
+use tidings_transport::session::Course;
 use tokio::sync::watch::Ref;
 
 use super::*;
+use crate::relays::RELAY_ABOVE;
 
 const ELSEWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 7401);
 
@@ -37,6 +40,7 @@ fn bus() -> Face {
         coherence,
         observers,
         clocks,
+        relay_above: RELAY_ABOVE,
         planted: None,
         log_files: None,
         legacy: None,
@@ -114,6 +118,34 @@ fn who_was_refused_its_id_before_anybody_followed_it_never_takes_the_place_later
     bus.displaced(ELSEWHERE.into());
     assert!(!bus.takes_part() && !bus.is_over(), "nobody has to follow what it did");
     assert_eq!(bus.admit(&peer(5, 1)), Err(Refusal::Leaving), "who is let in would take it for the holder");
+}
+
+#[test]
+fn a_life_that_is_over_relays_nothing() {
+    let bus = bus();
+    assert_eq!(bus.hello().protocols, PROTOCOLS);
+    bus.former.store(true, Ordering::Release);
+    assert_eq!(bus.hello().protocols, (PROTOCOL_VERSION, PROTOCOL_VERSION));
+}
+
+#[test]
+fn a_life_that_is_over_is_asked_of_nobody_else_once_it_is_there_itself() {
+    let bus = bus();
+    bus.admit(&peer(5, 1)).unwrap();
+    let (origin, relaying) = (life("b", 5), bus.coherence.relaying());
+    let followed = bus.coherence.followed(&origin, ELSEWHERE.into(), Lanes::default());
+    let sources = ["c", "b"].map(|node| NodeId::new(node).unwrap()).into();
+    let course = Course { followed, sources, hops: 2 };
+    relaying.turn(true, || bus.domain.clock().now());
+    relaying.plan(vec![course], |_| false, bus.domain.clock().now());
+    bus.admit(&peer(6, 2)).unwrap();
+    bus.relay(&View::default());
+    assert!(relaying.is_routed(&origin), "what it did last may come by way of others");
+    // Its process was only cut off, or the next one has found its log.
+    let session = bus.0.session_begins(&peer(5, 1));
+    bus.relay(&View::default());
+    assert!(!relaying.is_routed(&origin), "no relay and no successor knows its log as it does");
+    drop(session);
 }
 
 #[test]

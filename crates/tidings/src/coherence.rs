@@ -5,6 +5,7 @@ mod following;
 mod known;
 mod naming;
 mod positions;
+mod settled;
 mod tenure;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -18,13 +19,13 @@ use tidings_cache::Domain;
 use tidings_membership::{Member, State, View};
 use tidings_proto::belonging::Belonging;
 use tidings_proto::coverage::Coverage;
-use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember};
+use tidings_proto::frame::{Hello, MEMBERS_MAX, MemberSet, NamedMember, PROTOCOL_RELAYS};
 use tidings_proto::freshness::{Bounds, Doubt, Freshness};
 use tidings_proto::histogram::{Histogram, Snapshot};
 use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin};
 use tidings_proto::receipt::Tenure;
 use tidings_proto::time::Tick;
-use tidings_transport::session::{Followed, Served};
+use tidings_transport::session::{Followed, Relaying, Served};
 use tokio::sync::watch;
 
 pub use self::known::BeforeKnown;
@@ -44,6 +45,8 @@ struct Peer {
     followed: Option<Arc<Followed>>,
     served: Option<Arc<Served>>,
     caches: Vec<String>,
+    /// It has said that its release relays.
+    relays: bool,
     /// Since it was first relevant.
     tenure: Option<Tenure>,
 }
@@ -90,6 +93,7 @@ pub(crate) struct Coherence {
     members: watch::Sender<Arc<MemberSet>>,
     hearsay_refused: AtomicU64,
     known: Known,
+    relaying: Relaying,
 }
 
 impl Coherence {
@@ -128,6 +132,7 @@ impl Coherence {
             members: watch::Sender::default(),
             hearsay_refused: AtomicU64::new(0),
             known: Known::default(),
+            relaying: Relaying::default(),
         };
         coherence.publish();
         coherence
@@ -148,7 +153,7 @@ impl Coherence {
         let mut inner = self.inner.lock();
         inner.freshness.contacted();
         inner.freshness.met(&origin, now);
-        inner.locate(&origin, hello.address);
+        inner.locate(&origin, hello.address).relays = hello.protocols.1 >= PROTOCOL_RELAYS;
         let ahead_ms = hello.wall_ms.saturating_sub(self.domain.clock().wall_ms());
         inner.ahead_ms.insert(hello.node.clone(), ahead_ms);
         if inner.ahead_ms.len() > MEMBERS_MAX
@@ -210,20 +215,25 @@ impl Coherence {
 
     /// A follower has moved on. Returns whether its origin has ended cleanly.
     pub(crate) fn progressed(&self, followed: &Followed, planted: Option<Planted>) -> bool {
-        let (mut confirmed, ended) = followed.with(|follower| (follower.confirmed(), follower.ended()));
+        let (mut confirmed, mut answered, ended) =
+            followed.with(|follower| (follower.confirmed(), follower.answered(), follower.ended()));
         let now = self.domain.clock().now();
         if planted == Some(Planted::ConfirmedAtReceipt) {
-            confirmed = confirmed.map(|_| now);
+            (confirmed, answered) = (confirmed.map(|_| now), answered.map(|_| now));
         }
         let mut inner = self.inner.lock();
         if ended {
             inner.freshness.ended_at(followed.origin(), now);
         } else if let Some(tick) = confirmed {
-            if !inner.freshness.is_relevant(followed.origin()) {
+            if answered < confirmed {
+                inner.freshness.relayed(followed.origin(), tick);
+            } else if !inner.freshness.is_relevant(followed.origin()) {
                 // It said hello once, and was given up since: here it is.
                 inner.freshness.met(followed.origin(), now);
             }
-            inner.freshness.confirmed(followed.origin(), tick);
+            if let Some(answered) = answered {
+                inner.freshness.confirmed(followed.origin(), answered);
+            }
         }
         self.publish_locked(&mut inner, now);
         ended
@@ -330,10 +340,11 @@ impl Coherence {
         followed.map(Following::of).chain([inner.dropped.clone()]).collect()
     }
 
-    /// Addresses of all relevant origins, and of those that may be so again, to be dialled.
+    /// Addresses of all relevant origins that are not asked of others, and of those that may be so again, to be dialled.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         let inner = self.inner.lock();
         let relevant = inner.freshness.relevant().map(|(origin, _)| origin);
+        let relevant = relevant.filter(|origin| !self.relaying.is_routed(origin));
         let addresses = relevant.filter_map(|origin| Some(inner.peers.get(origin)?.address));
         // Where it said itself that it was comes first: who named it last may be wrong.
         let again = inner.again.iter().flat_map(|(origin, (named, _))| {
@@ -378,12 +389,13 @@ impl Coherence {
 
 impl Inner {
     /// Takes note of where a life says itself that it is.
-    fn locate(&mut self, origin: &Origin, address: SocketAddr) {
-        let peer = self.peer(origin, address);
-        if peer.address != address {
-            peer.address = address;
+    fn locate(&mut self, origin: &Origin, address: SocketAddr) -> &mut Peer {
+        if self.peer(origin, address).address != address {
             self.published = None;
         }
+        let peer = self.peer(origin, address);
+        peer.address = address;
+        peer
     }
 
     /// All lives of a node share them.
@@ -398,6 +410,7 @@ impl Inner {
             followed: None,
             served: None,
             caches: Vec::new(),
+            relays: false,
             tenure: None,
         })
     }

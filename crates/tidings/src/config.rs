@@ -30,6 +30,8 @@ pub(crate) struct Config {
     pub(crate) before_known: BeforeKnown,
     pub(crate) clocks: ClockBounds,
     pub(crate) audit_keys_per_second: u64,
+    /// Most nodes of which each follows every other one directly.
+    pub(crate) relay_above: usize,
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,

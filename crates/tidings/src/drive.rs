@@ -256,6 +256,7 @@ impl Driver {
                 Ok(()) = view.changed() => {
                     let now = view.borrow_and_update().clone();
                     self.seen(&now, &mut states);
+                    self.bus.relay(&now);
                     self.dial(&now);
                 }
                 () = self.bus.named.notified() => {
@@ -276,6 +277,10 @@ impl Driver {
                     self.redial_silent();
                     let now = view.borrow().clone();
                     self.bus.coherence.seen(&now);
+                    if self.bus.relay(&now) {
+                        self.dial(&now);
+                    }
+                    self.bus.let_go_of_unneeded(&self.wanted.lock());
                     self.bus.look_around();
                 }
                 _ = housekeeping.tick() => {
@@ -361,10 +366,9 @@ impl Driver {
     fn dial(&self, view: &View) {
         let Some(transport) = self.bus.transport() else { return };
         let mut wanted = self.wanted.lock();
-        let mut addresses: BTreeSet<SocketAddr> = self.bus.coherence.addresses().into_iter().collect();
-        addresses.extend(&view.seeds);
-        addresses.extend(*self.bus.holder.lock());
-        addresses.remove(&self.bus.address());
+        let mut addresses = self.bus.to_dial(view);
+        let holder = *self.bus.holder.lock();
+        addresses.extend(holder.filter(|address| *address != self.bus.address()));
         wanted.difference(&addresses).for_each(|address| transport.unwant(*address));
         addresses.difference(&wanted).for_each(|address| transport.want(*address));
         *wanted = addresses;

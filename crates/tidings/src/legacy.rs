@@ -23,7 +23,9 @@ use tidings_proto::id::{Incarnation, LaneId, Lanes, LogId, Origin, Sequence};
 use tidings_proto::log::{ChangeLog, Recovered};
 use tidings_proto::record::{BatchRef, Unsound};
 use tidings_proto::time::Tick;
-use tidings_transport::session::{self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Served};
+use tidings_transport::session::{
+    self, FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served,
+};
 use tidings_transport::{CloseCode, Config, Host, Link, SessionFuture, Transport};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
@@ -168,6 +170,8 @@ struct FormerLife {
     bus: Arc<Bus>,
     legacy: Arc<Legacy>,
     herald: Arc<Herald>,
+    /// Never on: nobody is followed by way of it.
+    relaying: Arc<Relaying>,
     members: watch::Sender<Arc<MemberSet>>,
     caches: watch::Sender<Arc<Vec<String>>>,
     goodbye: watch::Sender<Option<Vec<Sequence>>>,
@@ -179,6 +183,7 @@ impl FormerLife {
             bus: bus.clone(),
             legacy: legacy.clone(),
             herald: Arc::new(Herald::new(legacy.log.lanes())),
+            relaying: Arc::default(),
             members: watch::Sender::default(),
             caches: watch::Sender::default(),
             goodbye: watch::Sender::new(Some(legacy.heads.clone())),
@@ -282,6 +287,22 @@ impl Peering for FormerLife {
 
     fn herald(&self) -> &Herald {
         &self.herald
+    }
+
+    fn relaying(&self) -> &Relaying {
+        &self.relaying
+    }
+
+    fn me(&self) -> Origin {
+        self.legacy.origin.clone()
+    }
+
+    fn followed_of(&self, _origin: &Origin) -> Option<Arc<Followed>> {
+        None
+    }
+
+    fn served_of(&self, _follower: &Origin) -> Option<Arc<Served>> {
+        None
     }
 
     fn now(&self) -> Tick {

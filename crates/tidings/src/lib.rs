@@ -26,6 +26,7 @@ mod members;
 mod node;
 mod observe;
 mod receipts;
+mod relays;
 pub mod testing;
 
 pub use audit::{
@@ -63,6 +64,7 @@ pub use tidings_proto::id::{Incarnation, LaneId, Lanes, NodeId, Origin, Sequence
 pub use tidings_proto::lease::LeaseCounts;
 pub use tidings_proto::log::Retention;
 pub use tidings_proto::time::Tick;
+pub use tidings_transport::session::RelayReport;
 pub use tidings_transport::{
     BroadcastError, Identity, IdentityError, Refused, RefusedReason, TransportStats,
 };

@@ -11,7 +11,7 @@ use tidings_proto::follower::Follower;
 use tidings_proto::histogram::Snapshot;
 use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
 use tidings_proto::time::Tick;
-use tidings_transport::session::FollowCounts;
+use tidings_transport::session::{FollowCounts, RelayReport};
 
 use crate::clocks::ClockOffset;
 use crate::coherence::{Following, PeerState};
@@ -38,7 +38,9 @@ pub struct MemberInfo {
     pub zone: String,
     /// Its release.
     pub release: String,
-    /// Round trip on the link to it.
+    /// By way of whom it is followed, if relays stand for it ([`crate::NodeBuilder::relay_above`]).
+    pub via: Option<NodeId>,
+    /// Round trip on the link to it, if there is one.
     pub rtt: Option<Duration>,
     /// Everything it did up to so long ago is applied here.
     pub confirmed: Option<Duration>,
@@ -99,6 +101,7 @@ impl Node {
             address: record.address,
             zone: record.zone.clone(),
             release: record.release.clone(),
+            via: followed.as_ref().map(|followed| followed.source()).filter(|via| *via != origin.node),
             rtt: link.map(|link| link.rtt()),
             confirmed: confirmed.map(|tick| now.since(tick)),
             lag_events: served.map_or(0, |served| served.lag(heads)),
@@ -127,6 +130,12 @@ impl Node {
     #[must_use]
     pub fn following(&self) -> Vec<Following> {
         self.bus().coherence.following()
+    }
+
+    /// What came of relaying: all is nothing unless the cluster is large ([`crate::NodeBuilder::relay_above`]).
+    #[must_use]
+    pub fn relayed(&self) -> RelayReport {
+        self.bus().coherence.relaying().report()
     }
 
     /// How long changes of this node took until a peer had acknowledged them, by this node's clock: from when its bus
@@ -158,6 +167,7 @@ impl Node {
             address: self.address(),
             zone: self.bus().zone.clone(),
             release: crate::RELEASE.to_owned(),
+            via: None,
             rtt: None,
             confirmed: Some(Duration::ZERO),
             lag_events: 0,

@@ -136,9 +136,9 @@ impl Node {
         coherence.set_before_known(config.before_known);
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
-        let clocks = config.clocks;
+        let (clocks, relay_above) = (config.clocks, config.relay_above);
         let planted = config.simulated.as_ref().and_then(|simulated| simulated.planted);
-        let parts = Parts {
+        let bus = Bus::new(Parts {
             cluster,
             origin,
             log_id,
@@ -147,11 +147,11 @@ impl Node {
             coherence,
             observers,
             clocks,
+            relay_above,
             planted,
             log_files,
             legacy,
-        };
-        let bus = Bus::new(parts);
+        });
         bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
         let cancel = CancellationToken::new();

@@ -182,7 +182,12 @@ fn look(bus: &Bus, positions: &Positions, pending: &mut Pending, peers: &mut [Pe
     let now = bus.domain.clock().now();
     for (index, Peer { origin, served, watches }) in peers.iter_mut().enumerate() {
         let heard = served.heard();
-        let reachable = now.since(heard) < SILENCE && bus.is_linked(origin);
+        let reachable = match bus.is_linked(origin) {
+            true => now.since(heard) < SILENCE,
+            false => bus.is_heard_by_others(origin),
+        };
+        // What anybody was answered who relays may have reached it.
+        let heard = heard.max(bus.coherence.relaying().last_probed());
         let said = Said { reached: served.has_reached(positions), heard, reachable };
         if !pending.said(index, said, now) {
             watches.clear();

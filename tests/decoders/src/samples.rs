@@ -11,6 +11,7 @@ use tidings_proto::hash::{CacheId, HASH_VERSION};
 use tidings_proto::id::{Incarnation, Lanes, LogId, NodeId, Origin, Slot};
 use tidings_proto::log::{ChangeLog, Cursor, Retention};
 use tidings_proto::record::{Draft, DraftTarget, Parts};
+use tidings_proto::relay::{Acked, Confirmed, FollowOf, PassedUp, Relayed};
 
 use crate::asks;
 
@@ -40,7 +41,7 @@ fn hello() -> Hello {
 
 fn all() -> Vec<Control> {
     let lane = Lanes::default().lane(3).expect("there are four");
-    vec![
+    [
         Control::Hello(hello()),
         Control::Follow(Follow { incarnation: Incarnation(7), lane, from: 70_000 }),
         Control::Resume(1),
@@ -57,6 +58,24 @@ fn all() -> Vec<Control> {
         Control::Refused(Refusal::Leaving),
         Control::Clock(ClockReading { echo: 5, wall_ms: 1_700_000_000_000 }),
         Control::Ages(vec![Age { back: 300, micros: 70 }, Age { back: 0, micros: 1 }]),
+    ]
+    .into_iter()
+    .chain(of_relays())
+    .collect()
+}
+
+fn of_relays() -> [Control; 5] {
+    let lane = Lanes::default().lane(1).expect("there are four");
+    let (origin, follower) = (member("n3", false).origin, member("n2", false).origin);
+    let confirmed = Relayed::Confirmed { heads: vec![0, 1, 250, 251], age_us: 90_000 };
+    let origins = vec![(0, confirmed), (300, Relayed::Ended(vec![1, 2, 3, 4]))];
+    let acked = vec![Acked { follower, lane, applied: 70_000 }];
+    [
+        Control::FollowOf(FollowOf { number: 2, origin: origin.clone(), lane, from: 70_000 }),
+        Control::Lacking(251),
+        Control::Confirmed(Confirmed { echo: 5, members: 2, origins }),
+        Control::PassedUp(PassedUp { members: 2, origin, acked }),
+        Control::Relays(true),
     ]
 }
 

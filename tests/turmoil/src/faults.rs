@@ -24,6 +24,12 @@ const GRACE: Duration = Duration::from_secs(20);
 /// In runs in which something takes longer than this.
 const SHORT_GRACE: Duration = Duration::from_secs(8);
 
+/// Of so many seeds one runs a cluster that is too large for everybody to follow everybody.
+const LARGE_EVERY: u64 = 5;
+
+/// More nodes than this are.
+pub(crate) const RELAY_ABOVE: usize = 3;
+
 /// How long a process is waited for to write something.
 const WRITES_WITHIN: Duration = Duration::from_millis(300);
 
@@ -45,6 +51,8 @@ struct Done {
     resets: u64,
     /// Loads that served another node.
     shared: u64,
+    /// How often a process asked somebody else for a peer's changes.
+    redirected: u64,
 }
 
 /// What a run came to.
@@ -66,13 +74,14 @@ impl Outcome {
     /// Its figures, one line.
     pub(crate) fn figures(&self) -> String {
         let Tally { hits, stale, loads, writes, held, orphans, strange } = self.tally;
-        let Done { faults, crashes, stops, leaves, goodbyes, twins, long, resets, shared } = self.done;
+        let Done { faults, crashes, stops, leaves, goodbyes, twins, long, resets, shared, redirected } =
+            self.done;
         let ((packets, fingerprint), settled_ms) = (self.trace, self.settled_ms);
         format!(
             "hits={hits} stale={stale} loads={loads} writes={writes} held={held} orphans={orphans} strange={strange} \
              faults={faults} crashes={crashes} stops={stops} leaves={leaves} goodbyes={goodbyes} twins={twins} \
              long={long} resets={resets} \
-             shared={shared} settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
+             shared={shared} redirected={redirected} settled_ms={settled_ms} packets={packets} fingerprint={fingerprint:016x}"
         )
     }
 }
@@ -125,6 +134,7 @@ impl Story {
             doubts_ends: true,
             remembers: if chance.permille(300) { chance.between(2, 8) } else { 65_536 },
             shares_loads: chance.permille(300),
+            relay_above: if seed % LARGE_EVERY == LARGE_EVERY - 1 { RELAY_ABOVE } else { usize::MAX },
             planted: None,
             only_kills: false,
         };
@@ -140,7 +150,11 @@ impl Story {
             .max_message_latency(Duration::from_millis(latency_ms))
             .udp_capacity(65_536);
         let mut sim = builder.build();
-        let nodes = chance.between(3, 4) as usize;
+        let nodes = match setup.relay_above {
+            RELAY_ABOVE => chance.between(5, 7),
+            _ => chance.between(3, 4),
+        };
+        let nodes = nodes as usize;
         let mut machines = Machines::new(&mut sim, &mut chance, nodes, (seed, setup, world.clone()));
         for node in 0..nodes {
             machines.start(&mut sim, node, node);
@@ -183,8 +197,9 @@ impl Story {
         let record = self.world.record();
         let (tally, complaints) = (record.tally, record.complaints.clone());
         for report in self.world.reports().values() {
-            (self.done.resets, self.done.shared) =
-                (self.done.resets + report.resets, self.done.shared + report.shared);
+            self.done.resets += report.resets;
+            self.done.shared += report.shared;
+            self.done.redirected += report.redirected;
         }
         drop(record);
         let trace = self.world.weather().trace();

@@ -40,6 +40,9 @@ const BEGINNING: Duration = Duration::from_secs(20_000 * 24 * 60 * 60);
 /// How far the clocks of two machines are apart: ten minutes.
 const SKEW: Duration = Duration::from_secs(600);
 
+/// Zones of machines.
+const ZONES: usize = 2;
+
 /// Tags: each of a few keys.
 const TAGS: u64 = 8;
 
@@ -65,6 +68,8 @@ pub(crate) struct Setup {
     pub(crate) remembers: u64,
     /// Whether one loader runs per key and cluster.
     pub(crate) shares_loads: bool,
+    /// How many nodes all follow each other at most: of more, some relay.
+    pub(crate) relay_above: usize,
     /// What is wrong with it.
     pub(crate) planted: Option<Planted>,
     /// Whether killing processes is all that is done to them.
@@ -99,8 +104,19 @@ impl Service {
         let weather = self.world.weather.clone();
         let socket = Arc::new(Socket { cable: self.cable.clone(), address: self.address, weather, time });
         let ahead = BEGINNING + SKEW * self.machine as u32;
-        let Setup { serves_for, horizon, grace, doubts_ends, remembers, shares_loads, planted, .. } =
-            self.setup;
+        let Setup {
+            serves_for,
+            horizon,
+            grace,
+            doubts_ends,
+            remembers,
+            shares_loads,
+            relay_above,
+            planted,
+            ..
+        } = self.setup;
+        let relays = relay_above < usize::MAX;
+        let zone = if relays { format!("z{}", self.machine % ZONES) } else { String::new() };
         let node = Node::builder(CLUSTER)
             .node_id(&self.node)
             .listen(self.address)
@@ -112,6 +128,8 @@ impl Service {
             .write_horizon(horizon)
             .lost_grace(grace)
             .doubt_unclean_ends(doubts_ends)
+            .relay_above(relay_above)
+            .zone(zone)
             .retention(Retention { events: remembers, ..Retention::default() })
             .gossip_interval(Duration::from_millis(200))
             .simulated(Simulated { socket, seed: quic, log_id: chance.next(), planted })
@@ -167,6 +185,7 @@ impl Service {
         let gives_way = node.conflict().is_some();
         let resets = node.members().iter().map(|member| member.resets).sum();
         let shared = node.leases().home.shared;
+        let redirected = node.relayed().redirected;
         let life = |member: MemberInfo| {
             let number = member.node.as_str().strip_prefix('n').and_then(|number| number.parse().ok());
             Some((number?, member.incarnation.0))
@@ -174,8 +193,18 @@ impl Service {
         let hears = live().filter_map(life).collect();
         let there = node.members().into_iter().filter(|member| member.state != State::Left);
         let knows = there.filter_map(life).collect();
-        let report =
-            Report { at: time.now(), sound_with, gives_way, values, hears, knows, doubts, resets, shared };
+        let report = Report {
+            at: time.now(),
+            sound_with,
+            gives_way,
+            values,
+            hears,
+            knows,
+            doubts,
+            resets,
+            shared,
+            redirected,
+        };
         self.world.report(self.number, report);
     }
 }

@@ -10,7 +10,8 @@
 //! draws. A process runs one seed, for libraries count what they have handed out by process.
 //!
 //! `cargo run --manifest-path tests/turmoil/Cargo.toml -- SEED` prints what a run came to, and exits with 1 if it broke
-//! a promise, after saying what was done. With a defect's name after it, all nodes have it: that has to be found.
+//! a promise, after saying what was done. With a defect's name after it, all nodes have it: that has to be found. With
+//! `large` the cluster has relays, as it has with every fifth seed.
 
 mod chance;
 mod entropy;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use tidings::Planted;
 
-use crate::faults::Story;
+use crate::faults::{RELAY_ABOVE, Story};
 use crate::host::{BOUND, Setup};
 
 static PANICKED: AtomicBool = AtomicBool::new(false);
@@ -44,11 +45,12 @@ fn main() -> ExitCode {
         Some("trusting") => Some(|setup| (setup.doubts_ends, setup.only_kills) = (false, true)),
         Some("short") => Some(|setup| (setup.horizon, setup.only_kills) = (Duration::ZERO, true)),
         Some("hasty") => Some(|setup| setup.planted = Some(Planted::ConfirmedAtReceipt)),
+        Some("large") => Some(|setup| setup.relay_above = RELAY_ABOVE),
         Some("unfenced") => Some(|setup| setup.planted = Some(Planted::Unfenced)),
         Some(_) => None,
     };
     let (Some(seed), Some(change)) = (seed, change) else {
-        eprintln!("usage: tidings-turmoil SEED [lax | trusting | short | hasty | unfenced]");
+        eprintln!("usage: tidings-turmoil SEED [large | lax | trusting | short | hasty | unfenced]");
         return ExitCode::from(2);
     };
     // A task's panic ends the task alone.

@@ -26,6 +26,8 @@ pub(crate) struct Report {
     pub(crate) resets: u64,
     /// Loads of which it handed on what they had brought.
     pub(crate) shared: u64,
+    /// How often it asked somebody else for a peer's changes from then on.
+    pub(crate) redirected: u64,
     /// The lives that it hears, its own first.
     pub(crate) hears: Vec<Life>,
     /// The lives that it knows of, its own first.

@@ -23,11 +23,14 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// Runs a seed, and returns its figures.
+/// Runs a seed, and returns its figures. `TIDINGS_TURMOIL_WITH=large` gives all clusters relays.
 fn run(seed: u64) -> String {
-    let ran = start(&[&seed.to_string()]);
+    let with = std::env::var("TIDINGS_TURMOIL_WITH").unwrap_or_default();
+    let seed = seed.to_string();
+    let arguments: Vec<&str> = std::iter::once(&*seed).chain(with.split_whitespace()).collect();
+    let ran = start(&arguments);
     let said = String::from_utf8_lossy(&ran.stdout);
-    let again = format!("cargo run --manifest-path tests/turmoil/Cargo.toml -- {seed}");
+    let again = format!("cargo run --manifest-path tests/turmoil/Cargo.toml -- {}", arguments.join(" "));
     assert!(ran.status.success(), "{said}{}\nagain: {again}", String::from_utf8_lossy(&ran.stderr));
     said.trim().to_owned()
 }
@@ -61,8 +64,20 @@ fn whole_clusters_keep_every_promise_whatever_a_seed_does_to_them() {
     let sums = sums.into_inner().expect("nothing panicked");
     eprintln!("{seeds} seeds: {sums:?}");
     let tried = [
-        "hits", "stale", "loads", "writes", "held", "faults", "crashes", "stops", "goodbyes", "twins",
-        "long", "resets", "shared",
+        "hits",
+        "stale",
+        "loads",
+        "writes",
+        "held",
+        "faults",
+        "crashes",
+        "stops",
+        "goodbyes",
+        "twins",
+        "long",
+        "resets",
+        "shared",
+        "redirected",
     ];
     for tried in tried {
         assert!(sums[tried] > 0, "nothing tried: {tried}");
@@ -72,7 +87,8 @@ fn whole_clusters_keep_every_promise_whatever_a_seed_does_to_them() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     // With faults that last for longer than a lost node may take, and without; with twins, and without.
-    for seed in 0..4 {
+    // The last one has relays.
+    for seed in 0..5 {
         let (once, again) = (run(seed), run(seed));
         assert!(once.contains("fingerprint="), "{once}");
         assert_eq!(once, again, "seed {seed}, of which every packet counts");

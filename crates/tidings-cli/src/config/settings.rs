@@ -229,7 +229,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "true",
         "Whether that keeps a node that starts from being ready.",
     ),
-    later(works("coherence.relay_above", SOME, "50", "Nodes from which on events are relayed.")),
+    works(
+        "coherence.relay_above",
+        SOME,
+        "50",
+        "Most nodes that all follow each other; above, changes go by relays. Alike on all nodes.",
+    ),
     works(
         "coherence.audit_keys_per_second",
         ANY,

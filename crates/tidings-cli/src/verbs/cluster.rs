@@ -18,6 +18,7 @@ pub(crate) struct Cluster {
     pub(crate) node: String,
     pub(crate) incarnation: Json,
     pub(crate) ready: bool,
+    pub(crate) relays: bool,
     pub(crate) expelled_ms: Option<f64>,
     pub(crate) members: Vec<Member>,
 }
@@ -34,6 +35,7 @@ pub(crate) struct Member {
     pub(crate) state: String,
     pub(crate) address: Option<String>,
     pub(crate) version: Option<String>,
+    pub(crate) via: Option<String>,
     pub(crate) rtt_ms: Option<f64>,
     pub(crate) synced: bool,
     pub(crate) lag_events: Option<u64>,
@@ -58,7 +60,7 @@ pub(crate) async fn members(client: &Client, output: &Output) -> Result<(), Fail
     let cluster = read(document)?;
     let rows: Vec<Vec<String>> = cluster.members.iter().map(row).collect();
     output.table(
-        &["NODE", "STATE", "ADDRESS", "INCARNATION", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"],
+        &["NODE", "STATE", "ADDRESS", "INCARNATION", "VIA", "RTT", "SYNCED", "LAG", "CONFIRMED", "VERSION"],
         &rows,
     )
 }
@@ -95,6 +97,11 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         count("lost"),
         count("left")
     ))?;
+    if cluster.relays {
+        let relayed =
+            cluster.members.iter().filter(|member| member.is_live_peer() && member.via.is_some()).count();
+        output.line(format!("relays   stand for {relayed} of the others"))?;
+    }
     if let Some(expelled_ms) = cluster.expelled_ms {
         let text = format!("expelled: no member has heard {node} for {:.0} s", expelled_ms / 1e3);
         output.line(format!("place    {}", output.paint(Style::Bad, &text)))?;
@@ -177,6 +184,7 @@ fn row(member: &Member) -> Vec<String> {
         state,
         member.address.clone().unwrap_or_else(|| "-".to_owned()),
         member.incarnation.to_string().trim_matches('"').to_owned(),
+        member.via.clone().unwrap_or_else(|| "-".to_owned()),
         milliseconds(member.rtt_ms),
         synced.to_owned(),
         member.lag_events.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),

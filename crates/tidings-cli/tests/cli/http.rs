@@ -20,6 +20,22 @@ fn members_are_listed_for_people_and_programs() {
 }
 
 #[test]
+fn members_of_a_large_cluster_are_listed_with_whom_they_are_heard_by_way_of() {
+    let large =
+        CLUSTER.replace("\"rtt_ms\":0.2", "\"via\":\"n3\"").replace("\"ready\"", "\"relays\":true,\"ready\"");
+    let api = Api::new(&[
+        ("GET /v1/cluster", Answer::new(200, &large)),
+        ("GET /readyz", Answer::new(200, "ready")),
+        ("GET /v1/caches", Answer::new(200, "[]")),
+        ("GET /v1/coherence", Answer::problem(404, "not_found")),
+    ]);
+    let listed = api.run(&["members"]).exits(0).stdout;
+    assert!(listed.lines().any(|line| line.starts_with("n2") && line.contains(" n3 ")), "{listed}");
+    let status = api.run(&["status"]).exits(0).stdout;
+    assert!(status.contains("relays   stand for 1 of the others"), "{status}");
+}
+
+#[test]
 fn status_says_why_a_node_is_not_ready() {
     let api = Api::new(&[
         ("GET /v1/cluster", Answer::new(200, CLUSTER)),

@@ -30,6 +30,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "ready": app.readiness().unready().is_empty(),
         "known": node.is_known(),
         "expelled_ms": node.expelled().map(milliseconds),
+        "relays": node.relayed().on,
         "members": members,
         "refused": refusals,
     });
@@ -45,6 +46,7 @@ fn member(member: &MemberInfo) -> Value {
         "address": member.address.to_string(),
         "zone": member.zone,
         "version": member.release,
+        "via": member.via.as_ref().map(NodeId::as_str),
         "rtt_ms": member.rtt.map(milliseconds),
         "synced": member.synced(),
         "lag_events": member.lag_events,

@@ -31,6 +31,7 @@ async fn every_member_is_told_the_answering_node_too() {
     let [own, other] = &view["members"].as_array().unwrap()[..] else { panic!("{view}") };
     assert_eq!((&own["node"], &own["self"], &own["synced"]), (&json!("n1"), &json!(true), &json!(true)));
     assert_eq!(own["rtt_ms"], Json::Null);
+    assert_eq!((&view["relays"], &other["via"]), (&json!(false), &Json::Null), "a mesh");
     for (name, value) in [
         ("node", json!("n2")),
         ("self", json!(false)),
@@ -42,6 +43,30 @@ async fn every_member_is_told_the_answering_node_too() {
         assert_eq!(other[name], value, "{name}");
     }
     assert!(other["rtt_ms"].as_f64().is_some_and(|ms| ms > 0.0), "{other}");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn a_large_cluster_says_by_way_of_whom_each_member_is_followed() {
+    let build = |index, builder: tidings::NodeBuilder| builder.relay_above(2).zone(format!("z{}", index % 2));
+    let rig = Rig::start_with(5, build, |options| options).await;
+    let mut relayed = 0;
+    until("members are followed by way of others, and both say of how many", async || {
+        let view = rig.apis[0].get("/v1/cluster").await.is(200).document();
+        let members = view["members"].as_array().unwrap();
+        let vias = members.iter().filter(|member| member["via"].is_string());
+        let named = |via: &&Json| members.iter().any(|member| member["node"] == via["via"]);
+        relayed = vias.clone().filter(named).count();
+        assert_eq!(relayed, vias.count(), "{view}");
+        let mut counted = 0.0;
+        for index in 2..=5 {
+            let series = format!("tidings_follow_relayed{{origin=\"n{index}\"}}");
+            counted += rig.apis[0].metric(&series).await.unwrap_or_default();
+        }
+        view["relays"] == json!(true) && relayed > 0 && counted == relayed as f64
+    })
+    .await;
+    assert_eq!(rig.apis[0].metric("tidings_relay_on").await, Some(1.0));
     rig.end().await;
 }
 

@@ -42,6 +42,8 @@ async fn counters_are_there_from_the_start() {
         "tidings_hearsay_refused_total 0",
         "tidings_log_files_failures_total 0",
         "tidings_log_files_stuck 0.0",
+        "tidings_relay_redirected_total 0",
+        "tidings_relay_on 0.0",
         "tidings_subscriber_lagged_total{cache=\"c\"} 0",
         "tidings_handshake_refused_total{reason=\"unknown_ca\"} 0",
         "tidings_member_state{node=\"n1\",state=\"live\"} 1.0",

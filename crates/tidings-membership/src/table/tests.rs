@@ -97,6 +97,19 @@ fn a_member_whose_link_is_down_stays_suspect_while_gossip_hears_it() {
 }
 
 #[test]
+fn a_member_whose_link_nobody_needs_is_as_live_as_gossip_says() {
+    let (mut table, member) = (table(), origin("a", 1));
+    table.link_up(stated("a", 1, false).record, at(0));
+    table.gossiped(&heard(std::slice::from_ref(&member)), at(100));
+    assert!(!table.link_let_go(&member, at(200)), "it is live all the same");
+    assert_eq!((state(&table, &member), table.is_linked(&member)), (Some(State::Live), false));
+    table.gossiped(&heard(&[]), at(300));
+    assert_eq!(state(&table, &member), Some(State::Suspect), "it was heard until just now");
+    table.tick(at(1_000_000));
+    assert_eq!(state(&table, &member), Some(State::Lost));
+}
+
+#[test]
 fn a_deadline_that_was_slept_through_is_due_at_once() {
     let mut table = table();
     table.link_up(record("a", 1), at(0));

@@ -90,12 +90,23 @@ impl Acks {
         }
     }
 
+    /// Whether so much is remembered that lives which have ended should be forgotten.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.count > ACKS_MAX / 2
+    }
+
     /// A life has ended: nobody follows it, and it follows nobody.
     pub fn forget(&mut self, life: &Origin) {
-        self.said.remove(life);
+        self.retain(|other| other != life);
+    }
+
+    /// All lives but these have ended.
+    pub fn retain(&mut self, there: impl Fn(&Origin) -> bool) {
+        self.said.retain(|origin, _| there(origin));
         for Said { applied, news } in self.said.values_mut() {
-            applied.retain(|(follower, _), _| follower != life);
-            news.retain(|(follower, _)| follower != life);
+            applied.retain(|(follower, _), _| there(follower));
+            news.retain(|(follower, _)| there(follower));
         }
         self.count = self.said.values().map(|said| said.applied.len()).sum();
     }

@@ -57,4 +57,7 @@ fn what_is_remembered_is_bounded_and_whoever_is_known_goes_on() {
     assert_eq!(acks.take(&origin, usize::MAX).len(), ACKS_MAX / 16);
     acks.forget(&life("n0"));
     acks.note(&origin, acked("one-more", 0, 1)).unwrap();
+    assert!(acks.is_crowded());
+    acks.retain(|there| [life("o0"), life("n16")].contains(there));
+    assert_eq!((acks.count, acks.is_crowded()), (1, false));
 }

@@ -28,15 +28,16 @@ pub enum Relayed {
 }
 
 impl Relayed {
-    /// What to say of an origin to who has asked; nothing while it was never confirmed. `now` must be read after the
-    /// question was, and the version of the member set that goes before the answer after this.
+    /// What to say of an origin to who has asked; nothing while it was never confirmed the way that its changes come.
+    /// `now` must be read after the question was, and the version of the member set that goes before the answer after
+    /// this.
     #[must_use]
     pub fn of(follower: &Follower, now: Tick) -> Option<Self> {
         let heads = follower.applied_heads();
         if follower.ended() {
             return Some(Self::Ended(heads));
         }
-        let age_us = in_micros(now.since(follower.confirmed()?));
+        let age_us = in_micros(now.since(follower.confirmed_by_source()?));
         Some(Self::Confirmed { heads, age_us })
     }
 

@@ -55,6 +55,25 @@ fn what_is_relayed_confirms_as_of_the_question_less_the_age() {
     let mut ahead = follower(5);
     said.tell(&mut ahead, Tick(500 * SECOND)).unwrap();
     assert_eq!(ahead.confirmed(), behind.confirmed());
+    assert_eq!(
+        (ahead.answered(), relay.answered()),
+        (None, Some(Tick(10 * SECOND))),
+        "a relay is not the origin"
+    );
+}
+
+#[test]
+fn what_an_origin_answers_beside_the_way_of_its_changes_is_not_said_on() {
+    let mut relay = follower(3);
+    relay.redirected(true);
+    confirm(&mut relay, 3, Tick(10 * SECOND));
+    assert_eq!(relay.confirmed(), Some(Tick(10 * SECOND)), "it counts here");
+    assert_eq!(Relayed::of(&relay, Tick(12 * SECOND)), None, "relays in a circle would seem to be well");
+    Relayed::Confirmed { heads: vec![3], age_us: SECOND / 1_000 }.tell(&mut relay, Tick(9 * SECOND)).unwrap();
+    assert_eq!(relay.confirmed_by_source(), Some(Tick(8 * SECOND)));
+    relay.redirected(false);
+    confirm(&mut relay, 3, Tick(11 * SECOND));
+    assert_eq!(relay.confirmed_by_source(), relay.confirmed());
 }
 
 #[test]
@@ -93,7 +112,7 @@ fn what_a_relay_that_has_gone_had_applied_is_not_waited_for() {
     let mut follower = follower(2);
     let heard = |heads| Relayed::Confirmed { heads: vec![heads], age_us: 0 };
     heard(9).tell(&mut follower, Tick(SECOND)).unwrap();
-    follower.redirected();
+    follower.redirected(true);
     heard(3).tell(&mut follower, Tick(2 * SECOND)).unwrap();
     heard(4).tell(&mut follower, Tick(3 * SECOND)).unwrap();
     apply(&mut follower, 3);
@@ -148,6 +167,7 @@ proptest! {
         for (who, whom, there, back) in steps {
             let (sent, asked) = (circle.now, circle.clock(who));
             circle.now += there;
+            circle.nodes[who].redirected(whom != 4);
             if whom == 4 {
                 confirm(&mut circle.nodes[who], 1, asked);
                 circle.heard = Some(sent);

@@ -13,6 +13,14 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// for another: within it they have confirmed again, and been asked. Three hops wait 2 s, less than the usual bound.
 pub const PATIENCE_PER_HOP: Duration = Duration::from_millis(500);
 
+/// How long another source is asked before the first one, which the overlay means, is asked again: longer than any
+/// patience, so that all who were behind it have found their ways by then.
+pub const RETURN_AFTER: Duration = Duration::from_secs(5);
+
+/// The most that this is. It doubles when the first source is left again sooner than it was returned to, for whoever
+/// returns to one that fails hears nothing new for its patience.
+pub const RETURN_AFTER_MAX: Duration = Duration::from_secs(160);
+
 /// What to do where a source does not hold what is missing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lacking {
@@ -36,6 +44,12 @@ pub struct Path {
     confirmed: Tick,
     /// Sources left since the confirmation last moved on.
     left: usize,
+    /// When the first source was last left.
+    away: Tick,
+    /// How long it is not asked again from then on.
+    pause: Duration,
+    /// When it was last returned to, if it is asked since.
+    returned: Option<Tick>,
 }
 
 impl Path {
@@ -44,7 +58,17 @@ impl Path {
     #[must_use]
     pub fn new(sources: Vec<NodeId>, hops: usize, now: Tick) -> Self {
         let hops = u32::try_from(hops).unwrap_or(u32::MAX);
-        Self { sources, at: 0, hops, since: now, confirmed: Tick::NEVER, left: 0 }
+        Self {
+            sources,
+            at: 0,
+            hops,
+            since: now,
+            confirmed: Tick::NEVER,
+            left: 0,
+            away: Tick::NEVER,
+            pause: RETURN_AFTER,
+            returned: None,
+        }
     }
 
     /// Whom to ask now.
@@ -87,7 +111,26 @@ impl Path {
         }
     }
 
+    /// The first source, if another is asked for so long that it should be asked again. Once it can be reached the path
+    /// [`returns`](Self::returns): until then nothing is lost.
+    #[must_use]
+    pub fn missed(&self, now: Tick) -> Option<&NodeId> {
+        (self.at > 0 && now.since(self.away) >= self.pause).then(|| &self.sources[0])
+    }
+
+    /// The first source is asked again.
+    pub fn returns(&mut self, now: Tick) {
+        self.at = 0;
+        self.since = now;
+        self.returned = Some(now);
+    }
+
     fn leave(&mut self, now: Tick) -> bool {
+        if self.at == 0 {
+            let soon = self.returned.take().is_some_and(|returned| now.since(returned) < self.pause);
+            self.pause = if soon { RETURN_AFTER_MAX.min(self.pause * 2) } else { RETURN_AFTER };
+            self.away = now;
+        }
         self.left += 1;
         self.since = now;
         self.at = (self.at + 1) % self.sources.len();
@@ -104,7 +147,7 @@ impl Path {
         self.hops = u32::try_from(hops).unwrap_or(u32::MAX);
         let moved = *self.source() != before;
         if moved {
-            self.since = now;
+            (self.since, self.returned) = (now, None);
         }
         moved
     }

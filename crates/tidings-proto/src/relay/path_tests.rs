@@ -66,3 +66,37 @@ fn a_changed_view_does_not_lead_back_to_who_was_left() {
     assert!(path.rerouted(nodes(&["c", "origin"]), 2, after(0.4)), "a has gone");
     assert_eq!(path.source().as_str(), "c");
 }
+
+#[test]
+fn the_first_source_is_asked_again_once_it_was_left_for_long_enough() {
+    let mut path = path();
+    assert_eq!(path.missed(after(100.0)), None, "it is asked");
+    path.broken(after(100.0));
+    path.broken(after(103.0));
+    assert_eq!((path.source().as_str(), path.missed(after(104.9))), ("origin", None));
+    assert_eq!(path.missed(after(105.0)).unwrap().as_str(), "a", "from when that one was left");
+    path.returns(after(106.0));
+    assert_eq!((path.source().as_str(), path.missed(after(200.0))), ("a", None));
+    assert!(!path.passed(after(107.4)) && path.passed(after(107.5)), "it has its patience again");
+}
+
+#[test]
+fn a_first_source_that_fails_again_and_again_is_returned_to_more_and_more_seldom() {
+    let mut path = path();
+    let (mut now, mut pauses) = (after(0.0), Vec::new());
+    for _ in 0..8 {
+        path.broken(now);
+        let left = now;
+        while path.missed(now).is_none() {
+            now = now.after(Duration::from_secs(1));
+        }
+        pauses.push(now.since(left).as_secs());
+        path.returns(now);
+        now = now.after(Duration::from_secs(1));
+    }
+    assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 160, 160]);
+    // One that has held for as long as it was not asked has made that good.
+    now = now.after(RETURN_AFTER_MAX);
+    path.broken(now);
+    assert_eq!(path.missed(now.after(RETURN_AFTER)).unwrap().as_str(), "a");
+}

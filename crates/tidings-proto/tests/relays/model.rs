@@ -286,7 +286,7 @@ impl World {
         let following = &mut self.nodes[node];
         let (attempt, follow) = following.follower.follow(lane());
         if following.source != from {
-            following.follower.redirected();
+            following.follower.redirected(from != 0);
         }
         following.source = from;
         following.attempt = Some(attempt);

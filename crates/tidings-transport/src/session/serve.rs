@@ -11,9 +11,9 @@ use tidings_proto::id::{FIRST, LaneId, Origin, Sequence};
 use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
-use super::ages;
+use super::exchange::Exchange;
 use super::herald::Audience;
-use super::{Peering, Served, SessionError};
+use super::{Peering, Served, SessionError, ages, hand};
 use crate::ask::{self, Answers};
 use crate::frames::take_within;
 use crate::limits::{FOLLOWER_FRAME_BYTES_MAX, REQUEST_TIME};
@@ -21,7 +21,7 @@ use crate::link::Link;
 use crate::stats::BroadcastError;
 
 /// Bytes taken from the log at a time: what a peer that does not read can hold beyond the log's own retention.
-const READ_BYTES: usize = 256 << 10;
+pub(super) const READ_BYTES: usize = 256 << 10;
 
 /// Longest body of the first frame of a stream, in bytes: a question, or a request to follow a lane.
 const REQUEST_FRAME_BYTES_MAX: usize = 1 + QUESTION_BYTES_MAX;
@@ -30,15 +30,24 @@ const REQUEST_FRAME_BYTES_MAX: usize = 1 + QUESTION_BYTES_MAX;
 const SMALL_READ_BYTES: usize = 4 << 10;
 
 /// Serves every lane that the peer asks for, and answers its questions.
-pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
+pub(super) async fn all(
+    (link, node): (&Link, &dyn Peering),
+    served: &Served,
+    exchange: &Exchange,
+) -> Result<(), SessionError> {
     let audience = node.herald().attend();
     let answers = Answers::default();
     let mut streams = FuturesUnordered::new();
+    let mut relaying = node.relaying().changes();
     loop {
+        if exchange.relays && node.relaying().is_on() {
+            link.grant_relayed(node.log().lanes());
+        }
         tokio::select! {
+            Ok(()) = relaying.changed() => {}
             stream = link.accept_stream() => {
                 let (send, receive) = stream?;
-                streams.push(one((link, node, served), (&answers, &audience), send, receive));
+                streams.push(one((link, node, served), (&answers, &audience, exchange), send, receive));
             }
             Some(end) = streams.next(), if !streams.is_empty() => match end {
                 // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
@@ -52,7 +61,7 @@ pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Res
 /// Serves one stream: a lane, or a question.
 async fn one(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    (answers, audience): (&Answers, &Audience<'_>),
+    (answers, audience, exchange): (&Answers, &Audience<'_>, &Exchange),
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
@@ -60,12 +69,16 @@ async fn one(
     let request = next_frame(&mut receive, &mut buffer, REQUEST_FRAME_BYTES_MAX);
     let request = tokio::time::timeout(REQUEST_TIME, request).await;
     let Some(frame) = request.map_err(|_| SessionError::Silent)?? else { return Ok(()) };
+    let _used = link.used();
     if frame.kind == FrameType::Ask {
         let peer = link.peer();
         let answered = ask::answer(frame, send, answers, |topic, body| node.asked(peer, topic, body)).await;
         return answered.ok_or(SessionError::Unexpected("question without a topic"));
     }
     let follow = Control::decode(&frame)?;
+    if let Control::FollowOf(follow) = follow {
+        return hand::lane(node, exchange, follow, (send, receive)).await;
+    }
     lane((link, node, served), (follow, audience), send, (receive, buffer)).await
 }
 
@@ -148,7 +161,7 @@ async fn feed(
     }
 }
 
-fn frame_head(batch: &Batch) -> Bytes {
+pub(super) fn frame_head(batch: &Batch) -> Bytes {
     let head = batch.head();
     let mut bytes = SmallVec::<[u8; 64]>::new();
     bytes.extend_from_slice(&header(FrameType::Events, head.len() + batch.records.len()));

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use tidings_membership::Inbound;
 use tidings_proto::follower::Follower;
-use tidings_proto::frame::{Hello, PROTOCOL_VERSION, Refusal};
+use tidings_proto::frame::{Hello, PROTOCOL_VERSION, PROTOCOLS, Refusal};
 use tidings_proto::hash::HASH_VERSION;
 use tidings_proto::id::Origin;
 use tidings_proto::time::Tick;
@@ -43,7 +43,7 @@ impl Bus {
 impl Host for Face {
     fn hello(&self) -> Hello {
         let mut hello = Hello {
-            protocols: (PROTOCOL_VERSION, PROTOCOL_VERSION),
+            protocols: PROTOCOLS,
             cluster: self.cluster.clone(),
             node: self.node.clone(),
             incarnation: self.origin().incarnation,
@@ -59,6 +59,8 @@ impl Host for Face {
         };
         if self.is_former() {
             concede(&mut hello);
+            // It stands for nobody any more.
+            hello.protocols = (PROTOCOL_VERSION, PROTOCOL_VERSION);
         }
         hello
     }
@@ -187,7 +189,8 @@ impl Host for Face {
             if bus.is_aside() {
                 return link.close(CloseCode::Ended, "displaced");
             }
-            let _session = bus.0.session_begins(link.peer());
+            let mut session = bus.0.session_begins(link.peer());
+            session.link = Some(link.clone());
             session::run(link, Arc::new(bus.clone())).await;
         })
     }

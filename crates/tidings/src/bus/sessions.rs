@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidings_membership::Record;
 use tidings_proto::id::Origin;
+use tidings_transport::Link;
 
 use super::Bus;
 
@@ -40,15 +41,26 @@ impl Sessions {
 pub(super) struct Session {
     pub(super) bus: Arc<Bus>,
     pub(super) origin: Origin,
+    pub(super) link: Option<Arc<Link>>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         let mut sessions = self.bus.sessions.lock();
-        if sessions.end(&self.origin)
-            && let Some(membership) = self.bus.membership()
-        {
-            membership.link_down(&self.origin);
+        if !sessions.end(&self.origin) {
+            return;
         }
+        if let Some(membership) = self.bus.membership() {
+            match self.link.as_ref().is_some_and(|link| link.was_let_go()) {
+                // That it is there is for others to say from now on.
+                true => {
+                    membership.link_let_go(&self.origin);
+                    self.bus.unwanted(&self.origin);
+                }
+                false => membership.link_down(&self.origin),
+            }
+        }
+        drop(sessions);
+        self.bus.unlinked(&self.origin);
     }
 }

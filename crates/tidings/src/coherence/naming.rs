@@ -135,8 +135,16 @@ impl Coherence {
         let Inner { freshness, peers, dropped, .. } = inner;
         if peers.len() > ENDED_KEPT_MAX {
             let named: BTreeSet<Origin> = freshness.ended(now).cloned().collect();
+            let kept = |origin: &Origin| freshness.is_relevant(origin) || named.contains(origin);
+            // Somebody may still ask for the end of one that is over: all stay until they are too many.
+            if peers.keys().filter(|origin| !kept(origin)).count() <= ENDED_KEPT_MAX {
+                return;
+            }
             peers.retain(|origin, peer| {
-                let kept = freshness.is_relevant(origin) || named.contains(origin);
+                let kept = kept(origin);
+                if !kept {
+                    self.relaying.forget(origin);
+                }
                 if let Some(followed) = peer.followed.as_deref().filter(|_| !kept) {
                     dropped.add(&Following::of(followed));
                 }

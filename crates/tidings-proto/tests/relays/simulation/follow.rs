@@ -21,7 +21,8 @@ impl Cluster {
         let following = self.nodes[node].following[origin].as_mut().expect("everybody is followed");
         let former = following.source;
         following.source = self.numbers[following.path.source()];
-        following.follower.redirected();
+        // Here an origin answers as relays do, too.
+        following.follower.redirected(true);
         let (attempt, follow) = following.follower.follow(lane());
         following.attempt = attempt;
         let source = following.source;
