@@ -24,6 +24,9 @@ mod members;
 mod node;
 mod observe;
 mod receipts;
+mod streaming;
+#[cfg(feature = "streams")]
+pub mod streams;
 pub mod testing;
 
 pub use audit::{

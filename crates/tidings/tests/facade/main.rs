@@ -20,4 +20,5 @@ mod receipts;
 mod replaced;
 mod replicate;
 mod starting;
+mod streams;
 mod subscribers;
