@@ -6,6 +6,7 @@ mod crashes;
 mod cuts;
 mod forming;
 mod frozen;
+mod log_files;
 mod loss;
 mod matrix;
 mod network;
