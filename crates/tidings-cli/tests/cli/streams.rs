@@ -127,6 +127,24 @@ fn what_is_only_printed_stays_pending_and_a_restart_forgets_nothing() {
 }
 
 #[test]
+fn a_killed_node_has_lost_nothing_that_it_had_answered() {
+    let scene = Scene::new();
+    let node = scene.start();
+    let ids = ["a", "b", "c"].map(|payload| publish(&node, payload));
+    node.ask(&["consume", "orders", "--group", "g", "--max", "1", "--auto-ack"]).exits(0);
+    node.signal(Signal::KILL);
+    assert_eq!(node.ends().0, -1);
+    let node = scene.start();
+    let held = events(&node.ask(&["stream", "export", "orders"]).exits(0).stdout);
+    assert_eq!(
+        held.iter().map(|event| &event["id"]).collect::<Vec<_>>(),
+        ids.each_ref().map(|id| id.as_str())
+    );
+    assert_eq!(node.ask(&["group", "ls", "orders", "--json"]).exits(0).json()["groups"][0]["lag"], 2);
+    stops(node);
+}
+
+#[test]
 fn topics_are_listed_shown_viewed_and_trimmed() {
     let scene = Scene::new();
     let node = scene.start();

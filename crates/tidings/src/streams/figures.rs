@@ -1,6 +1,8 @@
 //! How topics and groups stand.
 
-use tidings_streams::{GroupInfo, StoreError, Streams, TopicInfo};
+use futures_util::stream::iter;
+use futures_util::{StreamExt, TryStreamExt};
+use tidings_streams::{GroupInfo, StoreError, Stream, Streams, TopicInfo};
 
 /// How everything in a store stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +22,10 @@ pub struct TopicFigures {
     pub groups: Vec<GroupInfo>,
 }
 
-/// Asks a store how everything stands: two questions for each topic, one after the other.
+/// Topics that are asked about at once: a store answers together what it is asked together.
+const TOPICS_AT_ONCE: usize = 64;
+
+/// Asks a store how everything stands.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -28,12 +33,14 @@ pub struct TopicFigures {
 /// # Cancel safety
 /// Cancel-safe.
 pub async fn figures(streams: &Streams) -> Result<StreamFigures, StoreError> {
-    let mut topics = Vec::new();
-    for name in streams.topics().await? {
-        let topic = streams.stored(name);
-        if let Some(info) = topic.info().await? {
-            topics.push(TopicFigures { info, groups: topic.groups().await? });
-        }
-    }
-    Ok(StreamFigures { topics, dead_letters: streams.dead_letter_count().await? })
+    let names = streams.topics().await?;
+    let asked = iter(names.into_iter().map(|name| of_topic(streams.stored(name))));
+    let topics: Vec<Option<TopicFigures>> = asked.buffered(TOPICS_AT_ONCE).try_collect().await?;
+    let dead_letters = streams.dead_letter_count().await?;
+    Ok(StreamFigures { topics: topics.into_iter().flatten().collect(), dead_letters })
+}
+
+async fn of_topic(topic: Stream) -> Result<Option<TopicFigures>, StoreError> {
+    let Some(info) = topic.info().await? else { return Ok(None) };
+    Ok(Some(TopicFigures { info, groups: topic.groups().await? }))
 }

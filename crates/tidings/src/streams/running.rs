@@ -127,10 +127,10 @@ impl Node {
     }
 
     /// Publishes to a topic, from now on, what users of this node change in a cache: an event for each change, with the
-    /// key as its key where it is one, and a document that says what has happened as its payload, the same as over HTTP.
-    /// Values are not in it, nor what other nodes change: each captures its own, so that a topic that nodes share has
-    /// every change once. It ends with the cache, or with the node, which publishes what there is before it closes the
-    /// store.
+    /// key as its key where it is one (of keys that are no text what encodes them, in hexadecimal digits), and a document
+    /// that says what has happened as its payload, the same as over HTTP. Values are not in it, nor what other nodes
+    /// change: each captures its own, so that a topic that nodes share has every change once. It ends with the cache, or
+    /// with the node, which publishes what there is before it closes the store.
     ///
     /// Writers are not slowed down, nor waited for. What the store cannot take at the moment waits in the cache's ring of
     /// events, whose size bounds it ([`tidings_cache::CacheBuilder::ring`]); what does not fit there any more is

@@ -311,11 +311,11 @@ async fn changes_that_the_store_cannot_follow_are_counted_and_said_in_their_plac
     let directory = tempfile::tempdir().unwrap();
     let node = started(directory.path()).await;
     let few = RingBounds { events: 64, ..RingBounds::default() };
-    let cache = node.cache::<u64, u64>("numbers").partitions(1).ring(few).open().unwrap();
+    let cache = node.cache::<String, u64>("numbers").partitions(1).ring(few).open().unwrap();
     node.capture("numbers", "changes").unwrap();
     // The runtime of this test has one thread: nothing is captured before this one waits for something.
     for n in 0..CHANGES {
-        cache.insert(n, n).unwrap();
+        cache.insert(n.to_string(), n).unwrap();
     }
     let seen = || node.captures()[0].clone();
     until("everything is captured or counted", || {
@@ -328,7 +328,7 @@ async fn changes_that_the_store_cannot_follow_are_counted_and_said_in_their_plac
     assert_eq!(documents[0]["missed"], seen().missed);
     assert_eq!(documents.last().unwrap()["target"]["key"], (CHANGES - 1).to_string());
 
-    cache.insert(CHANGES, 0).unwrap();
+    cache.insert(CHANGES.to_string(), 0).unwrap();
     until("it goes on", || seen().captured + seen().missed == CHANGES + 2).await;
     ended(node).await;
 }
