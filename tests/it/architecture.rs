@@ -14,7 +14,10 @@ const ALLOWED: [(&str, &[&str]); 12] = [
     ("tidings-transport", &["tidings-proto"]),
     ("tidings-cache", &["tidings-proto"]),
     ("tidings-streams", &["tidings-proto"]),
-    ("tidings", &["tidings-proto", "tidings-membership", "tidings-transport", "tidings-cache"]),
+    (
+        "tidings",
+        &["tidings-proto", "tidings-membership", "tidings-transport", "tidings-cache", "tidings-streams"],
+    ),
     ("tidings-http", &["tidings", "tidings-proto"]),
     // The identities of a cluster are made with the transport's own means.
     ("tidings-cli", &["tidings", "tidings-http", "tidings-proto", "tidings-transport"]),

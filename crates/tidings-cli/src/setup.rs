@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidings::streams::{OpenStreamsError, StreamsConfig, embedded};
 use tidings::{
     BeforeKnown, Domain, Invalidator, LogFileError, Node, NodeBuilder, OneLoader, StartError, WhenIsolated,
 };
@@ -9,7 +10,7 @@ use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
 use crate::api::resolve;
-use crate::config::{Cache as CacheConfig, Capacity, Config, Identity};
+use crate::config::{Cache as CacheConfig, Capacity, Config, Identity, Streams};
 use crate::exit::{Exit, Failure, chain};
 
 /// A grace that never ends: a century.
@@ -52,6 +53,13 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         });
     let builder = match &coherence.log_dir {
         Some(directory) => builder.log_dir(directory),
+        None => builder,
+    };
+    let builder = match &config.streams {
+        Some(Streams { path, durability, settings }) => {
+            let streams = StreamsConfig::embedded(path).durability(*durability);
+            builder.streams(streams.settings(settings.clone()))
+        }
         None => builder,
     };
     Ok(match &cluster.advertise {
@@ -107,8 +115,26 @@ pub(crate) fn settings(config: &CacheConfig) -> CacheSettings {
     }
 }
 
+/// Captures the changes of the caches for which the configuration asks for it.
+///
+/// # Errors
+/// There are no streams, or they do not take the topic: what checking the configuration would have found.
+pub(crate) fn capture(node: &Node, caches: &[CacheConfig]) -> Result<(), Failure> {
+    for cache in caches {
+        let Some(topic) = &cache.tee_to_stream else { continue };
+        node.capture(&cache.name, topic).map_err(|error| {
+            let message = format!("cache {:?}: tee_to_stream: {}", cache.name, chain(&error));
+            Failure::new(Exit::Configuration, message)
+        })?;
+    }
+    Ok(())
+}
+
 /// Why a node did not start, and what to do about it.
 pub(crate) fn cannot_start(error: &StartError) -> Failure {
+    if let StartError::Streams(error) = error {
+        return cannot_open(error);
+    }
     let failure = Failure::new(Exit::Failed, format!("cannot start the node: {}", chain(error)));
     match error {
         StartError::Bind(BindError::Socket { source, .. })
@@ -125,5 +151,17 @@ pub(crate) fn cannot_start(error: &StartError) -> Failure {
             failure.hint("cluster.advertise names the address")
         }
         _ => failure,
+    }
+}
+
+/// Why a store of streams cannot be opened, and what to do about it.
+pub(crate) fn cannot_open(error: &OpenStreamsError) -> Failure {
+    let message = format!("cannot open the store of streams: {}", chain(error));
+    match error {
+        OpenStreamsError::Store(embedded::OpenError::InUse(_)) => {
+            Failure::new(Exit::Conflict, message).hint("stop the process that has it, or set streams.path")
+        }
+        OpenStreamsError::Settings(_) => Failure::new(Exit::Configuration, message),
+        _ => Failure::new(Exit::Failed, message).hint("streams.path names the directory"),
     }
 }

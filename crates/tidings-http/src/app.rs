@@ -9,7 +9,7 @@ use tidings::{AnyCache, Cache, Node};
 use tokio_util::sync::CancellationToken;
 
 use crate::guard::Hosts;
-use crate::metrics;
+use crate::metrics::{self, StreamsSeen};
 use crate::options::Options;
 use crate::problem::Problem;
 use crate::readiness::Readiness;
@@ -25,6 +25,7 @@ struct Shared {
     options: Options,
     hosts: Hosts,
     metrics: Registry,
+    streams_seen: Arc<StreamsSeen>,
     room: Arc<Room>,
     closing: CancellationToken,
     readiness: Arc<Readiness>,
@@ -37,9 +38,11 @@ impl App {
     pub(crate) fn new(node: Node, options: Options) -> Self {
         let readiness = Arc::new(Readiness::new(node.clone(), options.unready_when_isolated));
         let room = Arc::new(Room::default());
+        let streams_seen = Arc::<StreamsSeen>::default();
         Self(Arc::new(Shared {
             hosts: Hosts::new(options.listen.ip(), &options.allowed_hosts),
-            metrics: metrics::registry(node.clone(), readiness.clone(), room.clone()),
+            metrics: metrics::registry(node.clone(), readiness.clone(), room.clone(), streams_seen.clone()),
+            streams_seen,
             room,
             closing: CancellationToken::new(),
             readiness,
@@ -63,6 +66,11 @@ impl App {
 
     pub(crate) fn metrics(&self) -> &Registry {
         &self.0.metrics
+    }
+
+    /// How streams stood at the last scrape.
+    pub(crate) fn streams_seen(&self) -> &StreamsSeen {
+        &self.0.streams_seen
     }
 
     /// Places for what waits.

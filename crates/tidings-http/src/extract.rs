@@ -23,18 +23,41 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid_path", "names in paths are percent-encoded UTF-8")
-        })?;
-        let param = |name: &str| {
-            params
-                .iter()
-                .find(|(named, _)| *named == name)
-                .map(|(_, text)| text.to_owned())
-                .unwrap_or_default()
-        };
-        Ok(Self { cache: param("cache"), key: param("key") })
+        let [cache, key] = in_path(["cache", "key"], parts, state).await?;
+        Ok(Self { cache, key })
     }
+}
+
+/// The topic, and where the path has them the group and the id, that a request names.
+#[derive(Debug)]
+pub(crate) struct InTopic {
+    pub(crate) topic: String,
+    pub(crate) group: String,
+    pub(crate) id: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for InTopic {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let [topic, group, id] = in_path(["topic", "group", "id"], parts, state).await?;
+        Ok(Self { topic, group, id })
+    }
+}
+
+/// Parameters of a path, empty where it has none of the name.
+async fn in_path<S: Send + Sync, const N: usize>(
+    names: [&str; N],
+    parts: &mut Parts,
+    state: &S,
+) -> Result<[String; N], Problem> {
+    let params = RawPathParams::from_request_parts(parts, state).await.map_err(|_| {
+        Problem::new(StatusCode::BAD_REQUEST, "invalid_path", "names in paths are percent-encoded UTF-8")
+    })?;
+    Ok(names.map(|name| {
+        let found = params.iter().find(|(named, _)| *named == name);
+        found.map(|(_, text)| text.to_owned()).unwrap_or_default()
+    }))
 }
 
 /// The query, of which every parameter must be known.
@@ -84,7 +107,16 @@ pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> R
 
 /// Reads a JSON document; an empty body counts as `{}`.
 pub(crate) async fn document<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
-    let bytes = read(headers, body, DOCUMENT_BYTES_MAX).await?;
+    document_within(headers, body, DOCUMENT_BYTES_MAX).await
+}
+
+/// The same, of at most `bytes_max`.
+pub(crate) async fn document_within<T: DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+    bytes_max: usize,
+) -> Result<T, Problem> {
+    let bytes = read(headers, body, bytes_max).await?;
     let bytes = if bytes.is_empty() { Bytes::from_static(b"{}") } else { bytes };
     serde_json::from_slice(&bytes).map_err(|error| {
         let (status, code) = if error.is_data() {

@@ -1,5 +1,5 @@
-//! The HTTP API of a node: health, metrics, the cluster, caches and their entries, change events, and a plain status
-//! page.
+//! The HTTP API of a node: health, metrics, the cluster, caches and their entries, change events, durable streams, and a
+//! plain status page.
 //!
 //! It serves one [`tidings::Node`] on a loopback address and keeps no state of its own but what is open: connections
 //! and subscriptions, both bounded. The node is the caller's: the server neither starts nor stops it.

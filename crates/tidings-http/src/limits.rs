@@ -15,6 +15,40 @@ pub const WAITING_READS_MAX: usize = 64;
 /// Questions at once where a key is held: each asks every member. More are answered 429.
 pub const LOOKS_MAX: usize = 8;
 
+/// Requests at once that wait for events of a stream: they leave three quarters of all connections for everything else.
+/// More are answered 429.
+pub const RECEIVES_MAX: usize = 64;
+
+/// Requests at once that read pages of events, or all of them, or import some: each holds up to 8 MiB. More are answered
+/// 429.
+pub const STREAM_READS_MAX: usize = 16;
+
+/// Looks at everything in a store of streams at once: it reads as fast as the disk does. More are answered 429.
+pub const VERIFIES_MAX: usize = 1;
+
+/// Longest event to publish, as its document, in bytes: a payload of 1 MiB takes 1.4 in base64. Longer ones are answered
+/// 413.
+pub const EVENT_BYTES_MAX: usize = 2 << 20;
+
+/// Longest body of lines to import, in bytes: a few events of the largest size.
+pub const IMPORT_BYTES_MAX: usize = 4 << 20;
+
+/// Longest time that a request waits for events of a stream: beyond it clients ask again, so that nobody waits for one
+/// who has gone.
+pub const RECEIVE_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Events, or whatever else is listed, on a page, unless the client says.
+pub const PAGE_ITEMS: usize = 50;
+
+/// How long one request to retry or to purge dead letters goes on: the answer says where the next one begins.
+pub const DEAD_LETTERS_TIME: Duration = Duration::from_secs(10);
+
+/// Dead letters that are retried in a second, unless the client says.
+pub const RETRIES_PER_SECOND: u32 = 1_000;
+
+/// How long the store of streams is waited for by a scrape: without its answer there are no gauges of it.
+pub const FIGURES_TIME: Duration = Duration::from_secs(2);
+
 /// Longest value, in bytes. Longer ones are answered 413.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 

@@ -7,6 +7,7 @@ mod caches;
 mod coherence;
 mod leases;
 mod relays;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,6 +21,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tidings::{BroadcastError, Following, MemberInfo, MissingReason, Node, NodeId, RefusedReason, State};
 use tidings_proto::histogram::Snapshot;
 
+pub(crate) use self::streams::StreamsSeen;
 use crate::readiness::Readiness;
 use crate::room::Room;
 
@@ -36,14 +38,19 @@ const BUCKETS_COARSER: u32 = 1;
 type Labels = Vec<(&'static str, String)>;
 
 /// A registry with everything that one node counts.
-pub(crate) fn registry(node: Node, readiness: Arc<Readiness>, room: Arc<Room>) -> Registry {
+pub(crate) fn registry(
+    node: Node,
+    readiness: Arc<Readiness>,
+    room: Arc<Room>,
+    streams: Arc<StreamsSeen>,
+) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(NodeMetrics(node, readiness, room)));
+    registry.register_collector(Box::new(NodeMetrics(node, readiness, room, streams)));
     registry
 }
 
 #[derive(Debug)]
-struct NodeMetrics(Node, Arc<Readiness>, Arc<Room>);
+struct NodeMetrics(Node, Arc<Readiness>, Arc<Room>, Arc<StreamsSeen>);
 
 impl Collector for NodeMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -57,6 +64,7 @@ impl Collector for NodeMetrics {
         coherence::encode(&self.0, &mut out)?;
         audit::encode(&self.0, &mut out)?;
         caches::encode(&self.0, &mut out)?;
+        streams::encode(&self.0, &self.3, &mut out)?;
         self.refused(&mut out)?;
         self.transport(&mut out)
     }

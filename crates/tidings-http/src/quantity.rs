@@ -47,9 +47,17 @@ pub fn show_duration(duration: Duration) -> String {
 
 /// Milliseconds since 1970 as RFC 3339 in UTC. A peer's clock may say anything: what is beyond the year 9999, which
 /// this form cannot say, is shown as its end.
-pub(crate) fn show_time(wall_ms: u64) -> String {
+#[must_use]
+pub fn show_time(wall_ms: u64) -> String {
     let time = UNIX_EPOCH + Duration::from_millis(wall_ms.min(TIME_MAX_MS));
     humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// Reads a moment of RFC 3339 in UTC, such as `2026-01-31T12:00:00Z`, as milliseconds since 1970.
+#[must_use]
+pub fn time(text: &str) -> Option<u64> {
+    let time = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(time.as_millis()).ok()
 }
 
 /// Milliseconds with three decimals.
@@ -91,5 +99,9 @@ mod tests {
         assert_eq!(show_time(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
         assert_eq!(show_time(TIME_MAX_MS), "9999-12-31T23:59:59.999Z");
         assert_eq!(show_time(u64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(time("2023-11-14T22:13:20.123Z"), Some(1_700_000_000_123));
+        for text in ["", "2023-11-14", "1700000000123", "1969-12-31T23:59:59Z", "2023-11-14T22:13:20+01:00"] {
+            assert_eq!(time(text), None, "{text}");
+        }
     }
 }

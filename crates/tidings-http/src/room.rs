@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::limits::{CONNECTIONS_MAX, LOOKS_MAX, SUBSCRIPTIONS_MAX, WAITING_READS_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, LOOKS_MAX, RECEIVES_MAX, STREAM_READS_MAX, SUBSCRIPTIONS_MAX, VERIFIES_MAX,
+    WAITING_READS_MAX,
+};
 use crate::problem::Problem;
 
 /// Places for one kind of work.
@@ -46,6 +49,9 @@ pub(crate) struct Room {
     pub(crate) subscriptions: Places,
     pub(crate) waiting_reads: Places,
     pub(crate) looks: Places,
+    pub(crate) receives: Places,
+    pub(crate) stream_reads: Places,
+    pub(crate) verifies: Places,
 }
 
 impl Default for Room {
@@ -55,19 +61,25 @@ impl Default for Room {
             subscriptions: Places::new(SUBSCRIPTIONS_MAX),
             waiting_reads: Places::new(WAITING_READS_MAX),
             looks: Places::new(LOOKS_MAX),
+            receives: Places::new(RECEIVES_MAX),
+            stream_reads: Places::new(STREAM_READS_MAX),
+            verifies: Places::new(VERIFIES_MAX),
         }
     }
 }
 
 impl Room {
     /// How many were turned away, by what for.
-    pub(crate) fn refused(&self) -> [(&'static str, u64); 4] {
+    pub(crate) fn refused(&self) -> [(&'static str, u64); 7] {
         let refused = |places: &Places| places.refused.load(Ordering::Relaxed);
         [
             ("connections", refused(&self.connections)),
             ("subscriptions", refused(&self.subscriptions)),
             ("waiting_reads", refused(&self.waiting_reads)),
             ("looks", refused(&self.looks)),
+            ("receives", refused(&self.receives)),
+            ("stream_reads", refused(&self.stream_reads)),
+            ("verifies", refused(&self.verifies)),
         ]
     }
 }

@@ -14,8 +14,10 @@ mod health;
 mod holders;
 mod invalidate;
 mod page;
+mod streams;
 
 use axum::Router;
+use axum::extract::State;
 use axum::handler::Handler;
 use axum::http::{StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
@@ -26,9 +28,7 @@ use crate::guard::guard;
 use crate::problem::Problem;
 
 /// Beginnings of paths that belong to parts which this node does not have.
-const NOT_CONFIGURED: [&str; 11] = [
-    "/v1/streams",
-    "/v1/dead-letters",
+const NOT_CONFIGURED: [&str; 9] = [
     "/v1/audit",
     "/v1/debug",
     "/cluster",
@@ -102,6 +102,41 @@ fn table() -> Vec<Route> {
         Route::at("/v1/log-level").get(admin::log_level).put(admin::set_log_level),
         Route::at("/v1/configuration").get(admin::configuration),
     ]
+    .into_iter()
+    .chain(of_streams())
+    .collect()
+}
+
+fn of_streams() -> Vec<Route> {
+    use streams::{browse, dead_letters, deliveries, groups, transfer};
+    vec![
+        Route::at("/v1/streams").get(browse::list),
+        Route::at("/v1/streams/{topic}").get(browse::show),
+        Route::at("/v1/streams/{topic}/events").get(browse::events).post(browse::publish),
+        Route::at("/v1/streams/{topic}/events/{id}").get(browse::event),
+        Route::at("/v1/streams/{topic}/trim").post(browse::trim),
+        Route::at("/v1/streams/{topic}/export").get(transfer::export),
+        Route::at("/v1/streams/{topic}/import").post(transfer::import),
+        Route::at("/v1/streams/{topic}/groups").get(groups::list),
+        Route::at("/v1/streams/{topic}/groups/{group}")
+            .get(groups::show)
+            .put(groups::make)
+            .delete(groups::remove),
+        Route::at("/v1/streams/{topic}/groups/{group}/receive").post(deliveries::receive),
+        Route::at("/v1/streams/{topic}/groups/{group}/ack").post(deliveries::ack),
+        Route::at("/v1/streams/{topic}/groups/{group}/fail").post(deliveries::fail),
+        Route::at("/v1/streams/{topic}/groups/{group}/extend").post(deliveries::extend),
+        Route::at("/v1/streams/{topic}/groups/{group}/claim").post(deliveries::claim),
+        Route::at("/v1/streams/{topic}/groups/{group}/pending").get(groups::pending),
+        Route::at("/v1/streams/{topic}/groups/{group}/seek").post(groups::seek),
+        Route::at("/v1/streams/{topic}/groups/{group}/pause").post(groups::pause),
+        Route::at("/v1/streams/{topic}/groups/{group}/resume").post(groups::resume),
+        Route::at("/v1/dead-letters").get(dead_letters::list).delete(dead_letters::purge),
+        Route::at("/v1/dead-letters/retry").post(dead_letters::retry_many),
+        Route::at("/v1/dead-letters/{id}").get(dead_letters::show).delete(dead_letters::remove),
+        Route::at("/v1/dead-letters/{id}/retry").post(dead_letters::retry),
+        Route::at("/v1/stream-store/verify").post(transfer::verify),
+    ]
 }
 
 /// All routes, guarded.
@@ -116,12 +151,14 @@ pub(crate) fn router(app: App) -> Router {
         .with_state(app)
 }
 
-async fn missing(uri: Uri) -> Problem {
+async fn missing(State(app): State<App>, uri: Uri) -> Problem {
     let below = |part: &str| {
         uri.path().strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     // The dashboard's page of this name; the API's is below `/v1`.
-    if NOT_CONFIGURED.iter().any(|part| below(part)) || uri.path() == "/configuration" {
+    let of_streams = ["/v1/streams", "/v1/dead-letters", "/v1/stream-store"];
+    let without = app.node().streams().is_none() && of_streams.iter().any(|part| below(part));
+    if without || NOT_CONFIGURED.iter().any(|part| below(part)) || uri.path() == "/configuration" {
         return Problem::not_configured();
     }
     Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path")

@@ -64,8 +64,7 @@
 //!
 //! # What is not there
 //!
-//! - Drivers for Redis and NATS, an outbox, and capture of a cache's changes. Nothing of the façade, of HTTP or of the
-//!   program uses this crate yet, and it counts no metrics.
+//! - Drivers for Redis and NATS, and an outbox.
 //! - Where a sync fails the store takes nothing more. When it is opened again it builds on what the system reads back
 //!   and syncs that; a kernel that has dropped the failed pages and calls them clean is believed, and a loss of power then
 //!   may take what was never acknowledged, also where something that is stored later refers to it.

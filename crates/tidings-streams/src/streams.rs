@@ -165,15 +165,28 @@ impl Streams {
         self.0.driver.verify().await
     }
 
+    /// Has consumers take nothing more, and maintenance end. Waits for nobody.
+    pub fn stop(&self) {
+        self.0.stop.cancel();
+    }
+
+    /// Stops, and waits until consumers have finished what they have. The store stays open.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: what was not finished yet goes on.
+    pub async fn drain(&self) {
+        self.stop();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
     /// Ends in this order: consumers take nothing more and finish what they have, maintenance ends, the store writes
     /// what is left and closes. Whoever still calls is told that it is closed.
     ///
     /// # Errors
     /// [`StoreError`] of closing the store.
     pub async fn shutdown(&self) -> Result<(), StoreError> {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
+        self.drain().await;
         self.0.driver.close().await
     }
 

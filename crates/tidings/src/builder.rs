@@ -22,6 +22,8 @@ use crate::relays::RELAY_ABOVE;
 pub struct NodeBuilder {
     config: Config,
     advertise: Option<String>,
+    #[cfg(feature = "streams")]
+    streams: Option<crate::streams::StreamsConfig>,
 }
 
 impl std::fmt::Debug for NodeBuilder {
@@ -58,7 +60,12 @@ impl NodeBuilder {
             on_calling_runtime: false,
             simulated: None,
         };
-        Self { config, advertise: None }
+        Self {
+            config,
+            advertise: None,
+            #[cfg(feature = "streams")]
+            streams: None,
+        }
     }
 
     /// Its id: unique in the cluster, and that of its certificate. Default: random.
@@ -219,6 +226,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps durable streams ([`crate::streams`]): the store is opened when the node starts, and closed when it is shut
+    /// down. Default: none. What looks after the store, and consumers, run on the runtime that starts the node.
+    #[cfg(feature = "streams")]
+    pub fn streams(mut self, streams: crate::streams::StreamsConfig) -> Self {
+        self.streams = Some(streams);
+        self
+    }
+
     /// Runs the node on the runtime that starts it, which must outlive it, rather than on a thread of its own.
     ///
     /// A change then goes out from the thread that made it, as soon as the task that made it waits for something: no
@@ -249,6 +264,11 @@ impl NodeBuilder {
             });
             let address = first.map_err(|source| StartError::Advertise { name, source })?;
             self.config.advertise = Some(address);
+        }
+        #[cfg(feature = "streams")]
+        if let Some(streams) = self.streams {
+            let opened = streams.open().await?;
+            return Node::start_with_streams(self.config, opened).await;
         }
         Node::start(self.config).await
     }

@@ -27,6 +27,9 @@ mod node;
 mod observe;
 mod receipts;
 mod relays;
+mod streaming;
+#[cfg(feature = "streams")]
+pub mod streams;
 pub mod testing;
 
 pub use audit::{

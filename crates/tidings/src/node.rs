@@ -27,6 +27,7 @@ use crate::legacy::Legacy;
 use crate::log_files::{self, LogFileError, LogFileReport};
 use crate::observe::{Observer, Observers};
 use crate::receipts::ReceiptCounts;
+use crate::streaming::Streaming;
 
 /// A node could not be started. Nothing runs.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,10 @@ pub enum StartError {
     /// It should run on the calling runtime, and there is none.
     #[error("not called from within a Tokio runtime")]
     NoRuntime(#[source] tokio::runtime::TryCurrentError),
+    /// Its store of streams cannot be opened.
+    #[cfg(feature = "streams")]
+    #[error("streams")]
+    Streams(#[from] crate::streams::OpenStreamsError),
 }
 
 /// A node is not ready to serve.
@@ -82,14 +87,15 @@ pub enum NotReady {
 /// A running node. Clones are handles of the same one; dropping the last stops it without a goodbye.
 #[derive(Clone)]
 pub struct Node {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
+pub(crate) struct Inner {
     bus: Arc<Bus>,
     shutdown: mpsc::Sender<Shutdown>,
     runner: Mutex<Option<Runner>>,
     has_seeds: bool,
+    pub(crate) streaming: Streaming,
     _cancel: DropGuard,
 }
 
@@ -166,7 +172,8 @@ impl Node {
             Runner::Thread(spawn_bus(driver, orders, started)?)
         };
         let runner = Mutex::new(Some(runner));
-        let inner = Inner { bus, shutdown, runner, has_seeds, _cancel: cancel.drop_guard() };
+        let streaming = Streaming::default();
+        let inner = Inner { bus, shutdown, runner, has_seeds, streaming, _cancel: cancel.drop_guard() };
         let node = Self { inner: Arc::new(inner) };
         let ended = || StartError::Thread(std::io::Error::other("the bus ended at once"));
         match starting.await.unwrap_or_else(|_| Err(ended())) {
@@ -437,15 +444,17 @@ impl Node {
         self.inner.bus.conflict.borrow().clone()
     }
 
-    /// Shuts down: refuses new mutations, waits for open write-throughs, drains to every member's acknowledgement,
-    /// says goodbye, closes and joins. Returns whether that was done within the deadline; if not, no goodbye was
-    /// said, and peers doubt this node's last changes for a while.
+    /// Shuts down: gives consumers of streams half of the time to finish what they have, refuses new mutations, waits for
+    /// open write-throughs, drains to every member's acknowledgement, says goodbye, closes and joins, and closes the store
+    /// of streams. Returns whether that was done within the deadline; if not, no goodbye was said, and peers doubt this
+    /// node's last changes for a while.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
+        let deadline = self.inner.streaming.drain(deadline).await;
         let (done, finished) = oneshot::channel();
         let asked = self.inner.shutdown.send(Shutdown { deadline, done }).await;
         let clean = asked.is_ok() && finished.await.unwrap_or(false);
         self.joined().await;
-        clean
+        clean & self.inner.streaming.close().await
     }
 
     /// Waits until the bus has ended.

@@ -57,6 +57,14 @@ pub enum Observation {
         /// Who.
         node: NodeId,
     },
+    /// Something happened to a topic of the node's streams: one for each call that did something.
+    #[cfg(feature = "streams")]
+    Stream {
+        /// Which topic.
+        topic: crate::streams::Name,
+        /// What happened.
+        event: crate::streams::StreamEvent,
+    },
 }
 
 /// What an observer gets.
@@ -102,6 +110,12 @@ impl Observers {
             // Nobody watches: that is no error.
             let _ = sender.send(observation);
         }
+    }
+
+    /// Whether anybody watches: what happens often is told to nobody else.
+    #[cfg(feature = "streams")]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.0.read().as_ref().is_some_and(|sender| sender.receiver_count() > 0)
     }
 
     pub(crate) fn observe(&self) -> Observer {

@@ -167,7 +167,7 @@ pub(crate) enum Scope {
     Remote,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not NAME=VALUE"))?;
     if name.is_empty() {
         Err("the name is empty".to_owned())

@@ -2,6 +2,7 @@
 
 mod cache;
 mod load;
+mod streams;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,6 +15,10 @@ use tidings_transport::AUTHORITY_VALIDITY;
 
 pub(crate) use self::cache::{CacheVerb, InvalidateArgs, PutArgs, WatchArgs};
 pub(crate) use self::load::{DemoArgs, ReplayArgs, Speed};
+pub(crate) use self::streams::{
+    ConsumeArgs, DeadVerb, Filter, GroupArgs, GroupVerb, LettersArgs, NewestFirst, PublishArgs,
+    ReplayEventsArgs, StreamVerb, TrimArgs, ViewArgs,
+};
 use crate::units;
 
 /// Where a node's HTTP API is looked for unless told otherwise.
@@ -134,6 +139,18 @@ pub(crate) enum Verb {
     /// Follow the change events of a cache as they happen
     #[command(after_help = cache::WATCH_EXAMPLES)]
     Watch(WatchArgs),
+    /// Look into and change the node's durable streams
+    #[command(subcommand)]
+    Stream(StreamVerb),
+    /// Look into and change the groups of a topic
+    #[command(subcommand)]
+    Group(GroupVerb),
+    /// Look into dead letters, retry and remove them
+    #[command(subcommand)]
+    Dlq(DeadVerb),
+    /// Take the events of a topic for a group
+    #[command(after_help = streams::CONSUME_EXAMPLES)]
+    Consume(ConsumeArgs),
     /// Run a request trace through a cluster against a system of record, and count every stale read
     #[command(after_help = load::REPLAY_EXAMPLES)]
     Replay(Box<ReplayArgs>),

@@ -1,6 +1,7 @@
 //! A small client for the HTTP API of a node.
 
 mod address;
+mod call;
 mod problem;
 mod sse;
 
@@ -13,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 
 pub(crate) use self::address::Address;
+pub(crate) use self::call::Call;
 use self::problem::{Problem, failure_of, problem_of, unreachable};
 pub(crate) use self::sse::{Event, Events};
 use crate::exit::{Exit, Failure};

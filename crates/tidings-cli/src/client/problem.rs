@@ -59,6 +59,9 @@ pub(super) fn failure_of(problem: &Problem) -> Failure {
     let failure = Failure::new(exit, plain(&format!("{what} ({name})")));
     match (problem.code.as_str(), problem.status) {
         ("unknown_cache", _) => failure.hint("`tidings cache ls` lists the node's caches"),
+        ("unknown_topic", _) => failure.hint("`tidings stream ls` lists the node's topics"),
+        ("unknown_group", _) => failure.hint("`tidings group add` makes one"),
+        ("not_configured", _) => failure.hint("the node's configuration has no section for this"),
         (_, 401 | 403) => failure.hint("pass a token with --token-file"),
         (_, 421) => {
             failure.hint("use the address that the node listens on, or add the host to http.allowed_hosts")

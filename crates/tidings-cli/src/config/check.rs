@@ -12,6 +12,7 @@ use tidings_transport::{Identity, IdentityError};
 use super::finding::Finding;
 use super::settings::State;
 use super::source::{Origin, Values};
+use super::streams;
 use super::value::{Value, is_loopback, is_unspecified};
 use crate::exit::chain;
 use crate::{logging, setup};
@@ -29,6 +30,7 @@ pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Findin
     for index in 0..values.count("cache") {
         judge.cache(index);
     }
+    judge.streams();
     judge.log();
     judge.availability();
     judge.openings();
@@ -229,6 +231,16 @@ impl<'a> Judge<'a> {
         }
     }
 
+    fn streams(&mut self) {
+        for finding in streams::findings(self.values) {
+            // What could not be read has its finding already.
+            if !self.findings.iter().any(|other| other.key == finding.key) {
+                let line = self.values.line(&finding.key);
+                self.findings.push(finding.at(line));
+            }
+        }
+    }
+
     /// Opens every cache as a start does, apart from any node: what single values cannot show.
     fn openings(&mut self) {
         let domain = Domain::standalone();
@@ -243,15 +255,11 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Streams as a whole get one warning, everything else one for each setting that differs from its default.
+    /// A finding for each setting that differs from its default and that this release does not know to follow.
     fn availability(&mut self) {
-        if self.values.has_table("streams") {
-            let message = "durable streams are not available in this release: the section has no effect";
-            self.findings.push(Finding::warning("streams", message).at(self.values.line("streams")));
-        }
         for (path, entry) in &self.values.entries {
             let same = entry.setting.default.is_some_and(|default| default == entry.value.to_string());
-            if entry.origin == Origin::Default || path.starts_with("streams.") || same {
+            if entry.origin == Origin::Default || same {
                 continue;
             }
             let line = self.values.line(path);

@@ -5,6 +5,7 @@ mod finding;
 mod render;
 mod settings;
 mod source;
+mod streams;
 mod typed;
 mod value;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use self::finding::{Finding, Severity, any_error};
 pub(crate) use self::render::{default_file, document, effective, schema};
 pub(crate) use self::source::Values;
+pub(crate) use self::streams::Streams;
 pub(crate) use self::typed::{Cache, Capacity, Config, Identity};
 use crate::exit::{Exit, Failure};
 use crate::files;
@@ -158,11 +160,11 @@ mod tests {
     #[test]
     fn what_is_not_available_yet_is_a_warning() {
         let judged = judged(&format!(
-            "{SOUND}[streams]\ndriver = \"redis\"\n[telemetry]\notlp_endpoint = \"http://x:1\"\n"
+            "{SOUND}[http]\nlisten = \"127.0.0.1:0\"\npage_size = 7\n[telemetry]\notlp_endpoint = \"http://x:1\"\n"
         ));
         assert!(judged.config.is_some());
         let keys: Vec<&str> = judged.findings.iter().map(|finding| finding.key.as_str()).collect();
-        assert_eq!(keys, ["streams", "telemetry.otlp_endpoint"]);
+        assert_eq!(keys, ["http.page_size", "telemetry.otlp_endpoint"]);
         assert!(
             judged.findings.iter().all(|finding| finding.message.contains("not available in this release"))
         );

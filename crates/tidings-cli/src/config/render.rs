@@ -53,12 +53,14 @@ pub(crate) fn default_file() -> String {
     for (section, about) in SECTIONS {
         let settings: Vec<&Setting> =
             SETTINGS.iter().filter(|setting| section_of(setting) == section).collect();
-        let off = settings.iter().all(|setting| setting.state != State::Works);
+        let unavailable = settings.iter().all(|setting| setting.state != State::Works);
+        // A directory is made only by who asks for one.
+        let off = unavailable || section.starts_with("streams");
         let heading = match section.strip_suffix("[]") {
             Some(list) => format!("[[{list}]]"),
             None => format!("[{section}]"),
         };
-        let note = if off { " Not available in this release." } else { "" };
+        let note = if unavailable { " Not available in this release." } else { "" };
         let _ = write!(text, "\n# {about}{note}\n{}{heading}\n", if off { "# " } else { "" });
         for setting in settings {
             let key = setting.path.strip_prefix(section).unwrap_or_default().trim_start_matches('.');

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Text,
     /// A node id or the name of a cluster or cache.
     Name,
+    /// The name of a topic of streams.
+    Topic,
     /// `host:port`: an IP address or a name, and a port.
     Address,
     /// A list of [`Kind::Address`].
@@ -80,6 +82,7 @@ const fn refused(setting: Setting) -> Setting {
 
 const ANY: Kind = Kind::Count(0, u64::MAX);
 const SOME: Kind = Kind::Count(1, u64::MAX);
+const DELIVERIES: Kind = Kind::Count(1, u32::MAX as u64);
 const WHEN_ISOLATED: Kind = Kind::Choice(&["limit", "bypass", "serve", "flush"]);
 const ONE_LOADER: Kind = Kind::Choice(&["node", "cluster"]);
 const MODES: Kind = Kind::Choice(&["invalidate", "replicate", "local"]);
@@ -93,7 +96,7 @@ pub(crate) const SECTIONS: [(&str, &str); 9] = [
     ("http", "HTTP API; without this section there is none."),
     ("coherence", "What a hit may be, and what happens in doubt."),
     ("cache[]", "A cache; one section for each."),
-    ("streams", "Durable streams."),
+    ("streams", "Durable streams; without this section there are none."),
     ("streams.defaults", "What topics do unless they say otherwise."),
     ("streams.topic[]", "A topic; one section for each."),
     ("telemetry", "Logs, metrics and traces."),
@@ -353,90 +356,60 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "\"10s\"",
         "Remember so long that a value does not exist. Only in a service that embeds a node.",
     ),
-    later(unset(
-        "cache[].tee_to_stream",
-        Kind::Text,
-        "\"users_changes\"",
-        "Topic that gets the cache's changes.",
-    )),
-    later(works("streams.driver", DRIVERS, "\"embedded\"", "embedded | redis | nats.")),
-    later(works("streams.path", Kind::Path, "\"data\"", "Directory of the embedded store.")),
+    unset("cache[].tee_to_stream", Kind::Topic, "\"users_changes\"", "Topic that gets the cache's changes."),
+    works(
+        "streams.driver",
+        DRIVERS,
+        "\"embedded\"",
+        "embedded; redis and nats are not available in this release.",
+    ),
+    works("streams.path", Kind::Path, "\"data\"", "Directory of the embedded store."),
     later(unset(
         "streams.url",
         Kind::Text,
         "\"redis://127.0.0.1:6379\"",
         "Address of the redis or nats server.",
     )),
-    later(works("streams.strict", Kind::Flag, "true", "Only topics named here.")),
-    later(works(
+    works("streams.strict", Kind::Flag, "true", "Only topics named here."),
+    works(
         "streams.durability",
         Kind::Choice(&["sync", "relaxed"]),
         "\"sync\"",
-        "Of the embedded store.",
-    )),
-    later(works("streams.defaults.max_deliveries", SOME, "3", "Attempts until an event is dead.")),
-    later(works("streams.defaults.dead_letter", Kind::Name, "\"dead_letter\"", "Topic for dead events.")),
-    later(works("streams.defaults.retention.max_events", SOME, "1000", "Events kept.")),
-    later(works("streams.defaults.retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept.")),
-    later(works("streams.defaults.retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept.")),
-    later(works(
+        "What is acknowledged outlives: sync (a loss of power) | relaxed (the process).",
+    ),
+    works("streams.defaults.max_deliveries", DELIVERIES, "3", "Attempts until an event is dead."),
+    works("streams.defaults.dead_letter", Kind::Topic, "\"dead_letter\"", "Topic for dead events."),
+    works("streams.defaults.retention.max_events", SOME, "1000", "Events kept."),
+    works("streams.defaults.retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept."),
+    works("streams.defaults.retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept."),
+    works(
         "streams.defaults.min_idle_time",
         Kind::Duration,
         "\"30s\"",
         "Pause until an unsettled event is given again.",
-    )),
-    later(works(
-        "streams.defaults.ordered",
-        Kind::Flag,
-        "false",
-        "Park a key until its failed event is settled.",
-    )),
-    later(works(
-        "streams.defaults.backoff.initial",
-        Kind::Duration,
-        "\"500ms\"",
-        "First pause after a failure.",
-    )),
-    later(works("streams.defaults.backoff.max", Kind::Duration, "\"1m\"", "Longest pause.")),
-    later(works("streams.defaults.backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn.")),
-    later(works(
+    ),
+    works("streams.defaults.ordered", Kind::Flag, "false", "Park a key until its failed event is settled."),
+    works("streams.defaults.backoff.initial", Kind::Duration, "\"500ms\"", "First pause after a failure."),
+    works("streams.defaults.backoff.max", Kind::Duration, "\"1m\"", "Longest pause."),
+    works("streams.defaults.backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn."),
+    works(
         "streams.defaults.idempotency_window",
         Kind::Duration,
         "\"2m\"",
         "How long idempotency keys count.",
-    )),
-    later(unset("streams.topic[].name", Kind::Name, "\"orders\"", "Its name.")),
-    later(unset("streams.topic[].max_deliveries", SOME, "5", "Attempts until an event is dead.")),
-    later(unset("streams.topic[].dead_letter", Kind::Name, "\"orders_dlq\"", "Topic for dead events.")),
-    later(unset("streams.topic[].retention.max_events", SOME, "5000", "Events kept.")),
-    later(unset("streams.topic[].retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept.")),
-    later(unset("streams.topic[].retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept.")),
-    later(unset(
-        "streams.topic[].min_idle_time",
-        Kind::Duration,
-        "\"30s\"",
-        "Pause until an event is given again.",
-    )),
-    later(unset(
-        "streams.topic[].ordered",
-        Kind::Flag,
-        "true",
-        "Park a key until its failed event is settled.",
-    )),
-    later(unset(
-        "streams.topic[].backoff.initial",
-        Kind::Duration,
-        "\"500ms\"",
-        "First pause after a failure.",
-    )),
-    later(unset("streams.topic[].backoff.max", Kind::Duration, "\"1m\"", "Longest pause.")),
-    later(unset("streams.topic[].backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn.")),
-    later(unset(
-        "streams.topic[].idempotency_window",
-        Kind::Duration,
-        "\"2m\"",
-        "How long idempotency keys count.",
-    )),
+    ),
+    unset("streams.topic[].name", Kind::Topic, "\"orders\"", "Its name."),
+    unset("streams.topic[].max_deliveries", DELIVERIES, "5", "Attempts until an event is dead."),
+    unset("streams.topic[].dead_letter", Kind::Topic, "\"orders_dlq\"", "Topic for dead events."),
+    unset("streams.topic[].retention.max_events", SOME, "5000", "Events kept."),
+    unset("streams.topic[].retention.max_age", Kind::Duration, "\"7d\"", "How long events are kept."),
+    unset("streams.topic[].retention.max_bytes", Kind::Bytes, "\"1GiB\"", "Bytes kept."),
+    unset("streams.topic[].min_idle_time", Kind::Duration, "\"30s\"", "Pause until an event is given again."),
+    unset("streams.topic[].ordered", Kind::Flag, "true", "Park a key until its failed event is settled."),
+    unset("streams.topic[].backoff.initial", Kind::Duration, "\"500ms\"", "First pause after a failure."),
+    unset("streams.topic[].backoff.max", Kind::Duration, "\"1m\"", "Longest pause."),
+    unset("streams.topic[].backoff.jitter", Kind::Share, "0.2", "Share of a pause that is drawn."),
+    unset("streams.topic[].idempotency_window", Kind::Duration, "\"2m\"", "How long idempotency keys count."),
     later(unset(
         "telemetry.otlp_endpoint",
         Kind::Text,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidings_proto::id::{Lanes, NodeId};
 
 use super::source::Values;
+use super::streams::{self, Streams};
 use super::value::Value;
 
 /// A configuration that can be used.
@@ -23,6 +24,8 @@ pub(crate) struct Config {
     pub(crate) coherence: Coherence,
     /// The caches, in the order of the file.
     pub(crate) caches: Vec<Cache>,
+    /// Durable streams, if there are any.
+    pub(crate) streams: Option<Streams>,
     /// Log level or directives.
     pub(crate) log: String,
 }
@@ -105,6 +108,7 @@ pub(crate) struct Cache {
     pub(crate) lease_time: Duration,
     pub(crate) audit: bool,
     pub(crate) ttl_jitter: Option<f64>,
+    pub(crate) tee_to_stream: Option<String>,
 }
 
 /// How much a cache holds.
@@ -145,6 +149,10 @@ impl Config {
             http,
             coherence: coherence(&get, directory)?,
             caches: (0..values.count("cache")).map(|index| cache(values, index)).collect::<Option<_>>()?,
+            streams: match streams::is_wanted(values) {
+                true => Some(streams::of(values, directory)?),
+                false => None,
+            },
             log: get.text("telemetry.log")?,
         })
     }
@@ -195,38 +203,39 @@ pub(super) fn cache(values: &Values, index: usize) -> Option<Cache> {
         lease_time: get.duration(&at("lease_time"))?,
         audit: get.flag(&at("audit"))?,
         ttl_jitter: get.share(&at("ttl_jitter")),
+        tee_to_stream: get.text(&at("tee_to_stream")),
     })
 }
 
 /// Values by path and type.
-struct Getter<'a>(&'a Values);
+pub(super) struct Getter<'a>(pub(super) &'a Values);
 
 impl Getter<'_> {
-    fn text(&self, path: &str) -> Option<String> {
+    pub(super) fn text(&self, path: &str) -> Option<String> {
         if let Value::Text(text) = self.0.get(path)? { Some(text.clone()) } else { None }
     }
 
-    fn list(&self, path: &str) -> Option<Vec<String>> {
+    pub(super) fn list(&self, path: &str) -> Option<Vec<String>> {
         if let Value::List(items) = self.0.get(path)? { Some(items.clone()) } else { None }
     }
 
-    fn duration(&self, path: &str) -> Option<Duration> {
+    pub(super) fn duration(&self, path: &str) -> Option<Duration> {
         if let Value::Duration(duration) = self.0.get(path)? { Some(*duration) } else { None }
     }
 
-    fn count(&self, path: &str) -> Option<u64> {
+    pub(super) fn count(&self, path: &str) -> Option<u64> {
         if let Value::Count(count) = self.0.get(path)? { Some(*count) } else { None }
     }
 
-    fn share(&self, path: &str) -> Option<f64> {
+    pub(super) fn share(&self, path: &str) -> Option<f64> {
         if let Value::Share(share) = self.0.get(path)? { Some(*share) } else { None }
     }
 
-    fn bytes(&self, path: &str) -> Option<u64> {
+    pub(super) fn bytes(&self, path: &str) -> Option<u64> {
         if let Value::Bytes(bytes) = self.0.get(path)? { Some(*bytes) } else { None }
     }
 
-    fn flag(&self, path: &str) -> Option<bool> {
+    pub(super) fn flag(&self, path: &str) -> Option<bool> {
         if let Value::Flag(flag) = self.0.get(path)? { Some(*flag) } else { None }
     }
 }

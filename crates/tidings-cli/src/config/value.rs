@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tidings::streams::Name;
 use tidings_proto::id::check_name;
 use toml::de::{DeArray, DeValue};
 
@@ -65,6 +66,9 @@ impl Value {
             Kind::Name => {
                 check_name(text).map(|()| Self::Text(text.to_owned())).map_err(|error| error.to_string())
             }
+            Kind::Topic => {
+                Name::new(text).map(|_| Self::Text(text.to_owned())).map_err(|error| error.to_string())
+            }
             Kind::Address => address(text).map(|()| Self::Text(text.to_owned())),
             Kind::Addresses | Kind::Texts => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -124,6 +128,7 @@ impl Kind {
         match self {
             Self::Text => "text".to_owned(),
             Self::Name => "a name".to_owned(),
+            Self::Topic => "the name of a topic".to_owned(),
             Self::Address => "an address such as \"127.0.0.1:7401\"".to_owned(),
             Self::Addresses => "a list of addresses such as [\"127.0.0.1:7401\"]".to_owned(),
             Self::Texts => "a list of texts such as [\"n7\"]".to_owned(),

@@ -173,7 +173,7 @@ fn named(key: &str) -> &str {
 }
 
 /// Prints a document field by field, nested ones by their path.
-fn fields(path: &str, document: &Json, output: &Output) -> Result<(), Failure> {
+pub(super) fn fields(path: &str, document: &Json, output: &Output) -> Result<(), Failure> {
     match document {
         Json::Object(members) => members.iter().try_for_each(|(name, value)| {
             let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };

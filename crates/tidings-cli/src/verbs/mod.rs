@@ -7,10 +7,15 @@ pub(crate) mod check;
 pub(crate) mod cluster;
 pub(crate) mod completions;
 pub(crate) mod config;
+mod confirm;
+pub(crate) mod consume;
 pub(crate) mod demo;
+pub(crate) mod dlq;
+pub(crate) mod group;
 pub(crate) mod init;
 pub(crate) mod node;
 pub(crate) mod replay;
+pub(crate) mod stream;
 pub(crate) mod watch;
 
 use std::process::ExitCode;
@@ -40,6 +45,10 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Verb::Drain => cluster::drain(&client(global, output)?, output).await,
         Verb::Cache(verb) => cache::run(verb, &client(global, output)?, output).await,
         Verb::Watch(args) => watch::run(&args, &client(global, output)?, output).await,
+        Verb::Stream(verb) => stream::run(verb, global, output).await,
+        Verb::Group(verb) => group::run(verb, &client(global, output)?, output).await,
+        Verb::Dlq(verb) => dlq::run(verb, &client(global, output)?, output).await,
+        Verb::Consume(args) => consume::run(&args, &client(global, output)?, output).await,
         Verb::Replay(args) => replay::run(&args, global, output).await,
         Verb::Completions { shell } => completions::run(shell, output),
     };

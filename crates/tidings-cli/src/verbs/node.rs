@@ -63,7 +63,8 @@ async fn start(config: &Config) -> Result<Node, Failure> {
 }
 
 fn open_caches(node: &Node, config: &Config) -> Result<(), Failure> {
-    config.caches.iter().try_for_each(|cache| setup::open(node.domain(), cache))
+    config.caches.iter().try_for_each(|cache| setup::open(node.domain(), cache))?;
+    setup::capture(node, &config.caches)
 }
 
 async fn serve_http(

@@ -18,11 +18,11 @@ struct Cluster {
 }
 
 /// A running node. Dropped, it is killed.
-struct Node {
+pub(crate) struct Node {
     child: Child,
     stdout: BufReader<std::process::ChildStdout>,
     address: String,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Cluster {
@@ -51,7 +51,7 @@ impl Cluster {
 }
 
 impl Node {
-    fn start(file: &Path) -> Self {
+    pub(crate) fn start(file: &Path) -> Self {
         let mut command = tidings();
         command.args(["node", "--json", "--quiet", "--config"]).arg(file);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -67,7 +67,7 @@ impl Node {
         Self { child, stdout, address: text("address"), url: text("http") }
     }
 
-    fn ask(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Ran {
         run(&[arguments, &["--url", &self.url]].concat())
     }
 
@@ -78,7 +78,7 @@ impl Node {
         until(&what, DEADLINE, || Some(self.ask(arguments)).filter(|ran| ran.code == code))
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         signal_to(&self.child, signal);
     }
 
@@ -92,7 +92,7 @@ impl Node {
         }
     }
 
-    fn ends(mut self) -> (i32, String) {
+    pub(crate) fn ends(mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap_or(-1);
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();

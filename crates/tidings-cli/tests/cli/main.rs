@@ -9,4 +9,5 @@ mod configuration;
 mod general;
 mod http;
 mod replay;
+mod streams;
 mod support;

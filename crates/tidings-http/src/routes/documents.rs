@@ -19,6 +19,7 @@ pub(crate) async fn openapi() -> Answer {
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): State<App>) -> Answer {
+    app.streams_seen().look(app.node()).await;
     let mut text = String::new();
     encode(&mut text, app.metrics()).map_err(|_| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the metrics could not be written")

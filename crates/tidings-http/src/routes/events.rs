@@ -7,17 +7,16 @@ use axum::extract::State;
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
-use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tidings::{AnyCache, EventKind, Item, RawEvent, RawSubscribe, RawTarget, Scope};
+use serde_json::json;
+use tidings::streams::change_document;
+use tidings::{AnyCache, EventKind, Item, RawEvent, RawSubscribe, Scope};
 
 use crate::app::App;
 use crate::extract::{Named, Params};
 use crate::limits::KEEP_ALIVE_TIME;
 use crate::problem::{Answer, Problem};
-use crate::quantity::show_time;
 
 /// Which events; an empty parameter counts as absent.
 #[derive(Debug, Deserialize)]
@@ -102,9 +101,10 @@ fn told(cache: &dyn AnyCache, item: &Item<Arc<RawEvent>>) -> Event {
         Item::Fenced { slots } => {
             Event::default().event("fenced").data(json!({ "slots": slots.iter().count() }).to_string())
         }
-        Item::Event(event) => {
-            Event::default().event(event.kind.name()).id(id(event)).data(document(cache, event).to_string())
-        }
+        Item::Event(event) => Event::default()
+            .event(event.kind.name())
+            .id(id(event))
+            .data(change_document(cache, event).to_string()),
     }
 }
 
@@ -115,30 +115,4 @@ fn id(event: &RawEvent) -> String {
         Some((lane, sequence)) => format!("{}/{}/{sequence}/{kind}", event.origin, lane.number()),
         None => format!("{}/{}/{kind}", event.origin, event.stamp.0),
     }
-}
-
-fn document(cache: &dyn AnyCache, event: &RawEvent) -> Value {
-    let text = |key: &Bytes| cache.key_text(key);
-    let target = match &event.target {
-        RawTarget::Key(key) => json!({ "key": text(key) }),
-        RawTarget::Keys(keys) => json!({ "keys": keys.iter().map(text).collect::<Vec<_>>() }),
-        RawTarget::Tag(tag) => json!({ "tag": &**tag }),
-        RawTarget::Prefix(prefix) => json!({ "prefix": &**prefix }),
-        RawTarget::All => "all".into(),
-    };
-    let metadata: Map<String, Value> =
-        event.metadata.iter().map(|(name, text)| (name.clone(), text.clone().into())).collect();
-    json!({
-        "kind": event.kind.name(),
-        "operation": event.operation.name(),
-        "cache": &*event.cache,
-        "target": target,
-        "origin": { "node": event.origin.node.as_str(), "incarnation": event.origin.incarnation.0 },
-        "sequence": event.position.map(|(_, sequence)| sequence),
-        "lane": event.position.map(|(lane, _)| lane.number()),
-        "partition": event.partition,
-        "local": event.local,
-        "time": show_time(event.stamp.wall_ms()),
-        "metadata": metadata,
-    })
 }

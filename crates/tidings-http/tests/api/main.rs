@@ -15,5 +15,6 @@ mod metrics;
 mod openapi;
 mod receipts;
 mod replicated;
+mod streams;
 mod support;
 mod versions;

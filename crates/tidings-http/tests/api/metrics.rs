@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::json;
+use tidings::NodeBuilder;
+use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::exposition;
 
 use crate::support::{Rig, answer, until};
@@ -101,13 +103,23 @@ fn families(text: &str) -> BTreeMap<String, Family> {
 
 #[tokio::test]
 async fn the_table_of_metrics_is_what_a_node_says() {
-    let rig = Rig::start(2).await;
+    let directory = tempfile::tempdir().unwrap();
+    let topic = Name::new("t").unwrap();
+    let build = |index, builder: NodeBuilder| match index {
+        0 => builder.streams(
+            StreamsConfig::embedded(directory.path()).topic(topic.clone(), TopicSettings::default()),
+        ),
+        _ => builder,
+    };
+    let rig = Rig::start_with(2, build, |options| options).await;
     let api = &rig.apis[0];
+    api.json(Method::PUT, "/v1/streams/t/groups/g", &json!({})).await.is(201);
     // The session says each when it comes to it.
     for name in ["tidings_peer_rtt_seconds", "tidings_invalidation_duration_seconds_count"] {
         until(name, async || api.metric(name).await.is_some()).await;
     }
     api.open("c", &json!({})).await;
+    rig.node(0).capture("c", "t").unwrap();
     let rows = families(&api.get("/metrics").await.text()).into_iter().map(|(name, family)| {
         let suffix = match &*family.kind {
             "counter" => "_total",

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 
+use crate::streams::Scene;
 use crate::support::{Api, Rig, answer, until};
 
 /// Compares answers with the schemas that the document has for them.
@@ -154,6 +155,84 @@ async fn what_routes_answer_is_what_the_document_says() {
     checker.response(("/v1/caches/{cache}/entries/{key}/where", "get", "207"), &partial);
     assert!(checker.wrong.is_empty(), "{:#?}", checker.wrong);
     rig.end().await;
+}
+
+#[tokio::test]
+async fn what_routes_of_streams_answer_is_what_the_document_says() {
+    let scene = Scene::start().await;
+    let api = &scene.rig.apis[0];
+    let mut checker = Checker::load(api).await;
+    let topic = "/v1/streams/{topic}";
+    let group = |verb: &str| format!("{topic}/groups/{{group}}{verb}");
+    let put = async || api.json(Method::PUT, "/v1/streams/orders/groups/g", &json!({})).await;
+    checker.response((&group(""), "put", "201"), &put().await.is(201).document());
+    checker.response((&group(""), "put", "200"), &put().await.is(200).document());
+    let publish = async |payload: &str, key: &str| {
+        let request = api.request(Method::POST, "/v1/streams/orders/events").header("idempotency-key", key);
+        answer(request.body(json!({ "payload": payload, "headers": { "h": "v" } }).to_string())).await
+    };
+    let events = format!("{topic}/events");
+    checker.response((&events, "post", "201"), &publish("a", "1").await.is(201).document());
+    checker.response((&events, "post", "200"), &publish("a", "1").await.is(200).document());
+    publish("b", "2").await.is(201);
+    let post = async |verb: &str, what: serde_json::Value| {
+        api.json(Method::POST, &format!("/v1/streams/orders/groups/g/{verb}"), &what).await
+    };
+    let taken = post("receive", json!({ "max": 2 })).await.is(200).document();
+    checker.response((&group("/receive"), "post", "200"), &taken);
+    let (first, second) = (&taken["events"][0]["id"], &taken["events"][1]["id"]);
+    for (verb, what, status) in [
+        ("extend", json!({ "id": first, "by": "1m" }), 200),
+        ("ack", json!({ "ids": [first] }), 200),
+        ("ack", json!({ "ids": [first] }), 207),
+        ("fail", json!({ "id": second, "error": "no" }), 200),
+        ("claim", json!({ "consumer": "d", "min_idle": "0s" }), 200),
+        ("seek", json!({ "to": "earliest", "dry_run": true }), 200),
+        ("pause", json!({}), 200),
+        ("resume", json!({}), 200),
+    ] {
+        let answered = post(verb, what).await.is(status).document();
+        checker.response((&group(&format!("/{verb}")), "post", &status.to_string()), &answered);
+    }
+    checker.response(
+        (&group("/pending"), "get", "200"),
+        &api.get("/v1/streams/orders/groups/g/pending").await.document(),
+    );
+    // The last failure makes it a dead letter, of which a second is retried.
+    post("receive", json!({ "max": 2 })).await.is(200);
+    post("fail", json!({ "id": second, "error": "no" })).await.is(200);
+    let letters = api.get("/v1/dead-letters").await.is(200).document();
+    let letter = letters["events"][0]["id"].as_str().unwrap().to_owned();
+    checker.response(("/v1/dead-letters", "get", "200"), &letters);
+    let of_one = api.get(&format!("/v1/dead-letters/{letter}")).await.document();
+    checker.response(("/v1/dead-letters/{id}", "get", "200"), &of_one);
+    let retried =
+        api.send(Method::POST, &format!("/v1/dead-letters/{letter}/retry")).await.is(200).document();
+    checker.response(("/v1/dead-letters/{id}/retry", "post", "200"), &retried);
+    let all = json!({ "all": true });
+    let retried = api.json(Method::POST, "/v1/dead-letters/retry", &all).await.is(200).document();
+    checker.response(("/v1/dead-letters/retry", "post", "200"), &retried);
+    let purged = api.send(Method::DELETE, "/v1/dead-letters?all=true").await.is(200).document();
+    checker.response(("/v1/dead-letters", "delete", "200"), &purged);
+    for (path, asked) in [
+        ("/v1/streams", "/v1/streams"),
+        (topic, "/v1/streams/orders"),
+        (&events, "/v1/streams/orders/events"),
+        (&format!("{events}/{{id}}"), "/v1/streams/orders/events/1"),
+        (&format!("{topic}/groups"), "/v1/streams/orders/groups"),
+        (&group(""), "/v1/streams/orders/groups/g"),
+    ] {
+        checker.response((path, "get", "200"), &api.get(asked).await.is(200).document());
+    }
+    let trim = json!({ "max_events": 1 });
+    let trimmed = api.json(Method::POST, "/v1/streams/orders/trim", &trim).await.is(200).document();
+    checker.response((&format!("{topic}/trim"), "post", "200"), &trimmed);
+    let imported = answer(api.request(Method::POST, "/v1/streams/orders/import").body("{\"payload\":\"\"}"));
+    checker.response((&format!("{topic}/import"), "post", "200"), &imported.await.is(200).document());
+    let verified = api.send(Method::POST, "/v1/stream-store/verify").await.is(200).document();
+    checker.response(("/v1/stream-store/verify", "post", "200"), &verified);
+    assert!(checker.wrong.is_empty(), "{:#?}", checker.wrong);
+    scene.rig.end().await;
 }
 
 #[tokio::test]

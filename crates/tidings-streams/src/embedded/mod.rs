@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tidings_proto::histogram::Snapshot;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -137,6 +138,12 @@ impl Embedded {
         let durability = config.durability;
         let handle = Handle::open(path.as_ref().to_owned(), config, Arc::clone(&wakers)).await?;
         Ok(Self { handle, durability, wakers })
+    }
+
+    /// How long it took to write, and to sync, what was asked for meanwhile, each time that there was something.
+    #[must_use]
+    pub fn flush_times(&self) -> Snapshot {
+        self.handle.flush_times()
     }
 
     async fn receive_or_wait(

@@ -236,6 +236,11 @@ impl Store {
         is_new
     }
 
+    /// Whether there is anything to write.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty()
+    }
+
     /// Writes what was done since the last time. Until it is written nobody is told.
     ///
     /// Events and dead letters come first: what the journal says about them has to be there.
@@ -254,7 +259,7 @@ impl Store {
 
     fn flush_files(&mut self) -> Result<(), StoreError> {
         let sync = self.durability != Durability::Relaxed;
-        self.unsynced |= self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty();
+        self.unsynced |= self.is_dirty();
         for name in &self.touched {
             if let Some(topic) = self.topics.get_mut(name) {
                 topic.log.flush(sync)?;

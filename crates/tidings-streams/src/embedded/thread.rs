@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use tidings_proto::histogram::{Histogram, Snapshot};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::store::Store;
 use super::{Config, OpenError, Wakers};
@@ -36,6 +38,8 @@ enum Call {
 pub(super) struct Handle {
     calls: mpsc::Sender<Call>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// How long writing took, the syncs included, each time that there was something to write.
+    flushes: Arc<Histogram>,
 }
 
 impl fmt::Debug for Handle {
@@ -48,6 +52,8 @@ impl Handle {
     pub(super) async fn open(path: PathBuf, config: Config, wakers: Arc<Wakers>) -> Result<Self, OpenError> {
         let (calls, inbox) = mpsc::channel(CALLS_MAX);
         let (opened, open) = oneshot::channel();
+        let flushes = Arc::<Histogram>::default();
+        let times = Arc::clone(&flushes);
         let thread = std::thread::Builder::new().name("tidings-streams".to_owned()).spawn(move || {
             // Whoever waits is told when the thread is gone, whatever ended it: then it is refused.
             let _told = Told(Arc::clone(&wakers));
@@ -55,7 +61,7 @@ impl Handle {
                 // Nobody waits any more: the store closes as it is dropped.
                 Ok(store) => {
                     if opened.send(Ok(())).is_ok() {
-                        run(store, inbox, &wakers);
+                        run(store, inbox, &wakers, &times);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -63,7 +69,11 @@ impl Handle {
         })?;
         let ended = || std::io::Error::other("the store's thread ended");
         open.await.unwrap_or_else(|_| Err(ended().into()))?;
-        Ok(Self { calls, thread: Mutex::new(Some(thread)) })
+        Ok(Self { calls, thread: Mutex::new(Some(thread)), flushes })
+    }
+
+    pub(super) fn flush_times(&self) -> Snapshot {
+        self.flushes.snapshot()
     }
 
     /// Does something with the store, and answers once it is written.
@@ -138,7 +148,7 @@ impl Drop for Told {
     }
 }
 
-fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers) {
+fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers, times: &Histogram) {
     while let Some(first) = inbox.blocking_recv() {
         let mut replies = Vec::new();
         let mut closing = None;
@@ -158,7 +168,11 @@ fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers) {
                 call = inbox.try_recv().ok();
             }
         }
+        let began = store.is_dirty().then(Instant::now);
         let written = store.flush();
+        if let Some(began) = began {
+            times.record(began.elapsed());
+        }
         for reply in replies {
             reply(written.clone());
         }

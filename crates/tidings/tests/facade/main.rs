@@ -22,4 +22,5 @@ mod receipts;
 mod replaced;
 mod replicate;
 mod starting;
+mod streams;
 mod subscribers;
