@@ -46,7 +46,7 @@
 //!
 //! `embedded`, on by default, keeps events in a directory of one machine, which one process opens at a time. One thread
 //! has the files. It takes what is asked for as much of it as is there, writes once, syncs once, and then answers. Where
-//! it answers many at once it waits for as many again before the next sync, for a quarter of a sync at most.
+//! it answers many at once it waits for as many again before the next sync, as long as one takes, while they do come.
 //! [`Durability::Sync`] answers after that; [`Durability::Relaxed`] syncs about once a second, and a loss of power takes
 //! what came since.
 //!

@@ -22,7 +22,7 @@ pub(super) const HEADER_BYTES: usize = 20;
 pub(super) const BODY_BYTES_MAX: usize = (1 << 20) + (128 << 10);
 
 /// What is read of a file at once. Several events, and not more than a look at one of them should cost.
-const READ_BYTES: usize = 32 << 10;
+pub(super) const READ_BYTES: usize = 32 << 10;
 
 /// What makes the frames of a file differ from those of every other: where it belongs, and chance.
 pub(super) fn salt(directory: &str, first: u64, chance: u64) -> u64 {
@@ -97,6 +97,11 @@ impl Walker {
     /// Where the next frame begins, if there is no damage.
     pub(super) fn offset(&self) -> u64 {
         self.at
+    }
+
+    /// Where it ends.
+    pub(super) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Goes on from elsewhere.

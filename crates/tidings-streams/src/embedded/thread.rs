@@ -1,13 +1,13 @@
 //! The thread that has the store.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
@@ -29,15 +29,14 @@ const CALLS_PER_FLUSH: usize = 512;
 /// they bring is held until then.
 const BYTES_PER_FLUSH: usize = 16 << 20;
 
-/// For as many calls as the last flush stood for, what share of the time that it took is waited for. Who is answered by
-/// a flush most likely asks for more: a sync that stood for one of them would keep all others waiting.
-const GATHERED_SHARE: u32 = 4;
-
-/// Longest wait for more calls: of a disk that takes its time, what nobody notices beside it.
+/// Longest wait for more calls, if a flush takes longer: of a disk that takes its time, what nobody notices beside it.
 const GATHER_MAX: Duration = Duration::from_millis(2);
 
-/// Shortest wait for more calls that is worth being put to sleep for.
-const GATHER_MIN: Duration = Duration::from_micros(10);
+/// What a flush takes at least where it is worth to be put to sleep for more calls: one that syncs nothing takes less.
+const GATHERED_FLUSH_MIN: Duration = Duration::from_micros(30);
+
+/// Where waiting for more calls was in vain it is tried again after so many flushes: it costs each of them an eighth then.
+const FLUSHES_PER_TRIAL: u32 = 8;
 
 /// What a call leaves behind: told once everything before it is written.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -52,12 +51,65 @@ enum What {
 
 struct Call {
     what: What,
-    /// One of [`CALLS_MAX`]: free once the thread has taken the call.
+    /// One of [`CALLS_MAX`]: free once the thread has come to the call.
     place: OwnedSemaphorePermit,
 }
 
+/// Calls on their way to the thread. Whoever puts one there has a place, so there are no more than of those.
+#[derive(Default)]
+struct Inbox {
+    state: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    calls: VecDeque<Call>,
+    /// The thread sleeps until there are so many: it is not woken for each.
+    wanted: usize,
+    is_closed: bool,
+}
+
+impl Inbox {
+    fn put(&self, call: Call) -> Result<(), StoreError> {
+        let mut waiting = self.state.lock();
+        if waiting.is_closed {
+            return Err(StoreError::Closed);
+        }
+        waiting.calls.push_back(call);
+        if waiting.calls.len() >= waiting.wanted {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.state.lock().calls.len()
+    }
+
+    /// Lets nobody in any more.
+    fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// All calls, once there are as many as are worth waiting for or, after a while, any. None: it is closed.
+    fn take(&self, pace: &mut Pace) -> VecDeque<Call> {
+        let mut waiting = self.state.lock();
+        if !pace.patience.is_zero() {
+            waiting.wanted = pace.calls;
+            let too_few = |waiting: &mut Waiting| waiting.calls.len() < waiting.wanted && !waiting.is_closed;
+            self.arrived.wait_while_for(&mut waiting, too_few, pace.patience);
+        }
+        pace.came = waiting.calls.len() >= pace.calls;
+        waiting.wanted = 1;
+        self.arrived.wait_while(&mut waiting, |waiting| waiting.calls.is_empty() && !waiting.is_closed);
+        std::mem::take(&mut waiting.calls)
+    }
+}
+
 pub(super) struct Handle {
-    calls: SyncSender<Call>,
+    inbox: Arc<Inbox>,
     places: Arc<Semaphore>,
     /// In kibibytes.
     room: Arc<Semaphore>,
@@ -72,16 +124,17 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     pub(super) async fn open(path: PathBuf, config: Config, wakers: Arc<Wakers>) -> Result<Self, OpenError> {
-        let (calls, inbox) = sync_channel(CALLS_MAX);
+        let inbox = Arc::<Inbox>::default();
+        let calls = Arc::clone(&inbox);
         let (opened, open) = oneshot::channel();
         let thread = std::thread::Builder::new().name("tidings-streams".to_owned()).spawn(move || {
             // Whoever waits is told when the thread is gone, whatever ended it: then it is refused.
-            let _told = Told(Arc::clone(&wakers));
+            let _told = Told(Arc::clone(&calls), Arc::clone(&wakers));
             match Store::open(&path, &config) {
                 // Nobody waits any more: the store closes as it is dropped.
                 Ok(store) => {
                     if opened.send(Ok(())).is_ok() {
-                        run(store, &inbox, &wakers);
+                        run(store, &calls, &wakers);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -91,7 +144,7 @@ impl Handle {
         open.await.unwrap_or_else(|_| Err(ended().into()))?;
         let (places, room) = (Semaphore::new(CALLS_MAX), Semaphore::new(QUEUED_KIB_MAX as usize));
         let (places, room) = (Arc::new(places), Arc::new(room));
-        Ok(Self { calls, places, room, thread: Mutex::new(Some(thread)) })
+        Ok(Self { inbox, places, room, thread: Mutex::new(Some(thread)) })
     }
 
     /// Does something with the store, and answers once it is written.
@@ -144,8 +197,7 @@ impl Handle {
 
     async fn enter(&self, what: What) -> Result<(), StoreError> {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
-        // Whoever has a place finds room in the channel: it is never full, only closed.
-        self.calls.try_send(Call { what, place }).map_err(|_| StoreError::Closed)
+        self.inbox.put(Call { what, place })
     }
 
     /// Has the store closed, and waits for its thread. A second call finds it closed.
@@ -171,55 +223,65 @@ impl Handle {
 impl Drop for Handle {
     /// The thread ends by itself once nobody can call it, after it has written what it was asked to.
     fn drop(&mut self) {
-        let (closed, _) = sync_channel(1);
-        drop(std::mem::replace(&mut self.calls, closed));
+        self.inbox.close();
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join());
         }
     }
 }
 
-struct Told(Arc<Wakers>);
+struct Told(Arc<Inbox>, Arc<Wakers>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.wake_all();
+        self.0.close();
+        let left = std::mem::take(&mut self.0.state.lock().calls);
+        drop(left);
+        self.1.wake_all();
     }
 }
 
-/// How many calls a flush stands for, and how long it is worth to wait for as many again.
+/// How many calls are worth waiting for, and how long.
+///
+/// Whoever was answered by a flush most likely asks for more at once, and a sync that stood for the first of them would
+/// keep all others waiting. They are waited for as long as a flush takes, where that was not in vain the last time.
 #[derive(Debug, Default)]
 struct Pace {
     calls: usize,
     patience: Duration,
+    /// There were so many when they were taken.
+    came: bool,
+    /// Flushes since they were waited for.
+    flushes: u32,
 }
 
 impl Pace {
-    /// After a flush that stood for so many calls and took so long.
-    fn after(calls: usize, took: Duration) -> Self {
-        let patience = (took / GATHERED_SHARE).min(GATHER_MAX);
-        Self { calls, patience: if patience < GATHER_MIN { Duration::ZERO } else { patience } }
+    /// After a flush that took so long, and with so many callers: those that it answered, and those that have come
+    /// meanwhile.
+    fn after(&mut self, took: Duration, callers: usize) {
+        self.flushes += 1;
+        let is_worth = callers > 1 && took >= GATHERED_FLUSH_MIN;
+        let waits = is_worth && (self.came || self.flushes >= FLUSHES_PER_TRIAL);
+        self.calls = callers.min(CALLS_PER_FLUSH);
+        self.patience = if waits { took.min(GATHER_MAX) } else { Duration::ZERO };
+        if waits {
+            self.flushes = 0;
+        }
     }
 }
 
-/// The next call of a flush that stands for `taken` so far; nobody is waited for beyond the deadline.
-fn next(inbox: &Receiver<Call>, pace: &Pace, taken: usize, deadline: &mut Option<Instant>) -> Option<Call> {
-    if let Ok(call) = inbox.try_recv() {
-        return Some(call);
-    }
-    if taken >= pace.calls || pace.patience.is_zero() {
-        return None;
-    }
-    let deadline = deadline.get_or_insert_with(|| Instant::now() + pace.patience);
-    inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
-}
-
-fn run(mut store: Store, inbox: &Receiver<Call>, wakers: &Wakers) {
-    let mut pace = Pace::default();
-    while let Ok(first) = inbox.recv() {
-        let (mut replies, mut closing, mut deadline) = (Vec::new(), None, None);
-        let mut call = Some(first);
-        while let Some(Call { what, place }) = call.take() {
+fn run(mut store: Store, inbox: &Inbox, wakers: &Wakers) {
+    let (mut calls, mut pace) = (VecDeque::new(), Pace::default());
+    loop {
+        if calls.is_empty() {
+            calls = inbox.take(&mut pace);
+        }
+        if calls.is_empty() {
+            break;
+        }
+        let (mut replies, mut closing) = (Vec::new(), None);
+        while replies.len() < CALLS_PER_FLUSH && store.held() < BYTES_PER_FLUSH {
+            let Some(Call { what, place }) = calls.pop_front() else { break };
             drop(place);
             match what {
                 What::Do(what) => {
@@ -231,13 +293,10 @@ fn run(mut store: Store, inbox: &Receiver<Call>, wakers: &Wakers) {
                     break;
                 }
             }
-            if replies.len() < CALLS_PER_FLUSH && store.held() < BYTES_PER_FLUSH {
-                call = next(inbox, &pace, replies.len(), &mut deadline);
-            }
         }
         let begun = Instant::now();
         let written = store.flush();
-        pace = Pace::after(replies.len(), begun.elapsed());
+        pace.after(begun.elapsed(), replies.len() + inbox.len());
         for reply in replies {
             reply(written.clone());
         }
@@ -267,17 +326,64 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_calls_as_before_are_waited_for_and_no_longer_than_a_share_of_a_flush() {
-        assert_eq!(Pace::after(16, Duration::from_millis(2)).patience, Duration::from_micros(500));
-        assert_eq!(Pace::after(16, Duration::from_secs(1)).patience, GATHER_MAX);
-        assert_eq!(Pace::after(16, Duration::from_micros(5)).patience, Duration::ZERO);
-        let (calls, inbox) = sync_channel::<Call>(1);
-        let pace = Pace { calls: 2, patience: Duration::from_secs(3_600) };
-        assert!(next(&inbox, &pace, 2, &mut None).is_none(), "nobody is missing");
-        drop(calls);
-        assert!(next(&inbox, &pace, 1, &mut None).is_none(), "nobody can come any more");
-        let mut passed = Some(Instant::now());
-        let (_calls, inbox) = sync_channel::<Call>(1);
-        assert!(next(&inbox, &pace, 1, &mut passed).is_none(), "the time has passed");
+    fn callers_are_waited_for_while_they_come_and_else_now_and_then() {
+        const FLUSH: Duration = Duration::from_micros(200);
+        let mut pace = Pace { came: true, ..Pace::default() };
+        pace.after(FLUSH, 16);
+        assert_eq!((pace.calls, pace.patience), (16, FLUSH));
+        pace.after(Duration::from_secs(1), 2_000);
+        assert_eq!((pace.calls, pace.patience), (CALLS_PER_FLUSH, GATHER_MAX));
+        pace.after(FLUSH, 1);
+        assert_eq!(pace.patience, Duration::ZERO, "nobody else is there");
+        pace.after(Duration::from_micros(5), 16);
+        assert_eq!(pace.patience, Duration::ZERO, "nothing was synced");
+        let mut pace = Pace::default();
+        let waits = (0..80).filter(|_| {
+            pace.after(FLUSH, 16);
+            !pace.patience.is_zero()
+        });
+        assert_eq!(waits.count(), 10, "they never come");
+    }
+
+    #[test]
+    fn calls_are_taken_together_once_there_are_enough() {
+        let inbox = Inbox::default();
+        let places = Arc::new(Semaphore::new(2));
+        let call = || Call {
+            what: What::Do(Box::new(|_| Box::new(|_| ()))),
+            place: Arc::clone(&places).try_acquire_owned().unwrap(),
+        };
+        let pace = || Pace { calls: 2, patience: Duration::from_secs(3_600), ..Pace::default() };
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| inbox.take(&mut pace()).len());
+            inbox.put(call()).unwrap();
+            inbox.put(call()).unwrap();
+            assert_eq!(taken.join().unwrap(), 2);
+        });
+        inbox.close();
+        assert!(inbox.take(&mut pace()).is_empty(), "nobody can come any more");
+        assert!(matches!(inbox.put(call()), Err(StoreError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn calls_that_bring_more_than_there_is_room_for_wait_outside() {
+        let home = tempfile::tempdir().unwrap();
+        let handle = Handle::open(home.path().to_owned(), Config::default(), Arc::default()).await.unwrap();
+        let (go_on, waits) = std::sync::mpsc::sync_channel::<()>(0);
+        let first = handle.call_with(48 << 20, move |_| waits.recv());
+        let second = handle.call_with(32 << 20, |_| ());
+        let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("nothing lets it go on"),
+            _ = &mut second => panic!("there is no room for it"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(handle.places.available_permits() >= CALLS_MAX - 1, "the second is let in");
+        go_on.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        second.await.unwrap();
+        assert_eq!(handle.room.available_permits(), QUEUED_KIB_MAX as usize);
+        handle.close().await.unwrap();
     }
 }

@@ -1,13 +1,13 @@
 //! Reading a log: from a number, from a moment, and over what cannot be read.
 //!
-//! A record is found by bisecting its segment: any frame found on the way says its number. Whoever goes through a log in
-//! its order goes on where it was.
+//! A record is found by its number where it should lie if all were of one size, and by bisecting where they are not: any
+//! frame found on the way says its number. Whoever goes through a log in its order goes on where it was.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use super::frame::{Found, Walker};
+use super::frame::{Found, READ_BYTES, Walker};
 use super::log::{Item, Log, record};
 
 /// Bisecting a segment ends with so many bytes, which are read through.
@@ -54,8 +54,10 @@ impl Hints {
 impl Log {
     /// Goes through what can be read from a number on.
     pub(super) fn walk(&mut self, from: u64) -> io::Result<Walk<'_>> {
-        let Place { segment, offset } = self.place(from)?;
-        let walker = self.walker(segment, offset);
+        let (segment, walker) = match self.hints.places.get(&from) {
+            Some(Place { segment, offset }) => (*segment, self.walker(*segment, *offset)),
+            None => self.find(from)?,
+        };
         Ok(Walk { log: self, segment, walker, expected: from, gap_bytes: 0, held: None })
     }
 
@@ -83,15 +85,32 @@ impl Log {
         Ok(firsts.get(low + 1).copied().unwrap_or_else(|| self.last() + 1).max(floor))
     }
 
-    /// Where to begin to read so as not to miss a number.
-    fn place(&mut self, id: u64) -> io::Result<Place> {
-        if let Some(place) = self.hints.places.get(&id) {
-            return Ok(*place);
+    /// A segment, and a place in it to begin to read so as not to miss a number.
+    fn find(&self, id: u64) -> io::Result<(u64, Walker)> {
+        let first = self.segments.range(..=id).next_back().map_or_else(|| self.first(), |(first, _)| *first);
+        let mut walker = self.walker(first, 0);
+        let behind =
+            self.segments.range(first + 1..).next().map_or_else(|| self.written() + 1, |(next, _)| *next);
+        let (mut low, mut high) = ((first, 0), (behind, walker.end()));
+        let mut guesses = true;
+        while low.0 < id && low.1 < high.1 {
+            let away = distance(low, high, id);
+            if away <= READ_BYTES as u64 {
+                break;
+            }
+            // A guess that is wrong costs no more than one step of a bisection that would have been done without.
+            let probe =
+                if guesses { low.1 + away - READ_BYTES as u64 / 2 } else { u64::midpoint(low.1, high.1) };
+            guesses = !guesses;
+            walker.jump(probe.min(high.1));
+            match next_frame(&mut walker)? {
+                Some((offset, found, _)) if offset < high.1 && found <= id => low = (found, offset),
+                Some((offset, found, _)) if offset < high.1 => high = (found, probe.min(offset)),
+                _ => high.1 = probe.min(high.1 - 1),
+            }
         }
-        let segment =
-            self.segments.range(..=id).next_back().map_or_else(|| self.first(), |(first, _)| *first);
-        let offset = self.bisect(segment, |found, _| found <= id)?;
-        Ok(Place { segment, offset })
+        walker.jump(low.1);
+        Ok((first, walker))
     }
 
     /// The offset of a frame that is not beyond a place: `before` says of a record that it is not.
@@ -192,6 +211,13 @@ impl Walk<'_> {
         let first = std::mem::replace(&mut self.expected, last + 1);
         Item::Gap { first, last, bytes: std::mem::take(&mut self.gap_bytes) }
     }
+}
+
+/// How far a number lies behind the lower of two places, in bytes, if what lies between them is of one size.
+fn distance(low: (u64, u64), high: (u64, u64), id: u64) -> u64 {
+    let (numbers, bytes) = (high.0.saturating_sub(low.0).max(1), high.1 - low.1);
+    let share = u128::from(bytes) * u128::from(id - low.0) / u128::from(numbers);
+    u64::try_from(share).unwrap_or(u64::MAX).min(bytes)
 }
 
 fn next_frame(walker: &mut Walker) -> io::Result<Option<(u64, u64, u64)>> {
