@@ -69,6 +69,9 @@ struct Arguments {
     /// Bytes of a payload.
     #[arg(long, default_value_t = 100)]
     payload: usize,
+    /// Threads that publishers and consumers share.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
     /// Where the stores are made: it should be on a disk, not in memory.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     directory: PathBuf,
@@ -93,7 +96,8 @@ impl Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(arguments.threads).enable_all().build()?;
     if let Some(path) = &arguments.opened {
         println!("{}", runtime.block_on(memory_of(path))?);
         return Ok(ExitCode::SUCCESS);
@@ -184,7 +188,8 @@ async fn costs(store: &Arc<Embedded>, held: usize, payload: usize, round: usize)
     for number in 0..OPERATIONS {
         // Anywhere, and elsewhere in each round.
         let place = (number + round * OPERATIONS) * 7_919 % held;
-        store.event(&stored::topic(), EventId::new(place as u64 + 1)).await?;
+        let found = store.event(&stored::topic(), EventId::new(place as u64 + 1)).await?;
+        ensure!(found.is_some(), "event {place} is missing");
     }
     let looked = own_cpu_ns();
     Ok([published - begun, consumed - sought, looked - consumed].map(|cost| cost as f64 / 1e9))
@@ -195,6 +200,8 @@ async fn filled(home: &Path, events: usize, payload: usize) -> Result<(Arc<Embed
     let store = stored::open(home, Durability::Relaxed).await?;
     store.create_group(&stored::topic(), &stored::name("g"), Start::Earliest).await?;
     stored::fill(&store, events, payload).await?;
+    let held = store.topic(&stored::topic()).await?.map_or(0, |info| info.events);
+    ensure!(held == events as u64, "{held} events are held of {events}");
     store.close().await?;
     drop(store);
     let child = Command::new(std::env::current_exe()?).arg("--opened").arg(home).output()?;

@@ -61,9 +61,9 @@
 //! Where a sync fails the store takes nothing more until it is opened again. Then it writes once more what the disk need
 //! not have kept, also where the system takes that for clean, before it builds on it.
 //!
-//! A record says the version of its format. What proves itself and is of a later release is passed over by nobody: a group
+//! A record says the version of its format. What proves itself and is of a later release is passed over by no group: one
 //! that comes to such an event is told [`StoreError::Unsupported`], and a store whose newest records are such does not
-//! open.
+//! open. Pages leave it out, and [`Driver::verify`] names it.
 //!
 //! It is a log of our own, not an engine, for what has to happen when bytes go bad: every record that is sound is still
 //! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one flipped

@@ -18,7 +18,7 @@ use crate::name::Name;
 /// What everything begins with that is stored. Whoever changes what is encoded raises it, and still reads the others.
 const VERSION: u8 = 1;
 
-/// What proves itself and is not what this release writes: a later one did. Nobody may pass over it.
+/// What proves itself and is not what this release writes: a later one did. No group may pass over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unknown;
 
