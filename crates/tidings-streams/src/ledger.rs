@@ -395,7 +395,14 @@ impl Ledger {
         };
         unknown.for_each(|id| self.restore(id, waiting(None, Timestamp(0))));
         for (id, lane, due) in open {
-            self.restore(*id, waiting(*lane, *due));
+            match lane {
+                // It can be neither there already nor in anybody's way.
+                None if *id >= self.next => {
+                    self.open.insert(*id, waiting(None, *due));
+                    self.times.insert((*due, *id));
+                }
+                lane => self.restore(*id, waiting(*lane, *due)),
+            }
         }
         self.next = self.next.max(next);
     }

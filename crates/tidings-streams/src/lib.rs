@@ -45,15 +45,25 @@
 //! # The embedded store
 //!
 //! `embedded`, on by default, keeps events in a directory of one machine, which one process opens at a time. One thread
-//! has the files. It takes what is asked for as much of it as is there, writes once, syncs once, and then answers.
+//! has the files. It takes what is asked for as much of it as is there, writes once, syncs once, and then answers. Where
+//! it answers many at once it waits for as many again before the next sync, as long as one takes, while they do come.
 //! [`Durability::Sync`] answers after that; [`Durability::Relaxed`] syncs about once a second, and a loss of power takes
 //! what came since.
 //!
 //! Each topic is an append-only log of checksummed records in files of eight mebibytes; dead letters are one more such
-//! log. What groups have done is a journal, which begins anew with a snapshot when it has grown. Nothing of what is stored
-//! is held in memory but what groups have taken and not settled (at most [`ledger::OPEN_MAX`] events each, beyond which
+//! log. What groups have done is a journal, which begins anew with a snapshot when it has grown. A file's name holds chance
+//! that its checksums are made with: what somebody publishes is never mistaken for a record. Nothing of what is stored is
+//! held in memory but what groups have taken and not settled (at most [`ledger::OPEN_MAX`] events each, beyond which
 //! a group takes nothing new), idempotency keys of their window, ranges of removed dead letters, and the name of each
-//! file.
+//! file. What waits to be stored or answered is bounded in bytes: beyond 64 MiB callers wait. Whatever takes long, such as
+//! trimming, goes in steps that others come between, and no more than 256 files are open.
+//!
+//! Where a sync fails the store takes nothing more until it is opened again. Then it writes once more what the disk need
+//! not have kept, also where the system takes that for clean, before it builds on it.
+//!
+//! A record says the version of its format. What proves itself and is of a later release is passed over by no group: one
+//! that comes to such an event is told [`StoreError::Unsupported`], and a store whose newest records are such does not
+//! open. Pages leave it out, and [`Driver::verify`] names it.
 //!
 //! It is a log of our own, not an engine, for what has to happen when bytes go bad: every record that is sound is still
 //! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one flipped
@@ -65,9 +75,6 @@
 //! # What is not there
 //!
 //! - Drivers for Redis and NATS, and an outbox.
-//! - Where a sync fails the store takes nothing more. When it is opened again it builds on what the system reads back
-//!   and syncs that; a kernel that has dropped the failed pages and calls them clean is believed, and a loss of power then
-//!   may take what was never acknowledged, also where something that is stored later refers to it.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is

@@ -22,6 +22,12 @@ const PAGE_BYTES_MAX: usize = 8 << 20;
 
 impl Store {
     pub(super) fn dead_letters(&mut self, page: &DeadLetterPage) -> Result<DeadLetters, StoreError> {
+        let listed = self.list_dead(page)?;
+        self.waiting += listed.letters.iter().map(|letter| letter.event.payload.len()).sum::<usize>();
+        Ok(listed)
+    }
+
+    fn list_dead(&mut self, page: &DeadLetterPage) -> Result<DeadLetters, StoreError> {
         let limit = page.limit.min(PAGE_EVENTS_MAX);
         let mut end = page.after.map_or(u64::MAX, |after| after.0.major()).min(self.dead.written() + 1);
         let first = self.removed.first_missing(self.dead.first());
@@ -59,9 +65,8 @@ impl Store {
             match walk.next()? {
                 Some(Item::Record(found)) if found.id < end => {
                     bytes += found.size;
-                    let wanted = record::dead_header(&found).is_some_and(|header| {
-                        page.filter.takes(&header.stream, &header.topic, &header.group)
-                    });
+                    let wanted = record::dead_header(&found)
+                        .is_ok_and(|header| page.filter.takes(&header.stream, &header.topic, &header.group));
                     if wanted && !self.removed.contains(found.id) {
                         letters.extend(record::dead_letter(&found));
                     }
@@ -86,7 +91,7 @@ impl Store {
         }
         let mut walk = self.dead.walk(number)?;
         match walk.next()? {
-            Some(Item::Record(found)) => Ok(record::dead_letter(&found)),
+            Some(Item::Record(found)) => Ok(Some(record::dead_letter(&found)?)),
             _ => Ok(None),
         }
     }

@@ -1,8 +1,5 @@
 //! Names of topics as names of directories.
 
-use std::io;
-use std::path::Path;
-
 use crate::name::Name;
 
 /// Every byte but small letters, digits, `_`, `-` and inner dots as `%XX`: it is told apart also where file names do
@@ -36,12 +33,8 @@ fn decode(text: &str) -> Option<Name> {
 }
 
 /// The topics that have a directory there.
-pub(super) fn listed(directory: &Path) -> io::Result<Vec<Name>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        names.extend(entry?.file_name().to_str().and_then(decode));
-    }
-    Ok(names)
+pub(super) fn listed(names: &[(String, u64)]) -> Vec<Name> {
+    names.iter().filter_map(|(name, _)| decode(name)).collect()
 }
 
 #[cfg(test)]

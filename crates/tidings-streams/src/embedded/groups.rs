@@ -172,7 +172,7 @@ impl Store {
             return Ok((None, Vec::new(), false));
         }
         let (mut briefs, mut events, mut bytes, mut ready) = (Vec::new(), Vec::new(), 0, 0);
-        let mut lanes = BTreeSet::new();
+        let (mut lanes, mut unknown) = (BTreeSet::new(), None);
         let mut walk = stored.log.walk(from).map_err(StoreError::from)?;
         while briefs.len() < most && ready < max && bytes < RECEIVE_BYTES_MAX {
             let Some(item) = walk.next().map_err(StoreError::from)? else { break };
@@ -183,7 +183,15 @@ impl Store {
                     continue;
                 }
             };
-            let Some(event) = record::event(&found) else { continue };
+            let event = match record::event(&found) {
+                Ok(event) => event,
+                // What lies before it is delivered first.
+                Err(_) if found.id > from => {
+                    unknown = Some(found.id);
+                    break;
+                }
+                Err(unknown) => return Err(StoreError::from(unknown).into()),
+            };
             if event.retried.as_ref().is_some_and(|retried| retried.group != *name) {
                 continue;
             }
@@ -198,8 +206,10 @@ impl Store {
                 events.push(event);
             }
         }
-        let next = walk.expected();
-        walk.pause();
+        let next = unknown.unwrap_or_else(|| walk.expected());
+        if unknown.is_none() {
+            walk.pause();
+        }
         let (step, taken) = ledger.look(&briefs, next, now, max);
         events.retain(|event| taken.binary_search(&event.id.major()).is_ok());
         let stands = if let Step::Looked { next, .. } = &step { *next } else { next };
@@ -444,7 +454,7 @@ impl Stored {
         }
         let mut walk = self.log.walk(id)?;
         let event = match walk.next()? {
-            Some(Item::Record(found)) => record::event(&found),
+            Some(Item::Record(found)) => Some(record::event(&found)?),
             _ => None,
         };
         // Who takes one again most likely takes the next one too.
@@ -474,6 +484,7 @@ impl Stored {
     }
 }
 
-fn bytes_of(events: &[Event]) -> usize {
+/// Their payloads, in bytes.
+pub(super) fn bytes_of(events: &[Event]) -> usize {
     events.iter().map(|event| event.payload.len()).sum()
 }

@@ -4,15 +4,17 @@
 //! state, so one damaged byte in a snapshot loses nothing. What is damaged elsewhere is a change that is not known any
 //! more, and leaves events open that were settled: those are delivered again.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use tidings_proto::codec;
 
+use super::OpenError;
+use super::disk::{Data, Disk};
 use super::frame::{self, Found, Walker};
-use super::log::sync_directory;
+use super::record::{self, Unknown};
+use crate::error::StoreError;
 use crate::ledger::{Open, Step};
 use crate::name::Name;
 
@@ -20,6 +22,9 @@ use crate::name::Name;
 /// snapshot: writing snapshots stays a fifth of what is written at most.
 const GROWTH_BYTES_MIN: u64 = 4 << 20;
 const GROWTH_PER_SNAPSHOT: u64 = 4;
+
+/// What a journal is called until it holds all of its snapshot.
+const UNFINISHED: &str = "unfinished";
 
 /// Open events in one frame of a snapshot: a damaged one should lose few.
 pub(super) const OPEN_PER_FRAME: usize = 64;
@@ -67,9 +72,10 @@ impl Change {
 
 #[derive(Debug)]
 pub(super) struct Journal {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
-    generation: u64,
-    file: File,
+    generation: Generation,
+    file: Arc<dyn Data>,
     written: u64,
     snapshot: u64,
     buffer: Vec<u8>,
@@ -86,53 +92,73 @@ pub(super) struct Opened {
     pub(super) is_cut: bool,
 }
 
+/// A journal's number, and chance: the name of its file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Generation {
+    number: u64,
+    chance: u64,
+}
+
+impl Generation {
+    fn salt(self) -> u64 {
+        frame::salt("journal", self.number, self.chance)
+    }
+
+    fn path(self, directory: &Path) -> PathBuf {
+        directory.join(format!("{:020}-{:016x}.journal", self.number, self.chance))
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (number, chance) = name.strip_suffix(".journal")?.split_once('-')?;
+        Some(Self { number: number.parse().ok()?, chance: u64::from_str_radix(chance, 16).ok()? })
+    }
+}
+
 impl Journal {
     /// Opens the journal, or begins one, and shows all changes that make up the state, in their order.
-    pub(super) fn open(directory: &Path, mut show: impl FnMut(Change)) -> io::Result<(Self, Opened)> {
-        if !directory.exists() {
-            std::fs::create_dir(directory)?;
-        }
-        directory.parent().map_or(Ok(()), sync_directory)?;
-        let generations = generations(directory)?;
+    ///
+    /// What a process before this one wrote need not be what the disk keeps: nothing may be built on it before
+    /// [`Journal::renew`], unless [`Journal::is_fresh`].
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        mut show: impl FnMut(Change),
+    ) -> Result<(Self, Opened), OpenError> {
+        disk.make_directory(directory)?;
+        directory.parent().map_or(Ok(()), |parent| disk.sync_directory(parent))?;
+        disk.sync_directory(directory)?;
+        let generations = generations(&**disk, directory)?;
+        let mut journal = Self {
+            disk: Arc::clone(disk),
+            directory: directory.to_owned(),
+            generation: generations.last().copied().unwrap_or(Generation { number: 0, chance: 0 }),
+            file: disk.file(&directory.join(UNFINISHED)),
+            written: 0,
+            snapshot: 0,
+            buffer: Vec::new(),
+        };
         let Some(&newest) = generations.last() else {
-            let mut journal = Self {
-                directory: directory.to_owned(),
-                generation: 0,
-                file: File::open(directory)?,
-                written: 0,
-                snapshot: 0,
-                buffer: Vec::new(),
-            };
             journal.renew(std::iter::empty())?;
             return Ok((journal, Opened { damaged: 0, is_new: true, is_cut: false }));
         };
-        // What is found here is built upon. A process that was killed need not have had the disk keep it.
-        for generation in &generations {
-            File::open(file_of(directory, *generation))?.sync_data()?;
+        journal.file = disk.file(&newest.path(directory));
+        let whole = read(&journal.file, newest, |_| ())?;
+        if whole.is_unknown {
+            return Err(StoreError::from(Unknown).into());
         }
-        sync_directory(directory)?;
-        let whole = read(directory, newest, |_| ())?;
         let before = generations.iter().rev().nth(1);
         let mut damaged = whole.damaged;
         if let Some(&before) = before.filter(|_| !whole.snapshot_is_sound) {
-            damaged += read(directory, before, &mut show)?.damaged;
-            read(directory, newest, |change| {
+            damaged += read(&disk.file(&before.path(directory)), before, &mut show)?.damaged;
+            read(&journal.file, newest, |change| {
                 if !change.is_of_snapshot() {
                     show(change);
                 }
             })?;
         } else {
-            read(directory, newest, &mut show)?;
+            read(&journal.file, newest, &mut show)?;
         }
-        let file = OpenOptions::new().append(true).open(file_of(directory, newest))?;
-        let journal = Self {
-            directory: directory.to_owned(),
-            generation: newest,
-            file,
-            written: whole.bytes,
-            snapshot: whole.snapshot,
-            buffer: Vec::new(),
-        };
+        (journal.written, journal.snapshot) = (whole.bytes, whole.snapshot);
         Ok((journal, Opened { damaged, is_new: false, is_cut: !whole.snapshot_is_sound }))
     }
 
@@ -140,26 +166,45 @@ impl Journal {
         !self.buffer.is_empty()
     }
 
+    /// Whether it holds nothing but a snapshot, which the disk was made to keep before it was put in its place.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.written == self.snapshot && self.buffer.is_empty()
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.buffer.len()
+    }
+
     pub(super) fn append(&mut self, change: &Change) {
         let offset = self.written + self.buffer.len() as u64;
         append(&mut self.buffer, self.generation, offset, change);
+    }
+
+    /// Adds what is no change that is known.
+    #[cfg(test)]
+    pub(super) fn append_raw(&mut self, body: &[u8]) {
+        let offset = self.written + self.buffer.len() as u64;
+        frame::append(&mut self.buffer, self.generation.salt(), offset, |out| out.extend_from_slice(body));
     }
 
     pub(super) fn flush(&mut self, sync: bool) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        self.file.write_all(&self.buffer)?;
+        self.file.write_all_at(&self.buffer, self.written)?;
         if sync {
-            self.file.sync_data()?;
+            self.file.sync()?;
         }
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        // One large step should not be held for ever.
+        self.buffer.shrink_to(1 << 20);
         Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file.sync()
     }
 
     /// Whether it has grown enough to begin another one.
@@ -172,38 +217,41 @@ impl Journal {
     /// stands for has to be on disk.
     pub(super) fn renew(&mut self, state: impl Iterator<Item = Change>) -> io::Result<()> {
         assert!(self.buffer.is_empty(), "a snapshot stands for what was written");
-        let generation = self.generation + 1;
-        let unfinished = self.directory.join("unfinished");
-        let mut file = File::create(&unfinished)?;
+        let generation = Generation { number: self.generation.number + 1, chance: rand::random() };
+        let unfinished = self.directory.join(UNFINISHED);
+        let file = self.disk.create(&unfinished)?;
         let (mut buffer, mut written) = (Vec::new(), 0);
         for change in std::iter::once(Change::Begin).chain(state).chain(std::iter::once(Change::End)) {
             let offset = written + buffer.len() as u64;
             append(&mut buffer, generation, offset, &change);
             if buffer.len() >= 1 << 20 {
-                file.write_all(&buffer)?;
+                file.write_all_at(&buffer, written)?;
                 written += buffer.len() as u64;
                 buffer.clear();
             }
         }
-        file.write_all(&buffer)?;
+        file.write_all_at(&buffer, written)?;
         written += buffer.len() as u64;
-        file.sync_all()?;
-        let path = file_of(&self.directory, generation);
-        std::fs::rename(&unfinished, &path)?;
-        sync_directory(&self.directory)?;
-        for old in generations(&self.directory)?.into_iter().filter(|old| old + 1 < generation) {
-            std::fs::remove_file(file_of(&self.directory, old))?;
-        }
-        self.file = OpenOptions::new().append(true).open(path)?;
+        file.sync()?;
+        let path = generation.path(&self.directory);
+        self.disk.rename(&unfinished, &path)?;
+        self.disk.sync_directory(&self.directory)?;
+        self.file = self.disk.file(&path);
         (self.generation, self.written, self.snapshot) = (generation, written, written);
+        for old in generations(&*self.disk, &self.directory)? {
+            if old.number + 1 < generation.number {
+                self.disk.remove(&old.path(&self.directory))?;
+            }
+        }
         Ok(())
     }
 
     /// Bytes of both journals that cannot be read.
     pub(super) fn verify(&self) -> io::Result<u64> {
         let mut damaged = 0;
-        for generation in generations(&self.directory)? {
-            damaged += read(&self.directory, generation, |_| ())?.damaged;
+        for generation in generations(&*self.disk, &self.directory)? {
+            let file = self.disk.file(&generation.path(&self.directory));
+            damaged += read(&file, generation, |_| ())?.damaged;
         }
         Ok(damaged)
     }
@@ -214,25 +262,28 @@ struct Read {
     damaged: u64,
     snapshot: u64,
     snapshot_is_sound: bool,
+    /// A later release wrote something of it.
+    is_unknown: bool,
 }
 
-fn read(directory: &Path, generation: u64, mut show: impl FnMut(Change)) -> io::Result<Read> {
-    let file = File::open(file_of(directory, generation))?;
-    let bytes = file.metadata()?.len();
-    let mut walker = Walker::new(file, salt(generation), 0, bytes);
-    let mut read = Read { bytes, damaged: 0, snapshot: 0, snapshot_is_sound: false };
+fn read(file: &Arc<dyn Data>, generation: Generation, mut show: impl FnMut(Change)) -> io::Result<Read> {
+    let bytes = file.length()?;
+    let mut walker = Walker::new(Arc::clone(file), generation.salt(), 0, bytes);
+    let mut read = Read { bytes, damaged: 0, snapshot: 0, snapshot_is_sound: false, is_unknown: false };
     while let Some(found) = walker.next()? {
         match found {
             Found::Damage { bytes, .. } => read.damaged += bytes,
-            // What a later release wrote is as good as damaged: it is not known what it was.
-            Found::Frame { body, .. } => match codec::decode(body) {
+            Found::Frame { offset, length } => match record::decode(walker.body(offset, length)) {
                 Ok(change) => {
                     if matches!(change, Change::End) && read.damaged == 0 {
                         read.snapshot_is_sound = true;
                     }
                     show(change);
                 }
-                Err(_) => read.damaged += body.len() as u64,
+                Err(Unknown) => {
+                    read.is_unknown = true;
+                    read.damaged += length as u64;
+                }
             },
         }
         if !read.snapshot_is_sound {
@@ -242,27 +293,13 @@ fn read(directory: &Path, generation: u64, mut show: impl FnMut(Change)) -> io::
     Ok(read)
 }
 
-fn append(out: &mut Vec<u8>, generation: u64, offset: u64, change: &Change) {
-    frame::append(out, salt(generation), offset, |out| {
-        codec::encode_into(change, out).expect("changes hold nothing that cannot be encoded");
-    });
+fn append(out: &mut Vec<u8>, generation: Generation, offset: u64, change: &Change) {
+    frame::append(out, generation.salt(), offset, |out| record::encode(change, out));
 }
 
-fn salt(generation: u64) -> u64 {
-    frame::salt("journal", generation)
-}
-
-fn generations(directory: &Path) -> io::Result<Vec<u64>> {
-    let mut generations = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".journal"));
-        generations.extend(number.and_then(|number| number.parse::<u64>().ok()));
-    }
+fn generations(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<Generation>> {
+    let names = disk.list(directory)?;
+    let mut generations: Vec<_> = names.iter().filter_map(|(name, _)| Generation::parse(name)).collect();
     generations.sort_unstable();
     Ok(generations)
-}
-
-fn file_of(directory: &Path, generation: u64) -> PathBuf {
-    directory.join(format!("{generation:020}.journal"))
 }

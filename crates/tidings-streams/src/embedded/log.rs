@@ -1,24 +1,23 @@
 //! An append-only log of numbered records, in segments.
 //!
-//! A segment is a file named by its first number; its length is all that is known of it without reading it, and
-//! memory holds nothing else. A record is found by bisecting the file: any frame found on the way says its number.
-//! After a tail that cannot be read a log goes on in a new segment: damage is never written over.
+//! A segment is a file named by its first number and its salt; its length is all that is known of it without reading
+//! it, and memory holds nothing else. After a tail that cannot be read a log goes on in a new segment: damage is never
+//! written over.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::disk::{Data, Disk};
 use super::frame::{self, Found, Walker};
+use super::walk::Hints;
 
 /// After so many bytes a log goes on in another file. What is trimmed is freed by files.
 const SEGMENT_BYTES: u64 = 8 << 20;
 
-/// Bisecting a segment ends with so many bytes, which are read through.
-const BISECTED_BYTES: u64 = 64 << 10;
-
-/// Places that are remembered: about one for each reader that goes through a log in its order.
-const HINTS_MAX: usize = 64;
+/// What is read and written again at a time.
+const REWRITTEN_BYTES: usize = 1 << 20;
 
 /// What every record begins with: its number and its moment.
 pub(super) const PREFIX_BYTES: usize = 16;
@@ -46,25 +45,36 @@ pub(super) enum Item<'a> {
     },
 }
 
+#[derive(Debug)]
+pub(super) struct Segment {
+    path: PathBuf,
+    pub(super) file: Arc<dyn Data>,
+    pub(super) salt: u64,
+    /// On disk.
+    pub(super) length: u64,
+}
+
+/// What is known of a log before it is opened.
 #[derive(Clone, Copy, Debug)]
-struct Hint {
-    id: u64,
-    segment: u64,
-    offset: u64,
+pub(super) struct Known {
+    /// The next number is this one or more.
+    pub(super) least: u64,
+    /// Up to this number the disk was made to keep all, for certain.
+    pub(super) kept: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Log {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     name: String,
-    /// First number of each segment, and its length on disk.
-    segments: BTreeMap<u64, u64>,
-    active: File,
+    /// By their first numbers.
+    pub(super) segments: BTreeMap<u64, Segment>,
     /// What is not written yet, and its last number.
     buffer: Vec<u8>,
     last: u64,
     written: u64,
-    hints: VecDeque<Hint>,
+    pub(super) hints: Hints,
     /// Something was written that the disk need not have.
     unsynced: bool,
     /// The next flush syncs whatever it is asked to.
@@ -72,70 +82,91 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// Opens a log, or makes one. The next number is `least` or more. What was written last is shown: a segment.
-    pub(super) fn open(directory: &Path, least: u64, mut show: impl FnMut(&Record<'_>)) -> io::Result<Self> {
-        if !directory.exists() {
-            std::fs::create_dir(directory)?;
-        }
-        let mut segments = BTreeMap::new();
-        for entry in std::fs::read_dir(directory)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(first) = name.to_str().and_then(|name| name.strip_suffix(".log")) else { continue };
-            if let Ok(first) = first.parse() {
-                segments.insert(first, entry.metadata()?.len());
+    /// Opens a log, or makes one. What was written last is shown: a segment.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        directory: &Path,
+        known: Known,
+        show: impl FnMut(&Record<'_>),
+    ) -> io::Result<Self> {
+        disk.make_directory(directory)?;
+        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut log = Self {
+            disk: Arc::clone(disk),
+            directory: directory.to_owned(),
+            segments: BTreeMap::new(),
+            buffer: Vec::new(),
+            last: 0,
+            written: 0,
+            hints: Hints::default(),
+            unsynced: false,
+            urgent: false,
+            name,
+        };
+        for (name, length) in disk.list(directory)? {
+            if let Some((first, chance)) = parse(&name) {
+                log.add(first, chance, name, length);
             }
         }
-        let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if segments.is_empty() {
-            create(directory, least.max(1))?;
-            segments.insert(least.max(1), 0);
+        // What a process before this one made and was killed before it could say so to the disk.
+        disk.sync_directory(directory)?;
+        directory.parent().map_or(Ok(()), |parent| disk.sync_directory(parent))?;
+        if log.segments.is_empty() {
+            log.last = known.least.max(1) - 1;
+            log.roll()?;
         }
-        let (&newest, _) = segments.last_key_value().expect("there is one");
-        let active = OpenOptions::new().append(true).read(true).open(file_of(directory, newest))?;
+        let missing = log.find_end(known.kept, show)?;
+        let next = (log.last + 1 + missing).max(known.least);
+        if missing > 0 || next > log.last + 1 {
+            log.last = next - 1;
+            log.roll()?;
+        }
+        log.written = log.last;
+        Ok(log)
+    }
+
+    /// Finds the last number, and about how many behind it cannot be read.
+    fn find_end(&mut self, kept: u64, mut show: impl FnMut(&Record<'_>)) -> io::Result<u64> {
+        let (&newest, active) = self.segments.last_key_value().expect("there is one");
         // The newest may have been begun by the very last write.
-        let shown = segments.iter().rev().find(|(_, length)| **length > 0).unwrap_or((&newest, &0));
-        let (&first, &length) = shown;
-        let file = File::open(file_of(directory, first))?;
-        // What is found here is built upon. A process that was killed need not have had the disk keep it.
-        file.sync_data()?;
-        active.sync_data()?;
-        sync_directory(directory)?;
-        directory.parent().map_or(Ok(()), sync_directory)?;
-        let mut walker = Walker::new(file, frame::salt(&name, first), 0, length);
-        let (mut last, mut missing) = (first - 1, 0);
+        let holds = self.segments.iter().rev().find(|(_, segment)| segment.length > 0);
+        let (&first, shown) = holds.unwrap_or((&newest, active));
+        let mut walker = Walker::new(Arc::clone(&shown.file), shown.salt, 0, shown.length);
+        let (mut last, mut missing, mut doubtful) = (first - 1, 0, None);
         while let Some(found) = walker.next()? {
             match found {
-                Found::Frame { body, .. } => {
-                    let Some(record) = record(body) else { continue };
+                Found::Frame { offset, length } => {
+                    let Some(record) = record(walker.body(offset, length)) else { continue };
+                    if record.id > kept {
+                        doubtful.get_or_insert(offset);
+                    }
                     show(&record);
                     (last, missing) = (record.id, 0);
                 }
-                Found::Damage { marks, .. } => missing += marks,
+                Found::Damage { offset, marks, .. } => {
+                    doubtful.get_or_insert(offset);
+                    missing += marks;
+                }
             }
         }
+        rewrite(shown, doubtful.unwrap_or(shown.length))?;
+        active.file.sync()?;
         if first != newest {
             (last, missing) = (newest - 1, 0);
         }
-        let mut log = Self {
-            directory: directory.to_owned(),
-            name,
-            segments,
-            active,
-            buffer: Vec::new(),
-            last,
-            written: last,
-            hints: VecDeque::new(),
-            unsynced: false,
-            urgent: false,
-        };
-        let next = (last + 1 + missing).max(least);
-        if missing > 0 || next > last + 1 {
-            log.last = next - 1;
-            log.written = log.last;
-            log.roll()?;
+        self.last = last;
+        Ok(missing)
+    }
+
+    fn add(&mut self, first: u64, chance: u64, name: String, length: u64) {
+        // There is no second one but by somebody else's hand.
+        if self.segments.get(&first).is_some_and(|other| other.length >= length) {
+            return;
         }
-        Ok(log)
+        let path = self.directory.join(name);
+        let file = self.disk.file(&path);
+        let salt = frame::salt(&self.name, first, chance);
+        self.segments.insert(first, Segment { path, file, salt, length });
     }
 
     /// The last number that was given, written or not.
@@ -155,7 +186,7 @@ impl Log {
 
     /// All bytes, what waits to be written included.
     pub(super) fn bytes(&self) -> u64 {
-        self.segments.values().sum::<u64>() + self.buffer.len() as u64
+        self.segments.values().map(|segment| segment.length).sum::<u64>() + self.buffer.len() as u64
     }
 
     pub(super) fn is_dirty(&self) -> bool {
@@ -165,9 +196,9 @@ impl Log {
     /// Adds a record to what is written next: its number, and its size.
     pub(super) fn append(&mut self, time: u64, write: impl FnOnce(&mut Vec<u8>)) -> (u64, u64) {
         let id = self.last + 1;
-        let (&first, &length) = self.segments.last_key_value().expect("there is one");
-        let offset = length + self.buffer.len() as u64;
-        let size = frame::append(&mut self.buffer, frame::salt(&self.name, first), offset, |out| {
+        let (_, segment) = self.segments.last_key_value().expect("there is one");
+        let offset = segment.length + self.buffer.len() as u64;
+        let size = frame::append(&mut self.buffer, segment.salt, offset, |out| {
             out.extend_from_slice(&id.to_le_bytes());
             out.extend_from_slice(&time.to_le_bytes());
             write(out);
@@ -182,23 +213,19 @@ impl Log {
             return Ok(());
         }
         self.unsynced = true;
-        self.active.write_all(&self.buffer)?;
-        if sync || self.urgent {
+        let mut segment = self.segments.last_entry().expect("there is one");
+        segment.get().file.write_all_at(&self.buffer, segment.get().length)?;
+        segment.get_mut().length += self.buffer.len() as u64;
+        let full = segment.get().length >= SEGMENT_BYTES;
+        // Where a flush does not sync, nothing that comes later will sync a full file again.
+        if sync || self.urgent || full {
             self.sync()?;
         }
-        let mut segment = self.segments.last_entry().expect("there is one");
-        *segment.get_mut() += self.buffer.len() as u64;
-        let full = *segment.get() >= SEGMENT_BYTES;
         self.buffer.clear();
         // One large batch should not be held for ever.
         self.buffer.shrink_to(1 << 20);
         self.written = self.last;
-        if full {
-            // Where a flush does not sync, nothing that comes later will sync this file again.
-            self.sync()?;
-            self.roll()?;
-        }
-        Ok(())
+        if full { self.roll() } else { Ok(()) }
     }
 
     /// Has the disk keep what waits to be written as soon as it is, for something that is built upon it.
@@ -213,8 +240,8 @@ impl Log {
 
     /// Has the disk keep what was written.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        if self.unsynced {
-            self.active.sync_data()?;
+        if let (true, Some((_, active))) = (self.unsynced, self.segments.last_key_value()) {
+            active.file.sync()?;
         }
         (self.unsynced, self.urgent) = (false, false);
         Ok(())
@@ -227,7 +254,7 @@ impl Log {
 
     /// Whether the file that is written to holds nothing but what is below a number.
     fn is_all_gone(&self, floor: u64) -> bool {
-        let holds = self.segments.last_key_value().is_some_and(|(_, bytes)| *bytes > 0);
+        let holds = self.segments.last_key_value().is_some_and(|(_, segment)| segment.length > 0);
         floor > self.last && holds && self.buffer.is_empty()
     }
 
@@ -237,15 +264,15 @@ impl Log {
             self.roll()?;
         }
         loop {
-            let mut firsts = self.segments.keys().copied();
-            match (firsts.next(), firsts.next()) {
-                (Some(first), Some(second)) if second <= floor => {
-                    match std::fs::remove_file(file_of(&self.directory, first)) {
+            let mut segments = self.segments.iter();
+            match (segments.next(), segments.next()) {
+                (Some((&first, segment)), Some((second, _))) if *second <= floor => {
+                    match self.disk.remove(&segment.path) {
                         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                         _ => {}
                     }
                     self.segments.remove(&first);
-                    self.hints.retain(|hint| hint.segment != first);
+                    self.hints.forget(first);
                 }
                 _ => return Ok(()),
             }
@@ -253,88 +280,13 @@ impl Log {
     }
 
     fn roll(&mut self) -> io::Result<()> {
-        let first = self.last + 1;
-        self.active = create(&self.directory, first)?;
-        self.segments.insert(first, 0);
+        let (first, chance) = (self.last + 1, rand::random());
+        let path = self.directory.join(file_name(first, chance));
+        let file = self.disk.create(&path)?;
+        self.disk.sync_directory(&self.directory)?;
+        let salt = frame::salt(&self.name, first, chance);
+        self.segments.insert(first, Segment { path, file, salt, length: 0 });
         Ok(())
-    }
-
-    /// Goes through what can be read from a number on.
-    pub(super) fn walk(&mut self, from: u64) -> io::Result<Walk<'_>> {
-        let (segment, offset) = self.place(from)?;
-        let walker = self.walker(segment, offset)?;
-        Ok(Walk { log: self, segment, walker, expected: from, gap_bytes: 0, held: None })
-    }
-
-    /// The first number whose moment is the given one or later; the next number if there is none.
-    pub(super) fn first_at(&mut self, time: u64, floor: u64) -> io::Result<u64> {
-        let firsts: Vec<u64> = self.segments.keys().copied().collect();
-        // Of the segments that begin earlier the last one may hold it.
-        let (mut low, mut high) = (0, firsts.len());
-        while low + 1 < high {
-            let middle = usize::midpoint(low, high);
-            let mut walker = self.walker(firsts[middle], 0)?;
-            match next_record(&mut walker)? {
-                Some((_, at)) if at < time => low = middle,
-                _ => high = middle,
-            }
-        }
-        let from = firsts.get(low).copied().unwrap_or(floor);
-        let offset = self.bisect(from, |_, at| at < time)?;
-        let mut walker = self.walker(from, offset)?;
-        while let Some((id, at)) = next_record(&mut walker)? {
-            if at >= time {
-                return Ok(id.max(floor));
-            }
-        }
-        Ok(firsts.get(low + 1).copied().unwrap_or(self.last + 1).max(floor))
-    }
-
-    /// Where to begin to read so as not to miss a number.
-    fn place(&mut self, id: u64) -> io::Result<(u64, u64)> {
-        let known = self.hints.iter().find(|hint| hint.id == id);
-        if let Some(hint) = known {
-            return Ok((hint.segment, hint.offset));
-        }
-        let segment =
-            self.segments.range(..=id).next_back().map_or_else(|| self.first(), |(first, _)| *first);
-        let offset = self.bisect(segment, |found, _| found <= id)?;
-        Ok((segment, offset))
-    }
-
-    /// The offset of a frame that is not beyond a place: `before` says of a record that it is not.
-    fn bisect(&self, segment: u64, before: impl Fn(u64, u64) -> bool) -> io::Result<u64> {
-        let mut high = self.segments.get(&segment).copied().unwrap_or(0);
-        let mut low = 0;
-        if high <= BISECTED_BYTES {
-            return Ok(low);
-        }
-        let mut walker = self.walker(segment, 0)?;
-        while high - low > BISECTED_BYTES {
-            let middle = u64::midpoint(low, high);
-            walker.jump(middle);
-            match next_frame(&mut walker)? {
-                Some((offset, id, time)) if offset < high && before(id, time) => low = offset.max(low + 1),
-                _ => high = middle,
-            }
-        }
-        Ok(low)
-    }
-
-    fn walker(&self, segment: u64, offset: u64) -> io::Result<Walker> {
-        let file = File::open(file_of(&self.directory, segment))?;
-        let end = self.segments.get(&segment).copied().unwrap_or(0);
-        Ok(Walker::new(file, frame::salt(&self.name, segment), offset, end))
-    }
-
-    fn remember(&mut self, hint: Hint) {
-        if self.hints.iter().any(|known| known.id == hint.id) {
-            return;
-        }
-        if self.hints.len() >= HINTS_MAX {
-            self.hints.pop_front();
-        }
-        self.hints.push_back(hint);
     }
 
     /// Numbers of segments whose files are there: for whoever counts files.
@@ -344,122 +296,35 @@ impl Log {
     }
 }
 
-/// A way through a log.
-#[derive(Debug)]
-pub(super) struct Walk<'a> {
-    log: &'a mut Log,
-    segment: u64,
-    walker: Walker,
-    expected: u64,
-    gap_bytes: u64,
-    /// A record that was met behind a gap: its offset.
-    held: Option<u64>,
+/// Has the disk keep what is built upon from here on. A sync that failed may have left bytes that are read back and were
+/// never kept, and that the system takes for clean: another sync passes over them, unless they are written once more.
+fn rewrite(segment: &Segment, from: u64) -> io::Result<()> {
+    let mut buffer = Vec::new();
+    let mut at = from;
+    while at < segment.length {
+        let left = usize::try_from(segment.length - at).unwrap_or(usize::MAX);
+        buffer.resize(left.min(REWRITTEN_BYTES), 0);
+        segment.file.read_exact_at(&mut buffer, at)?;
+        segment.file.write_all_at(&buffer, at)?;
+        at += buffer.len() as u64;
+    }
+    segment.file.sync()
 }
 
-impl Walk<'_> {
-    /// The number that would come next.
-    pub(super) fn expected(&self) -> u64 {
-        self.expected
-    }
-
-    /// Remembers where this way ended, for whoever goes on from there.
-    pub(super) fn pause(self) {
-        let hint = Hint { id: self.expected, segment: self.segment, offset: self.walker.offset() };
-        if self.held.is_none() && self.gap_bytes == 0 {
-            self.log.remember(hint);
-        }
-    }
-
-    pub(super) fn next(&mut self) -> io::Result<Option<Item<'_>>> {
-        if let Some(offset) = self.held.take() {
-            self.walker.jump(offset);
-        }
-        loop {
-            let expected = self.expected;
-            // What was found is read again below, for a record cannot be lent from within a loop.
-            let (offset, id) = match self.walker.next()? {
-                Some(Found::Damage { bytes, .. }) => {
-                    self.gap_bytes += bytes;
-                    continue;
-                }
-                Some(Found::Frame { offset, body }) => match record(body) {
-                    Some(record) if record.id >= expected => (offset, record.id),
-                    // Before what was asked for: damage there is nobody's here.
-                    _ => {
-                        self.gap_bytes = 0;
-                        continue;
-                    }
-                },
-                None => match self.log.segments.range(self.segment + 1..).next().map(|(first, _)| *first) {
-                    Some(next) => {
-                        self.segment = next;
-                        self.walker = self.log.walker(next, 0)?;
-                        if next > expected {
-                            return Ok(Some(self.gap(next - 1)));
-                        }
-                        continue;
-                    }
-                    // What was written and cannot be read any more: nothing behind it says so.
-                    None if expected <= self.log.written => return Ok(Some(self.gap(self.log.written))),
-                    None => return Ok(None),
-                },
-            };
-            if id > expected {
-                self.held = Some(offset);
-                return Ok(Some(self.gap(id - 1)));
-            }
-            self.gap_bytes = 0;
-            self.walker.jump(offset);
-            self.expected = id + 1;
-            let Some(Found::Frame { body, .. }) = self.walker.next()? else {
-                return Err(io::Error::other("a frame that was read changed under the store"));
-            };
-            return Ok(record(body).map(Item::Record));
-        }
-    }
-
-    fn gap(&mut self, last: u64) -> Item<'static> {
-        let first = std::mem::replace(&mut self.expected, last + 1);
-        Item::Gap { first, last, bytes: std::mem::take(&mut self.gap_bytes) }
-    }
-}
-
-fn record(body: &[u8]) -> Option<Record<'_>> {
+pub(super) fn record(body: &[u8]) -> Option<Record<'_>> {
     let (prefix, rest) = body.split_at_checked(PREFIX_BYTES)?;
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
     let size = (frame::HEADER_BYTES + body.len()) as u64;
     Some(Record { id: number(&prefix[..8]), time: number(&prefix[8..]), size, rest })
 }
 
-fn next_frame(walker: &mut Walker) -> io::Result<Option<(u64, u64, u64)>> {
-    while let Some(found) = walker.next()? {
-        if let Found::Frame { offset, body } = found
-            && let Some(record) = record(body)
-        {
-            return Ok(Some((offset, record.id, record.time)));
-        }
-    }
-    Ok(None)
+fn file_name(first: u64, chance: u64) -> String {
+    format!("{first:020}-{chance:016x}.log")
 }
 
-fn next_record(walker: &mut Walker) -> io::Result<Option<(u64, u64)>> {
-    Ok(next_frame(walker)?.map(|(_, id, time)| (id, time)))
-}
-
-fn file_of(directory: &Path, first: u64) -> PathBuf {
-    directory.join(format!("{first:020}.log"))
-}
-
-fn create(directory: &Path, first: u64) -> io::Result<File> {
-    let path = file_of(directory, first);
-    let file = OpenOptions::new().append(true).read(true).create(true).open(path)?;
-    sync_directory(directory)?;
-    Ok(file)
-}
-
-/// Has the disk keep which files there are.
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
+fn parse(name: &str) -> Option<(u64, u64)> {
+    let (first, chance) = name.strip_suffix(".log")?.split_once('-')?;
+    Some((first.parse().ok()?, u64::from_str_radix(chance, 16).ok()?))
 }
 
 #[cfg(test)]

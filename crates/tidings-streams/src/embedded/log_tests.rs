@@ -1,10 +1,23 @@
+use super::super::disk::System;
 use super::*;
 
 /// A payload's size that fills a few segments with not too many records.
 const LARGE: usize = 100_000;
 
 fn opened(directory: &Path) -> Log {
-    Log::open(directory, 1, |_| ()).unwrap()
+    opened_with(directory, 1)
+}
+
+fn opened_with(directory: &Path, least: u64) -> Log {
+    let disk: Arc<dyn Disk> = Arc::new(System::default());
+    Log::open(&disk, directory, Known { least, kept: 0 }, |_| ()).unwrap()
+}
+
+/// The file that begins with a number.
+fn file_of(directory: &Path, first: u64) -> PathBuf {
+    let names = System::default().list(directory).unwrap().into_iter().map(|(name, _)| name);
+    let name = names.into_iter().find(|name| parse(name).is_some_and(|(found, _)| found == first));
+    directory.join(name.unwrap())
 }
 
 /// Records of which each one's moment is its number times ten.
@@ -119,7 +132,7 @@ fn what_ended_too_early_is_missed() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("log");
     drop(opened(&directory));
-    let mut log = Log::open(&directory, 6, |_| ()).unwrap();
+    let mut log = opened_with(&directory, 6);
     assert_eq!(walked(&mut log, 1), (vec![], vec![(1, 5)]));
     assert_eq!(log.append(1, |_| ()).0, 6);
 }

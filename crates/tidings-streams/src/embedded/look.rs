@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::groups::bytes_of;
 use super::log::{Item, Log};
 use super::record;
 use super::store::{Store, Stored};
@@ -57,7 +58,7 @@ impl Store {
             Some(until) => stored.log.first_at(until.0, stored.floor)?,
             None => stored.log.written() + 1,
         };
-        match page.order {
+        let read = match page.order {
             Order::Ascending => {
                 let after = page.after.map_or(0, |after| after.major().saturating_add(1));
                 stored.forward(first.max(after), end, limit)
@@ -69,7 +70,9 @@ impl Store {
                 });
                 stored.backward(first, end.min(before), limit)
             }
-        }
+        }?;
+        self.waiting += bytes_of(&read.events);
+        Ok(read)
     }
 
     /// Looks at a part of what is stored. Whether that was the last.
@@ -88,7 +91,7 @@ impl Store {
             let removed = &self.removed;
             let from = so_far.next.max(removed.first_missing(1));
             let is_gone = |first, last| removed.covers(first, last);
-            let part = look(&mut self.dead, from, is_gone, |record| record::dead_letter(record).is_some())?;
+            let part = look(&mut self.dead, from, is_gone, |record| record::dead_letter(record).is_ok())?;
             so_far.report.dead_letters +=
                 part.sound.iter().filter(|id| !removed.contains(**id)).count() as u64;
             so_far.add(Place::DeadLetters, &part.gaps);
@@ -97,7 +100,7 @@ impl Store {
         };
         if let Some(stored) = self.topics.get_mut(&name) {
             let from = so_far.next.max(stored.floor);
-            let sound = |record: &super::log::Record<'_>| record::event_header(record).is_some();
+            let sound = |record: &super::log::Record<'_>| record::event_header(record).is_ok();
             let part = look(&mut stored.log, from, |_, _| false, sound)?;
             so_far.report.events += part.sound.len() as u64;
             so_far.add(Place::Topic(name.clone()), &part.gaps);
@@ -179,7 +182,7 @@ impl Stored {
                         page.next = page.events.last().map(|event: &Event| event.id);
                         break;
                     }
-                    let Some(event) = record::event(&found) else { continue };
+                    let Ok(event) = record::event(&found) else { continue };
                     bytes += event.payload.len();
                     page.events.push(event);
                 }

@@ -6,6 +6,9 @@
 
 mod dead;
 mod dirname;
+mod disk;
+#[cfg(test)]
+mod frail;
 mod frame;
 mod groups;
 mod journal;
@@ -13,12 +16,16 @@ mod keys;
 mod log;
 mod look;
 mod moment;
+#[cfg(test)]
+mod power_tests;
 mod publish;
 mod ranges;
 mod record;
 mod replay;
+mod retention;
 mod store;
 mod thread;
+mod walk;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,12 +40,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::look::Verifying;
-use self::publish::TRIMMED_BY_MAINTENANCE;
+use self::publish::Batch;
+use self::retention::{TRIMMED_AT_ONCE, Trimming};
 use self::thread::Handle;
 use crate::call::{
-    ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
-    Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo,
-    TrimMode, Trimmed,
+    Action, ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo,
+    Maintained, Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start,
+    TopicInfo, TrimMode, Trimmed,
 };
 use crate::driver::Driver;
 use crate::error::{DeadLetterError, GroupError, PublishError, StoreError};
@@ -203,8 +211,15 @@ impl Driver for Embedded {
     }
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
-        let topic = topic.clone();
-        self.handle.call(move |store| store.publish(&topic, events)).await?
+        let (bytes, mut events) = (publish::bytes_of(&events), events);
+        loop {
+            let topic = topic.clone();
+            let publish = move |store: &mut store::Store| store.publish(&topic, events);
+            match self.handle.call_with(bytes, publish).await?? {
+                Batch::Published(published) => return Ok(published),
+                Batch::Wait(these) => events = these,
+            }
+        }
     }
 
     async fn topics(&self) -> Result<Vec<Name>, StoreError> {
@@ -234,8 +249,16 @@ impl Driver for Embedded {
     }
 
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError> {
-        let (topic, limits) = (topic.clone(), limits.clone());
-        self.handle.call(move |store| store.trim(&topic, &limits, mode)).await?
+        let mut so_far = Trimming::new(limits.clone(), mode);
+        loop {
+            let topic = topic.clone();
+            let trim = move |store: &mut store::Store| store.trim(&topic, so_far);
+            let (further, done) = self.handle.call(trim).await??;
+            so_far = further;
+            if done {
+                return Ok(so_far.trimmed);
+            }
+        }
     }
 
     async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError> {
@@ -275,10 +298,15 @@ impl Driver for Embedded {
     ) -> Result<Vec<Outcome>, GroupError> {
         let (topic, group) = (topic.clone(), group.clone());
         let random = rand::random();
+        let reason = |one: &Settlement| match &one.action {
+            Action::Fail { reason } => reason.len(),
+            _ => 0,
+        };
+        let bytes = settlements.iter().map(reason).sum();
         let settle = move |store: &mut store::Store| {
             settlements.iter().map(|one| store.settle(&topic, &group, one, random)).collect()
         };
-        self.handle.call(settle).await?
+        self.handle.call_with(bytes, settle).await?
     }
 
     async fn pending(
@@ -365,13 +393,22 @@ impl Driver for Embedded {
                 break;
             }
         }
-        let maintain = move |store: &mut store::Store| {
-            let trimmed = store.retain(&topic, TRIMMED_BY_MAINTENANCE)?;
-            store.note_floor(&topic.name);
-            store.forget_keys(&topic);
-            Ok(Maintained { trimmed, buried })
-        };
-        self.handle.call(maintain).await?
+        let mut trimmed = Trimmed::default();
+        loop {
+            let topic = topic.clone();
+            let retain = move |store: &mut store::Store| {
+                let retained = store.retain(&topic, TRIMMED_AT_ONCE)?;
+                store.note_floor(&topic.name);
+                store.forget_keys(&topic);
+                Ok::<_, StoreError>(retained)
+            };
+            let (these, left) = self.handle.call(retain).await??;
+            trimmed.removed += these.removed;
+            trimmed.bytes += these.bytes;
+            if !left {
+                return Ok(Maintained { trimmed, buried });
+            }
+        }
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -1,41 +1,76 @@
-//! Publishing, and what retention removes.
-
-use std::io;
+//! Publishing, and the idempotency keys of what was published lately.
 
 use super::keys::Keys;
 use super::log::Item;
 use super::record::{self, EventHeader};
 use super::store::{Store, Stored};
-use crate::call::{TrimMode, Trimmed};
-use crate::decide::{Held, is_surplus};
 use crate::error::{PublishError, StoreError};
 use crate::event::{Event, NewEvent, Published, validate_batch};
 use crate::id::{EventId, Timestamp};
-use crate::ledger::Step;
 use crate::name::Name;
-use crate::settings::{Retention, Topic};
+use crate::settings::Topic;
 
-/// Most events that retention looks at behind one publish, and behind one maintenance: what is left over comes next
-/// time, so that nobody waits for long.
+/// Most events that retention looks at behind one publish: what is left over comes next time, so that nobody waits for
+/// long.
 const TRIMMED_BY_PUBLISH: u64 = 2_000;
-pub(super) const TRIMMED_BY_MAINTENANCE: u64 = 50_000;
+
+/// What is read in one go for the idempotency keys of a topic's window, in bytes: others wait for so long.
+const KEYS_READ_BYTES: u64 = 8 << 20;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub(super) enum Batch {
+    Published(Vec<Published>),
+    /// The idempotency keys of the topic's window are still being read: it is to be published again.
+    Wait(Vec<NewEvent>),
+}
+
+/// A topic's idempotency keys.
+#[derive(Debug, Default)]
+pub(super) enum KnownKeys {
+    /// Nobody has asked about one since the store was opened.
+    #[default]
+    Unread,
+    /// Those of the events before a number.
+    Reading(Keys, u64),
+    /// All of the window.
+    Read(Keys),
+}
+
+impl KnownKeys {
+    fn find(&self, key: &str) -> Option<u64> {
+        if let Self::Read(keys) = self { keys.find(key) } else { None }
+    }
+
+    fn insert(&mut self, key: &str, id: u64, time: Timestamp) {
+        if let Self::Read(keys) = self {
+            keys.insert(key, id, time);
+        }
+    }
+}
+
+/// What a batch holds, in bytes.
+pub(super) fn bytes_of(events: &[NewEvent]) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let headers =
+        |event: &NewEvent| event.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    events.iter().map(|event| event.payload.len() + text(&event.key) + headers(event)).sum()
+}
 
 impl Store {
-    pub(super) fn publish(
-        &mut self,
-        topic: &Topic,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<Published>, PublishError> {
+    pub(super) fn publish(&mut self, topic: &Topic, events: Vec<NewEvent>) -> Result<Batch, PublishError> {
         validate_batch(&events)?;
         let now = self.now();
-        self.load_keys(topic, now, &events)?;
+        if !self.load_keys(topic, now, &events)? {
+            return Ok(Batch::Wait(events));
+        }
         let stored = self.topic_or_new(&topic.name)?;
         let time = now.max(stored.last_time);
         stored.last_time = time;
         let (mut published, mut bytes) = (Vec::with_capacity(events.len()), 0);
         for event in events {
             let key = event.idempotency_key.clone();
-            let known = key.as_ref().and_then(|key| stored.keys.as_ref()?.find(key));
+            let known = key.as_ref().and_then(|key| stored.keys.find(key));
             if let Some(id) = known {
                 published.push(Published { id: EventId::new(id), duplicate: true });
                 continue;
@@ -43,8 +78,8 @@ impl Store {
             let (header, payload) = EventHeader::of_new(event);
             let (id, size) = stored.append(time, &header, &payload);
             bytes += size;
-            if let (Some(key), Some(keys)) = (key, &mut stored.keys) {
-                keys.insert(&key, id, time);
+            if let Some(key) = key {
+                stored.keys.insert(&key, id, time);
             }
             published.push(Published { id: EventId::new(id), duplicate: false });
         }
@@ -59,7 +94,7 @@ impl Store {
                 "a topic's retention could not be applied"
             );
         }
-        Ok(published)
+        Ok(Batch::Published(published))
     }
 
     /// Publishes an event that was a dead letter.
@@ -78,98 +113,33 @@ impl Store {
         Ok(EventId::new(id))
     }
 
-    /// Has the keys of the topic's window at hand, if any of the events has one, and room for theirs.
-    fn load_keys(&mut self, topic: &Topic, now: Timestamp, events: &[NewEvent]) -> Result<(), PublishError> {
+    /// Has the keys of the topic's window at hand, if any of the events has one, and room for theirs. `false`: more is to
+    /// be read first.
+    fn load_keys(
+        &mut self,
+        topic: &Topic,
+        now: Timestamp,
+        events: &[NewEvent],
+    ) -> Result<bool, PublishError> {
         let more = events.iter().filter(|event| event.idempotency_key.is_some()).count();
         if more == 0 {
-            return Ok(());
+            return Ok(true);
         }
         let begin = now.before(topic.settings.idempotency_window);
         let stored = self.topic_or_new(&topic.name)?;
-        if stored.keys.is_none() {
-            stored.keys = Some(stored.read_keys(begin).map_err(StoreError::from)?);
+        if !matches!(stored.keys, KnownKeys::Read(_)) {
+            stored.read_keys(begin)?;
         }
-        let keys = stored.keys.as_mut().expect("they were put there");
+        let KnownKeys::Read(keys) = &mut stored.keys else { return Ok(false) };
         keys.forget(begin);
-        if keys.is_full_with(more) { Err(PublishError::TooManyKeys) } else { Ok(()) }
-    }
-
-    /// Applies a topic's retention.
-    pub(super) fn retain(&mut self, topic: &Topic, most: u64) -> Result<Trimmed, StoreError> {
-        let limits = &topic.settings.retention;
-        if limits.is_unlimited() {
-            return Ok(Trimmed::default());
-        }
-        let now = self.now();
-        let Some(stored) = self.topics.get_mut(&topic.name) else { return Ok(Trimmed::default()) };
-        let end = stored.lowest().min(stored.log.written() + 1);
-        let (floor, trimmed) = stored.surplus(limits, now, end, most)?;
-        self.raise_floor(&topic.name, floor, trimmed);
-        Ok(trimmed)
-    }
-
-    pub(super) fn trim(
-        &mut self,
-        topic: &Topic,
-        limits: &Retention,
-        mode: TrimMode,
-    ) -> Result<Trimmed, StoreError> {
-        let now = self.now();
-        let Some(stored) = self.topics.get_mut(&topic.name) else { return Ok(Trimmed::default()) };
-        let end = stored.log.written() + 1;
-        let lowest = stored.lowest().min(end);
-        let (wanted, all) = stored.surplus(limits, now, end, u64::MAX)?;
-        let (floor, mut trimmed) = if mode.force || wanted <= lowest {
-            (wanted, all)
-        } else {
-            let (floor, within) = stored.surplus(limits, now, lowest, u64::MAX)?;
-            (floor, Trimmed { kept_for_groups: all.removed - within.removed, ..within })
-        };
-        if mode.dry_run {
-            return Ok(trimmed);
-        }
-        self.raise_floor(&topic.name, floor, trimmed);
-        self.note_floor(&topic.name);
-        if mode.force {
-            self.lose(&topic.name, floor);
-            trimmed.kept_for_groups = 0;
-        }
-        Ok(trimmed)
+        if keys.is_full_with(more) { Err(PublishError::TooManyKeys) } else { Ok(true) }
     }
 
     /// Forgets idempotency keys whose window is over.
     pub(super) fn forget_keys(&mut self, topic: &Topic) {
         let begin = self.now().before(topic.settings.idempotency_window);
-        if let Some(keys) = self.topics.get_mut(&topic.name).and_then(|stored| stored.keys.as_mut()) {
+        if let Some(KnownKeys::Read(keys)) = self.topics.get_mut(&topic.name).map(|stored| &mut stored.keys) {
             keys.forget(begin);
-        }
-    }
-
-    /// Removes what is below a number. The journal is told where a file is freed by that, and else by maintenance: a
-    /// publish should not have two files synced. After a crash some that retention had removed may be there again,
-    /// until the next publish.
-    fn raise_floor(&mut self, name: &Name, floor: u64, trimmed: Trimmed) {
-        let Some(stored) = self.topics.get_mut(name) else { return };
-        stored.floor = stored.floor.max(floor);
-        stored.bytes = stored.bytes.saturating_sub(trimmed.bytes);
-        if stored.log.frees(stored.floor) {
-            self.note_floor(name);
-        }
-    }
-
-    /// Tells the groups of a topic what they have lost.
-    fn lose(&mut self, name: &Name, below: u64) {
-        let groups = self.topics.get(name).map(|stored| &stored.groups);
-        let losers: Vec<Name> = groups
-            .into_iter()
-            .flatten()
-            .filter(|(_, group)| group.ledger.lowest() < below)
-            .map(|(group, _)| group.clone())
-            .collect();
-        for group in losers {
-            self.step(name, &group, Step::Lost { below });
-            // What waited for one of these, or for room, may be due.
-            self.wake(name);
         }
     }
 }
@@ -181,77 +151,33 @@ impl Stored {
         (id, size)
     }
 
-    fn read_keys(&mut self, begin: Timestamp) -> io::Result<Keys> {
-        let mut keys = Keys::default();
-        let first = self.log.first_at(begin.0, self.floor)?;
-        let mut walk = self.log.walk(first)?;
-        while let Some(item) = walk.next()? {
-            let Item::Record(found) = item else { continue };
-            if let Some(key) = record::event_header(&found).and_then(|header| header.idempotency_key) {
+    /// Reads some more of the keys that are remembered from a moment on.
+    fn read_keys(&mut self, begin: Timestamp) -> Result<(), StoreError> {
+        let (mut keys, from) = match std::mem::take(&mut self.keys) {
+            KnownKeys::Reading(keys, next) => (keys, next.max(self.floor)),
+            _ => (Keys::default(), self.log.first_at(begin.0, self.floor)?),
+        };
+        let (mut walk, mut bytes) = (self.log.walk(from)?, 0);
+        while bytes < KEYS_READ_BYTES {
+            let found = match walk.next()? {
+                Some(Item::Record(found)) => found,
+                Some(Item::Gap { bytes: gap, .. }) => {
+                    bytes += gap;
+                    continue;
+                }
+                None => {
+                    self.keys = KnownKeys::Read(keys);
+                    return Ok(());
+                }
+            };
+            bytes += found.size;
+            if let Some(key) = record::event_header(&found)?.idempotency_key {
                 keys.insert(&key, found.id, Timestamp(found.time));
             }
         }
-        Ok(keys)
-    }
-
-    /// Where the floor would be by these limits, and what would go: below `end`, and of `most` events at most.
-    fn surplus(
-        &mut self,
-        limits: &Retention,
-        now: Timestamp,
-        end: u64,
-        most: u64,
-    ) -> io::Result<(u64, Trimmed)> {
-        let mut held = Held { events: self.events(), bytes: self.bytes };
-        let (mut floor, mut trimmed) = (self.floor, Trimmed::default());
-        // Looking at the oldest event takes a read: not where nothing can follow from it.
-        let by_age = limits.max_age.is_some();
-        let oldest = match self.oldest {
-            Some((at, time)) if at == floor => Some(time),
-            _ => (!by_age).then_some(now),
-        };
-        if floor >= end || oldest.is_some_and(|oldest| !is_surplus(limits, held, oldest, now)) {
-            return Ok((floor, trimmed));
-        }
-        // What cannot be read and is not surplus by itself: it goes once something behind it does, and is named till then.
-        let mut passed = Held::default();
-        let mut walk = self.log.walk(floor)?;
-        while floor < end && trimmed.removed < most {
-            match walk.next()? {
-                Some(Item::Record(record)) => {
-                    let without = Held {
-                        events: held.events.saturating_sub(passed.events),
-                        bytes: held.bytes.saturating_sub(passed.bytes),
-                    };
-                    if record.id >= end || !is_surplus(limits, without, Timestamp(record.time), now) {
-                        self.oldest = Some((floor, Timestamp(record.time)));
-                        walk.pause();
-                        return Ok((floor, trimmed));
-                    }
-                    floor = record.id + 1;
-                    trimmed.removed += 1;
-                    trimmed.bytes += record.size + std::mem::take(&mut passed).bytes;
-                    held.events = without.events.saturating_sub(1);
-                    held.bytes = without.bytes.saturating_sub(record.size);
-                }
-                Some(Item::Gap { last, first, bytes }) => {
-                    let gap = Held { events: last - first + 1, bytes };
-                    // Its age is not known: that of what comes behind it decides.
-                    if !is_surplus(limits, held, now, now) {
-                        passed = Held { events: passed.events + gap.events, bytes: passed.bytes + gap.bytes };
-                        continue;
-                    }
-                    floor = (last + 1).min(end);
-                    held.events = held.events.saturating_sub(gap.events);
-                    held.bytes = held.bytes.saturating_sub(gap.bytes);
-                    trimmed.bytes += gap.bytes;
-                }
-                None => break,
-            }
-        }
-        if floor < end || trimmed.removed >= most {
-            walk.pause();
-        }
-        Ok((floor, trimmed))
+        let next = walk.expected();
+        walk.pause();
+        self.keys = KnownKeys::Reading(keys, next);
+        Ok(())
     }
 }

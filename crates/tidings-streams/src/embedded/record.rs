@@ -1,5 +1,5 @@
-//! What the records of the two kinds of logs hold, behind their number and moment: the length of a header, the
-//! header, and the payload as it is.
+//! What the records of the two kinds of logs hold, behind their number and moment: the format's version, the length of a
+//! header, the header, and the payload as it is. What the frames of a journal hold: the version, and a change.
 
 use std::sync::Arc;
 
@@ -9,13 +9,26 @@ use serde::{Deserialize, Serialize};
 use tidings_proto::codec;
 
 use super::log::Record;
+use crate::error::StoreError;
 use crate::event::{DeadLetter, Event, NewEvent, Retried};
 use crate::id::{DeadLetterId, EventId, Timestamp};
 use crate::ledger::Burial;
 use crate::name::Name;
 
-/// Everything of an event but its number, moment and payload. Its fields and their order are on disk: others are another
-/// layout of the store.
+/// What everything begins with that is stored. Whoever changes what is encoded raises it, and still reads the others.
+const VERSION: u8 = 1;
+
+/// What proves itself and is not what this release writes: a later one did. No group may pass over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unknown;
+
+impl From<Unknown> for StoreError {
+    fn from(Unknown: Unknown) -> Self {
+        Self::Unsupported { driver: "embedded", what: "something that a later release has stored" }
+    }
+}
+
+/// Everything of an event but its number, moment and payload. Its fields and their order are on disk.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct EventHeader {
     pub(super) key: Option<String>,
@@ -118,42 +131,55 @@ impl DeadHeader {
 
 /// Writes a header and a payload.
 pub(super) fn write(header: &impl Serialize, payload: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend_from_slice(&[0; 4]);
+    let start = out.len() + 1;
+    out.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
     codec::encode_into(header, out).expect("headers hold nothing that cannot be encoded");
     let length = u32::try_from(out.len() - start - 4).expect("a header was judged to fit");
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out.extend_from_slice(payload);
 }
 
-fn read<T: DeserializeOwned>(rest: &[u8]) -> Option<(T, &[u8])> {
-    let (length, rest) = rest.split_at_checked(4)?;
-    let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-    let (header, payload) = rest.split_at_checked(length)?;
-    Some((codec::decode(header).ok()?, payload))
+fn read<T: DeserializeOwned>(rest: &[u8]) -> Result<(T, &[u8]), Unknown> {
+    let Some((&VERSION, rest)) = rest.split_first() else { return Err(Unknown) };
+    let (length, rest) = rest.split_at_checked(4).ok_or(Unknown)?;
+    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
+    let (header, payload) = rest.split_at_checked(length).ok_or(Unknown)?;
+    Ok((codec::decode(header).map_err(|_| Unknown)?, payload))
+}
+
+/// Writes what has no payload.
+pub(super) fn encode(what: &impl Serialize, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    codec::encode_into(what, out).expect("changes hold nothing that cannot be encoded");
+}
+
+/// Reads what has no payload.
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Unknown> {
+    let Some((&VERSION, rest)) = body.split_first() else { return Err(Unknown) };
+    codec::decode(rest).map_err(|_| Unknown)
 }
 
 /// An event's header alone.
-pub(super) fn event_header(record: &Record<'_>) -> Option<EventHeader> {
+pub(super) fn event_header(record: &Record<'_>) -> Result<EventHeader, Unknown> {
     read(record.rest).map(|(header, _)| header)
 }
 
 /// A dead letter's header alone.
-pub(super) fn dead_header(record: &Record<'_>) -> Option<DeadHeader> {
+pub(super) fn dead_header(record: &Record<'_>) -> Result<DeadHeader, Unknown> {
     read(record.rest).map(|(header, _)| header)
 }
 
-/// An event. `None`: a later release wrote it.
-pub(super) fn event(record: &Record<'_>) -> Option<Event> {
+/// An event.
+pub(super) fn event(record: &Record<'_>) -> Result<Event, Unknown> {
     let (header, payload): (EventHeader, _) = read(record.rest)?;
-    Some(header.event(EventId::new(record.id), Timestamp(record.time), Bytes::copy_from_slice(payload)))
+    Ok(header.event(EventId::new(record.id), Timestamp(record.time), Bytes::copy_from_slice(payload)))
 }
 
-/// A dead letter. `None`: a later release wrote it.
-pub(super) fn dead_letter(record: &Record<'_>) -> Option<DeadLetter> {
+/// A dead letter.
+pub(super) fn dead_letter(record: &Record<'_>) -> Result<DeadLetter, Unknown> {
     let (header, payload): (DeadHeader, _) = read(record.rest)?;
     let payload = Bytes::copy_from_slice(payload);
-    Some(DeadLetter {
+    Ok(DeadLetter {
         id: DeadLetterId(EventId::new(record.id)),
         stream: header.stream,
         topic: header.topic,

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::disk::Disk;
 use super::journal::Change;
-use super::log::{Item, Log};
+use super::log::{Item, Known, Log};
+use super::publish::KnownKeys;
 use super::ranges::Ranges;
-use super::record;
+use super::record::{self, Unknown};
 use super::store::{Group, Stored};
+use crate::error::StoreError;
 use crate::id::Timestamp;
 use crate::ledger::{Ledger, Step};
 use crate::name::Name;
@@ -99,22 +103,30 @@ impl Replayed {
 }
 
 /// Opens a topic's log with what the journal says of it. Dead letters that were retried lately are shown.
-pub(super) fn open_topic(directory: &Path, topic: Topic, mut retried: impl FnMut(u64)) -> io::Result<Stored> {
+pub(super) fn open_topic(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    topic: Topic,
+    mut retried: impl FnMut(u64),
+) -> Result<Stored, StoreError> {
     let looked = topic.groups.values().map(Ledger::next).max().unwrap_or(0);
     let least = (topic.last + 1).max(looked).max(topic.floor).max(1);
-    let mut last_time = 0;
-    let mut log = Log::open(directory, least, |found| {
+    let (mut last_time, mut is_unknown) = (0, false);
+    let mut log = Log::open(disk, directory, Known { least, kept: topic.last }, |found| {
         last_time = last_time.max(found.time);
-        let header = record::event_header(found);
-        if let Some(retry) = header.and_then(|header| header.retried) {
-            retried(retry.dead_letter.0.major());
+        match record::event_header(found) {
+            Ok(header) => header.retried.into_iter().for_each(|retry| retried(retry.dead_letter.0.major())),
+            Err(Unknown) => is_unknown = true,
         }
     })?;
+    if is_unknown {
+        return Err(Unknown.into());
+    }
     let floor = if topic.floor == 0 { log.first() } else { topic.floor };
     let groups = topic.groups.into_iter().map(|(name, ledger)| (name, Group::new(ledger))).collect();
     let bytes = log.bytes().saturating_sub(trimmed_bytes(&mut log, floor)?);
     let last_time = Timestamp(last_time);
-    Ok(Stored { log, floor, noted: floor, oldest: None, bytes, last_time, groups, keys: None })
+    Ok(Stored { log, floor, noted: floor, oldest: None, bytes, last_time, groups, keys: KnownKeys::Unread })
 }
 
 /// Bytes of what is below the floor and in the same file.

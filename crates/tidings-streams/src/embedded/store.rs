@@ -1,17 +1,18 @@
 //! The store as its thread has it: all state, all files, one change after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirname;
+use super::disk::{Disk, Lock, System};
 use super::journal::{Change, Journal, OPEN_PER_FRAME};
-use super::keys::Keys;
-use super::log::{Log, sync_directory};
+use super::log::{Known, Log};
 use super::moment::Moment;
+use super::publish::KnownKeys;
 use super::ranges::Ranges;
+use super::record::{self, DeadHeader};
 use super::replay::{self, Replayed};
 use super::{Clock, Config, OpenError};
 use crate::call::{Damage, Durability, Place};
@@ -40,7 +41,7 @@ pub(super) struct Stored {
     pub(super) last_time: Timestamp,
     pub(super) groups: BTreeMap<Name, Group>,
     /// Read from the log when the first key is asked about: only then the window is known.
-    pub(super) keys: Option<Keys>,
+    pub(super) keys: KnownKeys,
 }
 
 #[derive(Debug)]
@@ -68,9 +69,10 @@ impl Stored {
 }
 
 pub(super) struct Store {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: Lock,
     durability: Durability,
     clock: Clock,
     moment: Moment,
@@ -96,18 +98,22 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(path: &Path, config: &Config) -> Result<Self, OpenError> {
+        Self::open_on(Arc::new(System::default()), path, config)
+    }
+
+    pub(super) fn open_on(disk: Arc<dyn Disk>, path: &Path, config: &Config) -> Result<Self, OpenError> {
         let root = path.join(LAYOUT);
-        std::fs::create_dir_all(root.join("topics"))?;
+        disk.make_directory(&root.join("topics"))?;
         // Also what a process before this one made and was killed before it could say so to the disk.
         for directory in [root.as_path(), path, path.parent().unwrap_or(path)] {
             if !directory.as_os_str().is_empty() {
-                sync_directory(directory)?;
+                disk.sync_directory(directory)?;
             }
         }
-        let lock = lock(&root)?;
+        let lock = disk.lock(&root.join("lock"))?.ok_or_else(|| OpenError::InUse(root.clone()))?;
         let mut replayed = Replayed::default();
-        let (journal, opened) = Journal::open(&root.join("journal"), |change| replayed.apply(change))?;
-        for name in dirname::listed(&root.join("topics"))? {
+        let (journal, opened) = Journal::open(&disk, &root.join("journal"), |change| replayed.apply(change))?;
+        for name in dirname::listed(&disk.list(&root.join("topics"))?) {
             replayed.topics.entry(name).or_default();
         }
         let mut found = Vec::new();
@@ -119,18 +125,16 @@ impl Store {
         let mut retried = Vec::new();
         for (name, topic) in replayed.topics {
             let directory = root.join("topics").join(dirname::encode(&name));
-            let stored = replay::open_topic(&directory, topic, |dead| retried.push(dead))?;
+            let stored = replay::open_topic(&disk, &directory, topic, |dead| retried.push(dead))?;
             topics.insert(name, stored);
         }
-        let mut buried = Vec::new();
         // What is known to have been retried was a dead letter, also where its log has lost it since.
         let known = retried.iter().copied().max().unwrap_or(0).max(replayed.dead);
-        let dead = Log::open(&root.join("dead"), known + 1, |record| {
-            buried.extend(super::record::dead_header(record));
-        })?;
+        let (dead, buried) = open_dead(&disk, &root.join("dead"), Known { least: known + 1, kept: known })?;
         let topics_to_free = topics.keys().cloned().collect();
         let seen = topics.values().map(|topic| topic.last_time).max().unwrap_or_default();
         let mut store = Self {
+            disk,
             root,
             _lock: lock,
             durability: config.durability,
@@ -150,29 +154,33 @@ impl Store {
             waiting: 0,
             complained: false,
         };
-        // What one file says that another had no time to.
+        store.put_right(buried, retried)?;
+        Ok(store)
+    }
+
+    /// Has the state know what one file says that another had no time to, and the disk keep what the state is.
+    fn put_right(&mut self, buried: Vec<DeadHeader>, retried: Vec<u64>) -> Result<(), StoreError> {
         for header in buried {
-            let group = store.topics.get(&header.topic).and_then(|topic| topic.groups.get(&header.group));
+            let group = self.topics.get(&header.topic).and_then(|topic| topic.groups.get(&header.group));
             let is_its = |group: &&Group| group.ledger.epoch() == header.epoch;
             if group.filter(is_its).is_some_and(|group| group.ledger.open().contains_key(&header.event)) {
-                store.step(&header.topic, &header.group, Step::Settled { id: header.event });
+                self.step(&header.topic, &header.group, Step::Settled { id: header.event });
             }
         }
         for dead in retried {
-            store.remove_dead(dead);
+            self.remove_dead(dead);
         }
-        for damage in &store.found {
+        for damage in &self.found {
             tracing::warn!(
                 ?damage,
                 "a part of the store of streams cannot be read: what groups settled is delivered again"
             );
         }
-        if !store.found.is_empty() {
-            // Nothing is written behind what cannot be read.
-            store.renew_journal()?;
+        // Nothing is written behind what cannot be read, nor behind what the disk need not keep.
+        if !self.found.is_empty() || !self.journal.is_fresh() {
+            self.renew_journal()?;
         }
-        store.flush()?;
-        Ok(store)
+        self.flush()
     }
 
     /// The moment: never earlier than the last one, whatever the clock says.
@@ -187,6 +195,11 @@ impl Store {
 
     pub(super) fn failed(&self) -> Option<&StoreError> {
         self.failed.as_ref()
+    }
+
+    /// Bytes that are held until the next flush.
+    pub(super) fn held(&self) -> usize {
+        self.waiting + self.journal.waiting()
     }
 
     pub(super) fn wake(&mut self, topic: &Name) {
@@ -210,7 +223,7 @@ impl Store {
     pub(super) fn topic_or_new(&mut self, name: &Name) -> Result<&mut Stored, StoreError> {
         if !self.topics.contains_key(name) {
             let directory = self.root.join("topics").join(dirname::encode(name));
-            let stored = replay::open_topic(&directory, replay::Topic::default(), |_| ())?;
+            let stored = replay::open_topic(&self.disk, &directory, replay::Topic::default(), |_| ())?;
             self.topics.insert(name.clone(), stored);
             // So that events of the beginning are missed if they are lost.
             self.journal.append(&Change::Trimmed { topic: name.clone(), floor: 1 });
@@ -328,8 +341,8 @@ impl Store {
         // What was changed meanwhile is in the snapshot. Its events have to be on disk before it.
         self.flush_logs_synced()?;
         self.journal.flush(true)?;
-        let snapshot = snapshot(&self.topics, &self.removed, self.epoch, self.dead.last());
-        self.journal.renew(snapshot.into_iter())?;
+        let counters = Change::Counters { epoch: self.epoch, dead: self.dead.last() };
+        self.journal.renew(std::iter::once(counters).chain(snapshot(&self.topics, &self.removed)))?;
         Ok(())
     }
 
@@ -354,44 +367,53 @@ impl Store {
             .chain(std::iter::once(Change::Closed { topic: None, last: self.dead.last() }))
             .collect();
         self.flush()?;
+        // What is said to be there is not looked at again: the disk has to keep it before.
+        self.sync()?;
         lasts.iter().for_each(|last| self.journal.append(last));
         self.flush()?;
         self.sync()
     }
 }
 
-fn snapshot(topics: &BTreeMap<Name, Stored>, removed: &Ranges, epoch: u64, dead: u64) -> Vec<Change> {
-    let mut changes = vec![Change::Counters { epoch, dead }];
-    changes.extend(removed.iter().map(|(first, last)| Change::Removed { first, last }));
-    for (name, stored) in topics {
-        changes.push(Change::Topic { topic: name.clone(), floor: stored.floor, last: stored.log.last() });
-        for (group, held) in &stored.groups {
-            let ledger = &held.ledger;
-            changes.push(Change::Group {
-                topic: name.clone(),
-                group: group.clone(),
-                next: ledger.next(),
-                epoch: ledger.epoch(),
-                paused: ledger.paused(),
-            });
-            let open: Vec<_> = ledger.open().iter().map(|(id, open)| (*id, open.clone())).collect();
-            changes.extend(open.chunks(OPEN_PER_FRAME).map(|open| Change::Open {
-                topic: name.clone(),
-                group: group.clone(),
-                open: open.to_vec(),
-            }));
-        }
-    }
-    changes
+/// Made as it is written: of what many groups have open there should not be a copy.
+fn snapshot(topics: &BTreeMap<Name, Stored>, removed: &Ranges) -> impl Iterator<Item = Change> {
+    let removed = removed.iter().map(|(first, last)| Change::Removed { first, last });
+    let topics = topics.iter().flat_map(|(name, stored)| {
+        let topic = Change::Topic { topic: name.clone(), floor: stored.floor, last: stored.log.last() };
+        let groups =
+            stored.groups.iter().flat_map(|(group, held)| snapshot_of_group(name, group, &held.ledger));
+        std::iter::once(topic).chain(groups)
+    });
+    removed.chain(topics)
 }
 
-fn lock(root: &Path) -> Result<File, OpenError> {
-    let file = File::options().create(true).truncate(false).write(true).open(root.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(root.to_owned())),
-        Err(TryLockError::Error(error)) => Err(error.into()),
-    }
+fn snapshot_of_group(topic: &Name, group: &Name, ledger: &Ledger) -> impl Iterator<Item = Change> {
+    let begin = Change::Group {
+        topic: topic.clone(),
+        group: group.clone(),
+        next: ledger.next(),
+        epoch: ledger.epoch(),
+        paused: ledger.paused(),
+    };
+    let mut left = ledger.open().iter();
+    let open = std::iter::from_fn(move || {
+        let open: Vec<_> = left.by_ref().take(OPEN_PER_FRAME).map(|(id, open)| (*id, open.clone())).collect();
+        let (topic, group) = (topic.clone(), group.clone());
+        (!open.is_empty()).then_some(Change::Open { topic, group, open })
+    });
+    std::iter::once(begin).chain(open)
+}
+
+/// Opens the log of dead letters, and those that were written last.
+fn open_dead(
+    disk: &Arc<dyn Disk>,
+    directory: &Path,
+    known: Known,
+) -> Result<(Log, Vec<DeadHeader>), OpenError> {
+    let mut buried = Vec::new();
+    let dead = Log::open(disk, directory, known, |found| buried.push(record::dead_header(found)))?;
+    let buried = buried.into_iter().collect::<Result<_, _>>().map_err(StoreError::from)?;
+    Ok((dead, buried))
 }
 
 #[cfg(test)]

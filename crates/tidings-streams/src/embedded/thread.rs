@@ -1,13 +1,15 @@
 //! The thread that has the store.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tidings_proto::histogram::{Histogram, Snapshot};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::store::Store;
@@ -17,6 +19,10 @@ use crate::error::StoreError;
 /// Calls that wait for the thread. Beyond that callers wait to be let in: nothing is refused.
 const CALLS_MAX: usize = 1_024;
 
+/// Bytes that calls bring which wait for the thread or for the disk, in kibibytes: four flushes. Beyond that callers wait
+/// to be let in. A call that brings more than all of it comes in alone.
+const QUEUED_KIB_MAX: u32 = 64 << 10;
+
 /// Calls that one write and one sync stand for, at most: none of them should wait for much more than its own.
 const CALLS_PER_FLUSH: usize = 512;
 
@@ -24,19 +30,90 @@ const CALLS_PER_FLUSH: usize = 512;
 /// they bring is held until then.
 const BYTES_PER_FLUSH: usize = 16 << 20;
 
+/// Longest wait for more calls, if a flush takes longer: of a disk that takes its time, what nobody notices beside it.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+
+/// What a flush takes at least where it is worth to be put to sleep for more calls: one that syncs nothing takes less.
+const GATHERED_FLUSH_MIN: Duration = Duration::from_micros(30);
+
+/// Where waiting for more calls was in vain it is tried again after so many flushes: it costs each of them an eighth then.
+const FLUSHES_PER_TRIAL: u32 = 8;
+
 /// What a call leaves behind: told once everything before it is written.
 type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// What to do, with the store, or with why nothing is done any more.
 type Work = Box<dyn FnOnce(Result<&mut Store, StoreError>) -> Reply + Send>;
 
-enum Call {
+enum What {
     Do(Work),
     Close(oneshot::Sender<Result<(), StoreError>>),
 }
 
+struct Call {
+    what: What,
+    /// One of [`CALLS_MAX`]: free once the thread has come to the call.
+    place: OwnedSemaphorePermit,
+}
+
+/// Calls on their way to the thread. Whoever puts one there has a place, so there are no more than of those.
+#[derive(Default)]
+struct Inbox {
+    state: Mutex<Waiting>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    calls: VecDeque<Call>,
+    /// The thread sleeps until there are so many: it is not woken for each.
+    wanted: usize,
+    is_closed: bool,
+}
+
+impl Inbox {
+    fn put(&self, call: Call) -> Result<(), StoreError> {
+        let mut waiting = self.state.lock();
+        if waiting.is_closed {
+            return Err(StoreError::Closed);
+        }
+        waiting.calls.push_back(call);
+        if waiting.calls.len() >= waiting.wanted {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.state.lock().calls.len()
+    }
+
+    /// Lets nobody in any more.
+    fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// All calls, once there are as many as are worth waiting for or, after a while, any. None: it is closed.
+    fn take(&self, pace: &mut Pace) -> VecDeque<Call> {
+        let mut waiting = self.state.lock();
+        if !pace.patience.is_zero() {
+            waiting.wanted = pace.calls;
+            let too_few = |waiting: &mut Waiting| waiting.calls.len() < waiting.wanted && !waiting.is_closed;
+            self.arrived.wait_while_for(&mut waiting, too_few, pace.patience);
+        }
+        pace.came = waiting.calls.len() >= pace.calls;
+        waiting.wanted = 1;
+        self.arrived.wait_while(&mut waiting, |waiting| waiting.calls.is_empty() && !waiting.is_closed);
+        std::mem::take(&mut waiting.calls)
+    }
+}
+
 pub(super) struct Handle {
-    calls: mpsc::Sender<Call>,
+    inbox: Arc<Inbox>,
+    places: Arc<Semaphore>,
+    /// In kibibytes.
+    room: Arc<Semaphore>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// How long writing took, the syncs included, each time that there was something to write.
     flushes: Arc<Histogram>,
@@ -50,18 +127,19 @@ impl fmt::Debug for Handle {
 
 impl Handle {
     pub(super) async fn open(path: PathBuf, config: Config, wakers: Arc<Wakers>) -> Result<Self, OpenError> {
-        let (calls, inbox) = mpsc::channel(CALLS_MAX);
+        let inbox = Arc::<Inbox>::default();
+        let calls = Arc::clone(&inbox);
         let (opened, open) = oneshot::channel();
         let flushes = Arc::<Histogram>::default();
         let times = Arc::clone(&flushes);
         let thread = std::thread::Builder::new().name("tidings-streams".to_owned()).spawn(move || {
             // Whoever waits is told when the thread is gone, whatever ended it: then it is refused.
-            let _told = Told(Arc::clone(&wakers));
+            let _told = Told(Arc::clone(&calls), Arc::clone(&wakers));
             match Store::open(&path, &config) {
                 // Nobody waits any more: the store closes as it is dropped.
                 Ok(store) => {
                     if opened.send(Ok(())).is_ok() {
-                        run(store, inbox, &wakers, &times);
+                        run(store, (&calls, &wakers), &times);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -69,7 +147,9 @@ impl Handle {
         })?;
         let ended = || std::io::Error::other("the store's thread ended");
         open.await.unwrap_or_else(|_| Err(ended().into()))?;
-        Ok(Self { calls, thread: Mutex::new(Some(thread)), flushes })
+        let (places, room) = (Semaphore::new(CALLS_MAX), Semaphore::new(QUEUED_KIB_MAX as usize));
+        let (places, room) = (Arc::new(places), Arc::new(room));
+        Ok(Self { inbox, places, room, thread: Mutex::new(Some(thread)), flushes })
     }
 
     pub(super) fn flush_times(&self) -> Snapshot {
@@ -81,7 +161,18 @@ impl Handle {
         &self,
         what: impl FnOnce(&mut Store) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.send(what, false).await
+        self.send(what, false, None).await
+    }
+
+    /// The same for a call that brings so many bytes.
+    pub(super) async fn call_with<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        what: impl FnOnce(&mut Store) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(QUEUED_KIB_MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(kib).await;
+        self.send(what, false, Some(room.expect("it is never closed"))).await
     }
 
     /// The same, and nothing is done if the one who asked has gone by then.
@@ -89,30 +180,39 @@ impl Handle {
         &self,
         what: impl FnOnce(&mut Store) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.send(what, true).await
+        self.send(what, true, None).await
     }
 
     async fn send<T: Send + 'static>(
         &self,
         what: impl FnOnce(&mut Store) -> T + Send + 'static,
         if_awaited: bool,
+        room: Option<OwnedSemaphorePermit>,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let call = Call::Do(Box::new(move |store| {
+        self.enter(What::Do(Box::new(move |store| {
             if if_awaited && reply.is_closed() {
                 return Box::new(|_| ());
             }
             let result = store.map(what);
-            Box::new(move |written: Result<(), StoreError>| drop(reply.send(written.and(result))))
-        }));
-        self.calls.send(call).await.map_err(|_| StoreError::Closed)?;
+            Box::new(move |written: Result<(), StoreError>| {
+                drop(room);
+                drop(reply.send(written.and(result)));
+            })
+        })))
+        .await?;
         answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    async fn enter(&self, what: What) -> Result<(), StoreError> {
+        let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
+        self.inbox.put(Call { what, place })
     }
 
     /// Has the store closed, and waits for its thread. A second call finds it closed.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.calls.send(Call::Close(reply)).await;
+        let sent = self.enter(What::Close(reply)).await;
         let closed = match sent {
             Ok(()) => answer.await.unwrap_or(Ok(())),
             Err(_) => Ok(()),
@@ -132,47 +232,84 @@ impl Handle {
 impl Drop for Handle {
     /// The thread ends by itself once nobody can call it, after it has written what it was asked to.
     fn drop(&mut self) {
-        let (closed, _) = mpsc::channel(1);
-        drop(std::mem::replace(&mut self.calls, closed));
+        self.inbox.close();
         if let Some(thread) = self.thread.lock().take() {
             drop(thread.join());
         }
     }
 }
 
-struct Told(Arc<Wakers>);
+struct Told(Arc<Inbox>, Arc<Wakers>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.wake_all();
+        self.0.close();
+        let left = std::mem::take(&mut self.0.state.lock().calls);
+        drop(left);
+        self.1.wake_all();
     }
 }
 
-fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers, times: &Histogram) {
-    while let Some(first) = inbox.blocking_recv() {
-        let mut replies = Vec::new();
-        let mut closing = None;
-        let mut call = Some(first);
-        while let Some(next) = call.take() {
-            match next {
-                Call::Do(what) => {
+/// How many calls are worth waiting for, and how long.
+///
+/// Whoever was answered by a flush most likely asks for more at once, and a sync that stood for the first of them would
+/// keep all others waiting. They are waited for as long as a flush takes, where that was not in vain the last time.
+#[derive(Debug, Default)]
+struct Pace {
+    calls: usize,
+    patience: Duration,
+    /// There were so many when they were taken.
+    came: bool,
+    /// Flushes since they were waited for.
+    flushes: u32,
+}
+
+impl Pace {
+    /// After a flush that took so long, and with so many callers: those that it answered, and those that have come
+    /// meanwhile.
+    fn after(&mut self, took: Duration, callers: usize) {
+        self.flushes += 1;
+        let is_worth = callers > 1 && took >= GATHERED_FLUSH_MIN;
+        let waits = is_worth && (self.came || self.flushes >= FLUSHES_PER_TRIAL);
+        self.calls = callers.min(CALLS_PER_FLUSH);
+        self.patience = if waits { took.min(GATHER_MAX) } else { Duration::ZERO };
+        if waits {
+            self.flushes = 0;
+        }
+    }
+}
+
+fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) {
+    let (mut calls, mut pace) = (VecDeque::new(), Pace::default());
+    loop {
+        if calls.is_empty() {
+            calls = inbox.take(&mut pace);
+        }
+        if calls.is_empty() {
+            break;
+        }
+        let (mut replies, mut closing) = (Vec::new(), None);
+        while replies.len() < CALLS_PER_FLUSH && store.held() < BYTES_PER_FLUSH {
+            let Some(Call { what, place }) = calls.pop_front() else { break };
+            drop(place);
+            match what {
+                What::Do(what) => {
                     let failed = store.failed().cloned();
                     replies.push(what(failed.map_or(Ok(&mut store), Err)));
                 }
-                Call::Close(reply) => {
+                What::Close(reply) => {
                     closing = Some(reply);
                     break;
                 }
             }
-            if replies.len() < CALLS_PER_FLUSH && store.waiting < BYTES_PER_FLUSH {
-                call = inbox.try_recv().ok();
-            }
         }
-        let began = store.is_dirty().then(Instant::now);
+        let (begun, writes) = (Instant::now(), store.is_dirty());
         let written = store.flush();
-        if let Some(began) = began {
-            times.record(began.elapsed());
+        let took = begun.elapsed();
+        if writes {
+            times.record(took);
         }
+        pace.after(took, replies.len() + inbox.len());
         for reply in replies {
             reply(written.clone());
         }
@@ -194,5 +331,72 @@ fn run(mut store: Store, mut inbox: mpsc::Receiver<Call>, wakers: &Wakers, times
             error = &error as &dyn std::error::Error,
             "the store of streams was not closed cleanly"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_waited_for_while_they_come_and_else_now_and_then() {
+        const FLUSH: Duration = Duration::from_micros(200);
+        let mut pace = Pace { came: true, ..Pace::default() };
+        pace.after(FLUSH, 16);
+        assert_eq!((pace.calls, pace.patience), (16, FLUSH));
+        pace.after(Duration::from_secs(1), 2_000);
+        assert_eq!((pace.calls, pace.patience), (CALLS_PER_FLUSH, GATHER_MAX));
+        pace.after(FLUSH, 1);
+        assert_eq!(pace.patience, Duration::ZERO, "nobody else is there");
+        pace.after(Duration::from_micros(5), 16);
+        assert_eq!(pace.patience, Duration::ZERO, "nothing was synced");
+        let mut pace = Pace::default();
+        let waits = (0..80).filter(|_| {
+            pace.after(FLUSH, 16);
+            !pace.patience.is_zero()
+        });
+        assert_eq!(waits.count(), 10, "they never come");
+    }
+
+    #[test]
+    fn calls_are_taken_together_once_there_are_enough() {
+        let inbox = Inbox::default();
+        let places = Arc::new(Semaphore::new(2));
+        let call = || Call {
+            what: What::Do(Box::new(|_| Box::new(|_| ()))),
+            place: Arc::clone(&places).try_acquire_owned().unwrap(),
+        };
+        let pace = || Pace { calls: 2, patience: Duration::from_secs(3_600), ..Pace::default() };
+        std::thread::scope(|scope| {
+            let taken = scope.spawn(|| inbox.take(&mut pace()).len());
+            inbox.put(call()).unwrap();
+            inbox.put(call()).unwrap();
+            assert_eq!(taken.join().unwrap(), 2);
+        });
+        inbox.close();
+        assert!(inbox.take(&mut pace()).is_empty(), "nobody can come any more");
+        assert!(matches!(inbox.put(call()), Err(StoreError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn calls_that_bring_more_than_there_is_room_for_wait_outside() {
+        let home = tempfile::tempdir().unwrap();
+        let handle = Handle::open(home.path().to_owned(), Config::default(), Arc::default()).await.unwrap();
+        let (go_on, waits) = std::sync::mpsc::sync_channel::<()>(0);
+        let first = handle.call_with(48 << 20, move |_| waits.recv());
+        let second = handle.call_with(32 << 20, |_| ());
+        let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+        tokio::select! {
+            biased;
+            _ = &mut first => panic!("nothing lets it go on"),
+            _ = &mut second => panic!("there is no room for it"),
+            () = std::future::ready(()) => {}
+        }
+        assert!(handle.places.available_permits() >= CALLS_MAX - 1, "the second is let in");
+        go_on.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        second.await.unwrap();
+        assert_eq!(handle.room.available_permits(), QUEUED_KIB_MAX as usize);
+        handle.close().await.unwrap();
     }
 }

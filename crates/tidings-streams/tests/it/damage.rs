@@ -191,8 +191,8 @@ async fn delivered(store: &Embedded, topic: &Topic) -> BTreeSet<u64> {
     }
 }
 
-/// What a new store's journal begins with: two frames, which hold a byte each.
-const BEGINNING_BYTES: usize = 2 * (16 + 1);
+/// What a new store's journal begins with: two frames, which hold two bytes each.
+const BEGINNING_BYTES: usize = 2 * (20 + 2);
 
 fn is_journal(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "journal")
