@@ -1,7 +1,7 @@
 //! Durable streams: events that are kept until every group has dealt with them.
 //!
-//! A service publishes events to a **topic**; each **group** of a topic gets every event, one consumer of the group at a
-//! time, until one delivery is acknowledged. What fails is delivered again after a wait that doubles, and after
+//! A service publishes events to a **topic**; each **group** of a topic gets every event, one consumer of the group at
+//! a time, until one delivery is acknowledged. What fails is delivered again after a wait that doubles, and after
 //! `max_deliveries` it is a **dead letter** with its story, which can be looked at, retried and purged.
 //!
 //! ```no_run
@@ -29,46 +29,59 @@
 //! # What is promised
 //!
 //! - **At least once.** Who may see an event twice is whoever crashed, or took longer than `min_idle_time`, before the
-//!   acknowledgement was stored. Attempts are stored before an event is handed out: one that ends its process is counted.
+//!   acknowledgement was stored. Attempts are stored before an event is handed out: one that ends its process is
+//!   counted.
 //! - **Either in the stream or a dead letter.** Giving an event up is one step, whatever happens meanwhile.
 //! - **Order.** A group is offered events in the order in which they were published. Where a topic is ordered, no event
-//!   overtakes another of its key, and only the key of an event that failed waits for it.
-//! - **Kept for groups.** Retention and trimming remove nothing that a group has not settled, unless told to. A group that
-//!   nobody receives for therefore keeps everything: remove it.
+//!   overtakes another of its key, and only the key of an event that failed waits for it. **Kept for groups.**
+//!   Retention and trimming remove nothing that a group has not settled, unless told to. A group that nobody receives
+//!   for therefore keeps everything: remove it.
 //! - **Bytes are bytes.** Payloads come back as they went in.
 //!
 //! # Drivers
 //!
-//! A store is a [`Driver`]. The suite in `conformance` (a feature) is what a driver has to do, and can be run against one
-//! that is written elsewhere. What all drivers decide alike is in [`decide`] and [`ledger`], without clock, chance or I/O.
+//! A store is a [`Driver`]. The suite in `conformance` (a feature) is what a driver has to do, and can be run against
+//! one that is written elsewhere. What all drivers decide alike is in [`decide`] and [`ledger`], without clock, chance
+//! or I/O.
 //!
 //! # The embedded store
 //!
 //! `embedded`, on by default, keeps events in a directory of one machine, which one process opens at a time. One thread
 //! has the files. It takes what is asked for as much of it as is there, writes once, syncs once, and then answers.
-//! [`Durability::Sync`] answers after that; [`Durability::Relaxed`] syncs about once a second, and a loss of power takes
-//! what came since.
+//! [`Durability::Sync`] answers after that; [`Durability::Relaxed`] syncs about once a second, and a loss of power
+//! takes what came since.
 //!
 //! Each topic is an append-only log of checksummed records in files of eight mebibytes; dead letters are one more such
-//! log. What groups have done is a journal, which begins anew with a snapshot when it has grown. Nothing of what is stored
-//! is held in memory but what groups have taken and not settled (at most [`ledger::OPEN_MAX`] events each, beyond which
-//! a group takes nothing new), idempotency keys of their window, ranges of removed dead letters, and the name of each
-//! file.
+//! log. What groups have done is a journal, which begins anew with a snapshot when it has grown. Nothing of what is
+//! stored is held in memory but what groups have taken and not settled (at most [`ledger::OPEN_MAX`] events each,
+//! beyond which a group takes nothing new), idempotency keys of their window, ranges of removed dead letters, and the
+//! name of each file.
 //!
 //! It is a log of our own, not an engine, for what has to happen when bytes go bad: every record that is sound is still
-//! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one flipped
-//! bit at a time. fjall 3.1 could not open its files after three of four flips, and lost several records to one flip in
-//! eighty; redb 4.6 does not look at its checksums when it reads, and after one flip in four answered with a wrong value.
-//! Speed decides nothing: a synced append takes 0.07 ms with fjall, 0.13 with redb and 0.12 as a plain write, where the
-//! disk answers that fast.
+//! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one
+//! flipped bit at a time. fjall 3.1 could not open its files after three of four flips, and lost several records to one
+//! flip in eighty; redb 4.6 does not look at its checksums when it reads, and after one flip in four answered with a
+//! wrong value. Speed decides nothing: a synced append takes 0.07 ms with fjall, 0.13 with redb and 0.12 as a plain
+//! write, where the disk answers that fast.
+//!
+//! # The Redis store
+//!
+//! `redis`, a feature, keeps events in the streams of a Redis server (6.2 or later), which all processes of a service
+//! share. What is acknowledged is as durable as the server: with `appendonly yes` and `appendfsync always` it outlives
+//! a loss of power, with `everysec` all but the last second, and a failover to a replica may lose what that had not
+//! received. The clock is the server's. Every call has a deadline; after that, and when a connection is lost amid a
+//! call, the answer is [`StoreError::Unreachable`]: events that were being published may be there then. With
+//! idempotency keys it is safe to publish them again.
 //!
 //! # What is not there
 //!
-//! - Drivers for Redis and NATS, an outbox, and capture of a cache's changes. Nothing of the façade, of HTTP or of the
-//!   program uses this crate yet, and it counts no metrics.
+//! - A driver for NATS, an outbox, and capture of a cache's changes. Nothing of the façade, of HTTP or of the program
+//!   uses this crate yet, and it counts no metrics. The Redis driver speaks no TLS, follows no redirections of a Redis
+//!   Cluster (a store is in one slot: the URL leads to the node that has it), and asks no sentinels. Where the server's
+//!   clock goes back, what is due waits for as long.
 //! - Where a sync fails the store takes nothing more. When it is opened again it builds on what the system reads back
-//!   and syncs that; a kernel that has dropped the failed pages and calls them clean is believed, and a loss of power then
-//!   may take what was never acknowledged, also where something that is stored later refers to it.
+//!   and syncs that; a kernel that has dropped the failed pages and calls them clean is believed, and a loss of power
+//!   then may take what was never acknowledged, also where something that is stored later refers to it.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is
@@ -92,6 +105,8 @@ mod event;
 mod id;
 pub mod ledger;
 mod name;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod redrive;
 mod settings;
 mod streams;
