@@ -11,7 +11,7 @@ on(ARGV[2])
 
 -- Numbers of more than 14 digits are not written as such else.
 local function whole(number)
-  return string.format('%.0f', number)
+  return string.format('%d', number)
 end
 
 -- Where a topic ends: events and bytes that were ever published, bytes of those that are gone, the last id.

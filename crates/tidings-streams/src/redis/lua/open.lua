@@ -23,8 +23,8 @@ of(ARGV[3])
 
 -- An id as a member of sorted sets, where those of one moment are in the order of their texts.
 local function member(id)
-  local time, sequence = string.match(id, '^(%d+)-(%d+)$')
-  return time .. '-' .. string.rep('0', 7 - #sequence) .. sequence
+  local dash = string.find(id, '-', 1, true)
+  return string.sub(id, 1, dash) .. string.sub('000000', #id - dash) .. string.sub(id, dash + 1)
 end
 
 local function id_of(member)

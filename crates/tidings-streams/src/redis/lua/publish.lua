@@ -22,4 +22,4 @@ while at <= #ARGV do
   at = at + 3 + values
 end
 note_ends(events, bytes, gone, last)
-return { ids, whole(events), whole(bytes - gone) }
+return { ids, events, bytes - gone }

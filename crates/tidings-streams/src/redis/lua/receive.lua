@@ -17,8 +17,9 @@ local till = at + idle
 local taken, count, bytes, again, looked, buried = {}, 0, 0, 0, 0, 0
 
 local function take(id, attempt, fields)
+  local at = 3 * count
+  taken[at + 1], taken[at + 2], taken[at + 3] = id, attempt, fields
   count = count + 1
-  taken[#taken + 1], taken[#taken + 2], taken[#taken + 3] = id, attempt, fields
 end
 
 local function take_due()
@@ -53,10 +54,10 @@ local function brief(fields)
   return from, retry, key
 end
 
-local timed = {}
+local timed, times = {}, 0
 local function time_them()
-  if #timed > 0 then redis.call('ZADD', due, unpack(timed)) end
-  timed = {}
+  if times > 0 then redis.call('ZADD', due, unpack(timed)) end
+  timed, times = {}, 0
 end
 
 local function look_at(id, fields)
@@ -77,8 +78,9 @@ local function look_at(id, fields)
   if from <= at and not parked then
     if lane then note(id, { a = 1, k = lane }) end
     note_taken(group, id)
-    timed[#timed + 1], timed[#timed + 2] = till, member(id)
-    if #timed >= VALUES_MAX then time_them() end
+    timed[times + 1], timed[times + 2] = till, member(id)
+    times = times + 2
+    if times >= VALUES_MAX then time_them() end
     take(id, 1, fields)
     return
   end

@@ -67,10 +67,33 @@ local function settle(id, of_epoch, attempt, what, text)
   return fail(id, event, text)
 end
 
-for word = 7 + waits, #ARGV, 5 do
-  local answer, text = settle(ARGV[word], ARGV[word + 1], ARGV[word + 2], ARGV[word + 3], ARGV[word + 4])
-  answers[#answers + 1], answers[#answers + 2] = answer, text or ''
+-- Most words acknowledge a first delivery. Where all do, and each of another event, they are settled together: an event of
+-- which nothing is known beside its moment is with somebody for the first time.
+local function acknowledge_all()
+  local ids, marks, seen, count = {}, {}, {}, 0
+  for word = 7 + waits, #ARGV, 5 do
+    local id = ARGV[word]
+    if ARGV[word + 3] ~= 'a' or ARGV[word + 2] ~= '1' or ARGV[word + 1] ~= epoch or seen[id] then return false end
+    count = count + 1
+    ids[count], marks[count], seen[id] = id, member(id), true
+  end
+  if count == 0 then return false end
+  local noted, moments = redis.call('HMGET', open, unpack(ids)), redis.call('ZMSCORE', due, unpack(marks))
+  for at = 1, count do
+    if noted[at] or not moments[at] then return false end
+  end
+  redis.call('XACK', stream, group, unpack(ids))
+  redis.call('ZREM', due, unpack(marks))
+  for at = 1, 2 * count, 2 do answers[at], answers[at + 1] = 'a', '' end
+  return true
 end
-unmark()
+
+if not acknowledge_all() then
+  for word = 7 + waits, #ARGV, 5 do
+    local answer, text = settle(ARGV[word], ARGV[word + 1], ARGV[word + 2], ARGV[word + 3], ARGV[word + 4])
+    answers[#answers + 1], answers[#answers + 2] = answer, text or ''
+  end
+  unmark()
+end
 if rings or was_full then ring() end
 return answers
