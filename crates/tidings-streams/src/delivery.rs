@@ -2,27 +2,42 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 use crate::call::{Action, Delivered, Outcome, Settlement};
-use crate::error::GroupError;
+use crate::error::{GroupError, StoreError};
 use crate::event::Event;
 use crate::id::{DeadLetterId, Timestamp};
+use crate::settings::WAIT_MAX;
 use crate::streams::Group;
 
+/// How long to wait before a word is said again that a store did not hear; doubled up to the longest.
+const REPEAT_FIRST: Duration = Duration::from_millis(50);
+const REPEAT_MAX: Duration = Duration::from_secs(2);
+
 /// An event that was delivered. Dropped without a word, it is delivered again after the topic's `min_idle_time`.
+///
+/// A word to a store that cannot be reached ([`StoreError::Unreachable`]) is said again until the delivery's time is
+/// over or the streams are shut down: nobody else gets the event before.
 #[derive(Debug)]
 #[must_use = "an event that is not settled is delivered again"]
 pub struct Delivery {
     group: Group,
     delivered: Delivered,
+    /// Until when it is worth saying anything, by the clock of this process.
+    ends: Mutex<Instant>,
 }
 
 /// A delivery could not be settled.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SettleError {
-    /// The event was delivered again since, or failed: it is in other hands, and nothing was done.
+    /// The event was delivered again since, or failed: it is in other hands, and nothing was done. After a store could
+    /// not be reached it may also have heard a failure without its answer being heard here.
     #[error("the event was delivered again since")]
     Stale,
-    /// The event was settled, or removed. Nothing was done.
+    /// The event was settled, or removed. Nothing was done. After a store could not be reached it may also have made it
+    /// a dead letter, as it was told.
     #[error("the event is not under way")]
     Unknown,
     /// The group or the store cannot. Without a word the event is delivered again.
@@ -41,7 +56,8 @@ pub enum Failed {
 
 impl Delivery {
     pub(crate) fn new(group: Group, delivered: Delivered) -> Self {
-        Self { group, delivered }
+        let ends = Mutex::new(Instant::now() + group.stream().topic().settings.min_idle_time);
+        Self { group, delivered, ends }
     }
 
     /// The event.
@@ -93,13 +109,9 @@ impl Delivery {
     /// # Errors
     /// [`SettleError`].
     pub async fn extend(&mut self, by: Duration) -> Result<Timestamp, SettleError> {
-        match self.settle(Action::Extend { by }).await? {
-            Outcome::Extended(until) => {
-                self.delivered.until = until;
-                Ok(until)
-            }
-            other => unreachable!("an extension is answered with its end, not with {other:?}"),
-        }
+        let until = self.prolong(by).await?;
+        self.delivered.until = until;
+        Ok(until)
     }
 
     /// How long a delivery of this topic may take.
@@ -109,14 +121,46 @@ impl Delivery {
 
     /// Extends by as much as it had at first.
     pub(crate) async fn keep(&self) -> Result<(), SettleError> {
-        self.settle(Action::Extend { by: self.group_idle_time() }).await.map(|_| ())
+        self.prolong(self.group_idle_time()).await.map(drop)
+    }
+
+    async fn prolong(&self, by: Duration) -> Result<Timestamp, SettleError> {
+        let asked = Instant::now();
+        match self.settle(Action::Extend { by }).await? {
+            Outcome::Extended(until) => {
+                *self.ends.lock() = asked + by.min(WAIT_MAX);
+                Ok(until)
+            }
+            other => unreachable!("an extension is answered with its end, not with {other:?}"),
+        }
     }
 
     async fn settle(&self, action: Action) -> Result<Outcome, SettleError> {
+        let is_ack = action == Action::Ack;
         let (id, tag) = (self.delivered.event.id, Some(self.delivered.tag));
-        let outcomes = self.group.settle(vec![Settlement { id, tag, action }]).await?;
+        let word = Settlement { id, tag, action };
+        let (mut pause, mut was_unheard) = (REPEAT_FIRST, false);
+        let outcomes = loop {
+            match self.group.settle(vec![word.clone()]).await {
+                Ok(outcomes) => break outcomes,
+                Err(GroupError::Store(error @ StoreError::Unreachable(_))) => {
+                    was_unheard = true;
+                    let again = Instant::now() + pause;
+                    let is_over = again >= *self.ends.lock();
+                    let sleep = tokio::time::sleep_until(again);
+                    let stopping = self.group.stream().streams().stopping();
+                    if is_over || stopping.run_until_cancelled(sleep).await.is_none() {
+                        return Err(GroupError::Store(error).into());
+                    }
+                    pause = (pause * 2).min(REPEAT_MAX);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         match outcomes.into_iter().next().expect("a driver answers for every settlement") {
             Outcome::Stale => Err(SettleError::Stale),
+            // The word was heard, and its answer was not: nobody else can have settled the event meanwhile.
+            Outcome::Unknown if is_ack && was_unheard => Ok(Outcome::Acked),
             Outcome::Unknown => Err(SettleError::Unknown),
             done => Ok(done),
         }

@@ -16,17 +16,19 @@ use crate::settings::{Retention, Topic};
 
 /// A store of durable streams.
 ///
-/// What is right is what the suite in `conformance` says; this says why, and how each call is done well with
-/// servers that are not here yet. In all of them an answer of `Ok` means that the store keeps it as durably as
-/// [`Driver::durability`] says. An error that is not about the request leaves it open whether it was done.
+/// What is right is what the suite in `conformance` says; this says why, how the Redis driver does it, and how each
+/// call is done well with NATS, for which there is no driver yet. In all of them an answer of `Ok` means that the store
+/// keeps it as durably as [`Driver::durability`] says. An error that is not about the request leaves it open whether it
+/// was done.
 ///
 /// Delivery is **at least once**: an event is delivered to each group until one delivery of it is acknowledged, or it
 /// is a dead letter of that group. Who may see one twice is whoever crashed, or took longer than the topic's
 /// `min_idle_time`, before the acknowledgement was stored.
 ///
 /// Ordered topics are kept by what each driver remembers beside the server's groups: who takes an event looks whether
-/// one of its key is open, and if so puts it back. In Redis that is a hash for each group in the receiving script; in
-/// NATS a topic is ordered as a whole (`max_ack_pending` 1) or by a subject and a consumer for each key.
+/// one of its key is open, and if so puts it back. In Redis that is a sorted set for each group, which the receiving
+/// script asks for the first open event of a key; in NATS a topic is ordered as a whole (`max_ack_pending` 1) or by a
+/// subject and a consumer for each key.
 #[async_trait]
 pub trait Driver: Debug + Send + Sync + 'static {
     /// What it is called: `embedded`, `redis`, `nats`.
@@ -40,9 +42,9 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// An event with an idempotency key that was used within the topic's window is not stored again: the first id is
     /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there.
     ///
-    /// Redis: a script that does `SET NX PX` for each idempotency key and `XADD`, then `XTRIM MINID` below the lowest
-    /// unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits
-    /// of the stream ask no groups.
+    /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, and, every hundred events or
+    /// where the topic is much too large, another that does `XTRIM MINID` below the lowest unsettled id. NATS: publish
+    /// with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits of the stream ask no groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
     /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
@@ -61,13 +63,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Removes the oldest events by limits, which need not be the topic's own.
     ///
-    /// Redis: `XTRIM MINID`, which itself does not spare what is pending. NATS: `purge` up to a sequence, below the
-    /// lowest ack floor.
+    /// Redis: `XTRIM MINID` in a script, for it does not itself spare what is pending. Where to cut is found by halves:
+    /// each entry says how many events and bytes came before it. NATS: `purge` up to a sequence, below the lowest ack
+    /// floor.
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError>;
 
     /// Makes a group. `false`: it is there already, and stays as it is.
     ///
-    /// Redis: `XGROUP CREATE` with `MKSTREAM`, where `BUSYGROUP` is `false`. NATS: a durable pull consumer with
+    /// Redis: `XGROUP CREATE` with `MKSTREAM`, in a script that looks first. NATS: a durable pull consumer with
     /// explicit acknowledgement, a `deliver_policy` by start, `max_deliver` -1 and a single `filter_subject`.
     async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError>;
 
@@ -86,11 +89,12 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
     /// `stop` instead, which loses nothing.
     ///
-    /// Redis: a script that takes what is due from a sorted set of ours, `XAUTOCLAIM`, `XPENDING` for the counts, and
-    /// buries what is spent, and `XREADGROUP` without `BLOCK`; all in one step, for what is taken outside of it is
-    /// counted by nobody if the process ends between. Waiting is `XREAD` with `BLOCK`, without the group, on a
-    /// connection of its own, and then the script again. NATS: a pull with `expires`, whose messages count their
-    /// deliveries.
+    /// Redis: a script that takes by `XCLAIM` what is due by a sorted set of ours, buries what is spent, and does
+    /// `XREADGROUP` without `BLOCK`; all in one step, for what is taken outside of it is counted by nobody if the
+    /// process ends between. (`XAUTOCLAIM` goes by idle times alone, and an extended delivery or one that failed has
+    /// another.) Waiting is `XREAD` with `BLOCK`, without the group, of the topic and of a stream of one entry that
+    /// tells of all else, on a connection of its own for each topic, and then the script again. NATS: a pull with
+    /// `expires`, whose messages count their deliveries.
     async fn receive(
         &self,
         topic: &Topic,
@@ -100,16 +104,15 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Settles deliveries, each by itself, and answers in their order.
     ///
-    /// Redis: scripts that compare the attempt with `XPENDING` first. Acknowledging is `XACK`, failing puts the due
-    /// moment into the sorted set or does `XADD` to the dead letters and `XACK` at once (in a Redis Cluster scripts
-    /// touch one slot only: a hash tag in their names puts dead letters beside the topics that bury there, so topics
-    /// that share a stream of dead letters share a slot), and extending is `XCLAIM` with `JUSTID` to the same
-    /// consumer. NATS: an acknowledgement that is awaited; a negative one with a delay; or a publish to the dead
-    /// letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`; `+WPI` to extend. That id is
-    /// forgotten after the stream's window of duplicates, so the dead letter also goes to a subject of its own, named
-    /// by stream, sequence and group, with `Nats-Expected-Last-Subject-Sequence: 0`: who buries it twice is refused,
-    /// and takes that for done. A word that meets [`StoreError::Unreachable`] is worth saying again until the
-    /// delivery's `until`, for it may not have been heard.
+    /// Redis: a script that compares the attempt first, which is kept where it is not the first one. Acknowledging is
+    /// `XACK`, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
+    /// (in a Redis Cluster scripts touch one slot only: all names of a store have one hash tag), and extending is
+    /// `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is awaited; a negative one with a
+    /// delay; or a publish to the dead letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`;
+    /// `+WPI` to extend. That id is forgotten after the stream's window of duplicates, so the dead letter also goes to
+    /// a subject of its own, named by stream, sequence and group, with `Nats-Expected-Last-Subject-Sequence: 0`: who
+    /// buries it twice is refused, and takes that for done. A word that meets [`StoreError::Unreachable`] is worth
+    /// saying again until the delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,
@@ -119,8 +122,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// What a group has taken and not settled, by id, after a cursor.
     ///
-    /// Redis: `XPENDING` with a range, and the sorted set. NATS: the consumer's state has counts only; what it has
-    /// not is kept in a bucket of ours.
+    /// Redis: `XPENDING` with a range, the sorted set, and a hash of what else is known. NATS: the consumer's state has
+    /// counts only; what it has not is kept in a bucket of ours.
     async fn pending(
         &self,
         topic: &Topic,
@@ -132,8 +135,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Takes over deliveries that nobody has done anything about for `min_idle`: one more attempt each. What is spent
     /// becomes a dead letter instead. A paused group yields nothing.
     ///
-    /// Redis: `XCLAIM` with `MIN-IDLE-TIME`. NATS cannot: what is idle comes back by `ack_wait`, and the answer is
-    /// [`StoreError::Unsupported`].
+    /// Redis: `XPENDING` with `IDLE`, and `XCLAIM`. NATS cannot: what is idle comes back by `ack_wait`, and the answer
+    /// is [`StoreError::Unsupported`].
     async fn claim(
         &self,
         topic: &Topic,
@@ -150,7 +153,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Makes a group go on from elsewhere. Everything that it has taken is forgotten: those deliveries are stale.
     /// With `preview` says what would be, and does nothing.
     ///
-    /// Redis: `XGROUP SETID`, and `XACK` of what is pending. NATS: the consumer is made anew with another policy.
+    /// Redis: `XGROUP DESTROY` and `XGROUP CREATE`, which forgets all that is pending at once. NATS: the consumer is
+    /// made anew with another policy.
     async fn seek(&self, topic: &Topic, group: &Name, to: Start, preview: bool)
     -> Result<Sought, GroupError>;
 

@@ -10,8 +10,9 @@ pub enum StoreError {
     /// It was closed.
     #[error("the store is closed")]
     Closed,
-    /// Writing or reading failed. After a write that failed a store takes nothing more until it is opened again: what
-    /// it holds in memory may be more than what it has stored.
+    /// Writing or reading failed. After a write that failed a store on disk takes nothing more until it is opened
+    /// again: what it holds in memory may be more than what it has stored. A server answers and refuses: the error's
+    /// kind and text say why, and what to do.
     #[error("the store failed")]
     Failed(#[source] Arc<std::io::Error>),
     /// A server does not answer; later it may.

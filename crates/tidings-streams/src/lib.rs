@@ -1,7 +1,7 @@
 //! Durable streams: events that are kept until every group has dealt with them.
 //!
-//! A service publishes events to a **topic**; each **group** of a topic gets every event, one consumer of the group at a
-//! time, until one delivery is acknowledged. What fails is delivered again after a wait that doubles, and after
+//! A service publishes events to a **topic**; each **group** of a topic gets every event, one consumer of the group at
+//! a time, until one delivery is acknowledged. What fails is delivered again after a wait that doubles, and after
 //! `max_deliveries` it is a **dead letter** with its story, which can be looked at, retried and purged.
 //!
 //! ```no_run
@@ -29,18 +29,20 @@
 //! # What is promised
 //!
 //! - **At least once.** Who may see an event twice is whoever crashed, or took longer than `min_idle_time`, before the
-//!   acknowledgement was stored. Attempts are stored before an event is handed out: one that ends its process is counted.
+//!   acknowledgement was stored. Attempts are stored before an event is handed out: one that ends its process is
+//!   counted.
 //! - **Either in the stream or a dead letter.** Giving an event up is one step, whatever happens meanwhile.
 //! - **Order.** A group is offered events in the order in which they were published. Where a topic is ordered, no event
-//!   overtakes another of its key, and only the key of an event that failed waits for it.
-//! - **Kept for groups.** Retention and trimming remove nothing that a group has not settled, unless told to. A group that
-//!   nobody receives for therefore keeps everything: remove it.
+//!   overtakes another of its key, and only the key of an event that failed waits for it. **Kept for groups.**
+//!   Retention and trimming remove nothing that a group has not settled, unless told to. A group that nobody receives
+//!   for therefore keeps everything: remove it.
 //! - **Bytes are bytes.** Payloads come back as they went in.
 //!
 //! # Drivers
 //!
-//! A store is a [`Driver`]. The suite in `conformance` (a feature) is what a driver has to do, and can be run against one
-//! that is written elsewhere. What all drivers decide alike is in [`decide`] and [`ledger`], without clock, chance or I/O.
+//! A store is a [`Driver`]. The suite in `conformance` (a feature) is what a driver has to do, and can be run against
+//! one that is written elsewhere. What all drivers decide alike is in [`decide`] and [`ledger`], without clock, chance
+//! or I/O.
 //!
 //! # The embedded store
 //!
@@ -66,15 +68,26 @@
 //! open. Pages leave it out, and [`Driver::verify`] names it.
 //!
 //! It is a log of our own, not an engine, for what has to happen when bytes go bad: every record that is sound is still
-//! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one flipped
-//! bit at a time. fjall 3.1 could not open its files after three of four flips, and lost several records to one flip in
-//! eighty; redb 4.6 does not look at its checksums when it reads, and after one flip in four answered with a wrong value.
-//! Speed decides nothing: a synced append takes 0.07 ms with fjall, 0.13 with redb and 0.12 as a plain write, where the
-//! disk answers that fast.
+//! found, and the ids of the others are named. Two engines were tried with twenty records of a hundred bytes and one
+//! flipped bit at a time. fjall 3.1 could not open its files after three of four flips, and lost several records to one
+//! flip in eighty; redb 4.6 does not look at its checksums when it reads, and after one flip in four answered with a
+//! wrong value. Speed decides nothing: a synced append takes 0.07 ms with fjall, 0.13 with redb and 0.12 as a plain
+//! write, where the disk answers that fast.
+//!
+//! # The Redis store
+//!
+//! `redis`, a feature, keeps events in the streams of a Redis server (6.2 or later), which all processes of a service
+//! share. What is acknowledged is as durable as the server: with `appendonly yes` and `appendfsync always` it outlives
+//! a loss of power, with `everysec` all but the last second, and a failover to a replica may lose what that had not
+//! received. The clock is the server's. Every call has a deadline; after that, and when a connection is lost amid a
+//! call, the answer is [`StoreError::Unreachable`]: events that were being published may be there then. With
+//! idempotency keys it is safe to publish them again.
 //!
 //! # What is not there
 //!
-//! - Drivers for Redis and NATS, and an outbox.
+//! - A driver for NATS, and an outbox. The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
+//!   is in one slot: the URL leads to the node that has it), and asks no sentinels. Where the server's clock goes back,
+//!   what is due waits for as long.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is
@@ -98,6 +111,8 @@ mod event;
 mod id;
 pub mod ledger;
 mod name;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod redrive;
 mod settings;
 mod streams;

@@ -13,11 +13,13 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 2] = [
+const NEEDED: [Needed; 3] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
+    // What durable streams can be kept in; tests start servers of their own.
+    Needed { program: "redis-server", package: "redis-server" },
 ];
 
 /// Where system programs live that an ordinary user's PATH may leave out.

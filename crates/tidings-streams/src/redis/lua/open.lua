@@ -1,0 +1,143 @@
+-- What scripts about groups and dead letters go on with.
+
+local dead, NOT_SETTLED = base .. 'dead', 'not settled in time'
+
+-- Whom the server's group lists what waits and was never delivered for: no consumer's name has brackets.
+local NOBODY = '(waiting)'
+
+-- So much of an event's fields a call takes or moves; one piece more may come.
+local BYTES_MAX = 8388608
+-- Values that one command is given: Lua's stack takes 8,000.
+local VALUES_MAX = 2000
+-- Open events of a group: `ledger::OPEN_MAX`.
+local OPEN_MAX = 16384
+
+local group, state, due, open, lanes
+local function of(name)
+  local place = topic .. '/' .. name
+  group, state, due = name, base .. 'group/' .. place, base .. 'due/' .. place
+  open, lanes = base .. 'open/' .. place, base .. 'lanes/' .. place
+end
+
+of(ARGV[3])
+
+-- An id as a member of sorted sets, where those of one moment are in the order of their texts.
+local function member(id)
+  local dash = string.find(id, '-', 1, true)
+  return string.sub(id, 1, dash) .. string.sub('000000', #id - dash) .. string.sub(id, dash + 1)
+end
+
+local function id_of(member)
+  return (string.gsub(member, '%-0+(%d)', '-%1'))
+end
+
+local function place_of(entry)
+  local number, before = string.match(entry[2][2], '^(%d+) (%d+)$')
+  return { id = entry[1], number = tonumber(number), before = tonumber(before) }
+end
+
+-- The first event from an id on, or behind it with '(' before it.
+local function first_from(id)
+  local entry = redis.call('XRANGE', stream, id, '+', 'COUNT', 1)[1]
+  return entry and place_of(entry)
+end
+
+local function ring()
+  redis.call('XADD', bell, 'MAXLEN', 1, '*', 'rung', 1)
+end
+
+-- What is known of an open event beside the server's own list: `a` attempts, `w` whether it waits, `d` from when on it
+-- is due where nobody had it yet, `f` and `l` its first and last failure, `e` what was said then, `k` its lane. An
+-- event without it is with somebody, for the first time.
+local function known(id)
+  local packed = redis.call('HGET', open, id)
+  return packed and cmsgpack.unpack(packed) or { a = 1 }, packed
+end
+
+local function note(id, event)
+  redis.call('HSET', open, id, cmsgpack.pack(event))
+end
+
+local function failed(event, at, reason)
+  event.f, event.l, event.e = event.f or at, at, reason
+end
+
+-- The server's line about an open event: id, consumer, idle, deliveries.
+local function line(id)
+  return redis.call('XPENDING', stream, group, id, id, 1)[1]
+end
+
+local function head(lane)
+  return redis.call('ZRANGEBYLEX', lanes, '[' .. lane .. ' ', '(' .. lane .. '!', 'LIMIT', 0, 1)[1]
+end
+
+-- An event is open no more. Where others of its lane wait for it, the next one is due at its moment.
+local function close_lane(id, event)
+  local lane = event.k
+  redis.call('ZREM', lanes, lane .. ' ' .. member(id))
+  local next = head(lane)
+  if not next then return end
+  next = string.sub(next, #lane + 2)
+  if not redis.call('ZSCORE', due, next) then
+    redis.call('ZADD', due, known(id_of(next)).d or 0, next)
+    ring()
+  end
+end
+
+local function forget(id, event)
+  redis.call('XACK', stream, group, id)
+  redis.call('ZREM', due, member(id))
+  redis.call('HDEL', open, id)
+  if event.k then close_lane(id, event) end
+end
+
+local function size_of(fields)
+  local size = 0
+  for at = 1, #fields do size = size + #fields[at] end
+  return size
+end
+
+-- One more delivery. Nothing: the event is gone.
+local function deliver(id, event, consumer, at, till)
+  event.a = event.a + 1
+  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', event.a)[1]
+  if not entry then return forget(id, event) end
+  if not event.w then failed(event, at, NOT_SETTLED) end
+  event.w, event.d = nil, nil
+  note(id, event)
+  note_taken(group, id)
+  redis.call('ZADD', due, till, member(id))
+  return entry[2]
+end
+
+-- A dead letter, and its size. Nothing: the event is gone.
+local function bury(id, event, stream_of_dead, at, reason)
+  local entry, taken = redis.call('XRANGE', stream, id, id)[1], line(id)
+  if not entry or not taken then return forget(id, event) end
+  failed(event, at, reason)
+  local letter = redis.call('XADD', dead, '*', 'stream', stream_of_dead, 'topic', topic, 'group', group,
+    'consumer', taken[2], 'attempts', event.a, 'first-failed', event.f, 'last-failed', event.l,
+    'error', event.e, 'id', id, unpack(entry[2]))
+  forget(id, event)
+  return letter, size_of(entry[2])
+end
+
+-- Where the server's group stands: the last id that it has looked at, and how many it has open.
+local function standing()
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local fields = {}
+    for at = 1, #info, 2 do fields[info[at]] = info[at + 1] end
+    if fields.name == group then return fields['last-delivered-id'], fields.pending end
+  end
+end
+
+-- Calls once for each group of the topic, with its last id and the number of its open events.
+local function each_group(call)
+  if redis.call('EXISTS', stream) == 0 then return end
+  for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
+    local fields = {}
+    for at = 1, #info, 2 do fields[info[at]] = info[at + 1] end
+    of(fields.name)
+    call(fields['last-delivered-id'], fields.pending)
+  end
+end
