@@ -13,11 +13,13 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 2] = [
+const NEEDED: [Needed; 3] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
+    // Judges rules, alerts and their tests.
+    Needed { program: "promtool", package: "prometheus" },
 ];
 
 /// Where system programs live that an ordinary user's PATH may leave out.
