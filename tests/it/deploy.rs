@@ -5,6 +5,7 @@
 mod compose;
 mod config;
 mod metrics;
+mod systemd;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -13,13 +13,15 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 3] = [
+const NEEDED: [Needed; 4] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
     // Judges rules, alerts and their tests.
     Needed { program: "promtool", package: "prometheus" },
+    // Judges the unit; need not run here.
+    Needed { program: "systemd-analyze", package: "systemd" },
 ];
 
 /// Where system programs live that an ordinary user's PATH may leave out.
