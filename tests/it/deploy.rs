@@ -4,6 +4,7 @@
 
 mod compose;
 mod config;
+mod kubernetes;
 mod metrics;
 mod systemd;
 
