@@ -7,6 +7,7 @@ mod cuts;
 mod deploy;
 mod forming;
 mod frozen;
+mod log_files;
 mod loss;
 mod matrix;
 mod network;

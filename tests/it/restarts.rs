@@ -15,17 +15,36 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::log_files::LOG_FILES;
 use crate::verdict;
 
 /// Rounds of killing one node after the other; `TIDINGS_TEST_SCALE=50` makes them 200.
 const ROUNDS: usize = 4;
 
+/// Nodes of clusters whose nodes are killed.
+const NODES: usize = 3;
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_killed_in_turn_and_started_at_once_serve_nothing_stale() -> Result<()> {
-    const NODES: usize = 3;
+    killed_in_turn(Setup::loopback(NODES)).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_with_log_files_killed_in_turn_and_started_at_once_serve_nothing_stale() -> Result<()> {
+    let cluster = killed_in_turn(Setup { coherence: LOG_FILES, ..Setup::loopback(NODES) }).await?;
+    let mut followed = 0.0;
+    for api in cluster.apis() {
+        followed += api.metric("tidings_log_files_followed_total").await?;
+    }
+    ensure!(followed > 0.5, "nobody has followed what was left in the files");
+    Ok(())
+}
+
+/// Kills one node after the other under load, starts it again at once, and judges every read.
+async fn killed_in_turn(setup: Setup) -> Result<Cluster> {
     /// Some rounds kill the next node while the last one is still in doubt.
     const PAUSES_MS: [u64; 4] = [1_500, 50, 4_000, 700];
-    let mut cluster = Cluster::start(Setup::loopback(NODES)).await?;
+    let mut cluster = Cluster::start(setup).await?;
     let drive = Drive::start(&cluster, Load::default());
     sleep(Duration::from_secs(2)).await;
     drive.phase("during");
@@ -44,7 +63,7 @@ async fn nodes_killed_in_turn_and_started_at_once_serve_nothing_stale() -> Resul
         "G12",
         format!("{rounds} rounds, {} hits judged, {} violations", summary.hits, summary.violations),
     );
-    Ok(())
+    Ok(cluster)
 }
 
 /// Time between two looks of a balancer at its nodes' readiness.

@@ -33,7 +33,7 @@ pub struct Setup {
     pub nodes: usize,
     /// The bound that every node promises.
     pub max_staleness: Duration,
-    /// Further lines of `[coherence]`.
+    /// Further lines of `[coherence]`; `{id}` stands for the node's id.
     pub coherence: &'static str,
     /// Hosts of their own, one for each; else the nodes share this machine's loopback device.
     pub network: Option<Network>,
@@ -206,7 +206,7 @@ fn configuration(id: &str, number: usize, places: &[Place], certificates: &str, 
     let others = places.iter().enumerate().filter(|(other, _)| *other != number);
     let seeds: Vec<&str> = others.map(|(_, place)| place.listen.as_str()).collect();
     let max_staleness = setup.max_staleness.as_millis();
-    let coherence = setup.coherence;
+    let coherence = setup.coherence.replace("{id}", id);
     format!(
         r#"[cluster]
 name = "rig"

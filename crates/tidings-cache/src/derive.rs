@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::RwLock;
 use tidings_proto::event::Operation;
 use tidings_proto::hash::CacheId;
+use tidings_proto::log::Stuck;
 
 use crate::cache::Cache;
 use crate::core::Core;
@@ -109,13 +110,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// To be held from before a change is made until what it derives is logged: a node that leaves waits for it.
     #[inline]
     pub(crate) fn deriving(&self) -> Option<OpenWrite<'_>> {
-        self.rules.0.get().map(|_| OpenWrite::of(&self.domain))
+        // If that cannot be noted, nothing can be appended either: it is for the append to refuse, once the entry is gone.
+        let noted = || OpenWrite::of_unnamed(&self.domain);
+        self.has_rules().then(|| noted().unwrap_or_else(|Stuck| OpenWrite::of_changes(&self.domain)))
+    }
+
+    /// Whether others may follow from its changes.
+    #[inline]
+    pub(crate) fn has_rules(&self) -> bool {
+        self.rules.0.get().is_some()
     }
 
     /// Makes the changes that follow from one that was made. Runs user code: call without any lock.
     #[inline]
     pub(crate) fn derive(&self, changed: Changed<'_, K>) {
-        if self.rules.0.get().is_some() {
+        if self.has_rules() {
             self.rules.all().iter().for_each(|rule| (rule.run)(changed, &self.stats));
         }
     }

@@ -228,7 +228,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         options: &Options,
     ) -> Result<Written<'_>, WriteError> {
         // Announced before it is judged: a node that leaves either waits for it or refuses it.
-        let _announced = OpenWrite::of(&self.domain);
+        let _announced = OpenWrite::of_changes(&self.domain);
         self.may_change(options.leave())?;
         let mut all = Vec::new();
         for (key, change) in changes {

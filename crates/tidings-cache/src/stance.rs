@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use tidings_proto::log::Stuck;
+
 use crate::domain::Domain;
 use crate::write::WriteError;
 
@@ -14,6 +16,9 @@ const HELD: u8 = 2;
 /// Another process has its place.
 const SUPERSEDED: u8 = 4;
 
+/// The log takes nothing, for its files are stuck.
+const STUCK: u8 = 8;
+
 impl Domain {
     /// Refuses mutations from now on, except the ends of write-throughs that have begun.
     pub fn leave(&self) {
@@ -23,11 +28,22 @@ impl Domain {
     /// Refuses mutations from now on, or no longer, because not everybody knows of this node: as with
     /// [`Domain::leave`], what has begun may end.
     pub fn hold(&self, hold: bool) {
-        if hold {
-            self.inner().stance.fetch_or(HELD, Ordering::SeqCst);
+        self.take_stance(HELD, hold);
+    }
+
+    /// Refuses mutations from now on, or no longer, because the log's files are [`Stuck`]: before they have changed anything
+    /// here. The log itself refuses what comes before this was said, and the ends of what has begun.
+    pub fn log_stuck(&self, stuck: bool) {
+        self.take_stance(STUCK, stuck);
+    }
+
+    fn take_stance(&self, bit: u8, taken: bool) {
+        let stance = &self.inner().stance;
+        let _ = if taken {
+            stance.fetch_or(bit, Ordering::SeqCst)
         } else {
-            self.inner().stance.fetch_and(!HELD, Ordering::SeqCst);
-        }
+            stance.fetch_and(!bit, Ordering::SeqCst)
+        };
     }
 
     /// Refuses mutations from now on, because another process has this node's id and keeps it: nobody follows this one.
@@ -40,9 +56,10 @@ impl Domain {
     pub(crate) fn may_begin(&self) -> Result<(), WriteError> {
         match self.inner().stance.load(Ordering::Relaxed) {
             0 => Ok(()),
-            HELD => Err(WriteError::NotKnown),
-            stance if stance & LEAVING == 0 => Err(WriteError::Superseded),
-            _ => Err(WriteError::Leaving),
+            stance if stance & LEAVING != 0 => Err(WriteError::Leaving),
+            stance if stance & SUPERSEDED != 0 => Err(WriteError::Superseded),
+            stance if stance & STUCK != 0 => Err(WriteError::Stuck(Stuck)),
+            _ => Err(WriteError::NotKnown),
         }
     }
 }

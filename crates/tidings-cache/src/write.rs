@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidings_proto::codec::CodecError;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::log::{Appended, Sealed};
+use tidings_proto::log::{AppendError, Appended, Sealed, Stuck};
 use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
 use tidings_proto::time::Tick;
@@ -35,6 +35,11 @@ pub enum WriteError {
     /// The node is shutting down: peers could not be told. The local entry was removed.
     #[error(transparent)]
     Sealed(#[from] Sealed),
+    /// The node's log files can be neither written nor removed, and would be taken for everything that it did: peers could
+    /// not be told. The local entry may have been removed. It is tried again all the time: try later, and see to the
+    /// directory.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
     /// The node has begun to shut down.
     #[error("this node is leaving: it makes no changes any more")]
     Leaving,
@@ -60,6 +65,15 @@ pub enum WriteError {
     /// A number would leave its type's range.
     #[error("the number would overflow")]
     Overflow,
+}
+
+impl From<AppendError> for WriteError {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Sealed(sealed) => Self::Sealed(sealed),
+            AppendError::Stuck(stuck) => Self::Stuck(stuck),
+        }
+    }
 }
 
 /// How a mutation is made.

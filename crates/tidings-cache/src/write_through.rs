@@ -100,7 +100,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
         let core = &*self.core;
         let encoded = Encoded::new(core.id, key)?;
         // Announced before the check, so that a node that leaves either waits for this write or refuses it.
-        let announced = OpenWrite::of(&core.domain);
+        let announced = match core.has_rules() {
+            // What follows from it is not told either, should this process end.
+            true => OpenWrite::of_unnamed(&core.domain),
+            false => OpenWrite::of_key(&core.domain, core.id, core.travels().then(|| encoded.borrowed())),
+        }?;
         core.may_change(Leave::Refuses)?;
         let (start, unstored) = core.guard(&encoded, Purpose::Write);
         Ok(WriteFlight { cache: self, key, encoded, start, unstored, open: true, _announced: announced })

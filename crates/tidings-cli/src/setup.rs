@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use tidings::{BeforeKnown, Domain, Invalidator, Node, NodeBuilder, OneLoader, StartError, WhenIsolated};
+use tidings::{
+    BeforeKnown, Domain, Invalidator, LogFileError, Node, NodeBuilder, OneLoader, StartError, WhenIsolated,
+};
 use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
@@ -47,6 +49,10 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
             events: coherence.log_events,
             bytes: usize::try_from(coherence.log_bytes).unwrap_or(usize::MAX),
         });
+    let builder = match &coherence.log_dir {
+        Some(directory) => builder.log_dir(directory),
+        None => builder,
+    };
     Ok(match &cluster.advertise {
         Some(advertise) => builder.advertise(advertise.clone()),
         None => builder,
@@ -110,6 +116,10 @@ pub(crate) fn cannot_start(error: &StartError) -> Failure {
             failure.hint("another process has this port: stop it, or set cluster.listen to another one")
         }
         StartError::Bind(BindError::Socket { .. }) => failure.hint("cluster.listen names the address"),
+        StartError::LogFiles(LogFileError::InUse(_)) => {
+            failure.hint("stop it, or set coherence.log_dir to another directory")
+        }
+        StartError::LogFiles(_) => failure.hint("coherence.log_dir names the directory"),
         StartError::Unspecified(_) | StartError::Advertise { .. } => {
             failure.hint("cluster.advertise names the address")
         }

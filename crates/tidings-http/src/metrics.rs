@@ -228,6 +228,23 @@ impl NodeMetrics {
             "Lives that members named and that were not taken note of: more than can be, or of the far future.",
             one(self.0.hearsay_refused()),
         )?;
+        let files = self.0.log_files().unwrap_or_default();
+        out.counter(
+            "tidings_log_files_failures",
+            "Times that the node's log files were given up, for they could not be written.",
+            one(files.failures),
+        )?;
+        out.counter(
+            "tidings_log_files_followed",
+            "Members that have followed the former life of this node to its end, from its log files.",
+            one(files.followed),
+        )?;
+        out.gauge(
+            "tidings_log_files_stuck",
+            None,
+            "1 while the node makes no changes, for its log files can be neither written nor removed.",
+            one(f64::from(u8::from(files.stuck))),
+        )?;
         let slots = remote.fenced_slots.get();
         out.counter("tidings_fenced_slots", "Slots that became unreadable, counted per cache.", one(slots))
     }

@@ -125,6 +125,7 @@ impl From<WriteError> for Problem {
             WriteError::Sealed(_) | WriteError::Leaving => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "leaving", detail)
             }
+            WriteError::Stuck(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "log_files_stuck", detail),
             WriteError::NotKnown => Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_known", detail),
             WriteError::Superseded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "superseded", detail),
             WriteError::Closed => Self::new(StatusCode::NOT_FOUND, "unknown_cache", detail),

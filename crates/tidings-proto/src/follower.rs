@@ -352,10 +352,14 @@ impl Follower {
     /// The origin has sealed its log with these heads.
     ///
     /// # Errors
-    /// [`Rejected::Violation`] if the lanes do not match.
+    /// [`Rejected::Violation`] if the lanes do not match, or more was applied than it says that there is: whoever says so
+    /// does not know everything.
     pub fn on_goodbye(&mut self, heads: Vec<Sequence>) -> Result<(), Rejected> {
         if heads.len() != self.lanes.len() {
             return Err(Rejected::Violation("number of lanes"));
+        }
+        if self.lanes.iter().zip(&heads).any(|(lane, head)| lane.expected > head.saturating_add(1)) {
+            return Err(Rejected::Violation("goodbye before what it did"));
         }
         self.goodbye = Some(heads);
         Ok(())

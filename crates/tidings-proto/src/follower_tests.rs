@@ -325,6 +325,16 @@ fn a_goodbye_ends_an_origin_once_everything_is_applied() {
 }
 
 #[test]
+fn a_goodbye_that_knows_of_less_than_was_applied_ends_nothing() {
+    let (mut follower, attempts) = open();
+    apply(&mut follower, 0, attempts[0], 1, 2);
+    assert!(matches!(follower.on_goodbye(vec![1, 0]), Err(Rejected::Violation(_))));
+    assert!(!follower.ended());
+    follower.on_goodbye(vec![2, 0]).unwrap();
+    assert!(follower.ended());
+}
+
+#[test]
 fn a_heartbeat_confirms_only_once_the_member_set_that_it_names_is_known() {
     let (mut follower, _) = open();
     follower.on_members(1);

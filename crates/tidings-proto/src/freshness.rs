@@ -78,13 +78,13 @@ enum Standing {
     /// No live member hears it, since then.
     Lost(Tick),
     /// Ended without a goodbye, at that time. `back`: it was there after all, and stays once the floor is behind.
-    /// `told`: others say so, and it was not known here before.
-    Closing { since: Tick, back: bool, told: bool },
+    /// `told`: others say so, and it was not known here before. `owes`: a floor is due, however its log ends.
+    Closing { since: Tick, back: bool, told: bool, owes: bool },
 }
 
 impl Standing {
     fn ended(since: Tick) -> Self {
-        Self::Closing { since, back: false, told: false }
+        Self::Closing { since, back: false, told: false, owes: false }
     }
 }
 
@@ -192,7 +192,7 @@ impl Freshness {
         if let Some(End::Unclean { .. }) = end
             && let Some(relevant) = self.origins.get_mut(origin)
         {
-            relevant.standing = Standing::Closing { since: now, back: true, told: false };
+            relevant.standing = Standing::Closing { since: now, back: true, told: false, owes: true };
         }
         new
     }
@@ -319,7 +319,7 @@ impl Freshness {
         } else if let Some(relevant) = self.origins.get_mut(origin)
             && !matches!(relevant.standing, Standing::Closing { back: false, .. })
         {
-            relevant.standing = Standing::ended(now);
+            relevant.standing.ends(now);
             // It is named as ended from now on.
             self.changes += 1;
         }
@@ -372,7 +372,7 @@ impl Freshness {
     fn close(&mut self, now: Tick, unreadable: Tick) {
         let Bounds { write_horizon, max_staleness, lost_grace, .. } = self.bounds;
         let closed = |(origin, relevant): (&Origin, &Relevant)| match relevant.standing {
-            Standing::Closing { since, back, told } => {
+            Standing::Closing { since, back, told, .. } => {
                 let floor = since.after(write_horizon);
                 (now >= floor.after(max_staleness)).then(|| (origin.clone(), floor, back, told))
             }

@@ -205,6 +205,36 @@ fn a_life_that_is_over_by_its_own_word_is_doubted_until_it_was_followed_to_its_e
 }
 
 #[test]
+fn a_life_that_was_back_leaves_its_floor_though_its_log_is_followed_to_the_end() {
+    // It leaves by itself; it is killed and served by its successor; or it was replaced.
+    let ends: [fn(&mut Freshness, u64); 3] = [
+        |_, _| {},
+        |freshness, now| {
+            freshness.met(&life("a", 2), Tick(now));
+            freshness.conceded(&life("a", 1), Tick(now));
+        },
+        |freshness, now| freshness.conceded(&life("a", 1), Tick(now)),
+    ];
+    for ends in ends {
+        let mut freshness = settled(&[life("a", 1)]);
+        freshness.lost(&life("a", 1), Tick(2_000));
+        published(&mut freshness, 2_000 + GRACE);
+        published(&mut freshness, 2_000 + GRACE + HORIZON + STALENESS);
+        let back = 2_000 + GRACE + HORIZON + STALENESS + 1_000;
+        freshness.met(&life("a", 1), Tick(back));
+        ends(&mut freshness, back + 10);
+        for now in [back + 20, back + 30] {
+            freshness.ended_at(&life("a", 1), Tick(now));
+            assert_eq!(published(&mut freshness, now).0, 0, "in doubt");
+        }
+        let over = back + 20 + HORIZON + STALENESS;
+        freshness.ended_at(&life("a", 1), Tick(over));
+        assert!(published(&mut freshness, over).1 >= back + HORIZON);
+        assert!(!freshness.is_relevant(&life("a", 1)));
+    }
+}
+
+#[test]
 fn who_says_goodbye_as_usual_is_named_by_nobody() {
     let mut freshness = settled(&[life("a", 1)]);
     freshness.ended_at(&life("a", 1), Tick(2_000));

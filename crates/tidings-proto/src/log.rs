@@ -3,6 +3,11 @@
 //! One log per lane. An event is encoded once, into the open segment; a reader seals it and shares the bytes. The
 //! log is the send buffer of every peer and the replay path at once: a peer's queue is only a [`Cursor`]. Retention
 //! is bounded in events and bytes; who falls out of it is told [`Read::Overrun`], never silently skipped.
+//!
+//! It may be written down as well: see [`Sink`], and [`Recovered`] for what a next life makes of that.
+
+mod journal;
+mod recovered;
 
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
@@ -15,6 +20,11 @@ use crate::hlc::{HybridClock, Stamp, TooFarAhead};
 use crate::id::{FIRST, LaneId, Lanes, Sequence, Slot, SlotSet};
 use crate::record::{Batch, Draft, RECORD_BYTES_MAX};
 use crate::wake::Waiters;
+
+use self::journal::Journal;
+
+pub use self::journal::{OpenWrite, Put, Sink, Unwritten};
+pub use self::recovered::{Distrust, Life, Recovered};
 
 /// A segment is sealed when it reaches this many bytes, read or not.
 pub const SEGMENT_BYTES: usize = 64 << 10;
@@ -51,6 +61,23 @@ impl Retention {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the change log is sealed: this node is shutting down")]
 pub struct Sealed;
+
+/// What is to be appended cannot be written down, nor can what is there be taken away: the next life would take it for
+/// everything. So nothing is appended, until that is there no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log files can be neither written nor removed: this node makes no changes until they can")]
+pub struct Stuck;
+
+/// An append was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// For good.
+    #[error(transparent)]
+    Sealed(#[from] Sealed),
+    /// For now.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+}
 
 /// Where an event went, and who has to be told.
 #[derive(Debug)]
@@ -140,6 +167,8 @@ pub struct LaneLog {
     clock: HybridClock,
     sealed: bool,
     waiters: Waiters,
+    /// Where it is written down, if it is.
+    journal: Option<Box<Journal>>,
 }
 
 impl LaneLog {
@@ -160,6 +189,7 @@ impl LaneLog {
             clock: HybridClock::default(),
             sealed: false,
             waiters: Waiters::default(),
+            journal: None,
         }
     }
 
@@ -183,7 +213,7 @@ impl LaneLog {
     }
 
     #[inline(always)]
-    fn append(&mut self, draft: &Draft<'_>, stamp: Stamp) -> Appended {
+    fn append(&mut self, draft: &Draft<'_>, stamp: Stamp) -> Result<Appended, Stuck> {
         if self.open.is_empty() {
             self.open_first = self.next;
             self.open_base = stamp;
@@ -202,13 +232,16 @@ impl LaneLog {
         draft.write(stamp.0 - self.open_base.0, &mut self.open);
         self.fetched = self.fetched.saturating_sub(self.open.len() - before);
         let sequence = self.next;
+        if self.journal.is_some() {
+            self.write_down((sequence, stamp), before)?;
+        }
         self.next += 1;
         let open_events = self.next - self.open_first;
         if self.open.len() >= SEGMENT_BYTES || open_events * SEGMENT_SHARE >= self.retention.events {
             self.seal_segment();
         }
         self.forget();
-        Appended { lane: self.lane, sequence, stamp, waiters: self.waiters.take() }
+        Ok(Appended { lane: self.lane, sequence, stamp, waiters: self.waiters.take() })
     }
 
     fn seal_segment(&mut self) {
@@ -285,6 +318,7 @@ impl LaneLog {
 pub struct ChangeLog {
     lanes: Lanes,
     logs: Box<[Padded]>,
+    is_written_down: bool,
 }
 
 /// Keeps neighbouring lanes' locks out of each other's cache line (64 bytes on x86-64; 128 covers prefetch pairs).
@@ -297,7 +331,7 @@ impl ChangeLog {
     #[must_use]
     pub fn new(lanes: Lanes, retention: Retention) -> Self {
         let logs = lanes.ids().map(|lane| Padded(Mutex::new(LaneLog::new(lane, retention)))).collect();
-        Self { lanes, logs }
+        Self { lanes, logs, is_written_down: false }
     }
 
     /// How many lanes it has.
@@ -313,39 +347,45 @@ impl ChangeLog {
     /// Appends an event to the lane of its slot. The sequence is taken inside the same critical section.
     ///
     /// # Errors
-    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended.
-    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft<'_>) -> Result<Appended, Sealed> {
+    /// [`Sealed`] after [`ChangeLog::seal`], [`Stuck`]; nothing was appended.
+    pub fn append(&self, slot: Slot, wall_ms: u64, draft: &Draft<'_>) -> Result<Appended, AppendError> {
         let mut log = self.lock(self.lanes.lane_of(slot));
         if log.sealed {
-            return Err(Sealed);
+            return Err(Sealed.into());
         }
         let stamp = log.clock.tick(wall_ms);
-        Ok(log.append(draft, stamp))
+        Ok(log.append(draft, stamp)?)
     }
 
     /// Appends one event to every lane under one stamp, all lanes locked in order; `before_unlock` runs while they
     /// are, after the appends.
     ///
     /// # Errors
-    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended and `before_unlock` did not run.
+    /// [`Sealed`] after [`ChangeLog::seal`]; nothing was appended. [`Stuck`]; some lanes may have it, so that what it names
+    /// there may be gone at peers. `before_unlock` did not run.
     pub fn append_to_all(
         &self,
         wall_ms: u64,
         draft: &Draft<'_>,
         before_unlock: impl FnOnce(),
-    ) -> Result<Vec<Appended>, Sealed> {
+    ) -> Result<Vec<Appended>, AppendError> {
         let mut logs: Vec<_> = self.lanes.ids().map(|lane| self.lock(lane)).collect();
         if logs.iter().any(|log| log.sealed) {
-            return Err(Sealed);
+            return Err(Sealed.into());
         }
         let stamp = logs.iter_mut().map(|log| log.clock.tick(wall_ms)).max().unwrap_or_default();
-        let appended = logs
-            .iter_mut()
-            .map(|log| {
-                log.clock = HybridClock::at(stamp);
-                log.append(draft, stamp)
-            })
-            .collect();
+        let mut appended: Vec<Appended> = Vec::with_capacity(logs.len());
+        let all: Result<(), Stuck> = logs.iter_mut().try_for_each(|log| {
+            log.clock = HybridClock::at(stamp);
+            appended.push(log.append(draft, stamp)?);
+            Ok(())
+        });
+        if let Err(stuck) = all {
+            drop(logs);
+            // The caller has nothing to wake them with.
+            appended.into_iter().for_each(|one| one.waiters.wake());
+            return Err(stuck.into());
+        }
         before_unlock();
         Ok(appended)
     }
@@ -412,6 +452,8 @@ impl ChangeLog {
         for lane in self.lanes.ids() {
             let mut log = self.lock(lane);
             log.sealed = true;
+            // What has not ended by now is taken for open.
+            log.journal = None;
             heads.push(log.head());
             waiters.push(log.waiters.take());
         }

@@ -238,8 +238,8 @@ fn a_sealed_log_refuses_appends_and_is_read_to_its_end() {
     assert_eq!(log.read(lane(0), &mut caught_up, 1, &mut Vec::new()), Read::Empty);
     assert_eq!(log.seal(), [3, 0, 0, 0]);
     assert_eq!(woken.times(), 1);
-    assert_eq!(log.append(slot(0), 1, &draft(b"late")).unwrap_err(), Sealed);
-    assert_eq!(log.append_to_all(1, &draft(b"late"), || panic!("ran")).unwrap_err(), Sealed);
+    assert_eq!(log.append(slot(0), 1, &draft(b"late")).unwrap_err(), Sealed.into());
+    assert_eq!(log.append_to_all(1, &draft(b"late"), || panic!("ran")).unwrap_err(), Sealed.into());
     assert_eq!(log.heads(), [3, 0, 0, 0]);
     let mut cursor = Cursor { next: FIRST };
     assert_eq!(read(&log, &mut cursor, 1 << 20).1.len(), 3);
@@ -371,7 +371,7 @@ proptest! {
                 Step::Append(size) => {
                     let head = log.head();
                     let appended = log.append(&sized(size), Stamp(n as u64));
-                    prop_assert_eq!(appended.sequence, head + 1);
+                    prop_assert_eq!(appended.unwrap().sequence, head + 1);
                     prop_assert_eq!(log.head(), head + 1);
                 }
                 Step::Read { from, bytes_max } => {

@@ -29,6 +29,8 @@ pub enum CloseCode {
     AddressTaken = 8,
     /// Too many connections.
     Busy = 9,
+    /// The peer has said goodbye, and everything that it did is applied here. No other code says so.
+    Followed = 11,
 }
 
 impl CloseCode {

@@ -236,8 +236,15 @@ impl Link {
     }
 
     /// Whether the peer has closed the connection with a code.
-    pub(crate) fn was_closed_with(&self, code: CloseCode) -> bool {
+    #[must_use]
+    pub fn was_closed_with(&self, code: CloseCode) -> bool {
         self.connection.close_reason().is_some_and(|end| code.was_said(&end))
+    }
+
+    /// Whether the peer has closed the connection, with whichever code.
+    #[must_use]
+    pub fn was_closed_by_peer(&self) -> bool {
+        matches!(self.connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)))
     }
 
     /// Whether the connection is closed.

@@ -276,6 +276,10 @@ pub async fn run(link: Arc<Link>, node: Arc<dyn Peering>) {
         followed.end().map(Ok).boxed(),
     ];
     let end = FuturesUnordered::from_iter(parts).next().await;
+    if followed.with(Follower::ended) {
+        // Whichever part has noticed, nothing more is to come.
+        return link.close(CloseCode::Followed, "");
+    }
     let Some(Err(error)) = end else { return };
     let reason = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
     if error.is_violation() {

@@ -1,6 +1,7 @@
 //! How a node is described and started.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidings_cache::Clock;
@@ -50,6 +51,7 @@ impl NodeBuilder {
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
+            log_dir: None,
             clock: Clock::system(),
             on_calling_runtime: false,
             simulated: None,
@@ -170,6 +172,31 @@ impl NodeBuilder {
     /// How much each lane remembers for peers that fall behind.
     pub fn retention(mut self, retention: Retention) -> Self {
         self.config.retention = retention;
+        self
+    }
+
+    /// Writes the log down in files of this directory, which is made if it is not there: plain writes, and nothing is
+    /// flushed to the disk. Default: none.
+    ///
+    /// Without it, a process that is killed leaves its peers in doubt: each doubts what it holds until `write_horizon` and
+    /// `max_staleness` have passed, and loads it all again. With it, the next process with this node id serves from there
+    /// what peers have not had, and they drop the keys that were changed and no others.
+    ///
+    /// **What this process writes to a system of record it must write by [`crate::Cache::write_through`] or
+    /// [`crate::Cache::begin_write`]**, which are written down before they begin. Of a write that was made by itself, and
+    /// whose `remove` or `insert` was yet to come when the process was killed, nobody knows: peers serve the old value until
+    /// it expires. Without log files the doubt covers that, too: who cannot promise it leaves them out. After the machine
+    /// itself went down, or if anything is damaged or missing, it is as if there were no log files.
+    ///
+    /// If the files cannot be written any more, they are removed, and the node goes on as if it had none. If they cannot
+    /// be removed either, the next process would take them for everything: until they can, changes are refused
+    /// ([`crate::WriteError::Stuck`]), and no goodbye is said. Peers doubt what had begun by then.
+    ///
+    /// Each append takes a system call more, under a lock. The directory should be on a file system of this machine that
+    /// never makes a writer wait; one in memory (`/run`, `/dev/shm`) serves as well as any. It takes twice
+    /// [`Retention::bytes`] for each lane, and as much again during a start.
+    pub fn log_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.log_dir = Some(directory.into());
         self
     }
 

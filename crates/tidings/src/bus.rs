@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -36,6 +36,8 @@ use crate::coherence::Coherence;
 use crate::config::Planted;
 use crate::copying;
 use crate::leases::{self, Leases};
+use crate::legacy::Legacy;
+use crate::log_files::LogFiles;
 use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
@@ -89,6 +91,12 @@ pub(crate) struct Bus {
     pub(crate) asked: Asked,
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
+    /// Where the log is written down, if it is.
+    pub(crate) log_files: Option<LogFiles>,
+    /// What the former life has left there, while it is served.
+    pub(crate) legacy: ArcSwapOption<Legacy>,
+    /// The deny list, for whatever begins later.
+    pub(crate) denied: ArcSwap<Vec<String>>,
     incarnation: AtomicU64,
     address: OnceLock<SocketAddr>,
     gossip: Mutex<Option<mpsc::Sender<Inbound>>>,
@@ -118,6 +126,8 @@ pub(crate) struct Parts {
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
     pub(crate) planted: Option<Planted>,
+    pub(crate) log_files: Option<LogFiles>,
+    pub(crate) legacy: Option<Legacy>,
 }
 
 impl Bus {
@@ -150,6 +160,9 @@ impl Bus {
             asked: Asked::default(),
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
+            log_files: parts.log_files,
+            legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
+            denied: ArcSwap::default(),
             incarnation: AtomicU64::new(parts.origin.incarnation.0),
             address: OnceLock::new(),
             gossip: Mutex::new(None),
@@ -184,6 +197,31 @@ impl Bus {
         let origin = self.origin();
         self.domain.set_origin(origin.clone());
         origin
+    }
+
+    /// This node's life should have this number at least.
+    pub(crate) fn wants_incarnation(&self, least: Incarnation) {
+        self.wanted_incarnation.send_if_modified(|wanted| {
+            let later = least > *wanted;
+            *wanted = least.max(*wanted);
+            later
+        });
+    }
+
+    /// Says in the log files whose they are.
+    pub(crate) async fn own_log_files(&self) {
+        let Some(files) = &self.log_files else { return };
+        files.belong_to(self.domain.log().lanes(), &self.cluster, (self.origin(), self.log_id)).await;
+    }
+
+    /// Whether the log takes nothing, for its files are stuck. Peers may not have been told of what was refused.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.log_files.as_ref().is_some_and(LogFiles::are_stuck)
+    }
+
+    /// A member has followed the former life to its end.
+    pub(crate) fn former_life_followed(&self) {
+        self.log_files.iter().for_each(LogFiles::followed);
     }
 
     /// How long this process has been there, whatever is done to the wall clock.
@@ -242,6 +280,13 @@ impl Bus {
         }
     }
 
+    /// Whom a peer at this address names may be this node's former life.
+    fn heirs(&self, address: SocketAddr, members: &MemberSet) {
+        if let Some(legacy) = &*self.legacy.load() {
+            legacy.named(address, members);
+        }
+    }
+
     /// Notes that a session runs, until it is dropped.
     fn session_begins(self: &Arc<Self>, hello: &Hello) -> Session {
         let mut sessions = self.sessions.lock();
@@ -250,6 +295,7 @@ impl Bus {
         sessions.begin(record.clone());
         // Said again after the peer was admitted: older sessions with this life may have ended since.
         self.linked(record);
+        self.heirs(hello.address, &hello.members);
         Session { bus: self.clone(), origin }
     }
 }
@@ -341,6 +387,11 @@ impl Peering for Face {
     fn members_of(&self, origin: &Origin, members: &MemberSet) {
         self.coherence.named(&origin.node, members);
         self.named.notify_one();
+        if self.legacy.load().is_some()
+            && let Some(record) = self.sessions.lock().record(origin)
+        {
+            self.heirs(record.address, members);
+        }
     }
 
     fn caches_of(&self, origin: &Origin, names: Vec<String>) {

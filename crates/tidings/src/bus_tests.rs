@@ -38,6 +38,8 @@ fn bus() -> Face {
         observers,
         clocks,
         planted: None,
+        log_files: None,
+        legacy: None,
     });
     bus.set_address(([127, 0, 0, 1], 7400).into());
     Face(bus)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidings_membership::State;
 use tidings_proto::id::{FIRST, LaneId, Origin, Sequence, Slot};
-use tidings_proto::log::ChangeLog;
+use tidings_proto::log::{AppendError, ChangeLog};
 use tidings_proto::record::Draft;
 use tidings_proto::time::Tick;
 use tidings_transport::Refused;
@@ -43,13 +43,17 @@ pub(crate) struct Canary {
 impl Canary {
     /// Begins a log with one in every lane.
     pub(crate) fn begin(log: &ChangeLog, wall_ms: u64) -> Self {
-        // Nobody has sealed it, and nobody listens yet.
-        let sung = log.append_to_all(wall_ms, &Draft::canary(), || {}).map_or(0, |_| FIRST);
+        // Nobody has sealed it, and nobody listens yet. What is stuck is made up for.
+        let wanted = match log.append_to_all(wall_ms, &Draft::canary(), || {}) {
+            Ok(_) => BTreeMap::new(),
+            Err(_) => log.lanes().ids().map(|lane| (lane, FIRST)).collect(),
+        };
         Self {
             passed: AtomicU64::new(0),
             contact: AtomicU64::new(Tick::NEVER.0),
-            sung: Mutex::new(vec![sung; usize::from(log.lanes().count())]),
-            wanted: Mutex::default(),
+            // Each of them at most has one.
+            sung: Mutex::new(log.heads()),
+            wanted: Mutex::new(wanted),
         }
     }
 
@@ -63,14 +67,18 @@ impl Canary {
     /// Appends what is waited for, unless something was appended meanwhile: one a lane at most, however many wait. Called
     /// once a second, so that no peer can make a node log more than that.
     pub(crate) fn sing(&self, log: &ChangeLog, wall_ms: u64) {
-        for (lane, next) in std::mem::take(&mut *self.wanted.lock()) {
+        let wanted = std::mem::take(&mut *self.wanted.lock());
+        for (lane, next) in wanted {
             let slot = Slot::new(lane.number()).filter(|_| log.head(lane) < next);
-            // A sealed log says goodbye: nobody waits for it.
-            let Some(Ok(appended)) = slot.map(|slot| log.append(slot, wall_ms, &Draft::canary())) else {
-                continue;
-            };
-            self.sung.lock()[lane.index()] += 1;
-            appended.waiters.wake();
+            match slot.map(|slot| log.append(slot, wall_ms, &Draft::canary())) {
+                Some(Ok(appended)) => {
+                    self.sung.lock()[lane.index()] += 1;
+                    appended.waiters.wake();
+                }
+                Some(Err(AppendError::Stuck(_))) => self.want(lane, next),
+                // A sealed log says goodbye: nobody waits for it.
+                Some(Err(AppendError::Sealed(_))) | None => {}
+            }
         }
     }
 

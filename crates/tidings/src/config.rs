@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,
+    /// Where the log is written down, if it is.
+    pub(crate) log_dir: Option<PathBuf>,
     pub(crate) clock: Clock,
     /// Whether the calling runtime runs it, or else a thread of its own.
     pub(crate) on_calling_runtime: bool,

@@ -25,6 +25,8 @@ use crate::audit;
 use crate::bus::{Bus, Face};
 use crate::config::Config;
 use crate::copying;
+use crate::legacy;
+use crate::log_files;
 use crate::node::StartError;
 use crate::observe::Observation;
 
@@ -94,6 +96,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn new(bus: Arc<Bus>, config: Config) -> Self {
+        bus.denied.store(Arc::new(config.denied.clone()));
         Self { bus, config, wanted: Mutex::default(), resolver: Resolver::default() }
     }
 
@@ -109,6 +112,10 @@ impl Driver {
                 let mut tasks = JoinSet::new();
                 tasks.spawn(async move { face.herald.run(&face, linger).await });
                 tasks.spawn(crate::leases::run(self.bus.clone()));
+                let legacy = self.bus.legacy.load_full().filter(|_| linger);
+                if let Some(legacy) = legacy.clone() {
+                    tasks.spawn(legacy::run(self.bus.clone(), legacy, self.config_beside()));
+                }
                 let bus = self.bus.clone();
                 tasks.spawn(async move { copying::run(&bus).await });
                 let mut auditor = JoinSet::new();
@@ -117,6 +124,9 @@ impl Driver {
                 self.work(orders, view, reloads).await;
                 auditor.shutdown().await;
                 tasks.shutdown().await;
+                if let Some(legacy) = legacy {
+                    legacy.close().await;
+                }
                 self.bus.transport.store(None);
                 self.bus.receipts.end();
                 self.bus.observers.close();
@@ -146,22 +156,34 @@ impl Driver {
             drained = tokio::time::timeout(deadline, self.drained(deadline)) => drained,
             never = &mut steering => match never {},
         };
-        let clean = drained.is_ok();
-        self.leave(drained.ok()).await;
+        let heads = drained.ok().filter(|_| !self.bus.is_stuck());
+        let clean = heads.is_some();
+        self.leave(heads).await;
         // Let go of before the caller is told: the port is free then.
         self.bus.transport.store(None);
         let _ = done.send(clean);
     }
 
-    async fn start(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+    fn transport_config(&self) -> tidings_transport::Config {
         let config = &self.config;
-        let transport_config = tidings_transport::Config {
+        tidings_transport::Config {
             cluster: config.cluster.clone(),
             node: self.bus.node.clone(),
             listen: config.listen,
             identity: config.identity.clone(),
             denied: config.denied.clone(),
-        };
+        }
+    }
+
+    /// Of a transport that dials from any port of this node's.
+    fn config_beside(&self) -> tidings_transport::Config {
+        let config = self.transport_config();
+        tidings_transport::Config { listen: SocketAddr::new(config.listen.ip(), 0), ..config }
+    }
+
+    async fn start(&self) -> Result<watch::Receiver<Arc<View>>, StartError> {
+        let config = &self.config;
+        let transport_config = self.transport_config();
         if let Some(advertise) = config.advertise {
             self.bus.set_address(advertise);
         }
@@ -184,6 +206,8 @@ impl Driver {
             unreachable!("a driver starts once");
         }
         self.bus.transport.store(Some(Arc::new(transport)));
+        // Not before: who cannot start leaves the files of the last one who could.
+        self.bus.own_log_files().await;
         self.start_membership().await
     }
 
@@ -223,6 +247,7 @@ impl Driver {
         let mut incarnation = self.bus.wanted_incarnation.subscribe();
         incarnation.mark_changed();
         let mut renumber_from = Instant::now();
+        let mut stuck = pin!(log_files::refuse_while_stuck(&self.bus).fuse());
         let mut over = pin!(self.ends_if_replaced().fuse());
         view.mark_changed();
         loop {
@@ -246,6 +271,7 @@ impl Driver {
                     }
                 }
                 () = &mut over => {}
+                () = &mut stuck => {}
                 _ = tick.tick() => {
                     self.redial_silent();
                     let now = view.borrow().clone();
@@ -295,7 +321,7 @@ impl Driver {
             return;
         }
         let horizon = bus.coherence.bounds().write_horizon;
-        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() {
+        if tokio::time::timeout(horizon, bus.domain.writes_settled()).await.is_err() || bus.is_stuck() {
             // What is open still can neither be told any more nor be said to be over.
             bus.ends_unfollowed();
             tracing::warn!(
@@ -360,6 +386,7 @@ impl Driver {
             return None;
         }
         let origin = self.bus.renumber(incarnation);
+        self.bus.own_log_files().await;
         tracing::warn!(%origin, "a later incarnation of this node is known: taking the next");
         if let Some(transport) = self.bus.transport() {
             transport.close_links(CloseCode::Ended, "renumbered");
@@ -445,7 +472,9 @@ impl Driver {
                 let _ = tokio::time::timeout(GOODBYE_TIME, closed).await;
             }
         } else {
-            tracing::warn!("the time to shut down is over: no goodbye is said, peers will doubt for a while");
+            let why =
+                if bus.is_stuck() { "the log files are stuck" } else { "the time to shut down is over" };
+            tracing::warn!("{why}: no goodbye is said, peers will doubt for a while");
         }
         let membership = bus.membership.lock().take();
         if let Some(membership) = membership {

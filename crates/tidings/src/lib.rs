@@ -17,6 +17,8 @@ mod copying;
 mod drive;
 mod hosted;
 mod leases;
+mod legacy;
+mod log_files;
 #[cfg(test)]
 mod logged;
 mod measure;
@@ -38,6 +40,7 @@ pub use coherence::{BeforeKnown, Following};
 #[doc(hidden)]
 pub use config::{Planted, Simulated};
 pub use leases::{LeaseReport, Unshared};
+pub use log_files::{LogFileError, LogFileReport};
 pub use measure::{Measured, Repairs};
 pub use members::{MemberInfo, SYNCED_WITHIN};
 pub use node::{Node, NotReady, StartError};

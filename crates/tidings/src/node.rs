@@ -23,6 +23,8 @@ use crate::coherence::Coherence;
 use crate::config::Config;
 use crate::drive::{Driver, Orders, Shutdown};
 use crate::leases::LeaseReport;
+use crate::legacy::Legacy;
+use crate::log_files::{self, LogFileError, LogFileReport};
 use crate::observe::{Observer, Observers};
 use crate::receipts::ReceiptCounts;
 
@@ -51,6 +53,9 @@ pub enum StartError {
         #[source]
         source: std::io::Error,
     },
+    /// Its log files cannot be used.
+    #[error(transparent)]
+    LogFiles(#[from] LogFileError),
     /// The bus thread could not be made.
     #[error("cannot start the bus thread")]
     Thread(#[source] std::io::Error),
@@ -111,19 +116,41 @@ impl Node {
         tidings_proto::id::check_name(&config.cluster)?;
         let node = NodeId::new(&config.node_id)?;
         let clock = config.clock.clone();
-        let origin = Origin { node: node.clone(), incarnation: Incarnation(clock.wall_ms()) };
-        let log = Arc::new(ChangeLog::new(config.lanes, config.retention));
-        let domain = Domain::bounded(clock, log, origin.clone(), config.bounds);
+        let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
+        let (lanes, retention) = (config.lanes, config.retention);
+        let (log_files, legacy, log) = match config.log_dir.clone() {
+            Some(directory) => {
+                let whose = (config.cluster.clone(), node.clone());
+                let opened = log_files::open(directory, whose, (lanes, retention, log_id)).await?;
+                (Some(opened.files), opened.legacy, opened.log)
+            }
+            None => (None, None, ChangeLog::new(lanes, retention)),
+        };
+        let incarnation =
+            Incarnation(clock.wall_ms()).max(legacy.as_ref().map_or(Incarnation(0), Legacy::next));
+        let origin = Origin { node: node.clone(), incarnation };
+        let domain = Domain::bounded(clock, Arc::new(log), origin.clone(), config.bounds);
         let observers = Arc::<Observers>::default();
         let has_seeds = !config.seeds.is_empty();
         let coherence = Coherence::new(node, domain.clone(), observers.clone(), config.bounds, has_seeds);
         coherence.set_before_known(config.before_known);
-        let log_id = LogId(config.simulated.as_ref().map_or_else(rand::random, |simulated| simulated.log_id));
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
         let clocks = config.clocks;
         let planted = config.simulated.as_ref().and_then(|simulated| simulated.planted);
-        let parts = Parts { cluster, origin, log_id, zone, domain, coherence, observers, clocks, planted };
+        let parts = Parts {
+            cluster,
+            origin,
+            log_id,
+            zone,
+            domain,
+            coherence,
+            observers,
+            clocks,
+            planted,
+            log_files,
+            legacy,
+        };
         let bus = Bus::new(parts);
         bus.audits.set_pace(config.audit_keys_per_second);
         let (shutdown, inbox) = mpsc::channel(1);
@@ -227,6 +254,12 @@ impl Node {
         self.inner.bus.leases.report()
     }
 
+    /// What became of its log files; `None` if it was started without.
+    #[must_use]
+    pub fn log_files(&self) -> Option<LogFileReport> {
+        Some(self.inner.bus.log_files.as_ref()?.report())
+    }
+
     /// Whether the node still runs: `false` once it was shut down or its thread has died.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -295,8 +328,13 @@ impl Node {
 
     /// Replaces the deny list; connections of those on it are closed, and gossip about them counts for nothing.
     pub fn set_denied(&self, denied: &[String]) {
-        if let Some(transport) = self.inner.bus.transport() {
+        let bus = &self.inner.bus;
+        bus.denied.store(Arc::new(denied.to_vec()));
+        if let Some(transport) = bus.transport() {
             transport.set_denied(denied);
+        }
+        if let Some(legacy) = &*bus.legacy.load() {
+            legacy.set_denied(denied);
         }
         if let Some(membership) = self.inner.bus.membership() {
             membership.recheck();
@@ -335,6 +373,9 @@ impl Node {
         let mut reasons = Vec::new();
         if bus.goodbye.borrow().is_some() {
             reasons.push("the node is leaving".to_owned());
+        }
+        if bus.is_stuck() {
+            reasons.push("the log files can be neither written nor removed".to_owned());
         }
         let members = self.members();
         if self.inner.has_seeds && members.len() == 1 {

@@ -10,6 +10,7 @@ mod audit;
 mod copies;
 mod frames;
 mod gossip;
+mod log_files;
 mod mutate;
 mod samples;
 mod texts;
@@ -129,6 +130,13 @@ pub const DECODERS: &[Decoder] = &[
         decode: asks::lease,
         samples: asks::leases,
         bytes_fixed: CLAIMED_BYTES,
+        bytes_per_byte: 64,
+    },
+    Decoder {
+        name: "log_file",
+        decode: log_files::files,
+        samples: log_files::samples,
+        bytes_fixed: 64 << 10,
         bytes_per_byte: 64,
     },
     Decoder {

@@ -170,6 +170,11 @@ fn signed_records_are_read_in_proportion() {
 }
 
 #[test]
+fn log_files_are_read_in_proportion() {
+    feed_mutated("log_file");
+}
+
+#[test]
 fn traces_are_read_in_proportion() {
     feed_mutated("trace");
 }

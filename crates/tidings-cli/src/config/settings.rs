@@ -249,6 +249,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "\"4MiB\"",
         "Bytes kept for followers, per lane; at least 64KiB.",
     ),
+    unset(
+        "coherence.log_dir",
+        Kind::Path,
+        "\"/run/tidings/n1\"",
+        "Directory where the log is written down, for the next process if this one is killed. README says who must not set it.",
+    ),
     unset("cache[].name", Kind::Name, "\"users\"", "Its name, the same on every node. Required."),
     works(
         "cache[].mode",

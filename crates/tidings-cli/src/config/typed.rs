@@ -82,6 +82,7 @@ pub(crate) struct Coherence {
     pub(crate) lanes: Lanes,
     pub(crate) log_events: u64,
     pub(crate) log_bytes: u64,
+    pub(crate) log_dir: Option<PathBuf>,
 }
 
 /// A cache.
@@ -141,14 +142,14 @@ impl Config {
             identity,
             denied: get.list("tls.denied")?,
             http,
-            coherence: coherence(&get)?,
+            coherence: coherence(&get, directory)?,
             caches: (0..values.count("cache")).map(|index| cache(values, index)).collect::<Option<_>>()?,
             log: get.text("telemetry.log")?,
         })
     }
 }
 
-fn coherence(get: &Getter<'_>) -> Option<Coherence> {
+fn coherence(get: &Getter<'_>, directory: &Path) -> Option<Coherence> {
     Some(Coherence {
         max_staleness: get.duration("coherence.max_staleness")?,
         lost_grace: get.duration("coherence.lost_grace"),
@@ -162,6 +163,7 @@ fn coherence(get: &Getter<'_>) -> Option<Coherence> {
         lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
         log_events: get.count("coherence.log_events")?,
         log_bytes: get.bytes("coherence.log_bytes")?,
+        log_dir: get.text("coherence.log_dir").map(|name| directory.join(name)),
     })
 }
 

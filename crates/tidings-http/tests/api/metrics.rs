@@ -40,6 +40,8 @@ async fn counters_are_there_from_the_start() {
         "tidings_broadcast_errors_total{reason=\"dial\"} 0",
         "tidings_broadcast_errors_total{reason=\"overrun\"} 0",
         "tidings_hearsay_refused_total 0",
+        "tidings_log_files_failures_total 0",
+        "tidings_log_files_stuck 0.0",
         "tidings_subscriber_lagged_total{cache=\"c\"} 0",
         "tidings_handshake_refused_total{reason=\"unknown_ca\"} 0",
         "tidings_member_state{node=\"n1\",state=\"live\"} 1.0",

@@ -111,6 +111,14 @@ impl Ended {
     }
 }
 
+impl Standing {
+    /// Ends at that time, and owes what it did.
+    pub(super) fn ends(&mut self, at: Tick) {
+        let owes = matches!(self, Self::Closing { owes: true, .. });
+        *self = Self::Closing { since: at, back: false, told: false, owes };
+    }
+}
+
 impl Freshness {
     /// Whether this node has given a life up that no later one has followed: it may be there all the same, and be met.
     #[must_use]
@@ -119,9 +127,13 @@ impl Freshness {
     }
 
     /// The origin said goodbye and everything it did is applied, as [`Freshness::left`]. If it was over before that,
-    /// not all have followed it so: then it is named as one that ended without a goodbye.
+    /// not all have followed it so: then it is named as one that ended without a goodbye. One that was back, and owes a
+    /// floor for that, leaves it as any other end does: what it has missed with this node is in no log.
     pub fn ended_at(&mut self, origin: &Origin, now: Tick) {
         let standing = self.origins.get(origin).map(|relevant| relevant.standing);
+        if let Some(Standing::Closing { owes: true, .. }) = standing {
+            return self.end(origin, now);
+        }
         let was_over =
             self.is_superseded(origin) || matches!(standing, Some(Standing::Closing { back: false, .. }));
         let named_until = now.after(self.bounds.lost_grace);
@@ -141,7 +153,7 @@ impl Freshness {
         }
         match self.origins.get_mut(origin) {
             Some(relevant) => {
-                relevant.standing = Standing::ended(now);
+                relevant.standing.ends(now);
                 self.changes += 1;
             }
             None => self.enter(origin, Standing::ended(now), None),

@@ -66,7 +66,7 @@ impl Freshness {
             if covered {
                 self.ended.note(origin.clone(), End::Told { named_until: Tick::NEVER });
             } else {
-                let told = Standing::Closing { since: now, back: false, told: true };
+                let told = Standing::Closing { since: now, back: false, told: true, owes: false };
                 self.enter(origin, told, Some(by.clone()));
                 named.new.push(origin.clone());
             }

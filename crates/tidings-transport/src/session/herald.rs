@@ -18,7 +18,7 @@ use tokio::sync::futures::Notified;
 
 use super::Peering;
 use super::marks::Marks;
-use super::pace::{Due, Pace};
+use super::pace::{GROUPS, Next, Turns};
 use crate::timer::Timer;
 
 /// Set beside the lanes' bits while the herald sleeps.
@@ -29,14 +29,16 @@ const ASLEEP: u32 = 1 << 31;
 pub struct Herald {
     bell: Arc<Bell>,
     lanes: Box<[Lane]>,
-    peers: AtomicUsize,
+    /// Peers by group.
+    peers: [AtomicUsize; GROUPS],
 }
 
 #[derive(Debug)]
 struct Lane {
     id: LaneId,
     waker: Waker,
-    readers: Notify,
+    /// Those who read for the peers of each group.
+    readers: [Notify; GROUPS],
     marks: Mutex<Marks>,
 }
 
@@ -67,11 +69,21 @@ impl Wake for Rope {
 }
 
 /// A peer that is served; counted until it is dropped.
-pub(super) struct Audience<'a>(&'a Herald);
+pub(super) struct Audience<'a> {
+    herald: &'a Herald,
+    group: usize,
+}
+
+impl Audience<'_> {
+    /// Resolves when the lane may have more than there was when this was called (not when it is polled first).
+    pub(super) fn news(&self, lane: LaneId) -> Notified<'_> {
+        self.herald.lanes[lane.index()].readers[self.group].notified()
+    }
+}
 
 impl Drop for Audience<'_> {
     fn drop(&mut self) {
-        self.0.peers.fetch_sub(1, Ordering::Relaxed);
+        self.herald.peers[self.group].fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -82,43 +94,59 @@ impl Herald {
         let bell = Arc::new(Bell::default());
         let lane = |id: LaneId| {
             let rope = Rope { bell: bell.clone(), lane: id.index() };
-            Lane { id, waker: Waker::from(Arc::new(rope)), readers: Notify::new(), marks: Mutex::default() }
+            Lane {
+                id,
+                waker: Waker::from(Arc::new(rope)),
+                readers: Default::default(),
+                marks: Mutex::default(),
+            }
         };
-        Self { lanes: lanes.ids().map(lane).collect(), bell, peers: AtomicUsize::new(0) }
+        Self { lanes: lanes.ids().map(lane).collect(), bell, peers: Default::default() }
     }
 
     /// Tells readers until it is dropped. `linger`: whether to gather events while they keep coming, which needs the
     /// system's clock.
     pub async fn run(&self, node: &dyn Peering, linger: bool) {
         let mut timer = if linger { Timer::new() } else { None };
-        self.lanes.iter().for_each(|lane| self.tell(node, lane, node.now()));
-        let mut pace = Pace::default();
+        let (mut turns, mut next) = (Turns::default(), Next::Rest);
+        let (mut rung, mut now) = (u32::MAX, node.now());
+        let mut heard = now;
         loop {
-            let mut rung = self.rung().await;
-            let heard = node.now();
-            if let Some(timer) = &mut timer {
-                let peers = self.peers.load(Ordering::Relaxed);
-                let due = pace.due(heard, peers);
-                match due {
-                    Due::Now => {}
-                    Due::After(time) => timer.sleep(time).await,
-                    Due::WithNext(time) => {
-                        self.lanes_in(rung).for_each(|lane| node.log().listen(lane.id, &lane.waker));
-                        let next = tokio::select! {
-                            more = self.rung() => more,
-                            () = timer.sleep(time) => 0,
-                        };
-                        if next != 0 {
-                            timer.stop();
-                        }
-                        rung |= next;
-                    }
+            // Listens again, and only then wakes readers: what is appended from now on rings.
+            self.lanes_in(rung).for_each(|lane| self.hear(node, lane, heard));
+            let told = match timer {
+                Some(_) => {
+                    let peers = self.peers.each_ref().map(|peers| peers.load(Ordering::Relaxed));
+                    let (told, then) = turns.step(rung, (heard, now), peers);
+                    next = then;
+                    told
                 }
-                let told = if due == Due::Now { heard } else { node.now() };
-                rung |= self.take();
-                pace.tell(told, peers);
+                None => [rung; GROUPS],
+            };
+            for (group, lanes) in told.into_iter().enumerate() {
+                self.lanes_in(lanes).for_each(|lane| lane.readers[group].notify_waiters());
             }
-            self.lanes_in(rung).for_each(|lane| self.tell(node, lane, heard));
+            let before = now;
+            rung = match (next, &mut timer) {
+                (Next::Listen(time), Some(timer)) => {
+                    let rung = tokio::select! {
+                        rung = self.rung() => rung,
+                        () = timer.sleep(time) => 0,
+                    };
+                    if rung != 0 {
+                        timer.stop();
+                    }
+                    rung | self.take()
+                }
+                (Next::Gather(time), Some(timer)) => {
+                    timer.sleep(time).await;
+                    self.take()
+                }
+                _ => self.rung().await,
+            };
+            now = node.now();
+            // What came while nobody listened may have come at its beginning.
+            heard = if matches!(next, Next::Gather(_)) { before } else { now };
         }
     }
 
@@ -126,18 +154,12 @@ impl Herald {
         self.lanes.iter().filter(move |lane| rung & 1 << lane.id.index() != 0)
     }
 
-    /// Listens again, and only then wakes the readers: what is appended from now on rings.
-    fn tell(&self, node: &dyn Peering, lane: &Lane, heard: Tick) {
+    /// Listens to a lane, and notes what it has since `heard`.
+    fn hear(&self, node: &dyn Peering, lane: &Lane, heard: Tick) {
         node.log().listen(lane.id, &lane.waker);
         let head = node.log().head(lane.id);
         lane.marks.lock().note(head, heard);
         node.known(lane.id, head, heard);
-        lane.readers.notify_waiters();
-    }
-
-    /// Resolves when the lane may have more than there was when this was called (not when it is polled first).
-    pub(super) fn news(&self, lane: LaneId) -> Notified<'_> {
-        self.lanes[lane.index()].readers.notified()
     }
 
     /// Counts how old the events after `after` up to `to` are now.
@@ -155,9 +177,12 @@ impl Herald {
         marks.since(after, to).for_each(|(count, heard)| ages.record_many(now.since(heard), count));
     }
 
+    /// Takes a peer into the smallest group.
     pub(super) fn attend(&self) -> Audience<'_> {
-        self.peers.fetch_add(1, Ordering::Relaxed);
-        Audience(self)
+        let peers = self.peers.iter().map(|peers| peers.load(Ordering::Relaxed));
+        let (group, _) = peers.enumerate().min_by_key(|(_, peers)| *peers).unwrap_or_default();
+        self.peers[group].fetch_add(1, Ordering::Relaxed);
+        Audience { herald: self, group }
     }
 
     fn take(&self) -> u32 {

@@ -12,6 +12,7 @@ use tidings_proto::log::{Answer, Cursor, Read};
 use tidings_proto::record::Batch;
 
 use super::ages;
+use super::herald::Audience;
 use super::{Peering, Served, SessionError};
 use crate::ask::{self, Answers};
 use crate::frames::take_within;
@@ -30,14 +31,14 @@ const SMALL_READ_BYTES: usize = 4 << 10;
 
 /// Serves every lane that the peer asks for, and answers its questions.
 pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Result<(), SessionError> {
-    let _audience = node.herald().attend();
+    let audience = node.herald().attend();
     let answers = Answers::default();
     let mut streams = FuturesUnordered::new();
     loop {
         tokio::select! {
             stream = link.accept_stream() => {
                 let (send, receive) = stream?;
-                streams.push(one((link, node, served), &answers, send, receive));
+                streams.push(one((link, node, served), (&answers, &audience), send, receive));
             }
             Some(end) = streams.next(), if !streams.is_empty() => match end {
                 // A lane's stream ends when the peer follows it elsewhere: that is no end of the link.
@@ -51,7 +52,7 @@ pub(super) async fn all(link: &Link, node: &dyn Peering, served: &Served) -> Res
 /// Serves one stream: a lane, or a question.
 async fn one(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    answers: &Answers,
+    (answers, audience): (&Answers, &Audience<'_>),
     send: SendStream,
     mut receive: RecvStream,
 ) -> Result<(), SessionError> {
@@ -65,13 +66,13 @@ async fn one(
         return answered.ok_or(SessionError::Unexpected("question without a topic"));
     }
     let follow = Control::decode(&frame)?;
-    lane((link, node, served), follow, send, (receive, buffer)).await
+    lane((link, node, served), (follow, audience), send, (receive, buffer)).await
 }
 
 /// Serves a lane.
 async fn lane(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    request: Control,
+    (request, audience): (Control, &Audience<'_>),
     mut send: SendStream,
     (mut receive, mut buffer): (RecvStream, BytesMut),
 ) -> Result<(), SessionError> {
@@ -101,7 +102,7 @@ async fn lane(
     };
     send.write_chunk(answer.encode().into()).await?;
     tokio::select! {
-        end = feed((link, node, served), lane, cursor, &mut send) => end,
+        end = feed((link, node, served), (lane, audience), cursor, &mut send) => end,
         end = acks((link, node, served), lane, &mut receive, &mut buffer) => end,
     }
 }
@@ -116,7 +117,7 @@ fn reset(node: &dyn Peering, served: &Served, lane: LaneId, next: Sequence) {
 /// Sends what the log has, as it comes.
 async fn feed(
     (link, node, served): (&Link, &dyn Peering, &Served),
-    lane: LaneId,
+    (lane, audience): (LaneId, &Audience<'_>),
     mut cursor: Cursor,
     send: &mut SendStream,
 ) -> Result<(), SessionError> {
@@ -125,7 +126,7 @@ async fn feed(
     let mut chunks: Vec<Bytes> = Vec::new();
     loop {
         // Before the look, so that nothing is appended unnoticed between the two.
-        let news = node.herald().news(lane);
+        let news = audience.news(lane);
         match log.read(lane, &mut cursor, READ_BYTES, &mut batches) {
             Read::Some => {
                 for batch in batches.drain(..) {

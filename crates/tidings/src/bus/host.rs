@@ -150,15 +150,7 @@ impl Host for Face {
             Refusal::Incarnation(known) if !self.coherence.is_credible(*known) => {
                 tracing::warn!(%address, %known, "a peer claims to know a life of this node of the far future");
             }
-            Refusal::Incarnation(known) => {
-                self.wanted_incarnation.send_if_modified(|wanted| {
-                    let later = known.next() > *wanted;
-                    if later {
-                        *wanted = known.next();
-                    }
-                    later
-                });
-            }
+            Refusal::Incarnation(known) => self.wants_incarnation(known.next()),
             // Whether that is so, its holder's certificate decides.
             Refusal::DuplicateNode { node, address: holder } if *node == self.node => {
                 *self.holder.lock() = Some(*holder);

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod auditing;
+mod breaking_off;
 mod calling_runtime;
 mod clocks;
 mod common;
@@ -12,6 +13,7 @@ mod known;
 mod lanes;
 mod leases;
 mod leaving;
+mod log_files;
 mod measuring;
 mod named;
 mod observing;
