@@ -4,6 +4,7 @@ mod architecture;
 mod clocks;
 mod crashes;
 mod cuts;
+mod deploy;
 mod forming;
 mod frozen;
 mod log_files;

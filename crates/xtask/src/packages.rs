@@ -13,13 +13,17 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 3] = [
+const NEEDED: [Needed; 5] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
     // What durable streams can be kept in; tests start servers of their own.
     Needed { program: "redis-server", package: "redis-server" },
+    // Judges rules, alerts and their tests.
+    Needed { program: "promtool", package: "prometheus" },
+    // Judges the unit; need not run here.
+    Needed { program: "systemd-analyze", package: "systemd" },
 ];
 
 /// Where system programs live that an ordinary user's PATH may leave out.

@@ -259,6 +259,8 @@ pub(crate) enum ConfigVerb {
 pub(crate) enum CheckVerb {
     /// Whether the node is up, ready and in step with its members
     Node,
+    /// Whether the node should get requests, as /readyz says, whatever its members do: what orchestrators ask
+    Ready,
     /// Whether every member the node knows is live and in step
     Cluster,
     /// Whether certificates are valid, and stay so for a while

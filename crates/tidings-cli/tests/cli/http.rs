@@ -258,13 +258,17 @@ fn probes_exit_as_monitoring_systems_expect() {
         let api = Api::new(&[ready.clone(), ("GET /v1/cluster", Answer::new(200, cluster))]);
         let ran = api.run(&["check", "node"]).exits(node_exit);
         assert_eq!(ran.stdout.lines().count(), 1);
+        // Whoever is taken out of service for a member's sake takes all others along.
+        api.run(&["check", "ready"]).exits(0);
         api.run(&["check", "cluster"]).exits(cluster_exit);
     }
     let api = Api::new(&[("GET /readyz", Answer::new(503, "draining"))]);
-    let ran = api.run(&["check", "node", "--json"]).exits(2);
-    assert_eq!(ran.json()["health"], "critical");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    run(&["check", "node", "--url", &format!("http://{free}")]).exits(2);
+    for verb in ["node", "ready"] {
+        let ran = api.run(&["check", verb, "--json"]).exits(2);
+        assert_eq!(ran.json()["health"], "critical");
+        run(&["check", verb, "--url", &format!("http://{free}")]).exits(2);
+    }
     run(&["check", "cluster", "--url", &format!("http://{free}")]).exits(3);
 }
 
