@@ -52,8 +52,9 @@ pub fn bi_streams(own: Lanes) -> u32 {
 }
 
 /// Lanes of others' logs that a peer which relays may follow here at a time: of 256 origins with four lanes each, where
-/// a cluster of as many nodes as there can be needs a tenth. Each costs some kilobytes; further ones wait, and those who
-/// wait for too long ask elsewhere.
+/// a cluster of as many nodes as there can be needs a tenth, or of 16 with 64. Each costs some kilobytes, or 16 KiB while
+/// what the peer wants on it is half said, for [`REQUEST_TIME`] at most. Further ones wait, and those who wait for too long
+/// ask elsewhere.
 pub const RELAYED_LANES_MAX: u32 = 1_024;
 
 /// Longest body of a control frame, in bytes: a member set of the greatest size.

@@ -18,8 +18,8 @@ mod serve;
 mod served;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -144,7 +144,7 @@ pub struct Followed {
     /// How often it was asked of somebody else from then on.
     turns: AtomicU64,
     /// What takes that to which others' acknowledgements of it are passed up.
-    up: Mutex<Option<Arc<relaying::Upward>>>,
+    up: Mutex<Weak<relaying::Upward>>,
     /// It is noted there.
     marked: AtomicBool,
     /// For those who follow it by way of this node.

@@ -374,3 +374,17 @@ fn what_is_passed_up_counts_for_the_life_that_it_is_about() {
     assert_eq!(me.0.relaying.take(&followed, None, 9), [acked(&far)]);
     assert_eq!(me.0.relaying.take(&former, None, 9), []);
 }
+
+#[test]
+fn what_is_passed_up_about_a_lane_that_is_not_there_goes_nowhere() {
+    let (me, other, near) = (Face::new("one", 2), life("other", 1), life("near", 1));
+    let (_served, followed) = (me.serves(&near), me.follows(&other));
+    me.0.relaying.turn(true, || Peering::now(&me));
+    // As a peer's bytes may say it.
+    let lane: LaneId = tidings_proto::codec::decode(&[200]).unwrap();
+    for origin in [&me.0.me, &other] {
+        let acked = vec![Acked { follower: near.clone(), lane, applied: 1 }];
+        control::take_passed_up(&me, PassedUp { members: 0, origin: origin.clone(), acked });
+    }
+    assert_eq!(me.0.relaying.take(&followed, None, 9), []);
+}

@@ -74,8 +74,7 @@ pub struct LogFileReport {
     pub followed: u64,
 }
 
-/// A node's log files. The directory is locked for as long as the node runs. What is changed in its caches after that, and
-/// nobody hears of, may be written down still: in files of this log's name, which nobody else writes.
+/// A node's log files. The directory is locked for as long as the node runs, and nothing is written down after that.
 #[derive(Debug)]
 pub(crate) struct LogFiles {
     state: Arc<State>,
@@ -278,6 +277,17 @@ impl LogFiles {
     /// A member has followed the former life to its end.
     pub(crate) fn followed(&self) {
         self.state.followed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for LogFiles {
+    /// Whoever locks the directory next reads what is there for all of it. So nothing more happens in caches that are held on
+    /// to without their node: a change would be written down where nobody reads it any more.
+    fn drop(&mut self) {
+        let _life = self.state.life.lock();
+        if !self.state.failed.swap(true, Ordering::AcqRel) {
+            self.state.stuck.send_replace(true);
+        }
     }
 }
 

@@ -124,3 +124,12 @@ fn a_log_without_files_is_stuck_while_those_of_the_last_one_cannot_be_taken_away
     files.state.give_up();
     assert_eq!(append(&log), Ok(()));
 }
+
+#[test]
+fn nothing_is_changed_in_a_log_whose_node_is_gone_and_whose_files_another_may_have_read() {
+    let directory = TempDir::new().unwrap();
+    let (files, log) = written(&directory);
+    assert_eq!(append(&log), Ok(()));
+    drop(files);
+    assert_eq!(append(&log), Err(Stuck.into()));
+}

@@ -251,8 +251,13 @@ impl Bus {
         }
     }
 
-    /// The last link to a life has ended: what was asked of it is asked of others.
+    /// The last link to a life has ended: what was asked of it is asked of others, unless another life of its node is
+    /// linked. That one is asked, and says itself what it does not serve.
     pub(crate) fn unlinked(&self, origin: &Origin) {
+        let link = self.transport().and_then(|transport| transport.link(&origin.node));
+        if link.is_some_and(|link| !link.is_closed() && link.peer().incarnation != origin.incarnation) {
+            return;
+        }
         let relaying = self.coherence.relaying();
         if relaying.is_on() && relaying.unlinked(&origin.node, self.domain.clock().now()) {
             self.named.notify_one();

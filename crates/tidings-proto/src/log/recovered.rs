@@ -149,7 +149,7 @@ struct Tail {
 }
 
 impl Recovered {
-    /// Reads what a life has left: the two files of every lane, an empty one for each that is not there.
+    /// Reads what a life has left: the two files of every lane, which are made before anything says whose they are.
     ///
     /// # Errors
     /// [`Distrust`]: something is missing, and nobody can tell what.

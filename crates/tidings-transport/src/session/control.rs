@@ -260,7 +260,8 @@ pub(super) fn take_passed_up(node: &dyn Peering, passed: PassedUp) {
         }
         return;
     }
-    for acked in acked {
+    let lanes = node.log().lanes();
+    for acked in acked.into_iter().filter(|acked| lanes.lane(acked.lane.number()).is_some()) {
         // Who is no member here is nobody's concern.
         if let Some(served) = node.served_of(&acked.follower) {
             let mut steps = ages::since(&[], acked.applied, node.now());

@@ -116,9 +116,9 @@ impl Followed {
 
     /// Something is to be passed up about it.
     pub(super) fn passes_up(self: &Arc<Self>) {
-        let up = self.up.lock();
+        let up = self.up.lock().upgrade();
         // Without a link nothing is lost: all is passed up again on the next one.
-        if let Some(up) = &*up
+        if let Some(up) = up
             && !self.marked.swap(true, Ordering::AcqRel)
         {
             up.mark(self);

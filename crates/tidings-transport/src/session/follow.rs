@@ -83,7 +83,8 @@ async fn while_current(
     let mut changes = relaying.changes();
     // Apart, so that an event wakes one of them and not all.
     let mut running = FuturesUnordered::from_iter([change(changes.clone()).boxed()]);
-    // Those that run, and those that the peer does not serve and nobody else can be asked for: until something changes.
+    // Those that run, and those that the peer does not serve and nobody else can be asked for. None of the latter is to be
+    // there: an origin's own node is the last of its sources.
     let mut busy = BTreeSet::new();
     loop {
         let others = if exchange.relays { relaying.asked_of(peer) } else { Vec::new() };

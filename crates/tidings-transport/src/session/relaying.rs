@@ -321,7 +321,9 @@ impl Relaying {
     /// Takes note of what followers have applied of somebody else's log.
     pub(super) fn note(&self, followed: &Arc<Followed>, acked: Vec<Acked>) {
         let mut acks = self.acks.lock();
-        for acked in acked {
+        // What its log has no lane for is passed on to nobody.
+        let is_there = |acked: &Acked| followed.lanes.lane(acked.lane.number()).is_some();
+        for acked in acked.into_iter().filter(is_there) {
             if acks.note(followed.origin(), acked).is_err() {
                 self.acks_dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -347,10 +349,11 @@ impl Relaying {
 
     /// A link leads to an origin from now on which may know nothing of what was passed up.
     pub(super) fn begins(&self, followed: &Arc<Followed>, up: &Arc<Upward>) {
-        *followed.up.lock() = Some(up.clone());
+        *followed.up.lock() = Arc::downgrade(up);
+        // What was noted on a link that is gone is taken by nobody.
+        followed.marked.store(false, Ordering::Release);
         if self.is_on() {
             self.acks.lock().redirected(followed.origin());
-            followed.marked.store(false, Ordering::Release);
             followed.passes_up();
         }
     }

@@ -145,3 +145,17 @@ fn what_followers_have_applied_is_passed_up_once_and_again_on_another_link() {
     assert_eq!((next.take().len(), up.take().len()), (1, 0));
     assert_eq!(relaying.take(&origin, None, 10), [acked(), own]);
 }
+
+#[test]
+fn what_was_marked_on_a_link_that_is_gone_holds_up_nothing_on_the_next() {
+    let (relaying, origin, gone) = (on(), followed("o"), Arc::<Upward>::default());
+    relaying.begins(&origin, &gone);
+    drop(gone);
+    relaying.turn(false, || Tick(9));
+    let next = Arc::<Upward>::default();
+    relaying.begins(&origin, &next);
+    assert_eq!(next.take().len(), 0, "it does not relay");
+    relaying.turn(true, || Tick(9));
+    relaying.note(&origin, vec![Acked { follower: life("f"), lane: lane(), applied: 7 }]);
+    assert_eq!(next.take().len(), 1);
+}

@@ -39,9 +39,11 @@ pub(super) async fn all(
     let answers = Answers::default();
     let mut streams = FuturesUnordered::new();
     let mut relaying = node.relaying().changes();
+    let mut granted = false;
     loop {
-        if exchange.relays && node.relaying().is_on() {
+        if exchange.relays && node.relaying().is_on() && !granted {
             link.grant_relayed(node.log().lanes());
+            granted = true;
         }
         tokio::select! {
             Ok(()) = relaying.changed() => {}
