@@ -149,7 +149,11 @@ impl Journal {
         let before = generations.iter().rev().nth(1);
         let mut damaged = whole.damaged;
         if let Some(&before) = before.filter(|_| !whole.snapshot_is_sound) {
-            damaged += read(&disk.file(&before.path(directory)), before, &mut show)?.damaged;
+            let earlier = read(&disk.file(&before.path(directory)), before, &mut show)?;
+            if earlier.is_unknown {
+                return Err(StoreError::from(Unknown).into());
+            }
+            damaged += earlier.damaged;
             read(&journal.file, newest, |change| {
                 if !change.is_of_snapshot() {
                     show(change);

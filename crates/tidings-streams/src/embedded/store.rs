@@ -24,8 +24,8 @@ use crate::name::Name;
 /// A store that does not sync what it acknowledges syncs so often.
 const RELAXED_SYNC_EVERY: Duration = Duration::from_secs(1);
 
-/// The layout of the directory. Another one would lie beside it.
-const LAYOUT: &str = "v1";
+/// The directory that a store is in, within the one that is opened: its layout. Another one would lie beside it.
+pub const LAYOUT: &str = "v1";
 
 #[derive(Debug)]
 pub(super) struct Stored {
@@ -197,9 +197,10 @@ impl Store {
         self.failed.as_ref()
     }
 
-    /// Bytes that are held until the next flush.
+    /// Bytes that are held until the next flush. None once one has failed: nothing is written any more, and whoever asks
+    /// has to be told so.
     pub(super) fn held(&self) -> usize {
-        self.waiting + self.journal.waiting()
+        if self.failed.is_some() { 0 } else { self.waiting + self.journal.waiting() }
     }
 
     pub(super) fn wake(&mut self, topic: &Name) {

@@ -164,6 +164,24 @@ fn a_journal_of_a_later_release_is_left_as_it_is() {
 }
 
 #[test]
+fn a_journal_before_the_newest_is_left_as_it_is_too_where_a_later_release_has_written_in_it() {
+    let home = tempfile::tempdir().unwrap();
+    let mut store = opened(home.path());
+    store.create_group(&topic(TopicSettings::default()), &Name::new("g").unwrap(), Start::Earliest).unwrap();
+    store.journal.append_raw(b"\x02whatever");
+    store.renew_journal().unwrap();
+    drop(store);
+    let journals = home.path().join("v1").join("journal");
+    let newest = std::fs::read_dir(&journals).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&newest, &bytes).unwrap();
+    let refused = Store::open(home.path(), &Config::default()).err().unwrap();
+    assert!(matches!(refused, OpenError::Store(StoreError::Unsupported { .. })), "{refused:?}");
+    assert_eq!(std::fs::read(&newest).unwrap(), bytes);
+}
+
+#[test]
 fn keys_of_a_large_window_are_read_in_steps() {
     let home = tempfile::tempdir().unwrap();
     let (mut store, topic) = (opened(home.path()), topic(TopicSettings::default()));

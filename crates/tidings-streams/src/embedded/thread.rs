@@ -336,6 +336,9 @@ fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) 
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::frail::{Fault, Frail};
     use super::*;
 
     #[test]
@@ -376,6 +379,40 @@ mod tests {
         inbox.close();
         assert!(inbox.take(&mut pace()).is_empty(), "nobody can come any more");
         assert!(matches!(inbox.put(call()), Err(StoreError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn a_store_that_failed_with_much_to_write_still_answers_and_closes() {
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let disk = Frail::new(1, Path::new("/disk"), None);
+        let (inbox, flushes) = (Arc::<Inbox>::default(), Arc::<Histogram>::default());
+        let (calls, times) = (Arc::clone(&inbox), Arc::clone(&flushes));
+        let store = Store::open_on(Arc::new(disk.clone()), Path::new("/disk"), &Config::default()).unwrap();
+        let thread = std::thread::spawn(move || {
+            let _told = Told(Arc::clone(&calls), Arc::default());
+            run(store, (&calls, &Wakers::default()), &times);
+        });
+        let (places, room) = (Semaphore::new(CALLS_MAX), Semaphore::new(QUEUED_KIB_MAX as usize));
+        let thread = Mutex::new(Some(thread));
+        // Not dropped where this fails: that waits for the thread.
+        let handle = std::mem::ManuallyDrop::new(Handle {
+            inbox,
+            places: places.into(),
+            room: room.into(),
+            thread,
+            flushes,
+        });
+        let much = handle.call(move |store| {
+            for _ in 0..=BYTES_PER_FLUSH >> 20 {
+                store.journal.append_raw(&[7; 1 << 20]);
+            }
+            disk.fail(1, Fault::Cut);
+        });
+        assert!(matches!(much.await, Err(StoreError::Failed(_))));
+        let next = tokio::time::timeout(PATIENCE, handle.call(|_| ())).await;
+        assert!(matches!(next, Ok(Err(StoreError::Failed(_)))), "{next:?}");
+        let closed = tokio::time::timeout(PATIENCE, handle.close()).await;
+        assert!(matches!(closed, Ok(Err(StoreError::Failed(_)))), "{closed:?}");
     }
 
     #[tokio::test]
