@@ -159,8 +159,11 @@ impl Delivery {
         };
         match outcomes.into_iter().next().expect("a driver answers for every settlement") {
             Outcome::Stale => Err(SettleError::Stale),
-            // The word was heard, and its answer was not: nobody else can have settled the event meanwhile.
-            Outcome::Unknown if is_ack && was_unheard => Ok(Outcome::Acked),
+            // The word was heard, and its answer was not: before the delivery's time is over nobody else can have
+            // settled the event. Later it may have been given up since, and made a dead letter.
+            Outcome::Unknown if is_ack && was_unheard && Instant::now() < *self.ends.lock() => {
+                Ok(Outcome::Acked)
+            }
             Outcome::Unknown => Err(SettleError::Unknown),
             done => Ok(done),
         }

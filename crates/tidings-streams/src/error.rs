@@ -15,7 +15,7 @@ pub enum StoreError {
     /// kind and text say why, and what to do.
     #[error("the store failed")]
     Failed(#[source] Arc<std::io::Error>),
-    /// A server does not answer; later it may.
+    /// A server does not answer, or takes nothing for now; later it may.
     #[error("the store cannot be reached: {0}")]
     Unreachable(String),
     /// This driver cannot do it at all.
@@ -43,7 +43,8 @@ pub enum PublishError {
     /// The topic remembers as many idempotency keys as it can. Later it forgets the oldest.
     #[error("too many idempotency keys within the topic's window")]
     TooManyKeys,
-    /// The store cannot. It may have stored the events all the same: with idempotency keys it is safe to try again.
+    /// The store cannot. It may have stored the events all the same: with idempotency keys it is safe to try again
+    /// within their window.
     #[error("cannot publish")]
     Store(#[from] StoreError),
 }

@@ -33,9 +33,9 @@
 //!   counted.
 //! - **Either in the stream or a dead letter.** Giving an event up is one step, whatever happens meanwhile.
 //! - **Order.** A group is offered events in the order in which they were published. Where a topic is ordered, no event
-//!   overtakes another of its key, and only the key of an event that failed waits for it. **Kept for groups.**
-//!   Retention and trimming remove nothing that a group has not settled, unless told to. A group that nobody receives
-//!   for therefore keeps everything: remove it.
+//!   overtakes another of its key, and only the key of an event that failed waits for it.
+//! - **Kept for groups.** Retention and trimming remove nothing that a group has not settled, unless told to. A group
+//!   that nobody receives for therefore keeps everything: remove it.
 //! - **Bytes are bytes.** Payloads come back as they went in.
 //!
 //! # Drivers
@@ -81,13 +81,18 @@
 //! a loss of power, with `everysec` all but the last second, and a failover to a replica may lose what that had not
 //! received. The clock is the server's. Every call has a deadline; after that, and when a connection is lost amid a
 //! call, the answer is [`StoreError::Unreachable`]: events that were being published may be there then. With
-//! idempotency keys it is safe to publish them again.
+//! idempotency keys it is safe to publish them again within their window.
 //!
 //! # What is not there
 //!
 //! - A driver for NATS, and an outbox. The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
 //!   is in one slot: the URL leads to the node that has it), and asks no sentinels. Where the server's clock goes back,
-//!   what is due waits for as long.
+//!   what is due waits for as long; where it goes forward, or that of the server which takes over is ahead, deliveries
+//!   come due early, and events are delivered again that somebody still has.
+//! - With Redis, where a trim ends within one millisecond it looks at that millisecond's events one after the other, and
+//!   meanwhile the server does nothing else.
+//! - With Redis, as long as a group that lags keeps a topic beyond its `max_bytes`, each publish asks the server a second
+//!   time, in vain.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is

@@ -23,7 +23,7 @@ pub(super) enum Means {
 }
 
 /// Codes that a script passes on behind one of its own, before release 7.
-const PASSED_ON: [&str; 6] = ["OOM", "MISCONF", "READONLY", "NOPERM", "NOGROUP", "WRONGTYPE"];
+const PASSED_ON: [&str; 7] = ["OOM", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "NOGROUP", "WRONGTYPE"];
 
 pub(super) fn meaning(error: &RedisError) -> Means {
     let said = error.to_string();
@@ -38,6 +38,8 @@ pub(super) fn meaning(error: &RedisError) -> Means {
         "NOSCRIPT" => return Means::NoScript,
         "READONLY" => return Means::Demoted,
         "LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => return Means::Later(said),
+        // It cannot write to its disk, or has too few replicas: a script's first write is refused, or none.
+        "MISCONF" | "NOREPLICAS" => return Means::Later(said),
         "MOVED" | "ASK" | "CROSSSLOT" => {
             (io::ErrorKind::Unsupported, "a store is in one slot: give the URL of the node that has it")
         }
@@ -49,10 +51,9 @@ pub(super) fn meaning(error: &RedisError) -> Means {
             (io::ErrorKind::PermissionDenied, "correct the user and the password in the URL")
         }
         "OOM" => (io::ErrorKind::OutOfMemory, "raise its maxmemory, or let topics keep less"),
-        "MISCONF" => (io::ErrorKind::StorageFull, "it cannot write to its disk: see its log"),
         "WRONGTYPE" => (io::ErrorKind::InvalidData, "something else uses its keys: take another prefix"),
         "NOGROUP" => (io::ErrorKind::NotFound, "somebody else has removed the group: make it again"),
-        _ => (io::ErrorKind::Other, "nothing was done"),
+        _ => (io::ErrorKind::Other, "what was done is not known"),
     };
     Means::Refused(io::Error::new(kind, format!("the server refuses: {said}; {advice}")).into())
 }
@@ -113,6 +114,10 @@ mod tests {
     #[test]
     fn what_passes_is_not_refused() {
         assert!(matches!(said("BUSY", "Redis is busy running a script"), Means::Later(_)));
+        assert!(matches!(said("MISCONF", "Errors writing to the AOF file"), Means::Later(_)));
+        let old =
+            "Error running script (call to f_0): @user_script:9: @user_script: 9: -NOREPLICAS Not enough";
+        assert!(matches!(said("ERR", old), Means::Later(_)));
         let gone = RedisError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(matches!(meaning(&gone), Means::Lost(_)));
     }

@@ -14,7 +14,7 @@ use super::error::{Means, meaning};
 use super::script::{Call, Clock, Script, Scripts};
 use crate::decide::backoff;
 use crate::error::StoreError;
-use crate::settings::Backoff;
+use crate::settings::{Backoff, WAIT_MAX};
 
 /// How long one attempt to connect takes at most: a name that leads to nowhere must not use up a call's time.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -68,16 +68,18 @@ impl Link {
         let info = connection_info(url)?;
         let address = info.addr().to_string();
         let client = Client::open(info).map_err(|error| ConnectError::Url(error.to_string()))?;
+        // Beyond that there may be no moment to wait for.
+        let timeout = config.timeout.min(WAIT_MAX);
         let link = Self {
             client,
             address,
-            timeout: config.timeout,
+            timeout,
             scripts: Scripts::new(clock),
             current: Mutex::default(),
             attempts: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
         };
-        let (connection, server) = link.open(Instant::now() + config.timeout).await?;
+        let (connection, server) = link.open(Instant::now() + timeout).await?;
         if server.evicts {
             tracing::warn!(
                 address = link.address,

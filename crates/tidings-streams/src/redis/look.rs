@@ -1,5 +1,7 @@
 //! Topics, their events, and dead letters.
 
+use std::time::Duration;
+
 use redis::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -41,6 +43,11 @@ const LOOKED_MAX: usize = 10_000;
 /// Most dead letters that one command removes.
 const PURGED_AT_A_TIME: usize = 1_000;
 
+/// The server lists each consumer that a group ever had. Who has nothing and has done nothing for so long is taken off,
+/// in this share of all maintenance.
+const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+const CONSUMERS_FORGOTTEN: f64 = 0.01;
+
 impl Redis {
     pub(super) async fn append(
         &self,
@@ -54,9 +61,9 @@ impl Redis {
         for event in events {
             wire::write(event, &mut call.command);
         }
-        // With a key each, events are stored once however often they are sent.
+        // With a key each, events are stored once however often they are sent, as long as the keys are remembered.
         let keyed = events.iter().all(|event| event.idempotency_key.is_some());
-        let keyed = keyed && !topic.settings.idempotency_window.is_zero();
+        let keyed = keyed && topic.settings.idempotency_window > self.link.timeout();
         let repeat = if keyed { Repeat::Harmless } else { Repeat::Never };
         let [ids, count, bytes] = wire::tuple(self.link.run(call, script, repeat).await?)?;
         let published = wire::list(ids)?.into_iter().map(published).collect::<Result<Vec<_>, _>>()?;
@@ -195,12 +202,18 @@ impl Redis {
     pub(super) async fn look_after(&self, topic: &Topic) -> Result<Maintained, StoreError> {
         let script = &self.link.scripts().bury;
         let mut maintained = Maintained::default();
+        let idle = if rand::random::<f64>() < CONSUMERS_FORGOTTEN {
+            millis(CONSUMER_IDLE_MAX).to_string()
+        } else {
+            String::new()
+        };
         loop {
             let call = self
                 .of_topic(script, topic)
                 .arg(topic.settings.max_deliveries.get())
                 .arg(topic.settings.dead_letter.as_str())
-                .arg(rand::random::<f64>());
+                .arg(rand::random::<f64>())
+                .arg(&idle);
             let [buried, more] = wire::tuple(self.link.run(call, script, Repeat::Harmless).await?)?;
             maintained.buried += wire::number(buried)?;
             if wire::number(more)? == 0 {

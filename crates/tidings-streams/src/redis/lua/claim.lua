@@ -8,19 +8,20 @@ local LINES = 100
 local is = redis.call('HMGET', state, 'epoch', 'paused')
 if not is[1] then return false end
 local at = now()
-local till, taken, count, bytes, again = at + tonumber(ARGV[6]), {}, 0, 0, 0
+local till, taken, count, bytes, again, buried = at + tonumber(ARGV[6]), {}, 0, 0, 0, 0
 
 local from = '-'
-while is[2] ~= '1' and count < max and bytes < BYTES_MAX do
+while is[2] ~= '1' and count < max and bytes < BYTES_MAX and buried < BURY_MAX do
   local lines = redis.call('XPENDING', stream, group, 'IDLE', least_idle(ARGV[9]), from, '+', LINES)
   for _, one in ipairs(lines) do
-    if count >= max or bytes >= BYTES_MAX then break end
+    if count >= max or bytes >= BYTES_MAX or buried >= BURY_MAX then break end
     local id, event = one[1], known(one[1])
     local fields, _, size
     if event.w or idle_for(group, id, one[3]) < tonumber(ARGV[9]) then
       size = 0
     elseif event.a >= deliveries then
       _, size = bury(id, event, ARGV[8], at, NOT_SETTLED)
+      buried = buried + 1
     else
       fields = deliver(id, event, consumer, at, till)
     end
@@ -34,4 +35,5 @@ while is[2] ~= '1' and count < max and bytes < BYTES_MAX do
   from = '(' .. lines[#lines][1]
 end
 if again > 0 then redis.call('HINCRBY', state, 'again', again) end
+if buried > 0 then ring() end
 return { is[1], till, taken }

@@ -11,6 +11,8 @@ local BYTES_MAX = 8388608
 local VALUES_MAX = 2000
 -- Open events of a group: `ledger::OPEN_MAX`.
 local OPEN_MAX = 16384
+-- Dead letters that one call makes of what nobody settled in time.
+local BURY_MAX = 100
 
 local group, state, due, open, lanes
 local function of(name)
@@ -129,6 +131,11 @@ local function standing()
     for at = 1, #info, 2 do fields[info[at]] = info[at + 1] end
     if fields.name == group then return fields['last-delivered-id'], fields.pending end
   end
+end
+
+-- Whether there is a group. Of one that somebody removed with the server's own tools, or with its stream, keys are left.
+local function is_whole()
+  return redis.call('EXISTS', state) == 1 and redis.call('EXISTS', stream) == 1 and standing() ~= nil
 end
 
 -- Calls once for each group of the topic, with its last id and the number of its open events.

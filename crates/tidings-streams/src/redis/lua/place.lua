@@ -21,17 +21,19 @@ local function make(before, number, paused)
 end
 
 local function create()
+  if is_whole() then return 0 end
   local events, bytes, gone, last, is_there = ends()
-  if not is_there then note_ends(events, bytes, gone, last) end
-  if redis.call('EXISTS', state) == 1 then return 0 end
   local found, before = target()
-  redis.call('HSET', state, 'again', 0)
+  -- Refused by the server where somebody else has made a group of that name: nothing is written before.
   make(before, found and found.number or events + 1, 0)
+  redis.call('DEL', due, open, lanes)
+  redis.call('HSET', state, 'again', 0)
+  if not is_there then note_ends(events, bytes, gone, last) end
   return 1
 end
 
 local function drop()
-  redis.call('XGROUP', 'DESTROY', stream, group)
+  if redis.call('EXISTS', stream) == 1 then redis.call('XGROUP', 'DESTROY', stream, group) end
   redis.call('DEL', due, open, lanes)
 end
 
@@ -59,7 +61,7 @@ end
 -- what is skipped.
 local function seek(is_preview)
   local is = redis.call('HMGET', state, 'epoch', 'paused', 'looked')
-  if not is[1] then return false end
+  if not is_whole() then return false end
   local events, _, _, last = ends()
   local first, found, before = first_from('-'), target()
   local stood = first_from('(' .. standing())

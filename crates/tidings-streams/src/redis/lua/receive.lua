@@ -6,8 +6,6 @@ local consumer, max, idle, deliveries = ARGV[4], tonumber(ARGV[5]), tonumber(ARG
 local ordered, longest = ARGV[9] == '1', tonumber(ARGV[10])
 -- New events that are looked at in one go.
 local LOOK_MAX = 1000
--- Dead letters that one call makes.
-local BURY_MAX = 100
 
 local is = redis.call('HMGET', state, 'epoch', 'paused')
 if not is[1] then return false end
@@ -112,6 +110,7 @@ if is[2] ~= '1' then
   if count < max then take_new() end
 end
 if again > 0 then redis.call('HINCRBY', state, 'again', again) end
+if buried > 0 then ring() end
 if count > 0 then return { is[1], till, 1, '', '', '', taken } end
 
 local next = is[2] ~= '1' and redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''

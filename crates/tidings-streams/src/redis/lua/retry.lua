@@ -9,7 +9,7 @@ while fields[at] ~= 'at' do
 end
 on(told.topic)
 of(told.group)
-if redis.call('EXISTS', state) == 0 then return 'group' end
+if not is_whole() then return 'group' end
 
 -- Its moment has come, and its idempotency key stands for the event that was published.
 local left, original, size = {}, told.id, 0

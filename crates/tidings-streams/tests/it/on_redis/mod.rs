@@ -1,5 +1,6 @@
 //! The Redis driver, with servers of its own.
 
+mod by_hand;
 mod conforming;
 mod killed;
 mod server;

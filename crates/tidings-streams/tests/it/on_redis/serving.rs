@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tidings_streams::redis::{Config, ConnectError, Redis, Version};
 use tidings_streams::{
-    Driver, Durability, Failed, GroupError, NewEvent, Outcome, PublishError, Settings, Start, StoreError,
-    Streams, TopicSettings,
+    ConsumeOptions, Driver, Durability, Failed, GroupError, NewEvent, Outcome, PublishError, Settings, Start,
+    StoreError, Streams, TopicSettings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -129,6 +129,64 @@ async fn a_full_server_refuses_with_what_to_do() {
     publish(&store, &topic, &["c"]).await;
     let info = store.topic(&topic).await.expect("it can be asked").expect("it is there");
     assert_eq!(info.events, 2, "what was refused is there");
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn consumers_go_on_once_the_server_takes_writes_again() {
+    let server = Server::start(Keeping::Nothing).await;
+    let config = Config { timeout: Duration::from_millis(200), ..Config::default() };
+    let store = Redis::connect(&server.url(), config).await.expect("the server is there");
+    let settings = Settings { strict: false, defaults: settings(), ..Settings::default() };
+    let streams = Streams::start(Arc::new(store), settings).expect("the settings are sound");
+    let orders = streams.stream("orders").expect("it is a topic");
+    let group = orders.group("g", Start::Earliest).await.expect("it is made");
+    // It has no replica.
+    let () = server.say(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let options = ConsumeOptions { max: Some(1), ..ConsumeOptions::new(name("c1")) };
+    let consumer = group.consume(options, |_| async { Ok::<(), std::io::Error>(()) });
+    let received = group.receive(&name("c2"), 1, Duration::ZERO).await;
+    assert!(matches!(received, Err(GroupError::Store(StoreError::Unreachable(_)))), "answered {received:?}");
+    let refused = orders.publish(NewEvent::new("a")).await;
+    assert!(
+        matches!(&refused, Err(PublishError::Store(StoreError::Unreachable(why))) if why.contains("NOREPLICAS")),
+        "answered {refused:?}"
+    );
+    let () = server.say(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    orders.publish(NewEvent::new("b")).await.expect("it takes writes again");
+    let consumed = timeout(PATIENCE, consumer.ended()).await.expect("it takes nothing").expect("it goes on");
+    assert_eq!(consumed.acked, 1);
+    let info = orders.info().await.expect("it can be asked").expect("it is there");
+    assert_eq!(info.events, 1, "what was refused is there");
+    streams.shutdown().await.expect("it ends");
+}
+
+#[tokio::test]
+async fn an_event_is_not_sent_again_where_its_key_may_be_forgotten_by_then() {
+    let mut server = Server::start(Keeping::Nothing).await;
+    let config = Config { timeout: PATIENCE * 2, ..Config::default() };
+    let store = Redis::connect(&server.url(), config).await.expect("the server is there");
+    let topic = topic(TopicSettings { idempotency_window: PATIENCE, ..settings() });
+    let keyed = || vec![NewEvent::new("a").idempotency_key("a")];
+    store.publish(&topic, keyed()).await.expect("it is published");
+    server.kill();
+    let refused = timeout(PATIENCE, store.publish(&topic, keyed())).await.expect("it is sent again");
+    assert!(matches!(refused, Err(PublishError::Store(StoreError::Unreachable(_)))), "answered {refused:?}");
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn a_deadline_beyond_all_time_is_a_deadline() {
+    let server = Server::start(Keeping::Nothing).await;
+    let config = Config { timeout: Duration::MAX, ..Config::default() };
+    let store = Redis::connect(&server.url(), config).await.expect("the server is there");
+    let (topic, group) = (topic(settings()), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    publish(&store, &topic, &["a"]).await;
+    let taken = store.receive(&topic, &group, request("c1", 1, PATIENCE)).await.expect("it is there");
+    assert_eq!(texts(&taken), ["a"]);
+    let none = store.receive(&topic, &group, request("c1", 1, Duration::from_millis(50))).await;
+    assert_eq!(texts(&none.expect("it waits")), [""; 0]);
     store.close().await.expect("it closes");
 }
 
