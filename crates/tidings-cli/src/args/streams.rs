@@ -17,7 +17,11 @@ Examples:
 
 --exec runs the command once for each event, with the payload on its stdin and TIDINGS_TOPIC, TIDINGS_GROUP, TIDINGS_ID,
 TIDINGS_KEY, TIDINGS_ATTEMPTS in its environment: exit 0 acknowledges the event, any other fails it. Without --exec events
-are printed; without --auto-ack as well, they stay pending and are delivered again after the topic's min_idle_time.";
+are printed; without --auto-ack as well, they stay pending, are delivered again after the topic's min_idle_time, and
+after max_deliveries times are dead letters; `tidings stream view` looks without taking.";
+
+const OFFLINE: &str = "\
+With --dir, run it as the user who keeps the store: what it makes there is that user's then.";
 
 /// Verbs about topics.
 #[derive(Debug, Subcommand)]
@@ -56,6 +60,7 @@ pub(crate) enum StreamVerb {
     #[command(after_help = "To deliver events of a topic to one of its groups again: `tidings group seek`.")]
     Replay(ReplayEventsArgs),
     /// Write all events of a topic, a line of JSON each
+    #[command(after_help = OFFLINE)]
     Export {
         /// The topic
         topic: Name,
@@ -75,6 +80,7 @@ pub(crate) enum StreamVerb {
         file: PathBuf,
     },
     /// Read everything that is stored, and name what is damaged; exit 1 if anything is
+    #[command(after_help = OFFLINE)]
     Verify {
         /// Directory of a store that no node has open, instead of asking a node
         #[arg(long, value_name = "DIR")]

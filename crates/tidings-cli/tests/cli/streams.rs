@@ -279,3 +279,35 @@ fn changes_of_a_cache_are_captured_into_its_topic() {
     assert_eq!((&taken[0]["key"], &kinds[1]["target"]["key"]), (&json!("42"), &json!("42")));
     stops(node);
 }
+
+#[test]
+fn looking_at_a_store_that_no_node_has_open_changes_nothing_in_it() {
+    const EVENTS: usize = 1_200;
+    let scene = Scene::new();
+    let file = scene.path().join("n1.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let more = text.replace("name = \"orders\"", "name = \"orders\"\nretention.max_events = 5000");
+    assert_ne!(more, text);
+    std::fs::write(&file, more).unwrap();
+    let node = scene.start();
+    let lines: String = (0..EVENTS).map(|n| format!("{{\"payload\":\"{n}\"}}\n")).collect();
+    given(&node, &["stream", "import", "orders", "-"], lines.as_bytes()).exits(0);
+    stops(node);
+    let store = scene.store();
+    for _ in 0..2 {
+        let verified = run(&["stream", "verify", "--dir", &store, "--json"]).exits(0).json();
+        assert_eq!(verified["events"], EVENTS);
+        let exported = run(&["stream", "export", "orders", "--dir", &store]).exits(0);
+        assert_eq!(exported.stdout.lines().count(), EVENTS);
+    }
+
+    // A directory that is none is left as it is.
+    let wrong = scene.path().join("wrong");
+    std::fs::create_dir(&wrong).unwrap();
+    for verb in [&["verify"][..], &["export", "orders"]] {
+        let arguments = [&["stream"], verb, &["--dir", wrong.to_str().unwrap()]].concat();
+        let refused = run(&arguments).exits(3);
+        assert!(refused.stderr.contains("there is no store in"), "{refused:?}");
+    }
+    assert_eq!(std::fs::read_dir(&wrong).unwrap().count(), 0);
+}

@@ -42,6 +42,7 @@ use tokio::time::Instant;
 use self::look::Verifying;
 use self::publish::Batch;
 use self::retention::{TRIMMED_AT_ONCE, Trimming};
+pub use self::store::LAYOUT;
 use self::thread::Handle;
 use crate::call::{
     Action, ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo,

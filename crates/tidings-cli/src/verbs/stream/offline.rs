@@ -2,22 +2,24 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
-use tidings::streams::embedded::{Config, Embedded};
-use tidings::streams::{Damage, Name, Place, Settings, StoreError, Streams};
+use tidings::streams::embedded::{Config, Embedded, LAYOUT};
+use tidings::streams::{Damage, Driver, Name, Page, Place, Settings, StoreError, to_line};
 
-use super::transfer::Target;
+use super::transfer::{Target, cannot_write};
 use crate::exit::{Exit, Failure, chain};
 use crate::output::Output;
 use crate::setup;
 
+/// Events that are in memory at a time.
+const STEP_EVENTS: usize = 500;
+
 /// Opens a store, looks at everything in it, and closes it.
 pub(super) async fn verify(directory: &Path, output: &Output) -> Result<(), Failure> {
-    let streams = open(directory).await?;
-    let report = streams.verify().await;
-    close(&streams).await?;
+    let store = open(directory).await?;
+    let report = store.verify().await;
+    close(&store).await?;
     let report = report.map_err(|error| failed(&error))?;
     let damage: Vec<Json> = report.damage.iter().map(damaged).collect();
     let document = json!({
@@ -36,55 +38,51 @@ pub(super) async fn export(
     out: Option<&Path>,
     output: &Output,
 ) -> Result<(), Failure> {
-    let streams = open(directory).await?;
-    let stream = streams.stored(topic.clone());
-    let exported = async {
-        if stream.info().await.map_err(|error| failed(&error))?.is_none() {
-            let message = format!("there is no topic {topic} in {}", directory.display());
-            return Err(Failure::new(Exit::NotFound, message));
+    let store = open(directory).await?;
+    let exported = write(&store, topic, out).await;
+    close(&store).await?;
+    let Some(exported) = exported? else {
+        let message = format!("there is no topic {topic} in {}", directory.display());
+        return Err(Failure::new(Exit::NotFound, message));
+    };
+    super::transfer::told_exported(exported, out, output)
+}
+
+/// Writes all events of a topic. How many there were; `None`: there is no such topic.
+async fn write(store: &Embedded, topic: &Name, out: Option<&Path>) -> Result<Option<u64>, Failure> {
+    // How it is kept is not asked for by what is read.
+    let topic = Settings::default().stored(topic.clone());
+    if store.topic(&topic).await.map_err(|error| failed(&error))?.is_none() {
+        return Ok(None);
+    }
+    let mut target = Target::new(out)?;
+    let (mut page, mut exported) = (Page { limit: STEP_EVENTS, ..Page::default() }, 0);
+    loop {
+        let found = store.read(&topic, &page).await.map_err(|error| failed(&error))?;
+        for event in &found.events {
+            writeln!(target, "{}", to_line(event)).map_err(|error| cannot_write(&error))?;
         }
-        let mut target = Target::new(out)?;
-        let write = |line: &str| {
-            target.write_all(line.as_bytes())?;
-            Ok::<(), Broken>(target.write_all(b"\n")?)
-        };
-        let exported = stream.export(write).await.map_err(|Broken(failure)| failure)?;
-        target.finish()?;
-        Ok(exported)
+        exported += found.events.len() as u64;
+        let Some(next) = found.next else { break };
+        page.after = Some(next);
     }
-    .await;
-    close(&streams).await?;
-    super::transfer::told_exported(exported?, out, output)
+    target.finish()?;
+    Ok(Some(exported))
 }
 
-/// Why an export broke off.
-struct Broken(Failure);
-
-impl From<StoreError> for Broken {
-    fn from(error: StoreError) -> Self {
-        Self(failed(&error))
-    }
-}
-
-impl From<std::io::Error> for Broken {
-    fn from(error: std::io::Error) -> Self {
-        Self(super::transfer::cannot_write(&error))
-    }
-}
-
-async fn open(directory: &Path) -> Result<Streams, Failure> {
+/// Opens the store alone: [`tidings::streams::Streams`] would look after it, and remove what the settings of whoever
+/// keeps it had kept.
+async fn open(directory: &Path) -> Result<Embedded, Failure> {
     // Opening makes a store where there is none.
-    if !directory.is_dir() {
-        return Err(Failure::new(Exit::NotFound, format!("there is no directory {}", directory.display())));
+    if !directory.join(LAYOUT).is_dir() {
+        return Err(Failure::new(Exit::NotFound, format!("there is no store in {}", directory.display())));
     }
     let store = Embedded::open(directory, Config::default()).await;
-    let store = store.map_err(|error| setup::cannot_open(&error.into()))?;
-    Streams::start(Arc::new(store), Settings::default())
-        .map_err(|error| Failure::new(Exit::Configuration, error.to_string()))
+    store.map_err(|error| setup::cannot_open(&error.into()))
 }
 
-async fn close(streams: &Streams) -> Result<(), Failure> {
-    streams.shutdown().await.map_err(|error| failed(&error))
+async fn close(store: &Embedded) -> Result<(), Failure> {
+    store.close().await.map_err(|error| failed(&error))
 }
 
 fn failed(error: &StoreError) -> Failure {
