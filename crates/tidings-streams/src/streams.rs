@@ -42,6 +42,9 @@ struct Shared {
 impl Streams {
     /// Starts to look after a store. Has to be called on a runtime, which has to have time.
     ///
+    /// A topic that the store has and that is not configured loses nothing by its age or size where settings are
+    /// strict: what it was to keep is not known.
+    ///
     /// # Errors
     /// [`InvalidSettings`]: nothing was started, and the driver is as it was.
     pub fn start(driver: Arc<dyn Driver>, settings: Settings) -> Result<Self, InvalidSettings> {
@@ -198,13 +201,24 @@ impl Streams {
         &self.0.stop
     }
 
+    /// A topic as it is looked after.
+    fn looked_after(&self, name: Name) -> Topic {
+        let settings = &self.0.settings;
+        let is_left_over = settings.strict && !settings.topics.contains_key(&name);
+        let mut topic = settings.stored(name);
+        if is_left_over {
+            Arc::make_mut(&mut topic.settings).retention = Retention::default();
+        }
+        topic
+    }
+
     async fn maintain(&self) {
         let result = match self.0.driver.topics().await {
             Ok(names) => {
                 // One topic that cannot be looked after keeps no other from it.
                 let mut result = Ok(());
                 for name in names {
-                    let maintained = self.0.driver.maintain(&self.0.settings.stored(name)).await;
+                    let maintained = self.0.driver.maintain(&self.looked_after(name)).await;
                     let maintained = maintained.map(drop);
                     result = result.and(maintained);
                 }

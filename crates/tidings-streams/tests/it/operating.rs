@@ -96,6 +96,38 @@ async fn old_events_go_though_nobody_publishes() {
     streams.shutdown().await.expect("it ends");
 }
 
+#[tokio::test]
+async fn a_strict_store_keeps_what_is_not_configured_any_more() {
+    let all = TopicSettings { retention: Retention::default(), ..TopicSettings::default() };
+    let (before, directory) = opened(lenient(all)).await;
+    for topic in ["a", "b"] {
+        let stream = before.stream(topic).expect("it is a topic");
+        for _ in 0..3 {
+            let events = (0..400).map(|_| NewEvent::new("event")).collect();
+            stream.publish_batch(events).await.expect("it is published");
+        }
+    }
+    before.shutdown().await.expect("it ends");
+
+    let store = Embedded::open(directory.path(), Config::default()).await.expect("it opens");
+    let topics = [(name("b"), TopicSettings::default())].into();
+    let streams = Streams::start(Arc::new(store), Settings { topics, ..Settings::default() });
+    let streams = streams.expect("the settings are sound");
+    let held = async |topic| {
+        let info = streams.stored(name(topic)).info().await.expect("it answers");
+        info.expect("the topic is there").events
+    };
+    let trimmed = async {
+        while held("b").await > 1_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, trimmed).await.expect("the one that is configured is trimmed");
+    // Topics are looked after by their names: this one was before that.
+    assert_eq!(held("a").await, 1_200);
+    streams.shutdown().await.expect("it ends");
+}
+
 /// A topic of which a group has given up some events.
 async fn with_dead_letters(streams: &Streams, topic: &str, letters: usize) -> tidings_streams::Group {
     let stream = streams.stream(topic).expect("it is a topic");
