@@ -150,14 +150,14 @@ pub enum StreamEvent {
         /// Those that failed and are delivered again.
         retried: u64,
     },
-    /// Events were given up: they are dead letters now.
+    /// Events were given up: they are dead letters now. It is not said of what is given up as somebody receives.
     DeadLettered {
         /// Of which group, where one word was about it; `None`: nobody settled them in time.
         group: Option<Name>,
         /// How many.
         events: u64,
     },
-    /// Events were removed, by retention or by hand.
+    /// Events were removed by hand, or by retention as topics were looked after; not what publishing removes.
     Trimmed {
         /// How many.
         events: u64,

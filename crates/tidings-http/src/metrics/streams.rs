@@ -55,7 +55,8 @@ pub(super) fn encode(node: &Node, seen: &StreamsSeen, out: &mut Output<'_>) -> f
         "1 if the store of streams has answered this scrape.",
         one(up),
     )?;
-    standing(&seen.unwrap_or_default(), out)
+    // Noughts would say that nothing waits and nothing is dead.
+    seen.map_or(Ok(()), |seen| standing(&seen, out))
 }
 
 fn counted(counts: &StreamCounts, out: &mut Output<'_>) -> fmt::Result {
@@ -83,7 +84,11 @@ fn counted(counts: &StreamCounts, out: &mut Output<'_>) -> fmt::Result {
         "What became of what was handed out, as this node was told.",
         settled,
     )?;
-    out.counter("tidings_stream_trimmed", "Events that this node has removed.", of(|it| it.trimmed))?;
+    out.counter(
+        "tidings_stream_trimmed",
+        "Events that this node has removed by hand or as it looked after topics; not what publishing has removed.",
+        of(|it| it.trimmed),
+    )?;
     out.histogram(
         "tidings_stream_append_duration",
         "How long publishing took, until it was stored as durably as the store does.",

@@ -467,3 +467,18 @@ async fn metrics_say_how_streams_stand() {
     assert!(metric("tidings_stream_fsync_duration_seconds_count").await > Some(0.0));
     scene.rig.end().await;
 }
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_has_no_gauges() {
+    let scene = Scene::start().await;
+    let api = scene.api();
+    scene.publish("a").await;
+    assert_eq!(api.metric("tidings_dead_letters").await, Some(0.0));
+    scene.rig.node(0).streams().unwrap().driver().close().await.unwrap();
+    assert_eq!(api.metric("tidings_stream_store_up").await, Some(0.0));
+    assert_eq!(api.metric("tidings_dead_letters").await, None);
+    assert_eq!(api.metric("tidings_stream_length").await, None);
+    let published = "tidings_stream_published_total{topic=\"orders\"}";
+    assert_eq!(api.metric(published).await, Some(1.0), "what was counted stays");
+    scene.rig.end().await;
+}

@@ -35,11 +35,12 @@ pub struct TopicCounts {
     pub acked: u64,
     /// Deliveries that failed, and whose events are delivered again.
     pub retried: u64,
-    /// Events that were given up when they failed, or when nobody had settled them in time for the last time.
+    /// Events that were given up when they failed, or, as topics were looked after, because nobody had settled them in
+    /// time for the last time. What is given up as somebody receives is not counted.
     pub dead: u64,
     /// Words that came too late, or were about no delivery: nothing was done.
     pub unsettled: u64,
-    /// Events that were removed, by retention or by hand.
+    /// Events that were removed by hand, or by retention as topics were looked after; not what publishing removes.
     pub trimmed: u64,
 }
 
