@@ -15,12 +15,12 @@ pub const WAITING_READS_MAX: usize = 64;
 /// Questions at once where a key is held: each asks every member. More are answered 429.
 pub const LOOKS_MAX: usize = 8;
 
-/// Requests at once that wait for events of a stream: they leave three quarters of all connections for everything else.
-/// More are answered 429.
+/// Requests at once that wait for events of a stream, or claim some: they leave three quarters of all connections for
+/// everything else. More are answered 429.
 pub const RECEIVES_MAX: usize = 64;
 
-/// Requests at once that read pages of events, or all of them, or import some: each holds up to 8 MiB. More are answered
-/// 429.
+/// Requests at once that read pages of events, or all of them, import some, or retry or purge many dead letters: each
+/// holds up to 8 MiB. More are answered 429.
 pub const STREAM_READS_MAX: usize = 16;
 
 /// Looks at everything in a store of streams at once: it reads as fast as the disk does. More are answered 429.

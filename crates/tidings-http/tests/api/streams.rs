@@ -273,6 +273,8 @@ async fn a_request_that_waits_is_answered_when_something_comes_or_the_server_end
     }
     let full = async || scene.post("groups/g/receive", &json!({})).await.status == 429;
     until("they wait", full).await;
+    let claim = json!({ "consumer": "c", "min_idle": "0s" });
+    scene.post("groups/g/claim", &claim).await.problem(429, "overloaded");
     scene.rig.end().await;
     let mut waited = 0;
     while let Some(answered) = waiters.join_next().await {

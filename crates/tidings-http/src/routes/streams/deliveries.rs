@@ -20,6 +20,8 @@ use crate::problem::{Answer, Problem};
 /// As whom events are taken by a client that does not say.
 const CONSUMER: &str = "http";
 
+const TOO_MANY: &str = "too many requests wait for events";
+
 /// What to take.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -54,7 +56,7 @@ pub(crate) async fn receive(
     let wait = take.wait.map(|text| duration("wait", &text, RECEIVE_TIME_MAX)).transpose()?;
     let (consumer, max) = (Name::new(&take.consumer)?, at_most(take.max)?);
     let group = taken(&app, &named.topic)?.existing(&named.group)?;
-    let _place = app.room().receives.take("too many requests wait for events")?;
+    let _place = app.room().receives.take(TOO_MANY)?;
     // A server that ends waits for nobody: what is taken by then is answered, and nothing is lost.
     let stop = app.closing().child_token();
     let request = ReceiveRequest { consumer, max, wait: wait.unwrap_or_default(), stop };
@@ -85,6 +87,7 @@ pub(crate) async fn claim(State(app): State<App>, named: InTopic, headers: Heade
     let TakeOver { consumer, min_idle, max } = document(&headers, body).await?;
     let (consumer, max) = (Name::new(&consumer)?, at_most(max)?);
     let min_idle = wait("min_idle", &min_idle)?;
+    let _place = app.room().receives.take(TOO_MANY)?;
     let group = group(&app, &named.topic, &named.group).await?;
     let deliveries = group.claim(ClaimRequest { consumer, min_idle, max }).await?;
     Ok(answer(&app, json!({ "events": shown(&deliveries) })).into_response())

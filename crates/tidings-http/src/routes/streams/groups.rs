@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use tidings::streams::{Group, GroupError, Start};
 
-use super::{answer, cursor, group, known, limit, shape, start, taken};
+use super::{answer, cursor, group, known, limit, shape, start, streams, taken};
 use crate::app::App;
 use crate::extract::{InTopic, Params, document};
 use crate::problem::{Answer, Problem};
@@ -44,9 +44,8 @@ pub(crate) async fn make(State(app): State<App>, named: InTopic, headers: Header
     let start = begin.start.map_or(Ok(Start::Earliest), |text| start("start", &text))?;
     let stream = taken(&app, &named.topic)?;
     let group = stream.existing(&named.group)?;
-    let is_there = group.info().await?.is_some();
-    stream.group(&named.group, start).await?;
-    let status = if is_there { StatusCode::OK } else { StatusCode::CREATED };
+    let is_made = streams(&app)?.driver().create_group(stream.topic(), group.name(), start).await?;
+    let status = if is_made { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, answer(&app, shown(&group).await?)).into_response())
 }
 
