@@ -447,7 +447,7 @@ impl Node {
     /// Shuts down: gives consumers of streams half of the time to finish what they have, refuses new mutations, waits for
     /// open write-throughs, drains to every member's acknowledgement, says goodbye, closes and joins, and closes the store
     /// of streams. Returns whether that was done within the deadline; if not, no goodbye was said, and peers doubt this
-    /// node's last changes for a while.
+    /// node's last changes for a while, or what was captured was not all published, or the store was not closed.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         let deadline = self.inner.streaming.drain(deadline).await;
         let (done, finished) = oneshot::channel();

@@ -45,8 +45,10 @@ pub(crate) async fn run(args: &ConsumeArgs, client: &Client, output: &Output) ->
     let idle_time = idle_time.and_then(|text| units::duration(text).ok()).unwrap_or(IDLE);
     if args.exec.is_none() && !args.auto_ack {
         output.note(format!(
-            "events are printed and stay pending: they are delivered again after {}; --auto-ack or --exec settle them",
-            units::show_duration(idle_time)
+            "events are printed and stay pending: they are delivered again after {}, and after {} times are dead \
+             letters; --auto-ack or --exec settle them, `tidings stream view` looks without taking",
+            units::show_duration(idle_time),
+            cell(&topic["settings"], "max_deliveries")
         ));
     }
     let mut counts = Counts::default();

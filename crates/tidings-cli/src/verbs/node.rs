@@ -52,7 +52,8 @@ pub(crate) async fn run(args: &NodeArgs, output: &Output) -> Result<(), Failure>
     let clean = signals.patiently(node.shutdown(SHUTDOWN_MAX)).await?;
     if !clean {
         output.warn(
-            "peers did not acknowledge everything in time: they will doubt the last changes for a while",
+            "not everything was done in time: peers did not acknowledge all changes, and will doubt the last ones for \
+             a while, or the store of streams did not take all that was captured, or was not closed",
         );
     }
     result

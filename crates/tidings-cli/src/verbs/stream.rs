@@ -50,7 +50,7 @@ pub(crate) async fn run(verb: StreamVerb, global: &Global, output: &Output) -> R
             }
             let limits = json!({ "max_events": 0, "force": force, "dry_run": dry_run });
             let trimmed = trim_one(client, &topic, &limits).await?;
-            told_trimmed(&[(topic, trimmed)], output)
+            told_trimmed(&[(topic, trimmed)], false, output)
         }
         StreamVerb::Replay(args) => transfer::replay(client, &args, output).await,
         StreamVerb::Export { topic, out, .. } => {
@@ -202,7 +202,7 @@ async fn trim(client: &Client, args: &TrimArgs, output: &Output) -> Result<(), F
         let of_topic = trim_one(client, &topic, &limits).await?;
         trimmed.push((topic, of_topic));
     }
-    told_trimmed(&trimmed, output)
+    told_trimmed(&trimmed, args.all, output)
 }
 
 async fn trim_one(client: &Client, topic: &Name, limits: &Json) -> Result<Json, Failure> {
@@ -210,7 +210,8 @@ async fn trim_one(client: &Client, topic: &Name, limits: &Json) -> Result<Json, 
     Ok(client.call(Call::new(Method::POST, &path).json(limits).waiting(EVERYTHING)).await?.0)
 }
 
-fn told_trimmed(trimmed: &[(Name, Json)], output: &Output) -> Result<(), Failure> {
+/// Says what was removed: of all topics as a list, however many there are.
+fn told_trimmed(trimmed: &[(Name, Json)], all: bool, output: &Output) -> Result<(), Failure> {
     if output.is_json() {
         let topics: Vec<Json> = trimmed
             .iter()
@@ -221,7 +222,7 @@ fn told_trimmed(trimmed: &[(Name, Json)], output: &Output) -> Result<(), Failure
             })
             .collect();
         return match &topics[..] {
-            [one] => output.json(one),
+            [one] if !all => output.json(one),
             _ => output.json(&json!({ "topics": topics })),
         };
     }

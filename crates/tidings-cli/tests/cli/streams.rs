@@ -113,6 +113,7 @@ fn what_is_only_printed_stays_pending_and_a_restart_forgets_nothing() {
     let id = publish(&node, "kept");
     let consume = ["consume", "orders", "--group", "g", "--max", "1"];
     let printed = node.ask(&consume).exits(0);
+    assert!(printed.stderr.contains("after 2 times are dead letters"), "{printed:?}");
     assert!(printed.stdout.starts_with(&id) && printed.stdout.contains("kept"), "{printed:?}");
     stops(node);
     let node = scene.start();
@@ -168,6 +169,9 @@ fn topics_are_listed_shown_viewed_and_trimmed() {
 
     let would = node.ask(&["stream", "trim", "--all", "--max-events", "1", "--dry-run"]).exits(0);
     assert!(would.stdout.contains("orders: 2 events would be removed, 0 kept for groups"), "{would:?}");
+    let one =
+        node.ask(&["stream", "trim", "--all", "--max-events", "1", "--dry-run", "--json"]).exits(0).json();
+    assert_eq!(one["topics"][0]["topic"], "orders", "a list, though nothing is in the other topic");
     node.ask(&["stream", "trim"]).exits(2);
     node.ask(&["group", "add", "orders", "g"]).exits(0);
     let kept = node.ask(&["stream", "trim", "orders", "--max-events", "1", "--json"]).exits(0).json();
