@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use bytes::{Bytes, BytesMut};
 
 use crate::batch::Batch;
-use crate::frame::{Control, Hello, PROTOCOL_VERSION};
+use crate::frame::{Control, Hello, PROTOCOL_VERSION, PROTOCOLS};
 use crate::varint::Reader;
 
 /// A release other than this one.
@@ -78,8 +78,8 @@ pub(crate) fn say(control: &Control, written: fn(&Control) -> Vec<u8>) -> Vec<u8
 fn say_as(dialect: Dialect, control: &Control, written: fn(&Control) -> Vec<u8>) -> Vec<u8> {
     let protocols = match dialect {
         Dialect::Older => (PROTOCOL_VERSION - 1, PROTOCOL_VERSION),
-        Dialect::Newer => (PROTOCOL_VERSION, PROTOCOL_VERSION + 1),
-        Dialect::Foreign => (PROTOCOL_VERSION + 1, PROTOCOL_VERSION + 1),
+        Dialect::Newer => (PROTOCOLS.0, PROTOCOLS.1 + 1),
+        Dialect::Foreign => (PROTOCOLS.1 + 1, PROTOCOLS.1 + 1),
     };
     let said = match control {
         Control::Hello(hello) => written(&Control::Hello(Hello { protocols, ..hello.clone() })),

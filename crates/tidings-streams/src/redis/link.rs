@@ -1,8 +1,11 @@
 //! The connection that all calls share, made anew when it is lost.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
@@ -16,7 +19,7 @@ use crate::decide::backoff;
 use crate::error::StoreError;
 use crate::settings::{Backoff, WAIT_MAX};
 
-/// How long one attempt to connect takes at most: a name that leads to nowhere must not use up a call's time.
+/// How long one attempt to connect takes at most, however short the time of those who wait for it.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// How long to wait before connecting again: all processes of a cluster lose a server at once, and should not all come
@@ -38,10 +41,8 @@ pub(super) enum Repeat {
 
 #[derive(Debug)]
 pub(super) struct Link {
-    client: Client,
-    address: String,
+    door: Arc<Door>,
     timeout: Duration,
-    scripts: Scripts,
     current: Mutex<Current>,
     /// Held by whoever connects: one at a time.
     attempts: tokio::sync::Mutex<Attempts>,
@@ -56,8 +57,20 @@ struct Current {
     server: Option<Server>,
 }
 
-#[derive(Debug, Default)]
+/// Where the server is, and what it has to know.
+#[derive(Debug)]
+struct Door {
+    client: Client,
+    address: String,
+    scripts: Scripts,
+}
+
+type Opened = Result<(MultiplexedConnection, Server), ConnectError>;
+
+#[derive(Default)]
 struct Attempts {
+    /// The one that is being made: it outlives a call whose time is over, and the next one goes on with it.
+    opening: Option<BoxFuture<'static, Opened>>,
     failed: u32,
     next: Option<Instant>,
     last: Option<ConnectError>,
@@ -71,23 +84,22 @@ impl Link {
         // Beyond that there may be no moment to wait for.
         let timeout = config.timeout.min(WAIT_MAX);
         let link = Self {
-            client,
-            address,
+            door: Arc::new(Door { client, address, scripts: Scripts::new(clock) }),
             timeout,
-            scripts: Scripts::new(clock),
             current: Mutex::default(),
             attempts: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
         };
-        let (connection, server) = link.open(Instant::now() + timeout).await?;
+        let opened = tokio::time::timeout(timeout, link.door.clone().open()).await;
+        let (connection, server) = opened.unwrap_or_else(|_| Err(link.door.silent()))?;
         if server.evicts {
             tracing::warn!(
-                address = link.address,
+                address = link.door.address,
                 "the server removes keys when its memory is full, events among them: set maxmemory-policy noeviction"
             );
         }
         tracing::info!(
-            address = link.address,
+            address = link.door.address,
             version = %server.version,
             appends = server.appends,
             "streams are on a Redis server"
@@ -97,7 +109,7 @@ impl Link {
     }
 
     pub(super) fn scripts(&self) -> &Scripts {
-        &self.scripts
+        &self.door.scripts
     }
 
     /// What the server said of itself when it was last connected to.
@@ -199,7 +211,7 @@ impl Link {
     }
 
     fn unreachable(&self, reason: String) -> StoreError {
-        ConnectError::Unreachable { address: self.address.clone(), reason }.into()
+        self.door.unreachable(reason).into()
     }
 
     /// The connection there is, or a new one: at once, or when enough time has passed since the last attempt.
@@ -223,7 +235,12 @@ impl Link {
                 }
                 tokio::time::sleep_until(next).await;
             }
-            match self.open(deadline).await {
+            let opening = attempts.opening.get_or_insert_with(|| self.door.clone().open().boxed());
+            let Ok(opened) = timeout_at(deadline, opening).await else {
+                return Err(self.door.silent().into());
+            };
+            attempts.opening = None;
+            match opened {
                 Ok((connection, server)) => {
                     *attempts = Attempts::default();
                     self.replace(connection, server);
@@ -263,9 +280,26 @@ impl Link {
         }
     }
 
+    /// A connection of one's own, for what holds one up.
+    pub(super) async fn dial(&self) -> Result<MultiplexedConnection, RedisError> {
+        self.door.dial().await
+    }
+}
+
+impl fmt::Debug for Attempts {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Attempts")
+            .field("failed", &self.failed)
+            .field("last", &self.last)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Door {
     /// A connection to a server that will do, which knows all scripts.
-    async fn open(&self, deadline: Instant) -> Result<(MultiplexedConnection, Server), ConnectError> {
-        let deadline = deadline.min(Instant::now() + CONNECT_MAX);
+    async fn open(self: Arc<Self>) -> Opened {
+        let deadline = Instant::now() + CONNECT_MAX;
         let opening = async {
             let mut connection = self.dial().await?;
             let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
@@ -289,22 +323,28 @@ impl Link {
         deadline: Instant,
         opening: impl Future<Output = Result<T, RedisError>>,
     ) -> Result<T, ConnectError> {
-        let address = self.address.clone();
         match timeout_at(deadline, opening).await {
-            Err(_) => Err(ConnectError::Unreachable { address, reason: "no answer in time".to_owned() }),
+            Err(_) => Err(self.silent()),
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(error)) => Err(match meaning(&error) {
                 Means::Refused(StoreError::Failed(refused)) => {
-                    ConnectError::Refused { address, reason: refused.to_string() }
+                    ConnectError::Refused { address: self.address.clone(), reason: refused.to_string() }
                 }
-                Means::Demoted => ConnectError::Replica { address },
-                _ => ConnectError::Unreachable { address, reason: error.to_string() },
+                Means::Demoted => ConnectError::Replica { address: self.address.clone() },
+                _ => self.unreachable(error.to_string()),
             }),
         }
     }
 
-    /// A connection of one's own, for what holds one up.
-    pub(super) async fn dial(&self) -> Result<MultiplexedConnection, RedisError> {
+    fn silent(&self) -> ConnectError {
+        self.unreachable("no answer in time".to_owned())
+    }
+
+    fn unreachable(&self, reason: String) -> ConnectError {
+        ConnectError::Unreachable { address: self.address.clone(), reason }
+    }
+
+    async fn dial(&self) -> Result<MultiplexedConnection, RedisError> {
         // Each caller has a deadline, which bounds more than an answer.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))

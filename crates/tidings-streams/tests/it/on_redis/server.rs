@@ -73,7 +73,7 @@ impl Server {
         command.query_async(&mut self.connect().await).await.expect("it is done")
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.home.path().join("redis.sock")
     }
 

@@ -1,5 +1,6 @@
 //! What a server may be and do: too old, closed to us, forgetful, full, standing still. And what its tools show.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tidings_streams::{
     StoreError, Streams, TopicSettings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixStream};
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::server::{Keeping, Server};
@@ -232,6 +234,53 @@ async fn no_call_outlasts_its_deadline_though_the_server_stands_still() {
     // What was said while it stood still it may have heard afterwards.
     assert!(matches!(outcome, Outcome::Acked | Outcome::Unknown), "{outcome:?}");
     store.close().await.expect("it closes");
+}
+
+/// Passes on what is said to a server, late by `pause` each time. A connection ends when `cut` says so.
+async fn delay(listener: TcpListener, socket: PathBuf, pause: watch::Receiver<Duration>, cut: Arc<Notify>) {
+    loop {
+        let Ok((mut here, _)) = listener.accept().await else { return };
+        let Ok(mut there) = UnixStream::connect(&socket).await else { return };
+        let (mut said, mut answered) = ([0; 65_536], [0; 65_536]);
+        loop {
+            let passed = tokio::select! {
+                () = cut.notified() => break,
+                Ok(length @ 1..) = here.read(&mut said) => {
+                    let pause = *pause.borrow();
+                    tokio::time::sleep(pause).await;
+                    there.write_all(&said[..length]).await
+                }
+                Ok(length @ 1..) = there.read(&mut answered) => here.write_all(&answered[..length]).await,
+                else => break,
+            };
+            if passed.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_longer_than_a_call_may_is_made_all_the_same() {
+    let server = Server::start(Keeping::Nothing).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+    let url = format!("redis://{}", listener.local_addr().expect("it is bound"));
+    let (pause, paused) = watch::channel(Duration::ZERO);
+    let cut = Arc::<Notify>::default();
+    let way = tokio::spawn(delay(listener, server.socket(), paused, cut.clone()));
+    let config = Config { timeout: Duration::from_millis(200), ..Config::default() };
+    let store = Redis::connect(&url, config).await.expect("the server is there");
+    // Ten and more things are said before a connection is one, each in less than the time of a call.
+    pause.send_replace(Duration::from_millis(60));
+    cut.notify_one();
+    let connected = async {
+        while store.topic(&topic(settings())).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, connected).await.expect("it is never connected");
+    store.close().await.expect("it closes");
+    way.abort();
 }
 
 #[tokio::test]
