@@ -267,20 +267,22 @@ async fn a_connection_that_takes_longer_than_a_call_may_is_made_all_the_same() {
     let url = format!("redis://{}", listener.local_addr().expect("it is bound"));
     let (pause, paused) = watch::channel(Duration::ZERO);
     let cut = Arc::<Notify>::default();
-    let way = tokio::spawn(delay(listener, server.socket(), paused, cut.clone()));
-    let config = Config { timeout: Duration::from_millis(200), ..Config::default() };
-    let store = Redis::connect(&url, config).await.expect("the server is there");
-    // Ten and more things are said before a connection is one, each in less than the time of a call.
-    pause.send_replace(Duration::from_millis(60));
-    cut.notify_one();
-    let connected = async {
+    let way = delay(listener, server.socket(), paused, cut.clone());
+    let calls = async {
+        let config = Config { timeout: Duration::from_millis(200), ..Config::default() };
+        let store = Redis::connect(&url, config).await.expect("the server is there");
+        // Ten and more things are said before a connection is one, each in less than the time of a call.
+        pause.send_replace(Duration::from_millis(60));
+        cut.notify_one();
         while store.topic(&topic(settings())).await.is_err() {
             tokio::task::yield_now().await;
         }
+        store.close().await.expect("it closes");
     };
-    timeout(PATIENCE, connected).await.expect("it is never connected");
-    store.close().await.expect("it closes");
-    way.abort();
+    tokio::select! {
+        () = way => panic!("the way to the server ends"),
+        called = timeout(PATIENCE, calls) => called.expect("it is never connected"),
+    }
 }
 
 #[tokio::test]
