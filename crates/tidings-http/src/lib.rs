@@ -19,6 +19,8 @@
 
 mod app;
 #[doc(hidden)]
+pub mod documents;
+#[doc(hidden)]
 pub mod exposition;
 mod extract;
 mod guard;

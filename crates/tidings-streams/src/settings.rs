@@ -186,10 +186,15 @@ impl Settings {
         }
     }
 
-    /// A topic that a store has, configured or not: to look at it, to trim it, to settle what is under way.
+    /// A topic that a store has, configured or not: to look at it, to trim it, to settle what is under way. Where settings
+    /// are strict, one that is not configured keeps everything until limits are named: what it was to keep is not known.
     #[must_use]
     pub fn stored(&self, name: Name) -> Topic {
-        let settings = self.topics.get(&name).unwrap_or(&self.defaults).clone();
+        let settings = match self.topics.get(&name) {
+            Some(settings) => settings.clone(),
+            None if self.strict => TopicSettings { retention: Retention::default(), ..self.defaults.clone() },
+            None => self.defaults.clone(),
+        };
         Topic { name, settings: Arc::new(settings) }
     }
 }
@@ -209,6 +214,17 @@ mod tests {
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
+    }
+
+    #[test]
+    fn what_a_topic_that_is_not_configured_was_to_keep_is_not_guessed_where_settings_are_strict() {
+        let strict =
+            Settings { topics: [(name("a"), TopicSettings::default())].into(), ..Settings::default() };
+        let kept = |settings: &Settings, topic| settings.stored(name(topic)).settings.retention.clone();
+        assert_eq!(kept(&strict, "a"), TopicSettings::default().retention);
+        assert_eq!(kept(&strict, "b"), Retention::default());
+        let lenient = Settings { strict: false, ..strict };
+        assert_eq!(kept(&lenient, "b"), TopicSettings::default().retention);
     }
 
     #[test]

@@ -201,24 +201,13 @@ impl Streams {
         &self.0.stop
     }
 
-    /// A topic as it is looked after.
-    fn looked_after(&self, name: Name) -> Topic {
-        let settings = &self.0.settings;
-        let is_left_over = settings.strict && !settings.topics.contains_key(&name);
-        let mut topic = settings.stored(name);
-        if is_left_over {
-            Arc::make_mut(&mut topic.settings).retention = Retention::default();
-        }
-        topic
-    }
-
     async fn maintain(&self) {
         let result = match self.0.driver.topics().await {
             Ok(names) => {
                 // One topic that cannot be looked after keeps no other from it.
                 let mut result = Ok(());
                 for name in names {
-                    let maintained = self.0.driver.maintain(&self.looked_after(name)).await;
+                    let maintained = self.0.driver.maintain(&self.0.settings.stored(name)).await;
                     let maintained = maintained.map(drop);
                     result = result.and(maintained);
                 }

@@ -43,7 +43,7 @@ fn life(node: &str, incarnation: u64) -> Origin {
 }
 
 /// A log with one more change.
-fn change(log: &ChangeLog) {
+pub(super) fn change(log: &ChangeLog) {
     let draft = Draft::new(Parts {
         kind: EventKind::Deleted,
         operation: Operation::Remove,

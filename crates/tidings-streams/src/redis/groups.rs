@@ -81,16 +81,10 @@ impl Redis {
         group: &Name,
         request: &ReceiveRequest,
     ) -> Result<Looked, GroupError> {
-        let settings = &topic.settings;
         let script = &self.link.scripts().receive;
         let call = self
-            .of_group(script, topic, group)
-            .arg(request.consumer.as_str())
-            .arg(request.max.min(RECEIVE_EVENTS_MAX))
-            .arg(millis(settings.min_idle_time))
-            .arg(settings.max_deliveries.get())
-            .arg(settings.dead_letter.as_str())
-            .arg(u8::from(settings.ordered))
+            .of_consumer(script, (topic, group), (&request.consumer, request.max))
+            .arg(u8::from(topic.settings.ordered))
             .arg(millis(WAIT_MAX));
         // What an unheard call took comes back after its time: to take more instead is what the caller wants.
         let answer = self.in_group(call, script, Repeat::Harmless).await?;
@@ -181,15 +175,9 @@ impl Redis {
         group: &Name,
         request: &ClaimRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
-        let settings = &topic.settings;
         let script = &self.link.scripts().claim;
         let call = self
-            .of_group(script, topic, group)
-            .arg(request.consumer.as_str())
-            .arg(request.max.min(RECEIVE_EVENTS_MAX))
-            .arg(millis(settings.min_idle_time))
-            .arg(settings.max_deliveries.get())
-            .arg(settings.dead_letter.as_str())
+            .of_consumer(script, (topic, group), (&request.consumer, request.max))
             .arg(millis(request.min_idle));
         let [epoch, until, taken] = wire::tuple(self.in_group(call, script, Repeat::Harmless).await?)?;
         Ok(deliveries(epoch, until, taken)?)
@@ -254,6 +242,22 @@ impl Redis {
 
     fn of_group(&self, script: &super::script::Script, topic: &Topic, group: &Name) -> Call {
         Call::new(script, &self.base, topic.name.as_str(), group.as_str())
+    }
+
+    /// The same for a consumer that takes up to so many events.
+    fn of_consumer(
+        &self,
+        script: &super::script::Script,
+        (topic, group): (&Topic, &Name),
+        (consumer, max): (&Name, usize),
+    ) -> Call {
+        let settings = &topic.settings;
+        self.of_group(script, topic, group)
+            .arg(consumer.as_str())
+            .arg(max.min(RECEIVE_EVENTS_MAX))
+            .arg(millis(settings.min_idle_time))
+            .arg(settings.max_deliveries.get())
+            .arg(settings.dead_letter.as_str())
     }
 
     /// Runs a script that answers nothing where there is no group.

@@ -9,7 +9,7 @@ use tidings_proto::record::Batch;
 use tidings_proto::relay::{FollowOf, Position};
 
 use super::exchange::Exchange;
-use super::serve::{READ_BYTES, frame_head};
+use super::serve::{READ_BYTES, send_all};
 use super::{Followed, Peering, Relaying, SessionError};
 
 /// Serves a lane until the follower asks elsewhere, or this node relays no more. A node that does not relay, or does not
@@ -56,12 +56,7 @@ async fn feed(
         let news = followed.news(lane);
         match relaying.read((followed, lane), &mut cursor, READ_BYTES, &mut batches) {
             Read::Some => {
-                for batch in batches.drain(..) {
-                    chunks.push(frame_head(&batch));
-                    chunks.push(batch.records);
-                }
-                send.write_all_chunks(&mut chunks).await?;
-                chunks.clear();
+                send_all(&mut batches, &mut chunks, send).await?;
             }
             Read::Overrun(oldest) => {
                 cursor = Cursor { next: oldest };

@@ -1,10 +1,7 @@
 use std::time::Duration;
 
-use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::hash::CacheId;
-use tidings_proto::id::{FIRST, Incarnation, Lanes, Slot};
+use tidings_proto::id::{FIRST, Incarnation, Lanes};
 use tidings_proto::log::{ChangeLog, Retention};
-use tidings_proto::record::{Draft, DraftTarget, Parts};
 
 use super::*;
 
@@ -39,18 +36,7 @@ fn on() -> Relaying {
 /// A batch of one change.
 fn batch(sequence: Sequence) -> Batch {
     let log = ChangeLog::new(Lanes::new(1).unwrap(), Retention::default());
-    let draft = Draft::new(Parts {
-        kind: EventKind::Deleted,
-        operation: Operation::Remove,
-        ignorable: false,
-        cache: CacheId(1),
-        slot: Slot::new(0).unwrap(),
-        version: None,
-        metadata: &[],
-        value: None,
-        target: DraftTarget::Key(b"k"),
-    });
-    log.append(Slot::new(0).unwrap(), 1, &draft.unwrap()).unwrap().waiters.wake();
+    super::super::tests::change(&log);
     let mut out = Vec::new();
     log.read(lane(), &mut Cursor { next: FIRST }, 1, &mut out);
     Batch { first: sequence, ..out.remove(0) }

@@ -144,12 +144,7 @@ async fn feed(
         let news = audience.news(lane);
         match log.read(lane, &mut cursor, READ_BYTES, &mut batches) {
             Read::Some => {
-                for batch in batches.drain(..) {
-                    chunks.push(frame_head(&batch));
-                    chunks.push(batch.records);
-                }
-                send.write_all_chunks(&mut chunks).await?;
-                chunks.clear();
+                send_all(&mut batches, &mut chunks, send).await?;
             }
             Read::Overrun(head) => {
                 link.stats.broadcast_error(BroadcastError::Overrun);
@@ -163,7 +158,22 @@ async fn feed(
     }
 }
 
-pub(super) fn frame_head(batch: &Batch) -> Bytes {
+/// Sends batches, whose records are not copied. Both lists are empty afterwards.
+pub(super) async fn send_all(
+    batches: &mut Vec<Batch>,
+    chunks: &mut Vec<Bytes>,
+    send: &mut SendStream,
+) -> Result<(), SessionError> {
+    for batch in batches.drain(..) {
+        chunks.push(frame_head(&batch));
+        chunks.push(batch.records);
+    }
+    send.write_all_chunks(chunks).await?;
+    chunks.clear();
+    Ok(())
+}
+
+fn frame_head(batch: &Batch) -> Bytes {
     let head = batch.head();
     let mut bytes = SmallVec::<[u8; 64]>::new();
     bytes.extend_from_slice(&header(FrameType::Events, head.len() + batch.records.len()));

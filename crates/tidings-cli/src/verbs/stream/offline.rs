@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::{Value as Json, json};
 use tidings::streams::embedded::{Config, Embedded, LAYOUT};
-use tidings::streams::{Damage, Driver, Name, Page, Place, Settings, StoreError, to_line};
+use tidings::streams::{Driver, Name, Page, Settings, StoreError, to_line};
+use tidings_http::documents;
 
 use super::transfer::{Target, cannot_write};
 use crate::exit::{Exit, Failure, chain};
@@ -21,14 +21,7 @@ pub(super) async fn verify(directory: &Path, output: &Output) -> Result<(), Fail
     let report = store.verify().await;
     close(&store).await?;
     let report = report.map_err(|error| failed(&error))?;
-    let damage: Vec<Json> = report.damage.iter().map(damaged).collect();
-    let document = json!({
-        "sound": damage.is_empty(),
-        "events": report.events,
-        "dead_letters": report.dead_letters,
-        "damage": damage,
-    });
-    super::verified(&document, output)
+    super::verified(&documents::verified(&report), output)
 }
 
 /// Opens a store, writes all events of a topic, and closes it.
@@ -87,19 +80,4 @@ async fn close(store: &Embedded) -> Result<(), Failure> {
 
 fn failed(error: &StoreError) -> Failure {
     Failure::new(Exit::Failed, chain(error))
-}
-
-fn damaged(damage: &Damage) -> Json {
-    let (place, topic) = match &damage.place {
-        Place::Topic(name) => ("topic", Some(name.as_str())),
-        Place::DeadLetters => ("dead_letters", None),
-        Place::Groups => ("groups", None),
-    };
-    json!({
-        "place": place,
-        "topic": topic,
-        "first": damage.ids.map(|(first, _)| first.to_string()),
-        "last": damage.ids.map(|(_, last)| last.to_string()),
-        "bytes": damage.bytes,
-    })
 }

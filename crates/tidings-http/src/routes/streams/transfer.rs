@@ -8,12 +8,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use futures_util::stream::try_unfold;
-use serde_json::{Value as Json, json};
-use tidings::streams::{Damage, ImportError, LineError, Page, Place, StoreError, Stream, to_line};
+use serde_json::json;
+use tidings::streams::{ImportError, LineError, Page, StoreError, Stream, to_line};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{answer, known, streams, taken, unprocessable};
 use crate::app::App;
+use crate::documents;
 use crate::extract::{InTopic, read};
 use crate::limits::IMPORT_BYTES_MAX;
 use crate::problem::{Answer, Problem};
@@ -100,27 +101,5 @@ pub(crate) async fn verify(State(app): State<App>) -> Answer {
     let streams = streams(&app)?;
     let _place = app.room().verifies.take("the store is looked at already")?;
     let report = streams.verify().await?;
-    let damage: Vec<Json> = report.damage.iter().map(damaged).collect();
-    let document = json!({
-        "sound": damage.is_empty(),
-        "events": report.events,
-        "dead_letters": report.dead_letters,
-        "damage": damage,
-    });
-    Ok(answer(&app, document).into_response())
-}
-
-fn damaged(damage: &Damage) -> Json {
-    let (place, topic) = match &damage.place {
-        Place::Topic(name) => ("topic", Some(name.as_str())),
-        Place::DeadLetters => ("dead_letters", None),
-        Place::Groups => ("groups", None),
-    };
-    json!({
-        "place": place,
-        "topic": topic,
-        "first": damage.ids.map(|(first, _)| first.to_string()),
-        "last": damage.ids.map(|(_, last)| last.to_string()),
-        "bytes": damage.bytes,
-    })
+    Ok(answer(&app, documents::verified(&report)).into_response())
 }
