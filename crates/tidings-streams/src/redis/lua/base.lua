@@ -25,3 +25,11 @@ end
 local function note_ends(events, bytes, gone, last)
   redis.call('HSET', topics, topic, whole(events) .. ' ' .. whole(bytes) .. ' ' .. whole(gone) .. ' ' .. last)
 end
+
+-- A stream that somebody removed with the server's own tools goes on behind its last id: a new one would begin again
+-- wherever the clock is, which may be the same millisecond, or an earlier one.
+local function go_on_from(last)
+  if last == '0-0' or redis.call('EXISTS', stream) == 1 then return end
+  redis.call('XADD', stream, last, 'at', '0 0')
+  redis.call('XDEL', stream, last)
+end

@@ -24,7 +24,8 @@ local function create()
   if is_whole() then return 0 end
   local events, bytes, gone, last, is_there = ends()
   local found, before = target()
-  -- Refused by the server where somebody else has made a group of that name: nothing is written before.
+  go_on_from(last)
+  -- Refused by the server where somebody else has made a group of that name: nothing of it is written before.
   make(before, found and found.number or events + 1, 0)
   redis.call('DEL', due, open, lanes)
   redis.call('HSET', state, 'again', 0)

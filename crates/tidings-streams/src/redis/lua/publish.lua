@@ -4,6 +4,7 @@
 local window = tonumber(ARGV[4])
 local events, bytes, gone, last = ends()
 local ids, at = {}, 5
+go_on_from(last)
 while at <= #ARGV do
   local key, size, values = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local once = base .. 'once/' .. topic .. '/' .. key

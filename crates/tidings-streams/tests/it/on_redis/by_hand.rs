@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tidings_streams::redis::{Config, Redis};
 use tidings_streams::{
-    Action, ClaimRequest, DeadLetterError, Driver, GroupError, Outcome, Settlement, Start, StoreError,
-    TopicSettings,
+    Action, ClaimRequest, DeadLetterError, Driver, EventId, GroupError, NewEvent, Outcome, Settlement, Start,
+    StoreError, TopicSettings,
 };
 use tokio::time::timeout;
 
@@ -68,6 +68,36 @@ async fn a_group_that_was_destroyed_by_hand_can_be_made_again_and_removed() {
         assert!(!store.remove_group(&topic, &group).await.expect("it can be asked"));
         let keys: Vec<String> = server.say(&["KEYS", "{tidings}/*/orders/g"]).await;
         assert!(keys.is_empty(), "left after {words:?}: {keys:?}");
+        store.close().await.expect("it closes");
+    }
+}
+
+#[tokio::test]
+async fn ids_never_go_back_though_the_stream_was_removed_by_hand() {
+    for makes_the_group_first in [true, false] {
+        let server = Server::start(Keeping::Nothing).await;
+        // All within one millisecond, where a stream that knows nothing of the last one would begin again at its start.
+        let () = server.say(&["SET", "clock", "1700000000000"]).await;
+        let store =
+            Redis::connect_by_given_clock(&server.url(), Config::default()).await.expect("it is there");
+        let (topic, group) = (topic(settings()), name("g"));
+        let event = || vec![NewEvent::new("a".to_owned())];
+        let mut last = EventId::ZERO;
+        for _ in 0..3 {
+            last = store.publish(&topic, event()).await.expect("it is published")[0].id;
+        }
+        let _: u64 = server.say(&["DEL", STREAM]).await;
+        if makes_the_group_first {
+            assert!(store.create_group(&topic, &group, Start::Earliest).await.expect("it can be made"));
+        }
+        let next = store.publish(&topic, event()).await.expect("it is published")[0].id;
+        assert!(next > last, "{next} comes after {last}");
+        if !makes_the_group_first {
+            assert!(store.create_group(&topic, &group, Start::Earliest).await.expect("it can be made"));
+        }
+        let taken =
+            store.receive(&topic, &group, request("c1", 10, Duration::ZERO)).await.expect("it is there");
+        assert_eq!(taken.iter().map(|one| one.event.id).collect::<Vec<_>>(), [next]);
         store.close().await.expect("it closes");
     }
 }
