@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use tidings_tests::api::{Api, Receipt};
 use tidings_tests::cluster::{CACHE, Cluster, Setup};
+use tidings_tests::facts;
 use tidings_tests::wait::until;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -51,8 +52,15 @@ async fn receipt_names_a_killed_peer() -> Result<()> {
     };
     until("all apply", UNHEARD_WITHIN, all).await?;
     cluster.node_mut(2).kill()?;
+    let asked = Instant::now();
     let receipt = api.delete_acked(CACHE, "k", SHORT).await?;
-    assert!(!receipt.applied.contains(&"n3".to_owned()), "{receipt:?}");
+    let took = asked.elapsed();
+    let [(node, reason)] = missing(&receipt)[..] else { bail!("{receipt:?}") };
+    assert_eq!((node, &receipt.applied[..]), ("n3", &["n2".to_owned()][..]), "{receipt:?}");
+    facts::note(
+        "G5",
+        format!("asked to wait {SHORT:?}, answered after {took:.0?}: {node} is missing ({reason})"),
+    );
     named(&api, "unreachable").await?;
     // Its successor holds nothing of before, and its former life goes with the bound.
     cluster.node_mut(2).start()?;

@@ -1,6 +1,7 @@
 //! `cargo xtask guarantees`: runs the trials that try to break the guarantees, and prints what they read as a table.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -11,20 +12,36 @@ use crate::workspace::{Workspace, must};
 /// What the tests note their figures in, as `tidings-tests` names it.
 const FACTS: &str = "TIDINGS_FACTS";
 
-/// The trials: of whole nodes, and of one cache against concurrent loads, which only optimised code does fast enough.
-const TRIALS: [&[&str]; 2] = [
-    &["test", "--locked", "--no-fail-fast", "-p", "tidings-tests", "--test", "it"],
-    &["test", "--locked", "--no-fail-fast", "--release", "-p", "tidings-cache", "--test", "no_stale_set"],
+/// The trials of whole nodes.
+const OF_NODES: [&str; 7] = ["test", "--locked", "--no-fail-fast", "-p", "tidings-tests", "--test", "it"];
+
+/// The trials of one cache against concurrent loads, which only optimised code does fast enough.
+const OF_A_CACHE: [&str; 8] =
+    ["test", "--locked", "--no-fail-fast", "--release", "-p", "tidings-cache", "--test", "no_stale_set"];
+
+/// What multiplies how much and how long the tests do.
+const SCALE: &str = "TIDINGS_TEST_SCALE";
+
+/// How many reads race loads and invalidations, and how many do with `--large`.
+const READS: &str = "TIDINGS_STALE_READS";
+const LARGE_READS: &str = "100000000";
+
+/// Trials of whole nodes that do more with `--large`: how their names begin, and their scale then. 200 rounds of kills, a
+/// minute with a frozen peer, a million changes in a lossy network, a million entries of which one is lost.
+const LARGE: [(&str, &str); 4] = [
+    ("restarts::nodes_", "50"),
+    ("frozen::a_frozen_peer", "7.5"),
+    ("loss::of_a_network", "20"),
+    ("repair::one_lost", "500"),
 ];
 
-pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+pub(crate) fn run(workspace: &Workspace, large: bool) -> Result<()> {
     packages::install()?;
     must(&mut workspace.cargo(&["build", "--release", "--locked"]))?;
     let facts = workspace.target.join("guarantees.jsonl");
     let _ = std::fs::remove_file(&facts);
     let mut failed = Vec::new();
-    for trial in TRIALS {
-        let mut command = workspace.cargo(trial);
+    for mut command in trials(workspace, large) {
         command.env(FACTS, &facts).env("TIDINGS_BIN", workspace.target.join("release/tidings"));
         failed.extend(must(&mut command).err());
     }
@@ -32,6 +49,26 @@ pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     // What failed has no row that says so.
     ensure!(failed.is_empty(), "not all trials passed: {failed:?}");
     Ok(())
+}
+
+fn trials(workspace: &Workspace, large: bool) -> Vec<Command> {
+    let (mut of_nodes, mut of_a_cache) = (workspace.cargo(&OF_NODES), workspace.cargo(&OF_A_CACHE));
+    if !large {
+        return vec![of_nodes, of_a_cache];
+    }
+    of_nodes.arg("--");
+    let mut trials = Vec::new();
+    for (name, scale) in LARGE {
+        of_nodes.args(["--skip", name]);
+        let mut trial = workspace.cargo(&OF_NODES);
+        trial.args(["--", name]).env(SCALE, scale);
+        trials.push(trial);
+    }
+    if std::env::var_os(READS).is_none() {
+        of_a_cache.env(READS, LARGE_READS);
+    }
+    trials.extend([of_nodes, of_a_cache]);
+    trials
 }
 
 fn read(path: &Path) -> Result<String> {

@@ -40,7 +40,12 @@ enum Command {
     ///
     /// Environment: TIDINGS_TEST_SCALE as in `test`; TIDINGS_STALE_READS is the number of reads that race loads and
     /// invalidations.
-    Guarantees,
+    Guarantees {
+        /// 200 rounds of kills, a minute with a frozen peer, a million changes at each rate of loss, one lost event among
+        /// a million entries, and a hundred million reads that race invalidations: about half an hour more.
+        #[arg(long)]
+        large: bool,
+    },
     /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
     Audit,
     /// Runs a test binary, as `test` has cargo do.
@@ -65,7 +70,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Test { only } => steps::run(&Workspace::load()?, &only),
-        Command::Guarantees => guarantees::run(&Workspace::load()?),
+        Command::Guarantees { large } => guarantees::run(&Workspace::load()?, large),
         Command::Audit => audit::run(&Workspace::load()?),
         Command::Run { binary, arguments } => runner::run(&binary, &arguments),
     }
