@@ -9,7 +9,6 @@ mod steps;
 mod tidy;
 mod workspace;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -48,13 +47,6 @@ enum Command {
     },
     /// Checks the dependencies against the advisory database with cargo-deny, and says which database that was.
     Audit,
-    /// Runs a test binary, as `test` has cargo do.
-    #[command(hide = true)]
-    Run {
-        binary: OsString,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<OsString>,
-    },
 }
 
 fn main() -> ExitCode {
@@ -72,6 +64,5 @@ fn run(command: Command) -> Result<()> {
         Command::Test { only } => steps::run(&Workspace::load()?, &only),
         Command::Guarantees { large } => guarantees::run(&Workspace::load()?, large),
         Command::Audit => audit::run(&Workspace::load()?),
-        Command::Run { binary, arguments } => runner::run(&binary, &arguments),
     }
 }
