@@ -1,0 +1,11 @@
+//! The outbox from outside: against both databases, with relays that are killed, stores that are away and tables that
+//! somebody else has written to.
+
+mod databases;
+mod killed;
+mod postgres_server;
+mod publishing;
+mod refusing;
+mod relaying;
+mod wayward;
+mod world;
