@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use sqlx::{Postgres, Sqlite};
 use tidings_outbox::{BATCH_EVENTS, Outbox, RelayConfig, RelayState};
-use tidings_streams::{NewEvent, PAYLOAD_BYTES_MAX};
+use tidings_streams::{NewEvent, PAYLOAD_BYTES_MAX, Retention, Streams, TrimMode};
 use tokio::task::JoinSet;
 
 use crate::databases::{Lab, in_both};
 use crate::postgres_server::Server;
 use crate::wayward::Way;
-use crate::world::{PATIENCE, World, config, settings, status};
+use crate::world::{PATIENCE, World, config, open, settings, status};
 
 in_both! {
     transactions_that_exclude_each_other_are_relayed_in_the_order_of_their_commits
     one_relay_of_several_relays_and_another_takes_over
     an_event_whose_answer_was_lost_is_found_though_the_topic_forgot_its_key
+    an_event_that_may_be_there_twice_is_counted
     a_store_that_was_away_gets_everything_once
+    a_relay_that_cannot_reach_its_store_lets_another_one_try
     batches_are_bounded_in_events_and_in_bytes
     a_table_that_is_made_later_is_relayed_from_then_on
     a_key_that_went_out_long_ago_can_be_used_again
@@ -145,6 +147,44 @@ async fn an_event_whose_answer_was_lost_is_found_though_the_topic_forgot_its_key
     let status = status(&relay, |status| status.error.is_none()).await;
     assert!(status.found >= 1 && status.unsure == 0, "{status:?}");
     relay.stop().await;
+}
+
+async fn an_event_that_may_be_there_twice_is_counted<DB: Lab>() {
+    let world = World::<DB>::with(settings(Duration::ZERO)).await;
+    assert!(world.commit("orders", NewEvent::new("before")).await);
+    let relay = world.relay();
+    world.relayed().await;
+    world.store.goes(Way::Unheard);
+    assert!(world.commit("orders", NewEvent::new("1")).await);
+    status(&relay, |status| status.error.is_some()).await;
+    relay.stop().await;
+    // Somebody may have seen it meanwhile.
+    let everything = Retention { max_events: Some(0), ..Retention::default() };
+    let trimmed = world.streams.stream("orders").unwrap().trim(&everything, TrimMode::default()).await;
+    assert_eq!(trimmed.unwrap().removed, 2);
+    world.store.goes(Way::Good);
+    let relay = world.relay();
+    world.relayed().await;
+    assert_eq!(world.payloads("orders").await, ["1"]);
+    let status = relay.stop().await;
+    assert_eq!((status.unsure, status.published), (1, 1));
+}
+
+async fn a_relay_that_cannot_reach_its_store_lets_another_one_try<DB: Lab>() {
+    let world = World::<DB>::new().await;
+    world.store.goes(Way::Away);
+    assert!(world.commit("orders", NewEvent::new("1")).await);
+    let cut_off = world.relay();
+    status(&cut_off, |status| status.setbacks > 0).await;
+    let home = tempfile::tempdir().unwrap();
+    let reached = Streams::start(open(home.path()).await, settings(Duration::ZERO)).unwrap();
+    // As in a process of its own, from which the store can be reached.
+    let other = Outbox::<DB>::new("shop_").unwrap().relay(&world.pool, reached.clone(), config());
+    status(&other, |status| status.published == 1).await;
+    assert_eq!(world.backlog().await.waiting, 0);
+    other.stop().await;
+    cut_off.stop().await;
+    reached.shutdown().await.unwrap();
 }
 
 async fn a_store_that_was_away_gets_everything_once<DB: Lab>() {

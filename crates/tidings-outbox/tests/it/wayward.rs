@@ -19,7 +19,7 @@ pub(crate) enum Way {
     Good,
     /// The server cannot be reached.
     Away,
-    /// It is published, and the answer is lost.
+    /// It is published, the answer is lost, and the server is away from then on.
     Unheard,
     /// Refused, if one of its events says `poison`.
     Refusing,
@@ -46,6 +46,13 @@ impl Wayward {
         *self.way.lock() = way;
     }
 
+    fn is_there(&self) -> Result<(), StoreError> {
+        match *self.way.lock() {
+            Way::Away => Err(StoreError::Unreachable("it is away".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn batches(&self) -> u64 {
         *self.batches.lock()
     }
@@ -67,11 +74,10 @@ impl Driver for Wayward {
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
         *self.batches.lock() += 1;
+        self.is_there()?;
         let way = *self.way.lock();
-        let away = || PublishError::Store(StoreError::Unreachable("it is away".to_owned()));
         let has_poison = events.iter().any(is_poison);
         match way {
-            Way::Away => return Err(away()),
             Way::Full => return Err(PublishError::TooManyKeys),
             Way::Refusing if has_poison => {
                 let refused = Arc::new(std::io::Error::other("too large for the server"));
@@ -83,7 +89,11 @@ impl Driver for Wayward {
             _ => {}
         }
         let published = self.inner.publish(topic, events).await?;
-        if way == Way::Unheard { Err(away()) } else { Ok(published) }
+        if way == Way::Unheard {
+            self.goes(Way::Away);
+        }
+        self.is_there()?;
+        Ok(published)
     }
 
     async fn topics(&self) -> Result<Vec<Name>, StoreError> {
@@ -91,10 +101,12 @@ impl Driver for Wayward {
     }
 
     async fn topic(&self, topic: &Topic) -> Result<Option<TopicInfo>, StoreError> {
+        self.is_there()?;
         self.inner.topic(topic).await
     }
 
     async fn read(&self, topic: &Topic, page: &Page) -> Result<EventPage, StoreError> {
+        self.is_there()?;
         self.inner.read(topic, page).await
     }
 
