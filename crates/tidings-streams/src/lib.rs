@@ -83,9 +83,14 @@
 //! call, the answer is [`StoreError::Unreachable`]: events that were being published may be there then. With
 //! idempotency keys it is safe to publish them again within their window.
 //!
+//! # Events of a transaction
+//!
+//! [`Streams::after_commit`] keeps events in memory until their transaction has committed. What must not be lost between
+//! the two is a matter for `tidings-outbox`, which keeps them in the transaction's database.
+//!
 //! # What is not there
 //!
-//! - A driver for NATS, and an outbox. The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
+//! - A driver for NATS. The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
 //!   is in one slot: the URL leads to the node that has it), and asks no sentinels. Where the server's clock goes back,
 //!   what is due waits for as long; where it goes forward, or that of the server which takes over is ahead, deliveries
 //!   come due early, and events are delivered again that somebody still has.
@@ -102,6 +107,7 @@
 //! - Dead letters are kept until they are retried or purged. No file of theirs is freed before the last one in it is.
 //! - Unix only: files are read at offsets.
 
+mod after_commit;
 mod call;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -123,6 +129,7 @@ mod settings;
 mod streams;
 mod transfer;
 
+pub use after_commit::*;
 pub use call::*;
 pub use consume::{ConsumeOptions, Consumed, Consumer};
 pub use delivery::{Delivery, Failed, SettleError};

@@ -1,6 +1,7 @@
 //! The Debian packages that the tests need.
 
 use std::env;
+use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -13,13 +14,15 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 6] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
     // What durable streams can be kept in; tests start servers of their own.
     Needed { program: "redis-server", package: "redis-server" },
+    // What the outbox can be in; tests start a server of their own.
+    Needed { program: "initdb", package: "postgresql" },
     // Judges rules, alerts and their tests.
     Needed { program: "promtool", package: "prometheus" },
     // Judges the unit; need not run here.
@@ -28,6 +31,9 @@ const NEEDED: [Needed; 5] = [
 
 /// Where system programs live that an ordinary user's PATH may leave out.
 const SYSTEM_DIRECTORIES: &str = "/usr/local/sbin:/usr/sbin:/sbin";
+
+/// Where Debian keeps programs of PostgreSQL, by release.
+const POSTGRESQL: &str = "/usr/lib/postgresql";
 
 /// Installs what is missing. Without root it names the packages and fails.
 pub(crate) fn install() -> Result<()> {
@@ -52,7 +58,9 @@ fn apt_get() -> Command {
 
 fn is_installed(program: &str) -> bool {
     let path = env::var("PATH").unwrap_or_default();
+    let releases = fs::read_dir(POSTGRESQL).into_iter().flatten().flatten();
     env::split_paths(&format!("{path}:{SYSTEM_DIRECTORIES}"))
+        .chain(releases.map(|release| release.path().join("bin")))
         .any(|directory| directory.join(program).is_file())
 }
 

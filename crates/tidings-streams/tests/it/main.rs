@@ -1,6 +1,7 @@
 //! Tests of streams from outside: drivers against the suite, the embedded store against crashes and damage, the Redis
 //! driver against servers that are killed, stopped and refuse.
 
+mod after_commit;
 mod conformance;
 mod consuming;
 mod crashes;
