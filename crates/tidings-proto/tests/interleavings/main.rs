@@ -48,7 +48,7 @@ enum Planted {
 }
 
 /// How much happens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Scope {
     origins: usize,
     keys: usize,
@@ -142,7 +142,7 @@ const STATES_MAX: usize = 1_000_000;
 const WIDE_STATES: usize = 100_000;
 
 fn run(scope: Scope, planted: Planted) -> Outcome {
-    search(|| World::new(scope, planted), STATES_MAX)
+    search(&World::new(scope, planted), STATES_MAX)
 }
 
 fn assert_kept(scope: Scope) {
@@ -182,7 +182,7 @@ fn the_bound_is_kept_with_two_origins() {
 #[test]
 fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
     let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
-    let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
+    let outcome = search(&World::new(WIDE, Planted::Nothing), most);
     let cut = if outcome.cut_short { ", and not all of them" } else { "" };
     println!("{} states{cut}, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());

@@ -1,15 +1,17 @@
 //! Two origins and a reader, two keys with a lane each, and a system of record.
 
 mod home;
+mod owed;
 mod possible;
 mod reading;
 mod receipts;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use tidings_proto::follower::{Attempt, Follower, MustFence, Rejected};
+use tidings_proto::follower::{Attempt, Follower, Rejected};
 use tidings_proto::frame::Heartbeat;
 use tidings_proto::freshness::{Bounds, Freshness, Published};
 use tidings_proto::id::{LaneId, Lanes};
@@ -17,6 +19,7 @@ use tidings_proto::log::{Answer, Read};
 use tidings_proto::time::Tick;
 
 use self::home::{Change, Frame, Home, life};
+use self::owed::Owed;
 use self::reading::Reading;
 use crate::{Planted, Scope};
 
@@ -38,7 +41,7 @@ const WIRE_MAX: usize = 2;
 pub(crate) const JOINED: u64 = 2;
 
 /// What can happen. `0..2` are origins and keys; a key's lane has its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Action {
     /// A write of the truth.
     Commit(usize, usize),
@@ -82,7 +85,7 @@ pub(crate) enum Action {
 }
 
 /// An origin, as the reader sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Seen {
     follower: Follower,
     attempts: [Option<Attempt>; 2],
@@ -93,22 +96,22 @@ struct Seen {
 }
 
 /// A fence that is to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Due {
     /// The lane waits for it.
-    Must(MustFence),
+    Must(Owed),
     /// The lane has gone on, which only a planted bug allows.
     Late,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Entry {
     version: usize,
     began: Tick,
     epoch: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Flight {
     entry: Entry,
     ended: bool,
@@ -117,6 +120,7 @@ struct Flight {
 }
 
 /// Everything.
+#[derive(Clone)]
 pub(crate) struct World {
     scope: Scope,
     planted: Planted,
@@ -144,6 +148,15 @@ fn lanes() -> Lanes {
 
 fn lane(index: usize) -> LaneId {
     lanes().lane(index as u8).unwrap()
+}
+
+impl Hash for World {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { left, now, homes, seen, freshness, published, truth, .. } = self;
+        let Self { entries, flights, epochs, least, reading, .. } = self;
+        (left, now, homes, seen, freshness, published, truth).hash(state);
+        (entries, flights, epochs, least, reading).hash(state);
+    }
 }
 
 impl Debug for World {
@@ -327,14 +340,16 @@ impl World {
         let (follower, lane) = (&mut seen.follower, lane(key));
         let judged = match frame {
             Frame::Resume(from) => follower.on_resume(lane, attempt, from),
-            Frame::Reset(from) => follower.on_reset(lane, attempt, from).map(|fence| match self.planted {
-                Planted::NoFence => follower.fenced(fence),
-                Planted::LateFence => {
-                    follower.fenced(fence);
-                    seen.fences[key] = Some(Due::Late);
-                }
-                _ => seen.fences[key] = Some(Due::Must(fence)),
-            }),
+            Frame::Reset(from) => {
+                Owed::of_reset(follower, (lane, attempt, from)).map(|owed| match self.planted {
+                    Planted::NoFence => owed.fenced(follower),
+                    Planted::LateFence => {
+                        owed.fenced(follower);
+                        seen.fences[key] = Some(Due::Late);
+                    }
+                    _ => seen.fences[key] = Some(Due::Must(owed)),
+                })
+            }
             Frame::Events(first, count) => follower.on_events(lane, attempt, first, count).map(|accept| {
                 let next = first + u64::from(count);
                 changes.extend((accept.from..next).map(|at| self.homes[origin].said[key][at as usize - 1]));
@@ -354,8 +369,8 @@ impl World {
     fn fence(&mut self, origin: usize, key: usize) {
         let Some(due) = self.seen[origin].fences[key].take() else { return };
         self.epochs[key] += 1;
-        if let Due::Must(fence) = due {
-            self.seen[origin].follower.fenced(fence);
+        if let Due::Must(owed) = due {
+            owed.fenced(&mut self.seen[origin].follower);
         }
         let behind = self.seen[origin].follower.applied_in(lane(key)) as usize;
         let fenced = self.homes[origin].said[key].iter().take(behind).map(|change| change.version).max();

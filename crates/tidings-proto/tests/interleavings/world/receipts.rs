@@ -14,7 +14,7 @@ use crate::Planted;
 const BOUND: Duration = Duration::from_nanos(2);
 
 /// A receipt that is waited for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Asked {
     sequence: Sequence,
     version: usize,
