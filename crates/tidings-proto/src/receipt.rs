@@ -151,7 +151,7 @@ struct Waited {
 }
 
 /// What a peer has said so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Said {
     /// It has acknowledged every position.
     pub reached: bool,

@@ -69,6 +69,8 @@ struct Scope {
     /// Callers that come while a load is under way.
     calls: u8,
     receipts: u8,
+    /// Deaths of the reader, each followed by another life.
+    renewals: u8,
     /// Steps of time, each as long as the bound.
     passes: u8,
 }
@@ -90,6 +92,7 @@ const QUIET: Scope = Scope {
     clears: 0,
     calls: 0,
     receipts: 0,
+    renewals: 0,
     passes: 0,
 };
 
@@ -142,7 +145,7 @@ const STATES_MAX: usize = 1_000_000;
 const WIDE_STATES: usize = 100_000;
 
 fn run(scope: Scope, planted: Planted) -> Outcome {
-    search(&World::new(scope, planted), STATES_MAX)
+    search(&World::new(scope, planted), &World::new(scope, planted).whole(), STATES_MAX)
 }
 
 fn assert_kept(scope: Scope) {
@@ -182,7 +185,8 @@ fn the_bound_is_kept_with_two_origins() {
 #[test]
 fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
     let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
-    let outcome = search(&World::new(WIDE, Planted::Nothing), most);
+    let outcome =
+        search(&World::new(WIDE, Planted::Nothing), &World::new(WIDE, Planted::Nothing).whole(), most);
     let cut = if outcome.cut_short { ", and not all of them" } else { "" };
     println!("{} states{cut}, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());

@@ -13,13 +13,13 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 /// A small world.
 pub(crate) trait World: Clone + Debug + Hash {
-    type Action: Copy + Debug + PartialEq;
+    type Action: Copy + Debug;
 
-    /// What can happen now.
-    fn actions(&self) -> Vec<Self::Action>;
+    /// Everything that can happen now and has to be looked at, and what it leads to.
+    fn next(&self) -> Vec<(Vec<Self::Action>, Self)>;
 
-    /// It happens.
-    fn act(&mut self, action: Self::Action);
+    /// What this leads to, if it can happen now.
+    fn step(&self, action: Self::Action) -> Option<Self>;
 
     /// The promise that is broken now, if one is.
     fn broken(&self) -> Option<String>;
@@ -41,35 +41,25 @@ fn digest(world: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// A world on the way, what has led to it, and what else can happen there.
-struct Step<W: World> {
-    world: W,
-    by: Option<W::Action>,
-    open: Vec<W::Action>,
+/// What has happened, and what else can happen then.
+struct Stop<W: World> {
+    by: Vec<W::Action>,
+    open: Vec<(Vec<W::Action>, W)>,
 }
 
-impl<W: World> Step<W> {
-    fn new(world: W, by: Option<W::Action>) -> Self {
-        let open = world.actions();
-        Self { world, by, open }
-    }
-}
-
-/// Looks at every state that can be reached, at most so many.
-pub(crate) fn search<W: World>(begin: &W, states_max: usize) -> Outcome {
+/// Looks at every state that can be reached, at most so many. `whole`: the same as `begin`, for a way to be told from.
+pub(crate) fn search<W: World>(begin: &W, whole: &W, states_max: usize) -> Outcome {
     let mut known = HashSet::from([digest(begin)]);
     let mut outcome = Outcome { states: 1, deepest: 0, broken: None, cut_short: false };
-    let mut way = vec![Step::new(begin.clone(), None)];
+    let mut way = vec![Stop { by: Vec::new(), open: begin.next() }];
     while let Some(last) = way.last_mut() {
-        let Some(action) = last.open.pop() else {
+        let Some((by, world)) = last.open.pop() else {
             way.pop();
             continue;
         };
-        let mut world = last.world.clone();
-        world.act(action);
         if world.broken().is_some() {
-            let actions: Vec<_> = way.iter().filter_map(|step| step.by).chain([action]).collect();
-            outcome.broken = Some(told(begin, shortened(begin, actions)));
+            let actions = way.iter().flat_map(|stop| stop.by.clone()).chain(by).collect();
+            outcome.broken = Some(told(whole, shortened(whole, actions)));
             return outcome;
         }
         if !known.insert(digest(&world)) {
@@ -81,21 +71,14 @@ pub(crate) fn search<W: World>(begin: &W, states_max: usize) -> Outcome {
             outcome.cut_short = true;
             return outcome;
         }
-        way.push(Step::new(world, Some(action)));
+        way.push(Stop { by, open: world.next() });
     }
     outcome
 }
 
 /// What a way ends in, if each of its steps can be taken.
 fn taken<W: World>(begin: &W, way: &[W::Action]) -> Option<W> {
-    let mut world = begin.clone();
-    for action in way {
-        if !world.actions().contains(action) {
-            return None;
-        }
-        world.act(*action);
-    }
-    Some(world)
+    way.iter().try_fold(begin.clone(), |world, action| world.step(*action))
 }
 
 /// Leaves out what a way does not need to break a promise, so that people can read it.

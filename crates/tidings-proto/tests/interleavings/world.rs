@@ -1,10 +1,13 @@
 //! Two origins and a reader, two keys with a lane each, and a system of record.
 
 mod home;
+mod lives;
+mod order;
 mod owed;
 mod possible;
 mod reading;
 mod receipts;
+mod settled;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
@@ -41,7 +44,7 @@ const WIRE_MAX: usize = 2;
 pub(crate) const JOINED: u64 = 2;
 
 /// What can happen. `0..2` are origins and keys; a key's lane has its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Action {
     /// A write of the truth.
     Commit(usize, usize),
@@ -82,6 +85,8 @@ pub(crate) enum Action {
     Ack(usize),
     /// Who has asked looks at what was said.
     Look(usize, usize),
+    /// The reader is killed and starts anew.
+    Renew,
 }
 
 /// An origin, as the reader sees it.
@@ -124,9 +129,15 @@ struct Flight {
 pub(crate) struct World {
     scope: Scope,
     planted: Planted,
+    /// Only what has to be looked at is.
+    reduced: bool,
+    /// No step has named one of them.
+    origins_alike: bool,
+    keys_alike: bool,
     left: Scope,
     now: Tick,
     lives: u64,
+    reader_lives: u64,
     homes: Vec<Home>,
     seen: Vec<Seen>,
     freshness: Freshness,
@@ -152,8 +163,10 @@ fn lane(index: usize) -> LaneId {
 
 impl Hash for World {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { left, now, homes, seen, freshness, published, truth, .. } = self;
+        let Self { left, origins_alike, keys_alike, now, homes, seen, freshness, published, truth, .. } =
+            self;
         let Self { entries, flights, epochs, least, reading, .. } = self;
+        (origins_alike, keys_alike).hash(state);
         (left, now, homes, seen, freshness, published, truth).hash(state);
         (entries, flights, epochs, least, reading).hash(state);
     }
@@ -176,9 +189,13 @@ impl World {
         let mut world = Self {
             scope,
             planted,
+            reduced: true,
+            origins_alike: scope.origins == 2 && !scope.joins,
+            keys_alike: true,
             left: scope,
             now: BEGIN,
             lives: 1,
+            reader_lives: 1,
             homes: (0..scope.origins).map(|origin| Home::new(life(origin, 1))).collect(),
             seen: Vec::new(),
             freshness,
@@ -193,14 +210,8 @@ impl World {
         };
         world.freshness.publish(BEGIN.before(STEP));
         for origin in 0..scope.origins {
-            let follower = Follower::new(life(origin, 1), lanes());
-            world.seen.push(Seen {
-                follower,
-                attempts: [None; 2],
-                fences: [None, None],
-                version: 1,
-                met: false,
-            });
+            world.homes[origin].counts = origin == 0 || !scope.joins;
+            world.seen.push(Seen::new(origin, 1));
             if origin == 0 || !scope.joins {
                 world.meet(origin);
                 world.confirm_all(origin);
@@ -208,6 +219,11 @@ impl World {
         }
         world.publish();
         world
+    }
+
+    /// The same, with all that can happen in it, and nothing forgotten.
+    pub(crate) fn whole(self) -> Self {
+        Self { reduced: false, origins_alike: false, keys_alike: false, ..self }
     }
 
     /// Both lanes are followed, and a probe was answered.
@@ -219,29 +235,6 @@ impl World {
         self.probe(origin);
         self.act_on(Action::Answer(origin));
         self.act_on(Action::Beat(origin));
-    }
-
-    fn meet(&mut self, origin: usize) {
-        let me = self.homes[origin].me.clone();
-        self.freshness.met(&me, self.now);
-        let seen = &mut self.seen[origin];
-        if *seen.follower.origin() != me {
-            seen.follower = Follower::new(me, lanes());
-            seen.attempts = [None; 2];
-            seen.fences = [None, None];
-            self.homes[origin].wire = Default::default();
-        }
-        seen.met = true;
-        self.admit(origin);
-        self.learn(origin);
-    }
-
-    /// Everybody whom an origin knows is known from it.
-    fn learn(&mut self, origin: usize) {
-        let (seen, version) = (&mut self.seen[origin], self.homes[origin].version);
-        seen.version = version;
-        let said = if self.planted == Planted::UnknownMember { u64::MAX } else { version };
-        seen.follower.on_members(said);
     }
 
     fn probe(&mut self, origin: usize) {
@@ -283,9 +276,9 @@ impl World {
         self.publish();
     }
 
-    /// Whether a change of this origin counts: the reader knows it, or the first origin does.
+    /// Whether a change of this origin counts: it has met the reader, or the first origin does know it.
     fn counts(&self, origin: usize) -> bool {
-        self.seen[origin].met || origin == 1 && self.homes[0].version > 1
+        self.homes[origin].counts || origin == 1 && self.homes[0].version > 1
     }
 
     fn announce(&mut self, key: usize, version: usize) {
@@ -390,20 +383,6 @@ impl World {
         }
     }
 
-    fn crash(&mut self, origin: usize) {
-        self.homes[origin].alive = false;
-        let counts = self.counts(origin);
-        for key in 0..2 {
-            if let Some(version) = self.homes[origin].open[key].take()
-                && counts
-            {
-                self.announce(key, version);
-            }
-        }
-        let me = self.homes[origin].me.clone();
-        self.freshness.lost(&me, self.now);
-    }
-
     fn act_on(&mut self, action: Action) {
         match action {
             Action::Commit(origin, key) => {
@@ -440,11 +419,7 @@ impl World {
             Action::BeginRead(key) => self.begin_read(key),
             Action::EndRead(key) => self.end_read(key),
             Action::Crash(origin) => self.crash(origin),
-            Action::Restart(origin) => {
-                self.lives += 1;
-                self.homes[origin] = Home::new(life(origin, self.lives));
-                self.seen[origin].met = false;
-            }
+            Action::Restart(origin) => self.restart(origin),
             Action::Meet(origin) => {
                 self.meet(origin);
                 self.publish();
@@ -468,6 +443,7 @@ impl World {
             Action::Ask(origin, key) => self.ask(origin, key),
             Action::Ack(origin) => self.ack(origin),
             Action::Look(origin, key) => self.look(origin, key),
+            Action::Renew => self.renew(),
         }
     }
 }

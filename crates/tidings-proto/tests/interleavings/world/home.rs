@@ -38,6 +38,12 @@ pub(super) struct Home {
     pub(super) me: Origin,
     pub(super) log: Rc<ChangeLog>,
     pub(super) alive: bool,
+    /// Since when it lives no more.
+    pub(super) died: Option<Tick>,
+    /// The node's last life whose changes counted, and when it ended, until this one's do.
+    pub(super) former: Option<(Origin, Tick)>,
+    /// The reader has met it, in any life of its own: others know it, and its changes count.
+    pub(super) counts: bool,
     /// What each lane's positions say.
     pub(super) said: [Vec<Change>; 2],
     /// Committed and not announced.
@@ -70,6 +76,9 @@ impl Home {
             me,
             log: log_of([0; 2]),
             alive: true,
+            died: None,
+            former: None,
+            counts: false,
             said: Default::default(),
             open: [None; 2],
             entering: [None; 2],
@@ -83,6 +92,26 @@ impl Home {
             acked: Vec::new(),
             asked: [None, None],
         }
+    }
+
+    /// What it had for itself is gone; what it has sent is under way.
+    pub(super) fn die(&mut self, now: Tick) {
+        self.alive = false;
+        self.died = Some(now);
+        self.entering = [None; 2];
+        self.cursors = [None; 2];
+        self.probe = None;
+        self.tenure = None;
+        self.acked = Vec::new();
+        self.asked = [None, None];
+    }
+
+    /// The reader's links have ended.
+    pub(super) fn cut_off(&mut self) {
+        self.cursors = [None; 2];
+        self.probe = None;
+        self.beats.clear();
+        self.wire = Default::default();
     }
 
     pub(super) fn enter(&mut self, key: usize, change: Change) {
@@ -126,9 +155,9 @@ impl Hash for Home {
     /// Of what it is, without the log, which `said` stands for.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { me, log: _, alive, said, open, entering, cursors, probe, beats, wire, version, .. } = self;
-        let Self { tenure, heard, acked, asked, .. } = self;
+        let Self { tenure, heard, acked, asked, died, former, counts, .. } = self;
         (me, alive, said, open, entering, cursors, probe, beats, wire, version).hash(state);
-        (tenure, heard, acked, asked).hash(state);
+        (tenure, heard, acked, asked, died, former, counts).hash(state);
     }
 }
 
@@ -136,11 +165,11 @@ impl Debug for Home {
     /// A log is what was appended to it: all of them forget alike.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { me, log: _, alive, said, open, entering, cursors, probe, beats, wire, version, .. } = self;
-        let Self { tenure, heard, acked, asked, .. } = self;
+        let Self { tenure, heard, acked, asked, died, former, counts, .. } = self;
         write!(
             f,
             "{me} {alive} {said:?} {open:?} {entering:?} {cursors:?} {probe:?} {beats:?} {wire:?} {version} "
         )?;
-        write!(f, "{tenure:?} {heard:?} {acked:?} {asked:?}")
+        write!(f, "{tenure:?} {heard:?} {acked:?} {asked:?} {died:?} {former:?} {counts}")
     }
 }
