@@ -276,3 +276,33 @@ fn the_bound_is_kept_while_an_origin_comes_and_ends_that_the_reader_never_knew()
 fn an_end_that_nobody_tells_is_found() {
     assert_found(ENDS, Planted::UnnamedEnd);
 }
+
+#[test]
+fn zz_try() {
+    let text = std::env::var("M3").unwrap_or_default();
+    for line in text.split(';').filter(|l| !l.is_empty()) {
+        let mut s = Scope { origins: 2, keys: 2, ..QUIET };
+        let mut planted = vec![Planted::Nothing];
+        for kv in line.split(',') {
+            let (k, v) = kv.split_once('=').unwrap();
+            let n: u8 = v.parse().unwrap_or(0);
+            match k {
+                "o" => s.origins = n.into(), "k" => s.keys = n.into(), "j" => s.joins = n > 0, "e" => s.ends = n > 0,
+                "w" => s.writes = n, "p" => s.probes = n, "l" => s.losses = n, "f" => s.follows = n, "ld" => s.loads = n,
+                "r" => s.reads = n, "c" => s.crashes = n, "rs" => s.restarts = n, "cl" => s.clears = n, "ca" => s.calls = n,
+                "rc" => s.receipts = n, "rn" => s.renewals = n, "t" => s.passes = n,
+                "x" => planted = vec![Planted::NoFence, Planted::LateFence, Planted::SequenceOutsideLock, Planted::ConfirmedAtReceipt,
+                    Planted::NoFloor, Planted::EntryFirst, Planted::UnknownMember, Planted::SilentDrop, Planted::UnnamedEnd,
+                    Planted::JoinsAcrossClear, Planted::AcksBeforeFence, Planted::ExpiresByProbes],
+                _ => panic!("{k}"),
+            }
+        }
+        let most = std::env::var("M3MAX").map_or(3_000_000, |t| t.parse().unwrap());
+        for planted in planted {
+            let t = std::time::Instant::now();
+            let o = search(&World::new(s, planted), &World::new(s, planted).whole(), most);
+            println!("{line} {planted:?}: {} states{} deep {} in {:?} {}", o.states, if o.cut_short {" CUT"} else {""}, o.deepest, t.elapsed(),
+              o.broken.map(|b| b.lines().take(2).collect::<Vec<_>>().join(" ")).unwrap_or_default());
+        }
+    }
+}

@@ -273,6 +273,11 @@ impl World {
             let me = follower.origin().clone();
             self.freshness.confirmed(&me, if at_receipt { self.now } else { confirmed });
         }
+        if !self.homes[origin].alive {
+            // What it had sent says nothing else: no live member hears it.
+            let me = self.seen[origin].follower.origin().clone();
+            self.freshness.lost(&me, self.now);
+        }
         self.publish();
     }
 

@@ -2,7 +2,7 @@
 //!
 //! **Steps that nobody can tell.** What a step reads and changes is its [`Footprint`]. Two steps of which neither changes
 //! what the other reads or changes come to the same in either order. A *silent* step, moreover, cannot break a promise:
-//! an origin that commits, appends, sends or answers, a probe, a loss, a request, a load that begins. So silent steps are
+//! an origin that commits, appends, sends, answers, dies or begins, a probe, a loss, a request, a load that begins. So silent steps are
 //! taken only directly before a step that is not silent, and only those that it needs: whose effect it depends on itself,
 //! or by others between. Any run that breaks a promise can be put into this form: of the steps that are not silent in their
 //! order, before each those silent ones that it depends on and that are not yet taken, and none of the rest. What is left
@@ -152,17 +152,21 @@ fn footprint(action: Action) -> Footprint {
         Action::Store(k) => (0, flight(k) | cache(k)),
         Action::BeginRead(k) => (cache(k) | PUBLISHED, reading(k)),
         Action::EndRead(k) => (cache(k) | PUBLISHED | NOW, reading(k)),
-        Action::Crash(o) => (NOW, life(o) | each(open, o)),
+        // That an origin is lost makes a difference to what is confirmed by it, and when time passes.
+        Action::Crash(o) => (members(o) | NOW, life(o) | each(open, o) | each(lane, o)),
         Action::Restart(o) => {
-            (0, life(o) | each(wire, o) | beats(o) | probe(o) | each(log, o) | each(asked, o))
+            let mine = each(wire, o) | each(log, o) | each(asked, o);
+            (0, life(o) | members(o) | beats(o) | probe(o) | mine)
         }
         Action::Meet(o) => {
             let mine = each(wire, o) | each(lane, o) | each(asked, o);
-            (NOW | each(log, o), READER | members(o) | probe(o) | acked(o) | heard(o) | mine | PUBLISHED)
+            let known = both(&[life, members]);
+            let own = probe(o) | acked(o) | heard(o) | members(o);
+            (NOW | each(log, o) | known, READER | own | mine | PUBLISHED)
         }
         Action::Join => (0, both(&[members])),
-        Action::End => (NOW, members(0)),
-        Action::Learn => (members(0) | NOW, READER | PUBLISHED),
+        Action::End => (life(1), members(0)),
+        Action::Learn => (both(&[members, life]) | each(lane, 0) | NOW, READER | PUBLISHED),
         Action::Pass => (0, NOW | PUBLISHED),
         Action::Ask(o, k) => (life(o) | log(o, k) | members(o) | NOW, asked(o, k)),
         Action::Ack(o) => (life(o) | each(lane, o), acked(o)),
@@ -199,17 +203,17 @@ fn is_silent(action: Action) -> bool {
         | Action::Call(_)
         | Action::BeginRead(_)
         | Action::Ask(..)
-        | Action::Ack(_) => true,
+        | Action::Ack(_)
+        | Action::Crash(_)
+        | Action::Restart(_)
+        | Action::Join
+        | Action::End => true,
         Action::Beat(_)
         | Action::Take(..)
         | Action::Fence(..)
         | Action::Store(_)
         | Action::EndRead(_)
-        | Action::Crash(_)
-        | Action::Restart(_)
         | Action::Meet(_)
-        | Action::Join
-        | Action::End
         | Action::Learn
         | Action::Pass
         | Action::Look(..)
@@ -296,17 +300,19 @@ impl World {
     /// are not do no harm.
     fn outlook(&self) -> Wanted {
         let left = &self.left;
-        let (mut silent, mut others) = (Vec::new(), vec![Action::Join, Action::End, Action::Learn]);
+        let (mut silent, mut others) = (vec![Action::Join, Action::End], vec![Action::Learn]);
         let mut add = |may: bool, action| {
             let list = if is_silent(action) { &mut silent } else { &mut others };
             list.extend(may.then_some(action));
         };
         for origin in 0..self.scope.origins {
             let (home, seen) = (&self.homes[origin], &self.seen[origin]);
+            // It may be that it restarts between.
+            let lives = home.alive || left.restarts > 0;
             let talks = home.alive && seen.met;
             for key in 0..self.scope.keys {
-                let open = home.alive && (left.writes > 0 || home.open[key].is_some());
-                add(home.alive && left.writes > 0, Action::Commit(origin, key));
+                let open = lives && (left.writes > 0 || home.open[key].is_some());
+                add(lives && left.writes > 0, Action::Commit(origin, key));
                 add(open, Action::Append(origin, key));
                 add(open && left.clears > 0, Action::Clear(origin, key));
                 let enters = self.planted == crate::Planted::SequenceOutsideLock;
@@ -326,8 +332,9 @@ impl World {
             add(self.scope.receipts > 0, Action::Ack(origin));
             add(true, Action::Beat(origin));
             add(home.alive && left.crashes > 0, Action::Crash(origin));
-            add(!home.alive, Action::Restart(origin));
-            add(!seen.met, Action::Meet(origin));
+            let may_restart = !home.alive || left.crashes > 0;
+            add(may_restart && left.restarts > 0, Action::Restart(origin));
+            add(!seen.met || may_restart, Action::Meet(origin));
         }
         for key in 0..self.scope.keys {
             add(left.loads > 0, Action::Load(key));
