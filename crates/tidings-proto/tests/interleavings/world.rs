@@ -269,14 +269,15 @@ impl World {
         if let Some(confirmed) = follower.confirmed() {
             let known = self.freshness.relevant().find(|(known, _)| *known == follower.origin());
             let is_news = known.and_then(|(_, known)| known) < Some(confirmed);
-            let at_receipt = is_news && self.planted == Planted::ConfirmedAtReceipt;
+            let at_receipt = self.planted == Planted::ConfirmedAtReceipt;
             let me = follower.origin().clone();
-            self.freshness.confirmed(&me, if at_receipt { self.now } else { confirmed });
-        }
-        if !self.homes[origin].alive {
-            // What it had sent says nothing else: no live member hears it.
-            let me = self.seen[origin].follower.origin().clone();
-            self.freshness.lost(&me, self.now);
+            if is_news {
+                self.freshness.confirmed(&me, if at_receipt { self.now } else { confirmed });
+            }
+            if !self.homes[origin].alive || self.homes[origin].me != me {
+                // What it had sent last says nothing else: no live member hears it.
+                self.freshness.lost(&me, self.now);
+            }
         }
         self.publish();
     }

@@ -289,9 +289,11 @@ impl Wanted {
         Self { silent, by }
     }
 
-    fn bit(&self, action: Action) -> u64 {
+    /// Of those for whom some are taken, those for whom this one may be, too.
+    fn wanted_with(&self, action: Action, by: &[u64]) -> Vec<u64> {
         let at = self.silent.iter().position(|silent| *silent == action);
-        1 << at.expect("every silent step that can be taken is in the list")
+        let bit = 1 << at.expect("every silent step that can be taken is in the list");
+        by.iter().copied().filter(|wanted| wanted & bit != 0).collect()
     }
 }
 
@@ -371,22 +373,26 @@ impl World {
                 if !world.has_first_names(action) {
                     continue;
                 }
-                let with = |world: &Self| ([silent.as_slice(), &[action]].concat(), world.after(action));
+                let with_it = || [silent.as_slice(), &[action]].concat();
                 if !is_silent(action) {
-                    out.extend(needs_all(action, &silent).then(|| with(&world)));
-                    continue;
-                }
-                let in_order =
-                    |last: &Action| *last < action || footprint(action).depends_on(footprint(*last));
-                let bit = outlook.bit(action);
-                let wanted: Vec<_> = wanted.iter().copied().filter(|wanted| wanted & bit != 0).collect();
-                if silent.last().is_none_or(in_order) && !wanted.is_empty() {
-                    let (silent, world) = with(&world);
-                    debug_assert!(search::World::broken(&world).is_none(), "{action:?} is not silent");
-                    begun.push((silent, world, wanted));
+                    out.extend(needs_all(action, &silent).then(|| (with_it(), world.after(action))));
+                } else if is_in_order(action, &silent) {
+                    let wanted = outlook.wanted_with(action, &wanted);
+                    if !wanted.is_empty() {
+                        let after = world.after(action);
+                        debug_assert!(search::World::broken(&after).is_none(), "{action:?} is not silent");
+                        begun.push((with_it(), after, wanted));
+                    }
                 }
             }
         }
         out
     }
+}
+
+/// Whether a silent step comes before none that it could as well have been taken before, and is first among.
+fn is_in_order(action: Action, silent: &[Action]) -> bool {
+    let later = footprint(action);
+    let mut passed = silent.iter().rev().take_while(|before| !later.depends_on(footprint(**before)));
+    passed.all(|before| *before < action)
 }
