@@ -48,7 +48,7 @@ enum Planted {
 }
 
 /// How much happens.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Scope {
     origins: usize,
     keys: usize,
@@ -69,6 +69,8 @@ struct Scope {
     /// Callers that come while a load is under way.
     calls: u8,
     receipts: u8,
+    /// Deaths of the reader, each followed by another life.
+    renewals: u8,
     /// Steps of time, each as long as the bound.
     passes: u8,
 }
@@ -90,6 +92,7 @@ const QUIET: Scope = Scope {
     clears: 0,
     calls: 0,
     receipts: 0,
+    renewals: 0,
     passes: 0,
 };
 
@@ -142,7 +145,7 @@ const STATES_MAX: usize = 1_000_000;
 const WIDE_STATES: usize = 100_000;
 
 fn run(scope: Scope, planted: Planted) -> Outcome {
-    search(|| World::new(scope, planted), STATES_MAX)
+    search(&World::new(scope, planted), &World::new(scope, planted).whole(), STATES_MAX)
 }
 
 fn assert_kept(scope: Scope) {
@@ -182,7 +185,8 @@ fn the_bound_is_kept_with_two_origins() {
 #[test]
 fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
     let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
-    let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
+    let outcome =
+        search(&World::new(WIDE, Planted::Nothing), &World::new(WIDE, Planted::Nothing).whole(), most);
     let cut = if outcome.cut_short { ", and not all of them" } else { "" };
     println!("{} states{cut}, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
@@ -271,4 +275,34 @@ fn the_bound_is_kept_while_an_origin_comes_and_ends_that_the_reader_never_knew()
 #[test]
 fn an_end_that_nobody_tells_is_found() {
     assert_found(ENDS, Planted::UnnamedEnd);
+}
+
+#[test]
+fn zz_try() {
+    let text = std::env::var("M3").unwrap_or_default();
+    for line in text.split(';').filter(|l| !l.is_empty()) {
+        let mut s = Scope { origins: 2, keys: 2, ..QUIET };
+        let mut planted = vec![Planted::Nothing];
+        for kv in line.split(',') {
+            let (k, v) = kv.split_once('=').unwrap();
+            let n: u8 = v.parse().unwrap_or(0);
+            match k {
+                "o" => s.origins = n.into(), "k" => s.keys = n.into(), "j" => s.joins = n > 0, "e" => s.ends = n > 0,
+                "w" => s.writes = n, "p" => s.probes = n, "l" => s.losses = n, "f" => s.follows = n, "ld" => s.loads = n,
+                "r" => s.reads = n, "c" => s.crashes = n, "rs" => s.restarts = n, "cl" => s.clears = n, "ca" => s.calls = n,
+                "rc" => s.receipts = n, "rn" => s.renewals = n, "t" => s.passes = n,
+                "x" => planted = vec![Planted::NoFence, Planted::LateFence, Planted::SequenceOutsideLock, Planted::ConfirmedAtReceipt,
+                    Planted::NoFloor, Planted::EntryFirst, Planted::UnknownMember, Planted::SilentDrop, Planted::UnnamedEnd,
+                    Planted::JoinsAcrossClear, Planted::AcksBeforeFence, Planted::ExpiresByProbes],
+                _ => panic!("{k}"),
+            }
+        }
+        let most = std::env::var("M3MAX").map_or(3_000_000, |t| t.parse().unwrap());
+        for planted in planted {
+            let t = std::time::Instant::now();
+            let o = search(&World::new(s, planted), &World::new(s, planted).whole(), most);
+            println!("{line} {planted:?}: {} states{} deep {} in {:?} {}", o.states, if o.cut_short {" CUT"} else {""}, o.deepest, t.elapsed(),
+              o.broken.map(|b| b.lines().take(2).collect::<Vec<_>>().join(" ")).unwrap_or_default());
+        }
+    }
 }
