@@ -102,6 +102,7 @@
 //! - Dead letters are kept until they are retried or purged. No file of theirs is freed before the last one in it is.
 //! - Unix only: files are read at offsets.
 
+mod burials;
 mod call;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -123,6 +124,7 @@ mod settings;
 mod streams;
 mod transfer;
 
+pub use burials::{Burials, TellBurials};
 pub use call::*;
 pub use consume::{ConsumeOptions, Consumed, Consumer};
 pub use delivery::{Delivery, Failed, SettleError};
