@@ -15,9 +15,9 @@ pub(crate) enum Exit {
     Usage = 2,
     /// The cache, key, node or file does not exist.
     NotFound = 3,
-    /// The node cannot be reached, or did not answer in time.
+    /// The node, or a server that it needs, cannot be reached, or did not answer in time.
     Unreachable = 4,
-    /// The node refused: authentication, authorisation, TLS.
+    /// The node, or a server that it needs, refused: authentication, authorisation, TLS.
     Refused = 5,
     /// Something else is in the way: a conflict or a failed precondition.
     Conflict = 6,

@@ -1,13 +1,36 @@
 //! What must not be shown: the passwords that URLs may carry.
 
+use std::fmt;
+
 /// Stands for what is not shown.
 const HIDDEN: &str = "***";
+
+/// The parameters by which a URL of a socket may carry a password.
+const PASSWORDS: [&str; 2] = ["?pass=", "&pass="];
+
+/// A URL that may carry a password: it is used, and never shown whole.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct SecretUrl(pub(crate) String);
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        redacted_url(&self.0).fmt(f)
+    }
+}
+
+/// A text that is one URL as a whole, whatever blanks it has, as [`redacted`].
+pub(crate) fn redacted_url(url: &str) -> String {
+    // A blank would end it, and show what is behind.
+    let stand_in = |c: char| if c.is_whitespace() { '_' } else { c };
+    redacted(&url.chars().map(stand_in).collect::<String>())
+}
 
 /// A text in which nothing is readable of a URL's password: `redis://user:***@host`. Where a URL has one word before
 /// its host, that may be a token, and is not shown either.
 ///
 /// Up to the next space everything before the last `@` counts as such, so that a password with characters that it
-/// should have escaped is not shown in part.
+/// should have escaped is not shown in part. Where a URL has its password among its parameters, neither it nor what
+/// follows is shown.
 pub(crate) fn redacted(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -24,6 +47,13 @@ pub(crate) fn redacted(text: &str) -> String {
             shown.push_str(HIDDEN);
             shown.push('@');
             rest = &url[end - host.len()..];
+        }
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let secret = PASSWORDS.into_iter().find_map(|key| Some(rest[..end].find(key)? + key.len()));
+        if let Some(from) = secret {
+            shown.push_str(&rest[..from]);
+            shown.push_str(HIDDEN);
+            rest = &rest[end..];
         }
     }
     shown.push_str(rest);
@@ -43,6 +73,8 @@ mod tests {
             ("redis://user:s/e?c#r@e\"t@host", "redis://user:***@host"),
             ("found \"redis://u:p@a\", not nats://v:q@b", "found \"redis://u:***@a\", not nats://v:***@b"),
             ("redis://u:p@a,redis://v:q@b", "redis://u:***@b"),
+            ("unix:///run/r.sock?pass=secret&db=2", "unix:///run/r.sock?pass=***"),
+            ("redis+unix:///r.sock?db=2&pass=s#e?c", "redis+unix:///r.sock?db=2&pass=***"),
             ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
             ("redis://[::1]:6379", "redis://[::1]:6379"),
             ("write to ops@example.org", "write to ops@example.org"),
@@ -51,5 +83,12 @@ mod tests {
         ] {
             assert_eq!(redacted(text), expected);
         }
+    }
+
+    #[test]
+    fn a_password_with_blanks_is_hidden_where_a_url_is_expected() {
+        let url = "redis://user:sec ret@host\n";
+        assert_eq!(redacted_url(url), "redis://user:***@host_");
+        assert_eq!(format!("{:?}", SecretUrl(url.to_owned())), "\"redis://user:***@host_\"");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::streams::{OpenStreamsError, StreamsConfig, embedded};
+use tidings::streams::{OpenStreamsError, StreamsConfig, embedded, redis};
 use tidings::{
     BeforeKnown, Domain, Invalidator, LogFileError, Node, NodeBuilder, OneLoader, StartError, WhenIsolated,
 };
@@ -10,8 +10,9 @@ use tidings_http::{CacheMode, CacheSettings};
 use tidings_transport::{BindError, Identity as Certificates};
 
 use crate::api::resolve;
-use crate::config::{Cache as CacheConfig, Capacity, Config, Identity, Streams};
+use crate::config::{Cache as CacheConfig, Capacity, Config, Identity, Store, Streams};
 use crate::exit::{Exit, Failure, chain};
+use crate::secrets::SecretUrl;
 
 /// A grace that never ends: a century.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -56,16 +57,23 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         None => builder,
     };
     let builder = match &config.streams {
-        Some(Streams { path, durability, settings }) => {
-            let streams = StreamsConfig::embedded(path).durability(*durability);
-            builder.streams(streams.settings(settings.clone()))
-        }
+        Some(Streams { store, settings }) => builder.streams(of_store(store).settings(settings.clone())),
         None => builder,
     };
     Ok(match &cluster.advertise {
         Some(advertise) => builder.advertise(advertise.clone()),
         None => builder,
     })
+}
+
+/// Where streams are.
+fn of_store(store: &Store) -> StreamsConfig {
+    match store {
+        Store::Embedded { path, durability } => StreamsConfig::embedded(path).durability(*durability),
+        Store::Redis { url: SecretUrl(url), prefix } => {
+            StreamsConfig::redis(url, redis::Config { prefix: prefix.clone(), ..redis::Config::default() })
+        }
+    }
 }
 
 /// Opens a cache as the configuration describes it.
@@ -162,6 +170,16 @@ pub(crate) fn cannot_open(error: &OpenStreamsError) -> Failure {
             Failure::new(Exit::Conflict, message).hint("stop the process that has it, or set streams.path")
         }
         OpenStreamsError::Settings(_) => Failure::new(Exit::Configuration, message),
+        // What to do is in what it says.
+        OpenStreamsError::Redis(error) => Failure::new(
+            match error {
+                redis::ConnectError::Url(_) | redis::ConnectError::Prefix(_) => Exit::Configuration,
+                redis::ConnectError::Unreachable { .. } => Exit::Unreachable,
+                redis::ConnectError::Refused { .. } => Exit::Refused,
+                redis::ConnectError::TooOld { .. } | redis::ConnectError::Replica { .. } => Exit::Conflict,
+            },
+            message,
+        ),
         _ => Failure::new(Exit::Failed, message).hint("streams.path names the directory"),
     }
 }

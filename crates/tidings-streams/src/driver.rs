@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
+use crate::burials::TellBurials;
 use crate::call::{
     ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
     Outcome, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
@@ -37,13 +38,23 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// What an acknowledged write outlives.
     fn durability(&self) -> Durability;
 
+    /// Has it say what [`Driver::receive`] and [`Driver::claim`] made dead letters of because nobody had settled it in
+    /// time: their answers do not. Each once it is known, also where the call was dropped or comes to nothing; who asked
+    /// first is told.
+    ///
+    /// A driver that gives nothing up there has nothing to say, which is what this does.
+    fn watch_burials(&self, tell: TellBurials) {
+        drop(tell);
+    }
+
     /// Appends events in their order, and makes the topic if there is none. Then applies its retention.
     ///
     /// An event with an idempotency key that was used within the topic's window is not stored again: the first id is
     /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there.
     ///
-    /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, and, every hundred events or
-    /// where the topic is much too large, another that does `XTRIM MINID` below the lowest unsettled id. NATS: publish
+    /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, for all who publish to a topic
+    /// at once, and, every hundred events or where the topic is much too large, another that does `XTRIM MINID` below the
+    /// lowest unsettled id. NATS: publish
     /// with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits of the stream ask no groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
@@ -89,10 +100,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
     /// `stop` instead, which loses nothing.
     ///
-    /// Redis: a script that takes by `XCLAIM` what is due by a sorted set of ours, buries what is spent, and does
-    /// `XREADGROUP` without `BLOCK`; all in one step, for what is taken outside of it is counted by nobody if the
-    /// process ends between. (`XAUTOCLAIM` goes by idle times alone, and an extended delivery or one that failed has
-    /// another.) Waiting is `XREAD` with `BLOCK`, without the group, of the topic and of a stream of one entry that
+    /// Redis: a script that takes by `XCLAIM` what is due by a sorted set of ours or by the server's own list, buries
+    /// what is spent, and does `XREADGROUP` without `BLOCK`, all in one step. (`XAUTOCLAIM` goes by idle times alone, and
+    /// an extended delivery or one that failed has another.) A group that had nothing but new events the last time does
+    /// `XREADGROUP` itself, in one transaction with a script that says whether they may be handed out; if not they are
+    /// given back. Waiting is `XREAD` with `BLOCK`, without the group, of the topic and of a stream of one entry that
     /// tells of all else, on a connection of its own for each topic, and then the script again. NATS: a pull with
     /// `expires`, whose messages count their deliveries.
     async fn receive(
@@ -105,7 +117,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Settles deliveries, each by itself, and answers in their order.
     ///
     /// Redis: a script that compares the attempt first, which is kept where it is not the first one. Acknowledging is
-    /// `XACK`, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
+    /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
     /// (in a Redis Cluster scripts touch one slot only: all names of a store have one hash tag), and extending is
     /// `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is awaited; a negative one with a
     /// delay; or a publish to the dead letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`;

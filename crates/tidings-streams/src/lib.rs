@@ -108,6 +108,7 @@
 //! - Unix only: files are read at offsets.
 
 mod after_commit;
+mod burials;
 mod call;
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -130,6 +131,7 @@ mod streams;
 mod transfer;
 
 pub use after_commit::*;
+pub use burials::{Burials, TellBurials};
 pub use call::*;
 pub use consume::{ConsumeOptions, Consumed, Consumer};
 pub use delivery::{Delivery, Failed, SettleError};

@@ -3,7 +3,7 @@
 //! A node that is built with [`crate::NodeBuilder::streams`] opens a store when it starts and closes it when it is shut
 //! down; [`crate::Node::streams`] is how to publish, consume and look. What is promised, and what not, is said by
 //! [`tidings_streams`], whose parts are all here. With the embedded store streams are this machine's: nodes do not share
-//! them.
+//! them. With a store on a Redis server (feature `redis`), or one of the caller's making, they do.
 //!
 //! ```no_run
 //! use tidings::streams::{ConsumeOptions, Name, NewEvent, Start, StreamsConfig, TopicSettings};
@@ -30,6 +30,8 @@ mod figures;
 mod running;
 mod watched;
 
+#[cfg(feature = "redis")]
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -53,14 +55,42 @@ pub struct StreamsConfig {
 
 #[derive(Clone, Debug)]
 enum Store {
-    Embedded { path: PathBuf, config: embedded::Config },
+    Embedded {
+        path: PathBuf,
+        config: embedded::Config,
+    },
+    #[cfg(feature = "redis")]
+    Redis {
+        url: Hidden,
+        config: redis::Config,
+    },
     Given(Arc<dyn Driver>),
+}
+
+/// A URL, which may hold a password.
+#[cfg(feature = "redis")]
+#[derive(Clone)]
+struct Hidden(String);
+
+#[cfg(feature = "redis")]
+impl fmt::Debug for Hidden {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("\"***\"")
+    }
 }
 
 impl StreamsConfig {
     /// In a directory of this machine, which one process opens at a time; made if it is not there.
     pub fn embedded(path: impl Into<PathBuf>) -> Self {
         Self::of(Store::Embedded { path: path.into(), config: embedded::Config::default() })
+    }
+
+    /// On a Redis server, for all processes that name it and the same prefix: `redis://user:password@host:6379/0`, or
+    /// `unix:///run/redis.sock`. It has to be there when the node starts. When it is not for a while later, what is asked
+    /// of streams is answered by [`StoreError::Unreachable`] until it is back.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: impl Into<String>, config: redis::Config) -> Self {
+        Self::of(Store::Redis { url: Hidden(url.into()), config })
     }
 
     /// In a store of the caller's making. The node closes it.
@@ -104,6 +134,10 @@ impl StreamsConfig {
         settings.validate()?;
         let (driver, embedded): (Arc<dyn Driver>, _) = match store {
             Store::Given(driver) => (driver, None),
+            #[cfg(feature = "redis")]
+            Store::Redis { url: Hidden(url), config } => {
+                (Arc::new(redis::Redis::connect(&url, config).await?), None)
+            }
             Store::Embedded { path, config } => {
                 let embedded = Arc::new(Embedded::open(path, config).await?);
                 (embedded.clone(), Some(embedded))
@@ -123,6 +157,10 @@ pub enum OpenStreamsError {
     /// The directory is in use, or cannot be read or written.
     #[error(transparent)]
     Store(#[from] embedded::OpenError),
+    /// There is no Redis server to be had that will do.
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Redis(#[from] redis::ConnectError),
 }
 
 /// Something that happened to a topic: see [`crate::Observation::Stream`].
@@ -150,9 +188,9 @@ pub enum StreamEvent {
         /// Those that failed and are delivered again.
         retried: u64,
     },
-    /// Events were given up: they are dead letters now. It is not said of what is given up as somebody receives.
+    /// Events were given up: they are dead letters now.
     DeadLettered {
-        /// Of which group, where one word was about it; `None`: nobody settled them in time.
+        /// Of which group; `None`: of any, whose events nobody had settled in time as the topic was looked after.
         group: Option<Name>,
         /// How many.
         events: u64,

@@ -13,8 +13,10 @@ use super::{certificates, findings, text};
 
 const EXAMPLE: &str = "tidings.example.toml";
 
-/// What a release says of settings that it does not follow, or not in a node of the program's.
-const NOT_FOLLOWED: [&str; 2] = ["not available in this release", "loader"];
+/// What a release says of settings that it does not follow, or not in a node of the program's, or not with the driver of
+/// streams that is the default.
+const NOT_FOLLOWED: [&str; 3] =
+    ["not available in this release", "loader", "has no effect with the embedded driver"];
 
 /// The example with nothing commented out: `#key = value` is a setting, `# text` a comment.
 fn uncommented(example: &str) -> String {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use self::finding::{Finding, Severity, any_error};
 pub(crate) use self::render::{default_file, document, effective, schema};
 pub(crate) use self::source::Values;
-pub(crate) use self::streams::Streams;
+pub(crate) use self::streams::{Store, Streams};
 pub(crate) use self::typed::{Cache, Capacity, Config, Identity};
 use crate::exit::{Exit, Failure};
 use crate::files;

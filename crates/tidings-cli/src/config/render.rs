@@ -6,8 +6,10 @@ use serde_json::{Map, Value as Json, json};
 
 use super::settings::{Kind, SECTIONS, SETTINGS, Setting, State};
 use super::source::{Entry, Origin, Values, variable_of};
+use super::streams::is_idle;
 
-/// Effective values in the order of the table: path, value, origin.
+/// Effective values in the order of the table: path, value, origin. Defaults of which the store of streams has no use
+/// are not there.
 pub(crate) fn effective(values: &Values) -> Vec<(String, Json, Origin)> {
     let mut shown: Vec<(String, &Entry)> = Vec::new();
     for (section, _) in SECTIONS {
@@ -24,6 +26,7 @@ pub(crate) fn effective(values: &Values) -> Vec<(String, Json, Origin)> {
             })),
         }
     }
+    shown.retain(|(path, entry)| entry.origin != Origin::Default || !is_idle(values, path));
     shown.into_iter().map(|(path, entry)| (path, entry.value.to_json(), entry.origin.clone())).collect()
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Addresses,
     /// A list of texts.
     Texts,
+    /// A URL, which may carry a password.
+    Url,
     /// A file or directory; relative ones start at the configuration file's directory.
     Path,
     /// A duration with its unit.
@@ -88,6 +90,7 @@ const ONE_LOADER: Kind = Kind::Choice(&["node", "cluster"]);
 const MODES: Kind = Kind::Choice(&["invalidate", "replicate", "local"]);
 const INVALIDATORS: Kind = Kind::Choice(&["remote", "local", "all", "off"]);
 const DRIVERS: Kind = Kind::Choice(&["embedded", "redis", "nats"]);
+const DURABILITIES: Kind = Kind::Choice(&["sync", "relaxed"]);
 
 /// Sections in the order in which they are shown, with what each is about.
 pub(crate) const SECTIONS: [(&str, &str); 9] = [
@@ -361,21 +364,27 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "streams.driver",
         DRIVERS,
         "\"embedded\"",
-        "embedded; redis and nats are not available in this release.",
+        "embedded (this machine's disk) | redis; nats is not available in this release.",
     ),
     works("streams.path", Kind::Path, "\"data\"", "Directory of the embedded store."),
-    later(unset(
+    unset(
         "streams.url",
-        Kind::Text,
+        Kind::Url,
         "\"redis://127.0.0.1:6379\"",
-        "Address of the redis or nats server.",
-    )),
+        "Of the redis server: redis://user:password@host:6379/0 or unix:///run/redis.sock. Required with it.",
+    ),
+    works(
+        "streams.prefix",
+        Kind::Text,
+        "\"tidings\"",
+        "Stores of the redis server that differ in it know nothing of each other.",
+    ),
     works("streams.strict", Kind::Flag, "true", "Only topics named here."),
     works(
         "streams.durability",
-        Kind::Choice(&["sync", "relaxed"]),
+        DURABILITIES,
         "\"sync\"",
-        "What is acknowledged outlives: sync (a loss of power) | relaxed (the process).",
+        "Of the embedded store, what is acknowledged outlives: sync (a loss of power) | relaxed (the process).",
     ),
     works("streams.defaults.max_deliveries", DELIVERIES, "3", "Attempts until an event is dead."),
     works("streams.defaults.dead_letter", Kind::Topic, "\"dead_letter\"", "Topic for dead events."),

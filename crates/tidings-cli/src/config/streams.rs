@@ -4,21 +4,51 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use tidings::streams::{Backoff, Durability, Name, Retention, Settings, TopicSettings};
+use tidings::streams::{Backoff, Durability, Name, Retention, Settings, TopicSettings, redis};
 
 use super::finding::Finding;
 use super::source::{Origin, Values};
 use super::typed::Getter;
+use crate::secrets::SecretUrl;
 
 /// A store of streams, and how its topics are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Streams {
-    /// Directory of the embedded store.
-    pub(crate) path: PathBuf,
-    /// What an acknowledged write outlives.
-    pub(crate) durability: Durability,
+    /// Where it is.
+    pub(crate) store: Store,
     /// How topics are kept.
     pub(crate) settings: Settings,
+}
+
+/// Where events are.
+#[derive(Clone, Debug)]
+pub(crate) enum Store {
+    /// On this machine's disk.
+    Embedded {
+        /// Its directory.
+        path: PathBuf,
+        /// What an acknowledged write outlives.
+        durability: Durability,
+    },
+    /// On a Redis server.
+    Redis {
+        /// Where that is.
+        url: SecretUrl,
+        /// What all keys of the store begin with.
+        prefix: String,
+    },
+}
+
+/// What each driver goes by, beside what all do: no other driver has a use for it.
+const OF_DRIVERS: [(&str, &[&str]); 2] =
+    [("embedded", &["streams.path", "streams.durability"]), ("redis", &["streams.url", "streams.prefix"])];
+
+/// Whether the driver that is chosen has no use for a setting.
+pub(super) fn is_idle(values: &Values, path: &str) -> bool {
+    let Some(chosen) = Getter(values).text("streams.driver") else { return false };
+    let uses = |(_, settings): &(&str, &[&str])| settings.contains(&path);
+    let users: Vec<&str> = OF_DRIVERS.iter().filter(|of| uses(of)).map(|(driver, _)| *driver).collect();
+    !users.is_empty() && !users.contains(&chosen.as_str())
 }
 
 /// Whether there are to be any: the file has the section, or a variable sets something of it.
@@ -33,10 +63,15 @@ pub(super) fn is_wanted(values: &Values) -> bool {
 pub(super) fn of(values: &Values, directory: &Path) -> Option<Streams> {
     let get = Getter(values);
     Some(Streams {
-        path: directory.join(get.text("streams.path")?),
-        durability: match get.text("streams.durability")?.as_str() {
-            "relaxed" => Durability::Relaxed,
-            _ => Durability::Sync,
+        store: match get.text("streams.driver")?.as_str() {
+            "redis" => Store::Redis { url: get.url("streams.url")?, prefix: get.text("streams.prefix")? },
+            _ => Store::Embedded {
+                path: directory.join(get.text("streams.path")?),
+                durability: match get.text("streams.durability")?.as_str() {
+                    "relaxed" => Durability::Relaxed,
+                    _ => Durability::Sync,
+                },
+            },
         },
         settings: settings(values)?,
     })
@@ -92,10 +127,7 @@ pub(super) fn findings(values: &Values) -> Vec<Finding> {
     if !is_wanted(values) {
         return findings;
     }
-    if let Some(driver) = get.text("streams.driver").filter(|driver| driver != "embedded") {
-        let message = format!("the {driver} driver is not available in this release");
-        findings.push(Finding::error("streams.driver", message).help("use \"embedded\""));
-    }
+    findings.extend(of_store(values));
     let names: Vec<Option<String>> = (0..values.count("streams.topic"))
         .map(|index| get.text(&format!("streams.topic[{index}].name")))
         .collect();
@@ -116,6 +148,44 @@ pub(super) fn findings(values: &Values) -> Vec<Finding> {
     if let Some(Err(error)) = settings(values).map(|settings| settings.validate()) {
         let help = "`tidings config default` explains every setting there is";
         findings.push(Finding::error("streams", error.to_string()).help(help));
+    }
+    findings
+}
+
+/// What is wrong with where the store is said to be.
+fn of_store(values: &Values) -> Vec<Finding> {
+    let get = Getter(values);
+    let Some(driver) = get.text("streams.driver") else { return Vec::new() };
+    let mut findings = Vec::new();
+    if !OF_DRIVERS.iter().any(|(known, _)| *known == driver) {
+        let message = format!("the {driver} driver is not available in this release");
+        findings.push(Finding::error("streams.driver", message).help("use \"embedded\" or \"redis\""));
+    }
+    if driver == "redis" {
+        let prefix = get.text("streams.prefix").unwrap_or_default();
+        match get.url("streams.url") {
+            None => {
+                let finding = Finding::error("streams.url", "is required with the redis driver");
+                findings.push(finding.help("set the URL of a server, such as \"redis://127.0.0.1:6379\""));
+            }
+            Some(SecretUrl(url)) => {
+                let config = redis::Config { prefix, ..redis::Config::default() };
+                findings.extend(config.check(&url).err().map(|error| {
+                    let is_prefix = matches!(error, redis::ConnectError::Prefix(_));
+                    let path = if is_prefix { "streams.prefix" } else { "streams.url" };
+                    Finding::error(path, error.to_string())
+                }));
+            }
+        }
+    }
+    for (_, settings) in OF_DRIVERS {
+        for path in settings.iter().filter(|path| is_idle(values, path)) {
+            if values.entries.get(*path).is_some_and(|entry| entry.origin != Origin::Default) {
+                let message = format!("has no effect with the {driver} driver");
+                let help = "remove it, or choose the driver that goes by it";
+                findings.push(Finding::warning(*path, message).help(help));
+            }
+        }
     }
     findings
 }
@@ -147,7 +217,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Judged, Severity, judge};
+    use crate::config::{Judged, Severity, effective, judge};
 
     const SOUND: &str = "[cluster]\nname = \"c\"\nnode_id = \"n1\"\n[tls]\ndevelopment = true\n";
 
@@ -169,8 +239,8 @@ mod tests {
         let judged = judged(text);
         assert_eq!(judged.findings, []);
         let streams = judged.config.unwrap().streams.unwrap();
-        assert_eq!(streams.path, Path::new("/etc/tidings/events"));
-        assert_eq!(streams.durability, Durability::Relaxed);
+        let Store::Embedded { path, durability } = streams.store else { panic!("{:?}", streams.store) };
+        assert_eq!((path.as_path(), durability), (Path::new("/etc/tidings/events"), Durability::Relaxed));
         let orders = streams.settings.topic("orders.created").unwrap().settings;
         assert!(orders.ordered && orders.max_deliveries.get() == 7);
         assert_eq!(orders.retention.max_events, Some(10));
@@ -180,6 +250,38 @@ mod tests {
         assert_eq!(other.dead_letter.as_str(), "other_dlq");
         assert_eq!(other.backoff.initial, Duration::from_secs(1));
         assert!(streams.settings.topic("orders").is_err(), "only configured topics are taken");
+    }
+
+    #[test]
+    fn a_store_in_redis_has_a_url_and_none_of_what_is_for_the_disk() {
+        let text = "[streams]\ndriver = \"redis\"\nurl = \"redis://:secret@h:1\"\nprefix = \"shop\"\n";
+        let judged = judged(text);
+        assert_eq!(judged.findings, []);
+        let shown = format!("{:?}", judged.config.as_ref().unwrap().streams);
+        assert!(shown.contains("redis://:***@h:1") && shown.contains("\"shop\""), "{shown}");
+        let shown: Vec<String> = effective(&judged.values).into_iter().map(|(path, ..)| path).collect();
+        assert!(shown.contains(&"streams.url".to_owned()));
+        assert!(
+            !shown.contains(&"streams.path".to_owned()) && !shown.contains(&"streams.durability".to_owned())
+        );
+    }
+
+    #[test]
+    fn what_another_driver_goes_by_is_said_to_have_no_effect() {
+        let warned = |text: &str| {
+            let judged = judged(text);
+            assert!(judged.config.is_some(), "{:?}", judged.findings);
+            judged.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let on_redis = "[streams]\ndriver = \"redis\"\nurl = \"redis://h\"\ndurability = \"relaxed\"\n";
+        let on_disk = "[streams]\nurl = \"redis://h\"\n";
+        for (text, begins) in [
+            (on_redis, "streams.durability (line 9): has no effect with the redis driver"),
+            (on_disk, "streams.url (line 7): has no effect with the embedded driver"),
+        ] {
+            let found = warned(text);
+            assert!(found.len() == 1 && found[0].starts_with(begins), "{text}: {found:?}");
+        }
     }
 
     #[test]
@@ -194,13 +296,22 @@ mod tests {
     fn the_defaults_of_the_configuration_are_those_of_the_library() {
         let streams = judged("[streams]\nstrict = false\n").config.unwrap().streams.unwrap();
         assert_eq!(streams.settings, Settings { strict: false, ..Settings::default() });
-        assert_eq!(streams.durability, Durability::Sync);
+        assert!(matches!(streams.store, Store::Embedded { durability: Durability::Sync, .. }));
     }
 
     #[test]
     fn what_cannot_be_is_told_with_its_place() {
         for (text, begins) in [
-            ("[streams]\ndriver = \"redis\"\n", "streams.driver (line 7): the redis driver is not available"),
+            ("[streams]\ndriver = \"nats\"\n", "streams.driver (line 7): the nats driver is not available"),
+            ("[streams]\ndriver = \"redis\"\n", "streams.url: is required"),
+            (
+                "[streams]\ndriver = \"redis\"\nurl = \"http://h\"\n",
+                "streams.url (line 8): the URL is none of a Redis server",
+            ),
+            (
+                "[streams]\ndriver = \"redis\"\nurl = \"redis://h\"\nprefix = \"a/b\"\n",
+                "streams.prefix (line 9): a prefix has",
+            ),
             ("[streams]\n[[streams.topic]]\nordered = true\n", "streams.topic[0].name: is required"),
             (
                 "[streams]\n[[streams.topic]]\nname = \"a\"\n[[streams.topic]]\nname = \"a\"\n",

@@ -8,6 +8,7 @@ use tidings_proto::id::{Lanes, NodeId};
 use super::source::Values;
 use super::streams::{self, Streams};
 use super::value::Value;
+use crate::secrets::SecretUrl;
 
 /// A configuration that can be used.
 #[derive(Clone, Debug)]
@@ -213,6 +214,10 @@ pub(super) struct Getter<'a>(pub(super) &'a Values);
 impl Getter<'_> {
     pub(super) fn text(&self, path: &str) -> Option<String> {
         if let Value::Text(text) = self.0.get(path)? { Some(text.clone()) } else { None }
+    }
+
+    pub(super) fn url(&self, path: &str) -> Option<SecretUrl> {
+        if let Value::Url(url) = self.0.get(path)? { Some(url.clone()) } else { None }
     }
 
     pub(super) fn list(&self, path: &str) -> Option<Vec<String>> {

@@ -9,7 +9,7 @@ use tidings_proto::id::check_name;
 use toml::de::{DeArray, DeValue};
 
 use super::settings::Kind;
-use crate::secrets::redacted;
+use crate::secrets::{SecretUrl, redacted, redacted_url};
 use crate::units;
 
 /// A value of a setting.
@@ -17,6 +17,8 @@ use crate::units;
 pub(crate) enum Value {
     /// Text, a name, an address, a path or a choice.
     Text(String),
+    /// A URL.
+    Url(SecretUrl),
     /// Several of these.
     List(Vec<String>),
     /// A duration.
@@ -63,6 +65,7 @@ impl Value {
         let wrong = || format!("expected {}, found {text:?}", kind.expected());
         match kind {
             Kind::Text | Kind::Path => Ok(Self::Text(text.to_owned())),
+            Kind::Url => Ok(Self::Url(SecretUrl(text.to_owned()))),
             Kind::Name => {
                 check_name(text).map(|()| Self::Text(text.to_owned())).map_err(|error| error.to_string())
             }
@@ -99,6 +102,7 @@ impl Value {
             Self::Flag(flag) => (*flag).into(),
             Self::List(items) => items.iter().map(|item| redacted(item)).collect(),
             Self::Text(text) => redacted(text).into(),
+            Self::Url(SecretUrl(url)) => redacted_url(url).into(),
             Self::Duration(duration) => units::show_duration(*duration).into(),
             Self::Never => "never".into(),
             Self::Bytes(bytes) => units::show_bytes(*bytes).into(),
@@ -127,6 +131,7 @@ impl Kind {
     pub(crate) fn expected(self) -> String {
         match self {
             Self::Text => "text".to_owned(),
+            Self::Url => "a URL".to_owned(),
             Self::Name => "a name".to_owned(),
             Self::Topic => "the name of a topic".to_owned(),
             Self::Address => "an address such as \"127.0.0.1:7401\"".to_owned(),

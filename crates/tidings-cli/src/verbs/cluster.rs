@@ -75,10 +75,11 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         Err(failure) if failure.exit() == Exit::NotFound => Json::Null,
         measured => measured?,
     };
+    let (streams, streams_problem) = super::stream::status(client).await?;
     if output.is_json() {
         return output
             .json(&json!({ "cluster": document, "ready": ready, "readiness": reasons, "caches": caches,
-                "coherence": coherence }));
+                "coherence": coherence, "streams": streams, "streams_problem": streams_problem }));
     }
     let cluster = read(document)?;
     let readiness = if ready {
@@ -118,7 +119,15 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         output.line(format!("clocks   {}", output.paint(Style::Caution, &text)))?;
     }
     let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
-    output.line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))
+    output
+        .line(format!("caches   {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }))?;
+    match (streams, streams_problem) {
+        (Some(streams), _) => output.line(format!("streams  {}", super::stream::summary(&streams))),
+        (None, Some(problem)) => {
+            output.line(format!("streams  {}", output.paint(Style::Bad, &plain(&problem))))
+        }
+        (None, None) => Ok(()),
+    }
 }
 
 /// How soon all live nodes had what this one wrote in the last minute.

@@ -98,13 +98,47 @@ async fn list(client: &Client, output: &Output) -> Result<(), Failure> {
     output.table(&["TOPIC", "EVENTS", "BYTES", "LAST", "PUBLISHED", "GROUPS", "LAG"], &rows)?;
     let store = &document["store"];
     let dead = document["dead_letters"].as_u64().unwrap_or_default();
-    output.note(format!(
-        "{dead} dead letters; {} store of {}, {}",
-        cell(store, "driver"),
-        plain(&cell(store, "node")),
-        cell(store, "durability")
-    ));
+    output.note(format!("{dead} dead letters; {}", described(store)));
     Ok(())
+}
+
+/// How streams stand, or why that is not known. Neither: the node has none.
+pub(super) async fn status(client: &Client) -> Result<(Option<Json>, Option<String>), Failure> {
+    match client.document(&["v1", "streams"]).await {
+        Ok(document) => Ok((Some(document), None)),
+        Err(failure) if failure.exit() == Exit::NotFound => Ok((None, None)),
+        // The store's server is away; the node is there, as it has just shown.
+        Err(failure) => Ok((None, failure.to_string().lines().next().map(str::to_owned))),
+    }
+}
+
+/// The same in a line.
+pub(super) fn summary(document: &Json) -> String {
+    let topics = items(document, "streams");
+    let sum = |name: &str| topics.iter().filter_map(|topic| topic[name].as_u64()).sum::<u64>();
+    let furthest = topics.iter().max_by_key(|topic| topic["lag"].as_u64());
+    let behind = match furthest.filter(|topic| topic["lag"].as_u64() > Some(0)) {
+        Some(topic) => format!("{} behind by {}", plain(&cell(topic, "name")), cell(topic, "lag")),
+        None => "none behind".to_owned(),
+    };
+    format!(
+        "{}: {} topics, {} events, {} dead letters; {} groups, {behind}, {} pending",
+        described(&document["store"]),
+        topics.len(),
+        sum("events"),
+        document["dead_letters"].as_u64().unwrap_or_default(),
+        sum("groups"),
+        sum("pending"),
+    )
+}
+
+/// What a store is, as every answer about streams says.
+pub(super) fn described(store: &Json) -> String {
+    let driver = plain(&cell(store, "driver"));
+    match plain(&cell(store, "durability")).as_str() {
+        "server" => format!("{driver} store that nodes share, as durable as its server"),
+        durability => format!("{driver} store of {}, {durability}", plain(&cell(store, "node"))),
+    }
 }
 
 async fn publish(client: &Client, args: PublishArgs, output: &Output) -> Result<(), Failure> {

@@ -263,7 +263,7 @@ fn a_log_level_that_is_none_is_refused() {
     let first = cluster.start("n1", &[]);
     let put = |level: &str| {
         let body = format!("{{\"level\":\"{level}\"}}");
-        request(&first, "PUT", "/v1/log-level", &body)
+        request(&first.url, "PUT", "/v1/log-level", &body)
     };
     for level in ["bogus", "", "inf0"] {
         let answer = put(level);
@@ -278,8 +278,8 @@ fn a_log_level_that_is_none_is_refused() {
 }
 
 /// Sends a request of the test's own, and reads the whole answer.
-fn request(node: &Node, method: &str, path: &str, body: &str) -> String {
-    let address = node.url.strip_prefix("http://").unwrap();
+pub(crate) fn request(url: &str, method: &str, path: &str, body: &str) -> String {
+    let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
     let length = body.len();
     let head = format!(
@@ -293,7 +293,7 @@ fn request(node: &Node, method: &str, path: &str, body: &str) -> String {
 
 /// The one sample of a metric.
 fn metric(node: &Node, name: &str) -> f64 {
-    let text = request(node, "GET", "/metrics", "");
+    let text = request(&node.url, "GET", "/metrics", "");
     let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     sample.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }

@@ -1,5 +1,7 @@
 //! The status page: plain, without scripts, everything in it escaped.
 
+mod streams;
+
 use std::fmt::{self, Write};
 
 use axum::extract::State;
@@ -46,14 +48,15 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
 /// `GET /`
 pub(crate) async fn page(State(app): State<App>) -> Answer {
     let mut html = String::new();
-    write(&app, &mut html).map_err(|_| {
+    let seen = streams::look(&app).await;
+    write(&app, seen.as_ref(), &mut html).map_err(|_| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be written")
     })?;
     Ok(([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], html)
         .into_response())
 }
 
-fn write(app: &App, html: &mut String) -> fmt::Result {
+fn write(app: &App, streams: Option<&streams::Seen>, html: &mut String) -> fmt::Result {
     let node = app.node();
     let origin = node.origin();
     let title = format!("{} · {}", origin.node, node.cluster());
@@ -83,10 +86,16 @@ fn write(app: &App, html: &mut String) -> fmt::Result {
     }
     members(html, &node.members())?;
     caches(html, app)?;
+    if let Some(seen) = streams {
+        seen.write(html)?;
+    }
     html.push_str(
-        "<p><a href=\"metrics\">metrics</a> <a href=\"v1/cluster\">cluster</a> <a href=\"v1/caches\">caches</a> \
-         <a href=\"openapi.json\">API</a></p>\n</body></html>\n",
+        "<p><a href=\"metrics\">metrics</a> <a href=\"v1/cluster\">cluster</a> <a href=\"v1/caches\">caches</a> ",
     );
+    if streams.is_some() {
+        html.push_str("<a href=\"v1/streams\">streams</a> ");
+    }
+    html.push_str("<a href=\"openapi.json\">API</a></p>\n</body></html>\n");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Durable streams over HTTP: topics, groups, deliveries, dead letters.
 //!
-//! With the embedded store everything is said of the answering node's own: every answer names the store.
+//! Every answer names the store. The embedded one is the answering node's own; one on a server is what all nodes that
+//! name it speak of.
 
 pub(super) mod browse;
 pub(super) mod dead_letters;
@@ -18,6 +19,7 @@ use tidings::streams::{
     WAIT_MAX,
 };
 
+pub(super) use self::problems::chain;
 use crate::app::App;
 use crate::limits::PAGE_ITEMS;
 use crate::problem::Problem;

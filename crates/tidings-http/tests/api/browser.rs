@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 use tidings_http::Options;
 
+use crate::streams::Scene;
 use crate::support::{Rig, answer, until};
 
 #[tokio::test]
@@ -101,4 +102,33 @@ async fn the_status_page_shows_hostile_text_as_text() {
     assert!(html.contains("<td>c<td>0"), "{html}");
     assert!(html.contains("class=\"good\">ready"), "{html}");
     rig.end().await;
+}
+
+#[tokio::test]
+async fn the_status_page_shows_how_streams_stand() {
+    let scene = Scene::start().await;
+    let api = &scene.rig.apis[0];
+    let html = api.get("/").await.is(200).text();
+    assert!(html.contains("<p>embedded store of n1, sync: 0 topics, 0 events, 0 dead letters</p>"), "{html}");
+    for payload in ["<b>", "x"] {
+        let event = json!({ "payload": payload });
+        api.json(Method::POST, "/v1/streams/orders/events", &event).await.is(201);
+    }
+    let group = "/v1/streams/orders/groups/g";
+    api.json(Method::PUT, group, &json!({ "start": "earliest" })).await.is(201);
+    let one = json!({ "max": 1, "consumer": "c" });
+    api.json(Method::POST, &format!("{group}/receive"), &one).await.is(200);
+    let html = api.get("/").await.is(200).text();
+    assert!(html.contains("sync: 1 topics, 2 events, 0 dead letters"), "{html}");
+    assert!(html.contains("<tr><td>orders<td>2<td>"), "{html}");
+    assert!(
+        html.contains("<tr><td>orders<td>g<td>2<td>") && html.contains("<td>1<td>0<td>no</tr>"),
+        "{html}"
+    );
+    assert!(html.contains("href=\"v1/streams\"") && !html.contains("<b>"), "{html}");
+    let listed = api.get("/v1/streams").await.is(200).document();
+    let orders =
+        listed["streams"].as_array().unwrap().iter().find(|topic| topic["name"] == "orders").unwrap();
+    assert_eq!((&orders["lag"], &orders["pending"]), (&json!(2), &json!(1)));
+    scene.rig.end().await;
 }

@@ -1,19 +1,23 @@
 //! Dead letters: one for each event that a group gives up, with all that is known of why.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::Case;
 use super::lab::{BACKOFF, IDLE, Lab, name, settings, text, texts, topic, topic_with};
-use crate::call::{DeadLetterFilter, Outcome, Start, TrimMode};
-use crate::error::DeadLetterError;
+use crate::call::{ClaimRequest, DeadLetterFilter, Outcome, Start, TrimMode};
+use crate::error::{DeadLetterError, GroupError, StoreError};
 use crate::event::NewEvent;
 use crate::id::{DeadLetterId, EventId};
 use crate::name::Name;
 use crate::settings::{Retention, Topic, TopicSettings};
 
-pub(super) fn cases() -> [Case; 9] {
+pub(super) fn cases() -> [Case; 10] {
     facts![
         the_last_failure_makes_one_dead_letter_with_its_story,
         what_nobody_settles_in_time_is_given_up_too,
         maintenance_gives_up_what_nobody_receives,
+        what_is_given_up_as_somebody_takes_events_is_told,
         each_group_gives_up_for_itself,
         dead_letters_are_listed_newest_first_and_by_filter,
         dead_letters_are_no_topic_and_not_trimmed_with_one,
@@ -100,6 +104,42 @@ async fn maintenance_gives_up_what_nobody_receives(lab: &Lab<'_>) {
     assert_eq!((buried, lab.all_dead().await.len()), (1, 1));
     let buried = lab.driver().maintain(&topic).await.expect("it is maintained").buried;
     assert_eq!((buried, lab.all_dead().await.len()), (0, 1), "it is given up twice");
+}
+
+async fn what_is_given_up_as_somebody_takes_events_is_told(lab: &Lab<'_>) {
+    let topic = topic();
+    let group = lab.group(&topic, "g", Start::Earliest).await;
+    let (told, at) = (Arc::new(AtomicU64::new(0)), (topic.name.clone(), group.clone()));
+    let hear = Arc::clone(&told);
+    lab.driver().watch_burials(Arc::new(move |topic, group, events| {
+        assert_eq!((topic, group), (&at.0, &at.1));
+        hear.fetch_add(events, Ordering::Relaxed);
+    }));
+    let told = || told.load(Ordering::Relaxed);
+    lab.publish(&topic, &["a", "b", "c"]).await;
+    for _ in 0..2 {
+        assert_eq!(lab.receive(&topic, &group, 3).await.len(), 3);
+        lab.pass(IDLE + BACKOFF).await;
+    }
+    // The last delivery of the third one is younger than those of the others.
+    assert_eq!(lab.receive(&topic, &group, 2).await.len(), 2);
+    lab.pass(IDLE * 3 / 4).await;
+    assert_eq!(texts(&lab.receive(&topic, &group, 2).await), ["c"]);
+    lab.pass(IDLE * 3 / 4).await;
+    assert_eq!(texts(&lab.receive(&topic, &group, 1).await), [""; 0]);
+    let received = lab.all_dead().await.len() as u64;
+    assert!(received >= 2 && told() == received, "of {received} it told of {}", told());
+    let claim = ClaimRequest { consumer: name("c2"), min_idle: IDLE / 4, max: 10 };
+    match lab.driver().claim(&topic, &group, claim).await {
+        Err(GroupError::Store(StoreError::Unsupported { .. })) => {}
+        claimed => {
+            assert_eq!(texts(&claimed.expect("the group is there")), [""; 0]);
+            assert_eq!((told(), lab.all_dead().await.len()), (3, 3), "by a claim");
+        }
+    }
+    lab.pass(IDLE).await;
+    let looked_after = lab.driver().maintain(&topic).await.expect("it is maintained").buried;
+    assert_eq!((told() + looked_after, lab.all_dead().await.len()), (3, 3), "each is said once");
 }
 
 async fn each_group_gives_up_for_itself(lab: &Lab<'_>) {

@@ -1,6 +1,7 @@
 //! Groups: taking events, settling them, and what operators do.
 
 use std::collections::BTreeSet;
+use std::mem::take;
 use std::time::Duration;
 
 use super::journal::Change;
@@ -82,7 +83,7 @@ impl Store {
         }
         // One moment for all of it: what is not spent when the spent are buried must not be due right behind that.
         let rules = Rules { settings: &topic.settings, now, random };
-        let (_, spent_left) = self.bury_spent(topic, name, rules)?;
+        let spent_left = self.bury_spent(topic, name, rules)?;
         let (mut events, lost) = self.due_events(topic, name, max, rules)?;
         // What waited for one that is lost may be due now.
         let go_on = spent_left || !lost.is_empty();
@@ -217,22 +218,17 @@ impl Store {
         Ok(((stands > ledger.next()).then_some(step), events, more))
     }
 
-    /// Buries what nobody settled in time: how many, and whether some are left for the next call.
-    fn bury_spent(
-        &mut self,
-        topic: &Topic,
-        name: &Name,
-        rules: Rules<'_>,
-    ) -> Result<(u64, bool), GroupError> {
+    /// Buries what nobody settled in time. Whether some are left for the next call.
+    fn bury_spent(&mut self, topic: &Topic, name: &Name, rules: Rules<'_>) -> Result<bool, GroupError> {
         let spent = self.group(topic, name)?.ledger.spent(rules);
-        let (all, before) = (spent.len(), self.waiting);
-        for (buried, burial) in spent.into_iter().enumerate() {
+        let before = self.waiting;
+        for burial in spent {
             if self.waiting - before >= BURIED_BYTES_MAX {
-                return Ok((buried as u64, true));
+                return Ok(true);
             }
-            self.bury(topic, name, burial)?;
+            self.given_up += u64::from(self.bury(topic, name, burial)?.is_some());
         }
-        Ok((all as u64, false))
+        Ok(false)
     }
 
     /// Settles an event that cannot be read any more: nothing is left to do about it.
@@ -265,25 +261,19 @@ impl Store {
         Ok(Some(DeadLetterId(EventId::new(id))))
     }
 
-    /// Buries what nobody settled in time in any group of a topic, and says whether some are left.
+    /// Buries what nobody settled in time in any group of a topic: how many, and whether some are left.
     pub(super) fn bury_all_spent(&mut self, topic: &Topic, random: f64) -> Result<(u64, bool), StoreError> {
         let rules = Rules { settings: &topic.settings, now: self.now(), random };
         let groups = self.topics.get(&topic.name).map(|stored| stored.groups.keys().cloned().collect());
         let groups: Vec<Name> = groups.unwrap_or_default();
-        let mut buried = 0;
         for group in groups {
             match self.bury_spent(topic, &group, rules) {
-                Ok((these, left)) => {
-                    buried += these;
-                    if left {
-                        return Ok((buried, true));
-                    }
-                }
-                Err(GroupError::Unknown) => {}
+                Ok(false) | Err(GroupError::Unknown) => {}
+                Ok(true) => return Ok((take(&mut self.given_up), true)),
                 Err(GroupError::Store(error)) => return Err(error),
             }
         }
-        Ok((buried, false))
+        Ok((take(&mut self.given_up), false))
     }
 
     pub(super) fn settle(
@@ -338,7 +328,7 @@ impl Store {
             }
             let rules = Rules { settings: &topic.settings, now, random };
             if let Some(burial) = self.group(topic, name)?.ledger.spent_one(id, rules) {
-                self.bury(topic, name, burial)?;
+                self.given_up += u64::from(self.bury(topic, name, burial)?.is_some());
                 continue;
             }
             let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;

@@ -44,6 +44,7 @@ use self::publish::Batch;
 use self::retention::{TRIMMED_AT_ONCE, Trimming};
 pub use self::store::LAYOUT;
 use self::thread::Handle;
+use crate::burials::{Burials, TellBurials};
 use crate::call::{
     Action, ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo,
     Maintained, Outcome, PAGE_EVENTS_MAX, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start,
@@ -104,6 +105,7 @@ pub struct Embedded {
     durability: Durability,
     /// Who waits for something to become available, by topic.
     wakers: Arc<Wakers>,
+    burials: Arc<Burials>,
 }
 
 #[derive(Debug, Default)]
@@ -146,13 +148,28 @@ impl Embedded {
         let wakers = Arc::<Wakers>::default();
         let durability = config.durability;
         let handle = Handle::open(path.as_ref().to_owned(), config, Arc::clone(&wakers)).await?;
-        Ok(Self { handle, durability, wakers })
+        Ok(Self { handle, durability, wakers, burials: Arc::default() })
     }
 
     /// How long it took to write, and to sync, what was asked for meanwhile, each time that there was something.
     #[must_use]
     pub fn flush_times(&self) -> Snapshot {
         self.handle.flush_times()
+    }
+
+    /// Something that may give events up as it hands out others. Not done if whoever asked has gone by then.
+    async fn take<T: Send + 'static>(
+        &self,
+        (topic, group): (Topic, Name),
+        take: impl FnOnce(&mut store::Store, &Topic, &Name) -> Result<T, GroupError> + Send + 'static,
+    ) -> Result<T, GroupError> {
+        let burials = Arc::clone(&self.burials);
+        let call = move |store: &mut store::Store| {
+            let taken = take(store, &topic, &group);
+            burials.tell(&topic.name, &group, std::mem::take(&mut store.given_up));
+            taken
+        };
+        self.handle.call_if_awaited(call).await?
     }
 
     async fn receive_or_wait(
@@ -168,18 +185,11 @@ impl Embedded {
             let woken = waker.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let (topic, group, consumer, max) =
-                (topic.clone(), group.clone(), request.consumer.clone(), request.max);
-            let random = rand::random();
-            let received = self
-                .handle
-                .call_if_awaited(move |store| {
-                    let received = store.receive(&topic, &group, &consumer, max, random)?;
-                    let now = store.now();
-                    Ok::<_, GroupError>((received, now))
-                })
-                .await?;
-            let (received, now) = received?;
+            let (consumer, max, random) = (request.consumer.clone(), request.max, rand::random());
+            let receive = move |store: &mut store::Store, topic: &Topic, group: &Name| {
+                Ok((store.receive(topic, group, &consumer, max, random)?, store.now()))
+            };
+            let (received, now) = self.take((topic.clone(), group.clone()), receive).await?;
             if !received.deliveries.is_empty() || request.max == 0 {
                 return Ok(received.deliveries);
             }
@@ -209,6 +219,10 @@ impl Driver for Embedded {
 
     fn durability(&self) -> Durability {
         self.durability
+    }
+
+    fn watch_burials(&self, tell: TellBurials) {
+        self.burials.watch(tell);
     }
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
@@ -328,9 +342,11 @@ impl Driver for Embedded {
         group: &Name,
         request: ClaimRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
-        let (topic, group) = (topic.clone(), group.clone());
         let random = rand::random();
-        self.handle.call_if_awaited(move |store| store.claim(&topic, &group, &request, random)).await?
+        let claim = move |store: &mut store::Store, topic: &Topic, group: &Name| {
+            store.claim(topic, group, &request, random)
+        };
+        self.take((topic.clone(), group.clone()), claim).await
     }
 
     async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError> {

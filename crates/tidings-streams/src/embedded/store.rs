@@ -92,6 +92,8 @@ pub(super) struct Store {
     unsynced: bool,
     /// Bytes that were taken in or are to be handed out, and wait for the next flush.
     pub(super) waiting: usize,
+    /// Dead letters that were made of what nobody had settled in time, and of which nobody was told yet.
+    pub(super) given_up: u64,
     /// Whether it was said that files cannot be freed.
     complained: bool,
 }
@@ -152,6 +154,7 @@ impl Store {
             synced: Timestamp::default(),
             unsynced: false,
             waiting: 0,
+            given_up: 0,
             complained: false,
         };
         store.put_right(buried, retried)?;

@@ -136,6 +136,15 @@ impl Server {
 }
 
 impl Config {
+    /// Judges this and a URL without connecting to anything.
+    ///
+    /// # Errors
+    /// [`ConnectError::Url`] or [`ConnectError::Prefix`]. Neither shows anything of the URL.
+    pub fn check(&self, url: &str) -> Result<(), ConnectError> {
+        connection_info(url)?;
+        self.base().map(drop)
+    }
+
     /// What all keys begin with.
     pub(super) fn base(&self) -> Result<String, ConnectError> {
         let odd = |c: char| matches!(c, '{' | '}' | '/') || c.is_whitespace() || c.is_control();
@@ -197,8 +206,8 @@ mod tests {
             let refused = connection_info(url).unwrap_err().to_string();
             assert!(refused.contains("redis://") && !refused.contains("secret"), "{url}: {refused}");
         }
-        assert!(connection_info("redis://127.0.0.1:6379").is_ok());
-        assert!(connection_info("unix:///run/redis.sock").is_ok());
+        assert!(Config::default().check("redis://127.0.0.1:6379").is_ok());
+        assert!(Config::default().check("unix:///run/redis.sock").is_ok());
     }
 
     #[test]

@@ -22,6 +22,9 @@ pub(super) enum Means {
     Refused(StoreError),
 }
 
+/// What a refusal begins with.
+pub(super) const REFUSES: &str = "the server refuses: ";
+
 /// Codes that a script passes on behind one of its own, before release 7.
 const PASSED_ON: [&str; 7] = ["OOM", "MISCONF", "NOREPLICAS", "READONLY", "NOPERM", "NOGROUP", "WRONGTYPE"];
 
@@ -55,7 +58,7 @@ pub(super) fn meaning(error: &RedisError) -> Means {
         "NOGROUP" => (io::ErrorKind::NotFound, "somebody else has removed the group: make it again"),
         _ => (io::ErrorKind::Other, "what was done is not known"),
     };
-    Means::Refused(io::Error::new(kind, format!("the server refuses: {said}; {advice}")).into())
+    Means::Refused(io::Error::new(kind, format!("{REFUSES}{said}; {advice}")).into())
 }
 
 /// What is answered where an answer was expected to be something else.

@@ -52,7 +52,11 @@ impl Redis {
         let deadline = Instant::now() + request.wait.min(WAIT_MAX);
         loop {
             let before = self.watches.before(&topic.name);
+            if let Some(taken) = self.take_new(topic, group, &request).await? {
+                return Ok(taken);
+            }
             let looked = self.look(topic, group, &request).await?;
+            self.flowing.note((topic, group), request.max, &looked.deliveries);
             let is_over = request.max == 0 || request.stop.is_cancelled();
             if !looked.deliveries.is_empty() || is_over {
                 return Ok(looked.deliveries);
@@ -88,7 +92,8 @@ impl Redis {
             .arg(millis(WAIT_MAX));
         // What an unheard call took comes back after its time: to take more instead is what the caller wants.
         let answer = self.in_group(call, script, Repeat::Harmless).await?;
-        let [epoch, until, more, due, last, bell, taken] = wire::tuple(answer)?;
+        let [epoch, until, more, due, last, bell, taken, buried] = wire::tuple(answer)?;
+        self.burials.tell(&topic.name, group, wire::number(buried)?);
         let cursor = Cursor {
             stream: wire::id_if_any(last)?.unwrap_or(EventId::ZERO),
             bell: wire::id_if_any(bell)?.unwrap_or(EventId::ZERO),
@@ -132,21 +137,27 @@ impl Redis {
             .arg(settings.dead_letter.as_str())
             .arg(waits.len())
             .arg(&waits);
-        for one in settlements {
-            call = call.arg(wire::id_text(one.id));
-            call = match one.tag {
-                Some(tag) => call.arg(tag.epoch).arg(tag.attempt),
-                None => call.arg("").arg(""),
-            };
-            call = match &one.action {
-                Action::Ack => call.arg("a").arg(""),
-                Action::Fail { reason } => call.arg("f").arg(cut_error(reason)),
-                Action::Extend { by } => call.arg("e").arg(millis((*by).min(WAIT_MAX))),
-            };
+        match only_first_acks(settlements) {
+            Some(epoch) => {
+                call = call.arg("*").arg(epoch);
+                for one in settlements {
+                    call = call.arg(wire::id_text(one.id));
+                }
+            }
+            None => {
+                for one in settlements {
+                    call = word(call, one);
+                }
+            }
         }
         // Said twice, a word that was heard the first time would be answered as if it had not counted.
-        let answer = self.in_group(call, script, Repeat::Never).await?;
-        let mut answers = wire::list(answer)?.into_iter();
+        let answers = wire::list(self.in_group(call, script, Repeat::Never).await?)?;
+        if answers.len() == 1 {
+            // It says so once where all are acknowledged.
+            outcome(&wire::bytes(answers.into_iter().next().unwrap_or(Value::Nil))?, Value::Nil)?;
+            return Ok(vec![Outcome::Acked; settlements.len()]);
+        }
+        let mut answers = answers.into_iter();
         let mut outcomes = Vec::with_capacity(settlements.len());
         while let (Some(what), Some(text)) = (answers.next(), answers.next()) {
             outcomes.push(outcome(&wire::bytes(what)?, text)?);
@@ -163,7 +174,11 @@ impl Redis {
     ) -> Result<Vec<Pending>, GroupError> {
         let script = &self.link.scripts().pending;
         let from = wire::id_text(after.map_or(EventId::ZERO, wire::id_after));
-        let call = self.of_group(script, topic, group).arg(from).arg(limit.min(PAGE_EVENTS_MAX));
+        let call = self
+            .of_group(script, topic, group)
+            .arg(from)
+            .arg(limit.min(PAGE_EVENTS_MAX))
+            .arg(millis(topic.settings.min_idle_time));
         let answer = self.in_group(call, script, Repeat::Harmless).await?;
         let pending = wire::list(answer)?.into_iter().map(pending).collect::<Result<_, StoreError>>()?;
         Ok(pending)
@@ -179,7 +194,9 @@ impl Redis {
         let call = self
             .of_consumer(script, (topic, group), (&request.consumer, request.max))
             .arg(millis(request.min_idle));
-        let [epoch, until, taken] = wire::tuple(self.in_group(call, script, Repeat::Harmless).await?)?;
+        let answer = self.in_group(call, script, Repeat::Harmless).await?;
+        let [epoch, until, taken, buried] = wire::tuple(answer)?;
+        self.burials.tell(&topic.name, group, wire::number(buried)?);
         Ok(deliveries(epoch, until, taken)?)
     }
 
@@ -290,6 +307,27 @@ fn waits(settings: &TopicSettings, random: f64) -> Vec<u64> {
         waits.pop();
     }
     waits
+}
+
+/// The epoch of all, if they acknowledge first deliveries of it and nothing else: most do, and are told in few words.
+fn only_first_acks(settlements: &[Settlement]) -> Option<u64> {
+    let epoch = settlements.first()?.tag?.epoch;
+    let first = Some(Tag { epoch, attempt: 1 });
+    let is_one = |one: &Settlement| one.action == Action::Ack && one.tag == first;
+    settlements.iter().all(is_one).then_some(epoch)
+}
+
+fn word(call: Call, one: &Settlement) -> Call {
+    let call = call.arg(wire::id_text(one.id));
+    let call = match one.tag {
+        Some(tag) => call.arg(tag.epoch).arg(tag.attempt),
+        None => call.arg("").arg(""),
+    };
+    match &one.action {
+        Action::Ack => call.arg("a").arg(""),
+        Action::Fail { reason } => call.arg("f").arg(cut_error(reason)),
+        Action::Extend { by } => call.arg("e").arg(millis((*by).min(WAIT_MAX))),
+    }
 }
 
 fn start_text(start: Start) -> String {

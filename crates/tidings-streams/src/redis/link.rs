@@ -8,12 +8,12 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Config, ConnectError, Server, connection_info};
-use super::error::{Means, meaning};
+use super::error::{Means, REFUSES, meaning};
 use super::script::{Call, Clock, Script, Scripts};
 use crate::decide::backoff;
 use crate::error::StoreError;
@@ -55,6 +55,32 @@ struct Current {
     /// Counts connections: what was lost may have been replaced already.
     number: u64,
     server: Option<Server>,
+}
+
+/// What is said to the server.
+#[derive(Clone, Copy)]
+enum Words<'a> {
+    Command(&'a Cmd),
+    Transaction(&'a Pipeline),
+}
+
+impl Words<'_> {
+    async fn said(self, connection: &mut MultiplexedConnection) -> RedisResult<Value> {
+        let answer = match self {
+            Self::Command(command) => return command.query_async(connection).await,
+            Self::Transaction(commands) => commands.query_async::<Value>(connection).await?,
+        };
+        if let Value::Array(answers) = &answer {
+            let failed = answers.iter().find_map(|answer| match answer {
+                Value::ServerError(error) => Some(error.clone()),
+                _ => None,
+            });
+            if let Some(error) = failed {
+                return Err(error.into());
+            }
+        }
+        Ok(answer)
+    }
 }
 
 /// Where the server is, and what it has to know.
@@ -147,8 +173,27 @@ impl Link {
         script: Option<&Script>,
         repeat: Repeat,
     ) -> Result<Value, StoreError> {
+        self.say(Words::Command(command), script, repeat).await
+    }
+
+    /// Runs several commands as one step, of which all are done. Answers what each of them does, or the first error.
+    pub(super) async fn transact(
+        &self,
+        commands: &Pipeline,
+        script: &Script,
+        repeat: Repeat,
+    ) -> Result<Value, StoreError> {
+        self.say(Words::Transaction(commands), Some(script), repeat).await
+    }
+
+    async fn say(
+        &self,
+        words: Words<'_>,
+        script: Option<&Script>,
+        repeat: Repeat,
+    ) -> Result<Value, StoreError> {
         let deadline = Instant::now() + self.timeout;
-        let asking = self.ask_until(command, script, repeat, deadline);
+        let asking = self.ask_until(words, script, repeat, deadline);
         match self.closed.run_until_cancelled(asking).await {
             Some(answer) => answer,
             None => Err(StoreError::Closed),
@@ -157,7 +202,7 @@ impl Link {
 
     async fn ask_until(
         &self,
-        command: &Cmd,
+        words: Words<'_>,
         script: Option<&Script>,
         repeat: Repeat,
         deadline: Instant,
@@ -165,7 +210,7 @@ impl Link {
         let mut tries = 0;
         loop {
             let (number, mut connection) = self.connection(deadline).await?;
-            let answered = timeout_at(deadline, command.query_async::<Value>(&mut connection)).await;
+            let answered = timeout_at(deadline, words.said(&mut connection)).await;
             let Ok(answered) = answered else {
                 self.lose(number);
                 return Err(self.unreachable(format!("no answer within {:?}", self.timeout)));
@@ -210,7 +255,7 @@ impl Link {
         Ok(())
     }
 
-    fn unreachable(&self, reason: String) -> StoreError {
+    pub(super) fn unreachable(&self, reason: String) -> StoreError {
         self.door.unreachable(reason).into()
     }
 
@@ -328,7 +373,8 @@ impl Door {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(error)) => Err(match meaning(&error) {
                 Means::Refused(StoreError::Failed(refused)) => {
-                    ConnectError::Refused { address: self.address.clone(), reason: refused.to_string() }
+                    let reason = refused.to_string().trim_start_matches(REFUSES).to_owned();
+                    ConnectError::Refused { address: self.address.clone(), reason }
                 }
                 Means::Demoted => ConnectError::Replica { address: self.address.clone() },
                 _ => self.unreachable(error.to_string()),

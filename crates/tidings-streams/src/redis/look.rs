@@ -1,34 +1,25 @@
-//! Topics, their events, and dead letters.
+//! What topics hold, retention, and dead letters.
 
 use std::time::Duration;
 
 use redis::Value;
-use tokio::time::{Instant, timeout_at};
 
 use super::groups::millis;
-use super::link::Repeat;
+use super::link::{Link, Repeat};
 use super::script::{Call, Script};
 use super::{Redis, wire};
 use crate::call::{
     DeadLetterPage, DeadLetters, EventPage, Maintained, Order, PAGE_EVENTS_MAX, Page, TopicInfo, TrimMode,
     Trimmed,
 };
-use crate::error::{DeadLetterError, PublishError, StoreError};
-use crate::event::{DeadLetter, NewEvent, Published, validate_batch};
+use crate::error::{DeadLetterError, StoreError};
+use crate::event::DeadLetter;
 use crate::id::{DeadLetterId, EventId, Timestamp};
 use crate::name::Name;
 use crate::settings::{Retention, Topic};
 
-/// Retention is applied by whoever publishes whenever so many events have come, and by maintenance. A topic holds so
-/// many more than it should for a second at most.
-const RETAIN_EVERY: u64 = 100;
-
-/// The same where a topic holds this share more bytes than it should.
-const RETAIN_BEYOND: u64 = 16;
-
-/// Most events that retention removes behind one publish, and behind one maintenance: the server does nothing else
-/// meanwhile, and what is left over goes next time.
-const RETAINED_BY_PUBLISH: u64 = 2_000;
+/// Most events that retention removes behind one maintenance: the server does nothing else meanwhile, and what is left
+/// over goes next time.
 const RETAINED_BY_MAINTENANCE: u64 = 50_000;
 
 /// Entries that are asked for at a time where nobody knows how large they are.
@@ -49,47 +40,6 @@ const CONSUMER_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 const CONSUMERS_FORGOTTEN: f64 = 0.01;
 
 impl Redis {
-    pub(super) async fn append(
-        &self,
-        topic: &Topic,
-        events: &[NewEvent],
-    ) -> Result<Vec<Published>, PublishError> {
-        validate_batch(events)?;
-        let deadline = Instant::now() + self.link.timeout();
-        let script = &self.link.scripts().publish;
-        let mut call = self.of_topic(script, topic).arg(millis(topic.settings.idempotency_window));
-        for event in events {
-            wire::write(event, &mut call.command);
-        }
-        // With a key each, events are stored once however often they are sent, as long as the keys are remembered.
-        let keyed = events.iter().all(|event| event.idempotency_key.is_some());
-        let keyed = keyed && topic.settings.idempotency_window > self.link.timeout();
-        let repeat = if keyed { Repeat::Harmless } else { Repeat::Never };
-        let [ids, count, bytes] = wire::tuple(self.link.run(call, script, repeat).await?)?;
-        let published = wire::list(ids)?.into_iter().map(published).collect::<Result<Vec<_>, _>>()?;
-        let fresh = published.iter().filter(|one| !one.duplicate).count() as u64;
-        let retaining = self.retain_if_it_is_time(topic, wire::number(count)?, fresh, wire::number(bytes)?);
-        // The events are stored, whatever becomes of older ones: maintenance looks after those too.
-        drop(timeout_at(deadline, retaining).await);
-        Ok(published)
-    }
-
-    async fn retain_if_it_is_time(&self, topic: &Topic, count: u64, fresh: u64, bytes: u64) {
-        let limits = &topic.settings.retention;
-        let many = count / RETAIN_EVERY != count.saturating_sub(fresh) / RETAIN_EVERY;
-        let large = limits.max_bytes.is_some_and(|max| bytes > max.saturating_add(max / RETAIN_BEYOND));
-        if limits.is_unlimited() || !(many || large) {
-            return;
-        }
-        if let Err(error) = self.remove(topic, limits, TrimMode::default(), RETAINED_BY_PUBLISH).await {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                topic = %topic.name,
-                "a topic's retention could not be applied"
-            );
-        }
-    }
-
     pub(super) async fn list_topics(&self) -> Result<Vec<Name>, StoreError> {
         let mut command = redis::cmd("HKEYS");
         command.arg(format!("{}topics", self.base));
@@ -181,22 +131,7 @@ impl Redis {
         mode: TrimMode,
         most: u64,
     ) -> Result<Trimmed, StoreError> {
-        let script = &self.link.scripts().retain;
-        let if_any = |limit: Option<u64>| limit.map_or_else(String::new, |limit| limit.to_string());
-        let call = self
-            .of_topic(script, topic)
-            .arg(if_any(limits.max_events))
-            .arg(if_any(limits.max_age.map(millis)))
-            .arg(if_any(limits.max_bytes))
-            .arg(u8::from(mode.dry_run))
-            .arg(u8::from(mode.force))
-            .arg(most);
-        let [removed, bytes, kept] = wire::tuple(self.link.run(call, script, Repeat::Never).await?)?;
-        Ok(Trimmed {
-            removed: wire::number(removed)?,
-            bytes: wire::number(bytes)?,
-            kept_for_groups: wire::number(kept)?,
-        })
+        remove(&self.link, &self.base, topic, (limits, mode, most)).await
     }
 
     pub(super) async fn look_after(&self, topic: &Topic) -> Result<Maintained, StoreError> {
@@ -213,7 +148,8 @@ impl Redis {
                 .arg(topic.settings.max_deliveries.get())
                 .arg(topic.settings.dead_letter.as_str())
                 .arg(rand::random::<f64>())
-                .arg(&idle);
+                .arg(&idle)
+                .arg(millis(topic.settings.min_idle_time));
             let [buried, more] = wire::tuple(self.link.run(call, script, Repeat::Harmless).await?)?;
             maintained.buried += wire::number(buried)?;
             if wire::number(more)? == 0 {
@@ -301,11 +237,28 @@ impl Redis {
     }
 }
 
-fn published(value: Value) -> Result<Published, StoreError> {
-    let text = wire::text(value)?;
-    let (text, duplicate) = text.strip_prefix('=').map_or((text.as_str(), false), |id| (id, true));
-    let id = text.parse().map_err(|_| super::error::unexpected("id"))?;
-    Ok(Published { id, duplicate })
+/// Removes the oldest events of a topic by limits, up to so many.
+pub(super) async fn remove(
+    link: &Link,
+    base: &str,
+    topic: &Topic,
+    (limits, mode, most): (&Retention, TrimMode, u64),
+) -> Result<Trimmed, StoreError> {
+    let script = &link.scripts().retain;
+    let if_any = |limit: Option<u64>| limit.map_or_else(String::new, |limit| limit.to_string());
+    let call = Call::new(script, base, topic.name.as_str(), "")
+        .arg(if_any(limits.max_events))
+        .arg(if_any(limits.max_age.map(millis)))
+        .arg(if_any(limits.max_bytes))
+        .arg(u8::from(mode.dry_run))
+        .arg(u8::from(mode.force))
+        .arg(most);
+    let [removed, bytes, kept] = wire::tuple(link.run(call, script, Repeat::Never).await?)?;
+    Ok(Trimmed {
+        removed: wire::number(removed)?,
+        bytes: wire::number(bytes)?,
+        kept_for_groups: wire::number(kept)?,
+    })
 }
 
 /// A part of a stream: what a page may hold.

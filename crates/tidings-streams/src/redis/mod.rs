@@ -17,9 +17,9 @@
 //! | `{P}/stream/TOPIC` | its events, each with how many events and bytes came before it |
 //! | `{P}/bell/TOPIC` | one entry, new whenever something becomes available that was there already |
 //! | `{P}/once/TOPIC/KEY` | the id of the event with an idempotency key, for as long as its window |
-//! | `{P}/group/TOPIC/GROUP` | whether it is paused, how often it was made to go on from elsewhere, what it has looked
-//! at |
-//! | `{P}/due/TOPIC/GROUP` | open events by the moment from which on somebody may get them |
+//! | `{P}/group/TOPIC/GROUP` | whether it is paused, how often it was made to go on from elsewhere |
+//! | `{P}/due/TOPIC/GROUP` | open events by the moment from which on somebody may get them; one member for all that are
+//! with somebody for the first time |
 //! | `{P}/open/TOPIC/GROUP` | what else is known of open events: attempts, failures, what they wait for |
 //! | `{P}/lanes/TOPIC/GROUP` | open events by the hash of their key, where the topic is or was ordered |
 //! | `{P}/dead` | dead letters |
@@ -30,6 +30,8 @@ mod error;
 mod groups;
 mod link;
 mod look;
+mod native;
+mod publish;
 mod script;
 mod watch;
 mod wire;
@@ -39,8 +41,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use self::link::Link;
+use self::native::Flowing;
+use self::publish::Publishers;
 use self::script::Clock;
 use self::watch::Watches;
+use crate::burials::{Burials, TellBurials};
 use crate::call::{
     ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
     Outcome, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
@@ -63,7 +68,10 @@ pub use self::config::{Config, ConnectError, PREFIX_BYTES_MAX, Server, VERSION_N
 pub struct Redis {
     link: Arc<Link>,
     watches: Arc<Watches>,
+    publishers: Arc<Publishers>,
     base: String,
+    burials: Burials,
+    flowing: Flowing,
 }
 
 impl Redis {
@@ -89,7 +97,8 @@ impl Redis {
         let base = config.base()?;
         let link = Link::connect(url, &config, clock).await?;
         let watches = Watches::new(Arc::clone(&link), base.clone());
-        Ok(Self { link, watches, base })
+        let publishers = Publishers::new(Arc::clone(&link), base.clone());
+        Ok(Self { link, watches, publishers, base, burials: Burials::default(), flowing: Flowing::default() })
     }
 
     /// What the server said of itself when it was last connected to.
@@ -109,8 +118,12 @@ impl Driver for Redis {
         Durability::Server
     }
 
+    fn watch_burials(&self, tell: TellBurials) {
+        self.burials.watch(tell);
+    }
+
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
-        self.append(topic, &events).await
+        self.publishers.publish(topic, events).await
     }
 
     async fn topics(&self) -> Result<Vec<Name>, StoreError> {
@@ -232,6 +245,7 @@ impl Driver for Redis {
     async fn close(&self) -> Result<(), StoreError> {
         self.link.close();
         self.watches.ended().await;
+        self.publishers.ended().await;
         Ok(())
     }
 }

@@ -52,16 +52,23 @@ macro_rules! scripts {
     ($($name:ident: $($file:literal)*;)*) => {
         #[derive(Debug)]
         pub(super) struct Scripts {
+            clock: Clock,
             $(pub(super) $name: Script,)*
         }
 
         impl Scripts {
             pub(super) fn new(clock: Clock) -> Self {
                 Self {
+                    clock,
                     $($name: Script::new(&[
                         BASE, clock.part(), $(include_str!(concat!("lua/", $file, ".lua"))),*
                     ]),)*
                 }
+            }
+
+            /// Whose clock they go by.
+            pub(super) fn clock(&self) -> Clock {
+                self.clock
             }
 
             pub(super) fn all(&self) -> Vec<&Script> {
@@ -74,6 +81,8 @@ macro_rules! scripts {
 scripts! {
     publish: "publish";
     receive: "open" "receive";
+    peek: "open" "peek";
+    give_back: "open" "give_back";
     settle: "open" "settle";
     claim: "open" "claim";
     pending: "open" "pending";

@@ -31,15 +31,53 @@ pub(super) fn id_after(id: EventId) -> EventId {
     }
 }
 
-/// Adds what a new event is to the arguments of the script that publishes.
-pub(super) fn write(event: &NewEvent, command: &mut Cmd) {
-    let (mut values, mut size) = (0, 0);
-    let mut count = |name: &str, value: &[u8]| {
-        values += 2;
-        size += name.len() + value.len();
-    };
-    each_field(event, |name, value| count(name, value));
-    command.arg(event.idempotency_key.as_deref().unwrap_or_default()).arg(size).arg(values);
+/// Adds what new events are to the arguments of the script that publishes. `window` is that of idempotency keys, in
+/// milliseconds.
+pub(super) fn write_all(events: &[NewEvent], window: u64, command: &mut Cmd) {
+    let sizes: Vec<Size> = events.iter().map(Size::of).collect();
+    let values = sizes.first().map_or(0, |size| size.values);
+    let are_plain = events.iter().all(|event| event.idempotency_key.is_none());
+    if !are_plain || sizes.iter().any(|size| size.values != values) {
+        command.arg(window);
+        for (event, size) in events.iter().zip(sizes) {
+            let key = event.idempotency_key.as_deref().unwrap_or_default();
+            write(event, command.arg(key).arg(size.bytes).arg(size.values));
+        }
+        return;
+    }
+    let has_payload_only = values == 2;
+    let values = if has_payload_only { 0 } else { values };
+    command.arg("").arg(sizes.iter().map(|size| size.bytes).sum::<usize>()).arg(values);
+    let mut before = 0;
+    for (number, (event, size)) in (1..).zip(events.iter().zip(sizes)) {
+        command.arg(format!("{number} {before}"));
+        if has_payload_only {
+            command.arg(event.payload.as_ref());
+        } else {
+            write(event, command);
+        }
+        before += size.bytes;
+    }
+}
+
+/// How much an event's fields are.
+struct Size {
+    values: usize,
+    bytes: usize,
+}
+
+impl Size {
+    fn of(event: &NewEvent) -> Self {
+        let mut size = Self { values: 0, bytes: 0 };
+        each_field(event, |name, value| {
+            size.values += 2;
+            size.bytes += name.len() + value.len();
+        });
+        size
+    }
+}
+
+fn write(event: &NewEvent, command: &mut Cmd) {
     each_field(event, |name, value| {
         command.arg(name).arg(value);
     });

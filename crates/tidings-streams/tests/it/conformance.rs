@@ -43,6 +43,7 @@ async fn every_planted_bug_is_found() {
         (Bug::CloseForgetsWaiters, "a_wait_ends_when_the_store_is_closed"),
         (Bug::TrimForgetsWaiters, "a_forced_trim_lets_those_go_on_who_wait"),
         (Bug::ClaimIgnoresPause, "a_paused_group_takes_nothing"),
+        (Bug::SilentBurials, "what_is_given_up_as_somebody_takes_events_is_told"),
     ];
     for (bug, case) in bugs {
         let failures = run(&MemoryHarness { clock: TestClock::new(), bug: Some(bug) }).await;

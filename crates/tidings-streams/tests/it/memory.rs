@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tidings_streams::ledger::{Ledger, OpenState, Rules, Step, Verdict};
 use tidings_streams::{
-    ClaimRequest, DeadLetter, DeadLetterError, DeadLetterId, DeadLetterPage, DeadLetters, Delivered, Driver,
-    Durability, Event, EventId, EventPage, GroupError, GroupInfo, Maintained, Name, NewEvent, Order, Outcome,
-    Page, Pending, PendingState, PublishError, Published, ReceiveRequest, Report, Retention, Retried,
-    Settlement, Sought, Start, StoreError, Timestamp, Topic, TopicInfo, TrimMode, Trimmed, validate_batch,
+    Burials, ClaimRequest, DeadLetter, DeadLetterError, DeadLetterId, DeadLetterPage, DeadLetters, Delivered,
+    Driver, Durability, Event, EventId, EventPage, GroupError, GroupInfo, Maintained, Name, NewEvent, Order,
+    Outcome, Page, Pending, PendingState, PublishError, Published, ReceiveRequest, Report, Retention,
+    Retried, Settlement, Sought, Start, StoreError, TellBurials, Timestamp, Topic, TopicInfo, TrimMode,
+    Trimmed, validate_batch,
 };
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -47,6 +48,8 @@ pub(crate) enum Bug {
     TrimForgetsWaiters,
     /// Operators take over events of a group that is paused.
     ClaimIgnoresPause,
+    /// Nobody is told of what is given up as somebody receives.
+    SilentBurials,
     /// Looking after a topic of this name fails.
     BadTopic,
 }
@@ -60,11 +63,12 @@ pub(crate) struct Memory {
     bug: Option<Bug>,
     state: Mutex<State>,
     changed: Notify,
+    burials: Burials,
 }
 
 impl Memory {
     pub(crate) fn new(clock: TestClock, bug: Option<Bug>) -> Self {
-        Self { clock, bug, state: Mutex::default(), changed: Notify::new() }
+        Self { clock, bug, state: Mutex::default(), changed: Notify::new(), burials: Burials::default() }
     }
 
     fn notify(&self, unless: Bug) {
@@ -87,6 +91,12 @@ impl Driver for Memory {
 
     fn durability(&self) -> Durability {
         Durability::Relaxed
+    }
+
+    fn watch_burials(&self, tell: TellBurials) {
+        if self.bug != Some(Bug::SilentBurials) {
+            self.burials.watch(tell);
+        }
     }
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
@@ -227,7 +237,8 @@ impl Driver for Memory {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let taken = self.open()?.receive(topic, group, &request, self.clock.now(), self.bug)?;
+            let (taken, buried) = self.open()?.receive(topic, group, &request, self.clock.now(), self.bug)?;
+            self.burials.tell(&topic.name, group, buried);
             if !taken.is_empty() {
                 return Ok(taken);
             }
@@ -310,7 +321,10 @@ impl Driver for Memory {
         for id in state.group(topic, group)?.idle(now, request.min_idle) {
             let rules = Rules { settings: &topic.settings, now, random: 0.5 };
             match state.group(topic, group)?.spent_one(id, rules) {
-                Some(burial) => drop(state.bury(topic, group, burial, self.bug)),
+                Some(burial) => {
+                    state.bury(topic, group, burial, self.bug);
+                    self.burials.tell(&topic.name, group, 1);
+                }
                 None if ids.len() < request.max => ids.push(id),
                 None => break,
             }

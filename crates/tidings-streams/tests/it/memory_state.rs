@@ -187,11 +187,11 @@ impl State {
         request: &ReceiveRequest,
         now: Timestamp,
         bug: Option<Bug>,
-    ) -> Result<Vec<Delivered>, GroupError> {
+    ) -> Result<(Vec<Delivered>, u64), GroupError> {
         if self.group(topic, group)?.paused() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
-        self.bury_spent(topic, group, now, bug)?;
+        let buried = self.bury_spent(topic, group, now, bug)?;
         let held = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;
         let ledger = held.groups.get_mut(group).ok_or(GroupError::Unknown)?;
         let mut ids = ledger.due(now, request.max);
@@ -215,6 +215,6 @@ impl State {
         let (step, taken) = ledger.look(&new, held.last + 1, now, request.max - ids.len());
         ledger.apply(&step);
         ids.extend(taken);
-        self.take(topic, group, &request.consumer, (now, ids), bug)
+        Ok((self.take(topic, group, &request.consumer, (now, ids), bug)?, buried))
     }
 }

@@ -35,8 +35,8 @@ pub struct TopicCounts {
     pub acked: u64,
     /// Deliveries that failed, and whose events are delivered again.
     pub retried: u64,
-    /// Events that were given up when they failed, or, as topics were looked after, because nobody had settled them in
-    /// time for the last time. What is given up as somebody receives is not counted.
+    /// Events that were given up: when they failed, or because nobody had settled them in time for the last time, which
+    /// is noticed as somebody receives or claims, or as topics are looked after.
     pub dead: u64,
     /// Words that came too late, or were about no delivery: nothing was done.
     pub unsettled: u64,
@@ -93,29 +93,40 @@ fn add(counter: &AtomicU64, count: u64) {
 #[derive(Debug)]
 pub(crate) struct Watched {
     driver: Arc<dyn Driver>,
-    topics: RwLock<BTreeMap<Name, Arc<Counters>>>,
-    others: Arc<Counters>,
+    seen: Arc<Seen>,
     appends: Histogram,
-    observers: Arc<Observers>,
 }
 
 impl Watched {
     pub(super) fn new(driver: Arc<dyn Driver>, settings: &Settings, observers: Arc<Observers>) -> Self {
         let configured = settings.topics.keys().map(|name| (name.clone(), Arc::default()));
         let topics = RwLock::new(configured.collect());
-        Self { driver, topics, others: Arc::default(), appends: Histogram::default(), observers }
+        let seen = Arc::new(Seen { topics, others: Arc::default(), observers });
+        let burials = Arc::clone(&seen);
+        driver.watch_burials(Arc::new(move |topic, group, events| burials.dead(topic, Some(group), events)));
+        Self { driver, seen, appends: Histogram::default() }
     }
 
     pub(super) fn counts(&self, flushes: Option<Snapshot>) -> StreamCounts {
-        let topics = self.topics.read();
+        let topics = self.seen.topics.read();
         StreamCounts {
             topics: topics.iter().map(|(name, counters)| (name.clone(), counters.read())).collect(),
-            others: self.others.read(),
+            others: self.seen.others.read(),
             appends: self.appends.snapshot(),
             flushes,
         }
     }
+}
 
+/// What was seen of a store: the driver tells of some of it by itself.
+#[derive(Debug)]
+struct Seen {
+    topics: RwLock<BTreeMap<Name, Arc<Counters>>>,
+    others: Arc<Counters>,
+    observers: Arc<Observers>,
+}
+
+impl Seen {
     /// The counters of a topic that something was done with.
     fn of(&self, topic: &Name) -> Arc<Counters> {
         if let Some(counters) = self.topics.read().get(topic) {
@@ -152,13 +163,17 @@ impl Watched {
         let counters = self.of(topic);
         add(&counters.acked, acked);
         add(&counters.retried, retried);
-        add(&counters.dead, dead);
         add(&counters.unsettled, unsettled);
         if acked + retried > 0 {
             self.tell(topic, || StreamEvent::Settled { group: group.clone(), acked, retried });
         }
-        if dead > 0 {
-            self.tell(topic, || StreamEvent::DeadLettered { group: Some(group.clone()), events: dead });
+        self.dead(topic, Some(group), dead);
+    }
+
+    fn dead(&self, topic: &Name, group: Option<&Name>, events: u64) {
+        if events > 0 {
+            add(&self.of(topic).dead, events);
+            self.tell(topic, || StreamEvent::DeadLettered { group: group.cloned(), events });
         }
     }
 
@@ -186,11 +201,11 @@ impl Driver for Watched {
         self.appends.record(began.elapsed());
         let duplicates = published.iter().filter(|one| one.duplicate).count() as u64;
         let events = published.len() as u64 - duplicates;
-        let counters = self.of(&topic.name);
+        let counters = self.seen.of(&topic.name);
         add(&counters.published, events);
         add(&counters.duplicates, duplicates);
         if events > 0 {
-            self.tell(&topic.name, || StreamEvent::Published { events });
+            self.seen.tell(&topic.name, || StreamEvent::Published { events });
         }
         Ok(published)
     }
@@ -214,7 +229,7 @@ impl Driver for Watched {
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError> {
         let trimmed = self.driver.trim(topic, limits, mode).await?;
         if !mode.dry_run {
-            self.trimmed(&topic.name, trimmed.removed);
+            self.seen.trimmed(&topic.name, trimmed.removed);
         }
         Ok(trimmed)
     }
@@ -238,7 +253,7 @@ impl Driver for Watched {
         request: ReceiveRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
         let delivered = self.driver.receive(topic, group, request).await?;
-        self.received(&topic.name, group, &delivered);
+        self.seen.received(&topic.name, group, &delivered);
         Ok(delivered)
     }
 
@@ -249,7 +264,7 @@ impl Driver for Watched {
         settlements: Vec<Settlement>,
     ) -> Result<Vec<Outcome>, GroupError> {
         let outcomes = self.driver.settle(topic, group, settlements).await?;
-        self.settled(&topic.name, group, &outcomes);
+        self.seen.settled(&topic.name, group, &outcomes);
         Ok(outcomes)
     }
 
@@ -270,7 +285,7 @@ impl Driver for Watched {
         request: ClaimRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
         let delivered = self.driver.claim(topic, group, request).await?;
-        self.received(&topic.name, group, &delivered);
+        self.seen.received(&topic.name, group, &delivered);
         Ok(delivered)
     }
 
@@ -314,12 +329,8 @@ impl Driver for Watched {
 
     async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError> {
         let maintained = self.driver.maintain(topic).await?;
-        self.trimmed(&topic.name, maintained.trimmed.removed);
-        if maintained.buried > 0 {
-            let events = maintained.buried;
-            add(&self.of(&topic.name).dead, events);
-            self.tell(&topic.name, || StreamEvent::DeadLettered { group: None, events });
-        }
+        self.seen.trimmed(&topic.name, maintained.trimmed.removed);
+        self.seen.dead(&topic.name, None, maintained.buried);
         Ok(maintained)
     }
 

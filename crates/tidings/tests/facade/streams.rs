@@ -255,6 +255,37 @@ async fn what_happens_to_a_topic_is_told_and_counted() {
     ended(node).await;
 }
 
+#[tokio::test]
+async fn what_nobody_settles_in_time_is_counted_as_dead_as_it_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let hasty = TopicSettings {
+        max_deliveries: 1.try_into().unwrap(),
+        min_idle_time: Duration::from_millis(50),
+        ..TopicSettings::default()
+    };
+    let config = StreamsConfig::embedded(directory.path()).topic(name("hasty"), hasty);
+    let node = joiner("shop", "n1", &[]).streams(config).start().await.unwrap();
+    let mut observer = node.observe();
+    let stream = streams(&node).stream("hasty").unwrap();
+    let group = stream.group("g", Start::Earliest).await.unwrap();
+    stream.publish_batch(vec![NewEvent::new("a"), NewEvent::new("b")]).await.unwrap();
+    let deliveries = group.receive(&name("c"), 10, Duration::ZERO).await.unwrap();
+    assert_eq!(deliveries.len(), 2);
+    // Maintenance may notice it first, and says so too: each is counted once.
+    assert!(group.receive(&name("c"), 10, Duration::from_millis(200)).await.unwrap().is_empty());
+    let mut dead = 0;
+    while dead < 2 {
+        let told = told(&mut observer, "hasty", 1).await;
+        if let [StreamEvent::DeadLettered { events, .. }] = told[..] {
+            dead += events;
+        }
+    }
+    assert_eq!(dead, 2);
+    assert_eq!(node.stream_counts().unwrap().topics[&name("hasty")].dead, 2);
+    assert_eq!(streams(&node).dead_letter_count().await.unwrap(), 2);
+    ended(node).await;
+}
+
 fn documents(events: &[Event]) -> Vec<Json> {
     events.iter().map(|event| serde_json::from_slice(&event.payload).unwrap()).collect()
 }

@@ -11,7 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use tidings::streams::{EventId, Name, NewEvent, Order, Page, Retention, TopicInfo, TrimMode, figures};
+use tidings::streams::{
+    EventId, GroupInfo, Name, NewEvent, Order, Page, Retention, TopicInfo, TrimMode, figures,
+};
 
 use super::{Moment, answer, cursor, known, limit, moment, parameter, shape, streams, taken, unprocessable};
 use crate::app::App;
@@ -30,12 +32,11 @@ pub(crate) async fn list(State(app): State<App>) -> Answer {
     let configured: BTreeSet<&Name> = streams.settings().topics.keys().collect();
     let mut topics = BTreeMap::<Name, Json>::new();
     for name in &configured {
-        topics.insert((*name).clone(), with_groups(&nothing_in(name), true, 0, 0));
+        topics.insert((*name).clone(), with_groups(&nothing_in(name), true, &[]));
     }
     for topic in figures.topics {
-        let lag = topic.groups.iter().map(|group| group.lag).max().unwrap_or_default();
         let is_configured = configured.contains(&topic.info.name);
-        let shown = with_groups(&topic.info, is_configured, topic.groups.len(), lag);
+        let shown = with_groups(&topic.info, is_configured, &topic.groups);
         topics.insert(topic.info.name, shown);
     }
     let topics: Vec<Json> = topics.into_values().collect();
@@ -43,10 +44,11 @@ pub(crate) async fn list(State(app): State<App>) -> Answer {
     Ok(answer(&app, json!({ "streams": topics, "strict": strict, "dead_letters": dead })).into_response())
 }
 
-fn with_groups(info: &TopicInfo, is_configured: bool, groups: usize, lag: u64) -> Json {
+fn with_groups(info: &TopicInfo, is_configured: bool, groups: &[GroupInfo]) -> Json {
     let mut shown = shape::topic(info, is_configured);
-    shown["groups"] = groups.into();
-    shown["lag"] = lag.into();
+    shown["groups"] = groups.len().into();
+    shown["lag"] = groups.iter().map(|group| group.lag).max().unwrap_or_default().into();
+    shown["pending"] = groups.iter().map(|group| group.pending).sum::<u64>().into();
     shown
 }
 

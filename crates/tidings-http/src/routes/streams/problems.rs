@@ -9,7 +9,7 @@ use super::unprocessable;
 use crate::problem::Problem;
 
 /// An error with what has led to it.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(in crate::routes) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

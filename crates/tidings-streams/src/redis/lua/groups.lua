@@ -4,13 +4,10 @@ local listed = {}
 local at = now()
 local events, _, _, last = ends()
 each_group(function(looked_at, pending)
-  local is = redis.call('HMGET', state, 'epoch', 'paused', 'again', 'looked')
+  local is = redis.call('HMGET', state, 'epoch', 'paused', 'again')
   if not is[1] then return end
   local next = first_from('(' .. looked_at)
-  local first = first_from('-')
-  local looked = tonumber(is[4])
-  if first then looked = math.max(looked, first.number - 1) end
-  local untouched = first and events - looked or 0
+  local untouched = next and events - next.number + 1 or 0
   local oldest = next and moment(next.id) or ''
   if pending > 0 then oldest = moment(redis.call('XPENDING', stream, group)[2]) end
   listed[#listed + 1] = { group, is[2], is[3], pending, whole(untouched + pending),

@@ -11,6 +11,8 @@ local BYTES_MAX = 8388608
 local VALUES_MAX = 2000
 -- Open events of a group: `ledger::OPEN_MAX`.
 local OPEN_MAX = 16384
+-- The longest wait of an event: `settings::WAIT_MAX`.
+local WAIT_MAX = 604800000
 -- Dead letters that one call makes of what nobody settled in time.
 local BURY_MAX = 100
 
@@ -33,9 +35,11 @@ local function id_of(member)
   return (string.gsub(member, '%-0+(%d)', '-%1'))
 end
 
+-- Which event of the topic it is, and the bytes of those before it: beyond those that were there before its batch.
 local function place_of(entry)
-  local number, before = string.match(entry[2][2], '^(%d+) (%d+)$')
-  return { id = entry[1], number = tonumber(number), before = tonumber(before) }
+  local number, before, of_batch, before_of_batch = string.match(entry[2][2], '^(%d+) (%d+) ?(%d*) ?(%d*)$')
+  number, before = number + (tonumber(of_batch) or 0), before + (tonumber(before_of_batch) or 0)
+  return { id = entry[1], number = number, before = before }
 end
 
 -- The first event from an id on, or behind it with '(' before it.
@@ -58,6 +62,51 @@ end
 
 local function note(id, event)
   redis.call('HSET', open, id, cmsgpack.pack(event))
+end
+
+-- Most events are acknowledged at once, so that nothing is noted of those that are with somebody for the first time and
+-- have no lane: the server's list says since when. This member of the sorted set stands for all of them, at a moment
+-- when none of them is due yet, or the first one is.
+local UNTOUCHED = '*'
+-- Lines of the server's list that are looked at in one go.
+local LINES = 100
+
+local function expect_due(till)
+  redis.call('ZADD', due, 'LT', till, UNTOUCHED)
+end
+
+-- How many events of a group are open. None where the server has no such group.
+local function count_open()
+  return redis.pcall('XPENDING', stream, group)[1] or 0
+end
+
+-- Calls for each of those events that is due, until it says that it has had enough. They were handed out in the order
+-- of their ids: `swept` is the last one before all of which they are settled, or something is noted.
+local function sweep(at, idle, call_for)
+  local from, earliest, enough = redis.call('HGET', state, 'swept') or '-', nil, false
+  repeat
+    local lines, swept = redis.call('XPENDING', stream, group, from, '+', LINES), nil
+    for _, one in ipairs(lines) do
+      local id = one[1]
+      if not redis.call('ZSCORE', due, member(id)) and redis.call('HEXISTS', open, id) == 0 then
+        local rest = idle - idle_for(group, id, one[3])
+        if rest > 0 then
+          earliest = math.min(earliest or at + rest, at + rest)
+        elseif not call_for(id) then
+          enough = true
+          break
+        end
+      end
+      if not earliest then swept = id end
+    end
+    if swept then
+      from = '(' .. swept
+      redis.call('HSET', state, 'swept', from)
+    end
+  until enough or earliest or #lines < LINES
+  if enough then return end
+  redis.call('ZREM', due, UNTOUCHED)
+  if earliest then expect_due(earliest) end
 end
 
 local function failed(event, at, reason)
@@ -99,11 +148,40 @@ local function size_of(fields)
   return size
 end
 
--- One more delivery. Nothing: the event is gone.
+-- What an event's fields say that decides whether it can be taken.
+local function brief(fields)
+  local from, retry, key, next = 0, nil, nil, 3
+  if fields[next] == 'not-before' then from, next = tonumber(fields[next + 1]), next + 2 end
+  if fields[next] == 'retried' then retry, next = fields[next + 1], next + 2 end
+  if fields[next] == 'key' then key = fields[next + 1] end
+  return from, retry, key
+end
+
+-- Notes an open event as one that was looked at and is not with anybody, where it is this group's.
+local function put_back(id, fields, longest)
+  local from, retry = brief(fields)
+  if retry and string.match(retry, '^%S+ %S+ (.+)$') ~= group then return redis.call('XACK', stream, group, id) end
+  if from > 0 then from = math.min(from, moment(id) + longest) end
+  redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', 0, 'JUSTID')
+  note(id, { a = 0, w = 1, d = from })
+  redis.call('ZADD', due, from, member(id))
+end
+
+-- One more delivery. Nothing: the event is gone, or not to be had yet.
 local function deliver(id, event, consumer, at, till)
   event.a = event.a + 1
   local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', event.a)[1]
   if not entry then return forget(id, event) end
+  -- Whoever was to give it back has ended before that.
+  local special = entry[2][3]
+  if event.a == 2 and not event.w and not event.k and (special == 'not-before' or special == 'retried') then
+    local from, retry = brief(entry[2])
+    local is_anothers = retry and string.match(retry, '^%S+ %S+ (.+)$') ~= group
+    if is_anothers or from > at then
+      put_back(id, entry[2], WAIT_MAX)
+      return
+    end
+  end
   if not event.w then failed(event, at, NOT_SETTLED) end
   event.w, event.d = nil, nil
   note(id, event)

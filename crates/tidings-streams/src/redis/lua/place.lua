@@ -15,9 +15,10 @@ local function target()
   return found, before and before[1] or '0-0'
 end
 
-local function make(before, number, paused)
+local function make(before, paused)
   redis.call('XGROUP', 'CREATE', stream, group, before, 'MKSTREAM')
-  redis.call('HSET', state, 'epoch', redis.call('INCR', base .. 'epoch'), 'paused', paused, 'looked', whole(number - 1))
+  redis.call('HDEL', state, 'swept')
+  redis.call('HSET', state, 'epoch', redis.call('INCR', base .. 'epoch'), 'paused', paused)
 end
 
 local function create()
@@ -26,7 +27,7 @@ local function create()
   local found, before = target()
   go_on_from(last)
   -- Refused by the server where somebody else has made a group of that name: nothing of it is written before.
-  make(before, found and found.number or events + 1, 0)
+  make(before, 0)
   redis.call('DEL', due, open, lanes)
   redis.call('HSET', state, 'again', 0)
   if not is_there then note_ends(events, bytes, gone, last) end
@@ -61,13 +62,12 @@ end
 -- Answers: the last id of the topic, where it stood and where it stands, or '' for behind that one, what comes again,
 -- what is skipped.
 local function seek(is_preview)
-  local is = redis.call('HMGET', state, 'epoch', 'paused', 'looked')
+  local is = redis.call('HMGET', state, 'epoch', 'paused')
   if not is_whole() then return false end
   local events, _, _, last = ends()
-  local first, found, before = first_from('-'), target()
+  local found, before = target()
   local stood = first_from('(' .. standing())
-  local floor = first and first.number or events + 1
-  local from = math.max(tonumber(is[3]) + 1, floor)
+  local from = stood and stood.number or events + 1
   local to = found and found.number or events + 1
   if found then
     local time, sequence = string.match(found.id, '^(%d+)-(%d+)$')
@@ -78,7 +78,7 @@ local function seek(is_preview)
   local skipped = below + math.max(0, to - from)
   if not is_preview then
     drop()
-    make(before or last, to, is[2])
+    make(before or last, is[2])
     ring()
   end
   return { last, stood and stood.id or '', found and found.id or '', whole(again), whole(skipped) }

@@ -5,8 +5,32 @@ local events, bytes, gone, last, is_there = ends()
 local first = is_there and first_from('-')
 if not first then return { 0, 0, 0 } end
 
+local function sequence(id)
+  return tonumber(string.match(id, '-(%d+)$'))
+end
+
+-- The same among those of one moment, for the first of which it does not hold: by halves of the sequence between. What
+-- comes behind them it holds for.
+local function find_in(time, holds)
+  local newest = place_of(redis.call('XREVRANGE', stream, time, time, 'COUNT', 1)[1])
+  if not holds(newest) then return first_from('(' .. newest.id) end
+  local found, low, high = newest, sequence(first_from(time).id), sequence(newest.id)
+  while high - low > 1 do
+    local middle = math.floor((low + high) / 2)
+    -- Somebody else's ids may be beyond what is counted exactly.
+    if middle <= low or middle >= high then break end
+    local place = first_from(string.format('%s-%.0f', time, middle))
+    if holds(place) then
+      found, high = place, middle
+    else
+      low = sequence(place.id)
+    end
+  end
+  return found
+end
+
 -- The first event that something holds for, where it holds for all behind it: by halves of the time between, for events
--- are found by their moments only, and then one after the other.
+-- are found by their moments only, and then of the sequence.
 local function find(holds)
   if holds(first) then return first end
   local low, high = moment(first.id), moment(last)
@@ -19,16 +43,7 @@ local function find(holds)
       high = middle - 1
     end
   end
-  local from = whole(low)
-  while true do
-    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', 16)
-    if #entries == 0 then return nil end
-    for _, entry in ipairs(entries) do
-      local place = place_of(entry)
-      if holds(place) then return place end
-      from = '(' .. entry[1]
-    end
-  end
+  return find_in(whole(low), holds)
 end
 
 local ending = { number = events + 1, before = bytes }

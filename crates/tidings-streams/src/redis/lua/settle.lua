@@ -1,13 +1,14 @@
 -- Settles deliveries. ARGV: 4 deliveries of an event at most, 5 where dead letters go, 6 how many waits follow, and the
 -- wait after each failure, of which the last stands for all that come later. Then for each word: id, epoch and attempt
--- or '', what to do, and a text for it. Answers nothing where there is no group, else a letter and a text for each
--- word.
+-- or '', what to do, and a text for it. Or '*', an epoch, and the ids of first deliveries of it that are acknowledged.
+-- Answers nothing where there is no group, else a letter and a text for each word, or 'a' alone where all are
+-- acknowledged.
 local deliveries, waits = tonumber(ARGV[4]), tonumber(ARGV[6])
 local epoch = redis.call('HGET', state, 'epoch')
 if not epoch then return false end
 
 local at, rings = now(), false
-local was_full = redis.call('ZCARD', due) >= OPEN_MAX or redis.call('ZCARD', lanes) >= OPEN_MAX
+local was_full = count_open() >= OPEN_MAX
 local settled, answers = {}, {}
 
 local function unmark()
@@ -35,7 +36,8 @@ local function extend(id, event, by)
     forget(id, event)
     return 'u'
   end
-  local till, before = at + by, redis.call('ZSCORE', due, member(id))
+  local till = at + by
+  local before = redis.call('ZSCORE', due, member(id)) or redis.call('ZSCORE', due, UNTOUCHED)
   note_taken(group, id)
   rings = rings or not before or till < tonumber(before)
   redis.call('ZADD', due, till, member(id))
@@ -67,33 +69,37 @@ local function settle(id, of_epoch, attempt, what, text)
   return fail(id, event, text)
 end
 
--- Most words acknowledge a first delivery. Where all do, and each of another event, they are settled together: an event of
--- which nothing is known beside its moment is with somebody for the first time.
-local function acknowledge_all()
-  local ids, marks, seen, count = {}, {}, {}, 0
-  for word = 7 + waits, #ARGV, 5 do
-    local id = ARGV[word]
-    if ARGV[word + 3] ~= 'a' or ARGV[word + 2] ~= '1' or ARGV[word + 1] ~= epoch or seen[id] then return false end
-    count = count + 1
-    ids[count], marks[count], seen[id] = id, member(id), true
-  end
-  if count == 0 then return false end
-  local noted, moments = redis.call('HMGET', open, unpack(ids)), redis.call('ZMSCORE', due, unpack(marks))
-  for at = 1, count do
-    if noted[at] or not moments[at] then return false end
-  end
-  redis.call('XACK', stream, group, unpack(ids))
-  redis.call('ZREM', due, unpack(marks))
-  for at = 1, 2 * count, 2 do answers[at], answers[at + 1] = 'a', '' end
-  return true
+local first, all = 7 + waits, true
+local function answer(letter, text)
+  all = all and letter == 'a'
+  answers[#answers + 1], answers[#answers + 2] = letter, text or ''
 end
 
-if not acknowledge_all() then
-  for word = 7 + waits, #ARGV, 5 do
-    local answer, text = settle(ARGV[word], ARGV[word + 1], ARGV[word + 2], ARGV[word + 3], ARGV[word + 4])
-    answers[#answers + 1], answers[#answers + 2] = answer, text or ''
-  end
-  unmark()
+local function nothing_timed()
+  return redis.call('ZCARD', due) == (redis.call('ZSCORE', due, UNTOUCHED) and 1 or 0)
 end
+
+if ARGV[first] ~= '*' then
+  for word = first, #ARGV, 5 do
+    answer(settle(ARGV[word], ARGV[word + 1], ARGV[word + 2], ARGV[word + 3], ARGV[word + 4]))
+  end
+elseif ARGV[first + 1] == epoch and redis.call('HLEN', open) == 0 and nothing_timed() then
+  -- Nothing is noted of any event: what the server lists is with somebody for the first time.
+  local call, missed = redis.call, nil
+  for word = first + 2, #ARGV do
+    if call('XACK', stream, group, ARGV[word]) == 0 then
+      missed = missed or {}
+      missed[word] = true
+    end
+  end
+  if missed then
+    for word = first + 2, #ARGV do answer(missed[word] and 'u' or 'a') end
+  else
+    answer('a')
+  end
+else
+  for word = first + 2, #ARGV do answer(settle(ARGV[word], ARGV[first + 1], '1', 'a', '')) end
+end
+unmark()
 if rings or was_full then ring() end
-return answers
+return all and #answers > 0 and { 'a' } or answers

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tidings_streams::redis::{Config, Redis};
 use tidings_streams::{
-    Action, ClaimRequest, DeadLetterError, Driver, EventId, GroupError, NewEvent, Outcome, Settlement, Start,
-    StoreError, TopicSettings,
+    Action, BATCH_EVENTS_MAX, ClaimRequest, DeadLetterError, Driver, EventId, GroupError, NewEvent, Outcome,
+    Retention, Settlement, Start, StoreError, TopicSettings, TrimMode,
 };
 use tokio::time::timeout;
 
@@ -175,5 +175,27 @@ async fn consumers_that_have_nothing_and_do_nothing_are_forgotten() {
     timeout(PATIENCE, forgotten).await.expect("it is never forgotten");
     publish(&store, &topic, &["c"]).await;
     assert_eq!(texts(&take("had").await.expect("it is there")), ["c"]);
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn of_many_events_of_one_moment_the_server_reads_few_to_trim_them() {
+    const BATCHES: usize = 20;
+    let server = Server::start(Keeping::Nothing).await;
+    let () = server.say(&["SET", "clock", "1000"]).await;
+    let store = Redis::connect_by_given_clock(&server.url(), Config::default()).await.expect("it is there");
+    let topic = topic(settings());
+    for _ in 0..BATCHES {
+        publish(&store, &topic, &["a"; BATCH_EVENTS_MAX]).await;
+    }
+    let half = (BATCHES * BATCH_EVENTS_MAX / 2) as u64;
+    let () = server.say(&["CONFIG", "RESETSTAT"]).await;
+    let limits = Retention { max_events: Some(half), ..Retention::default() };
+    let trimmed = store.trim(&topic, &limits, TrimMode::default()).await.expect("it is trimmed");
+    assert_eq!(trimmed.removed, half);
+    let said: String = server.say(&["INFO", "commandstats"]).await;
+    let calls = said.lines().find_map(|line| line.strip_prefix("cmdstat_xrange:calls=")?.split(',').next());
+    let calls: u64 = calls.expect("it has read some").parse().expect("it is a number");
+    assert!(calls < 100, "it has read {calls} of {half}");
     store.close().await.expect("it closes");
 }

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod conforming;
+mod flowing;
 mod killed;
 mod server;
 mod serving;

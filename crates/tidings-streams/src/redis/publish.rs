@@ -1,0 +1,207 @@
+//! Publishing. Whoever publishes to a topic while another call is under way waits, and all that wait go to the server
+//! together: a script costs the server most by being run at all.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redis::Value;
+use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+
+use super::error::unexpected;
+use super::groups::millis;
+use super::link::{Link, Repeat};
+use super::look::remove;
+use super::script::Call;
+use super::wire;
+use crate::call::TrimMode;
+use crate::error::{PublishError, StoreError};
+use crate::event::{BATCH_BYTES_MAX, BATCH_EVENTS_MAX, NewEvent, Published, validate_batch};
+use crate::name::Name;
+use crate::settings::Topic;
+
+/// Retention is applied by whoever publishes whenever so many events have come, and by maintenance. A topic holds so
+/// many more than it should for a second at most.
+const RETAIN_EVERY: u64 = 100;
+
+/// The same where a topic holds this share more bytes than it should.
+const RETAIN_BEYOND: u64 = 16;
+
+/// Most events that retention removes behind one publish: the server does nothing else meanwhile, and what is left over
+/// goes next time.
+const RETAINED_BY_PUBLISH: u64 = 2_000;
+
+/// What publishers have to do with each other.
+#[derive(Debug)]
+pub(super) struct Publishers {
+    link: Arc<Link>,
+    base: String,
+    lines: Mutex<HashMap<Name, Arc<Line>>>,
+    tasks: TaskTracker,
+}
+
+/// Those who publish to one topic. Each has events of its own there, as many as a batch may have.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: Mutex<VecDeque<Batch>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    topic: Topic,
+    events: Vec<NewEvent>,
+    answer: oneshot::Sender<Result<Vec<Published>, StoreError>>,
+}
+
+impl Batch {
+    fn bytes(&self) -> usize {
+        self.events.iter().map(|event| event.payload.len()).sum()
+    }
+}
+
+impl Line {
+    /// The first batches, as many as one of the largest size holds, without those that nobody waits for any more.
+    fn take(&self) -> Vec<Batch> {
+        let (mut waiting, mut taken) = (self.waiting.lock(), Vec::<Batch>::new());
+        let (mut events, mut bytes) = (0, 0);
+        while let Some(batch) = waiting.pop_front() {
+            if batch.answer.is_closed() {
+                continue;
+            }
+            events += batch.events.len();
+            bytes += batch.bytes();
+            let is_alike = taken.first().is_none_or(|first| first.topic.settings == batch.topic.settings);
+            if !taken.is_empty() && (events > BATCH_EVENTS_MAX || bytes > BATCH_BYTES_MAX || !is_alike) {
+                waiting.push_front(batch);
+                break;
+            }
+            taken.push(batch);
+        }
+        taken
+    }
+}
+
+impl Publishers {
+    pub(super) fn new(link: Arc<Link>, base: String) -> Arc<Self> {
+        Arc::new(Self { link, base, lines: Mutex::default(), tasks: TaskTracker::new() })
+    }
+
+    /// Appends events. If the call is dropped they are either all under way or none.
+    pub(super) async fn publish(
+        self: &Arc<Self>,
+        topic: &Topic,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<Published>, PublishError> {
+        validate_batch(&events)?;
+        let deadline = Instant::now() + self.link.timeout();
+        let line = Arc::clone(self.lines.lock().entry(topic.name.clone()).or_default());
+        let (answer, answered) = oneshot::channel();
+        line.waiting.lock().push_back(Batch { topic: topic.clone(), events, answer });
+        let published = timeout_at(deadline, self.answered(&line, answered)).await;
+        self.forget(&topic.name, line);
+        match published {
+            Ok(published) => Ok(published?),
+            Err(_) => Err(self.link.unreachable("it takes longer to publish than it may".to_owned()).into()),
+        }
+    }
+
+    /// Waits for an answer, and has what waits published when it is this one's turn.
+    async fn answered(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        mut answered: oneshot::Receiver<Result<Vec<Published>, StoreError>>,
+    ) -> Result<Vec<Published>, StoreError> {
+        loop {
+            let turn = tokio::select! {
+                biased;
+                answer = &mut answered => return answer.unwrap_or(Err(StoreError::Closed)),
+                turn = Arc::clone(&line.turn).lock_owned() => turn,
+            };
+            // A task, for the batches of others must not end with this call. It begins a moment later, when those who
+            // were answered together have come again.
+            self.tasks.spawn(Arc::clone(self).run(Arc::clone(line), turn));
+        }
+    }
+
+    /// Forgets a topic that nobody else publishes to at the moment.
+    fn forget(&self, topic: &Name, line: Arc<Line>) {
+        let mut lines = self.lines.lock();
+        drop(line);
+        if lines.get(topic).is_some_and(|line| Arc::strong_count(line) == 1) {
+            lines.remove(topic);
+        }
+    }
+
+    async fn run(self: Arc<Self>, line: Arc<Line>, turn: OwnedMutexGuard<()>) {
+        let mut batches = line.take();
+        let Some(topic) = batches.first().map(|batch| batch.topic.clone()) else { return };
+        let sizes: Vec<usize> = batches.iter().map(|batch| batch.events.len()).collect();
+        let events: Vec<NewEvent> = batches.iter_mut().flat_map(|batch| batch.events.drain(..)).collect();
+        let published = self.append(&topic, &events).await;
+        let mut published = published.map(Vec::into_iter);
+        for (batch, size) in batches.into_iter().zip(sizes) {
+            let answer = match &mut published {
+                Ok(published) => Ok(published.by_ref().take(size).collect()),
+                Err(error) => Err(error.clone()),
+            };
+            // Who has gone meanwhile does not know.
+            drop(batch.answer.send(answer));
+        }
+        self.forget(&topic.name, line);
+        drop(turn);
+    }
+
+    async fn append(&self, topic: &Topic, events: &[NewEvent]) -> Result<Vec<Published>, StoreError> {
+        let deadline = Instant::now() + self.link.timeout();
+        let script = &self.link.scripts().publish;
+        let mut call = Call::new(script, &self.base, topic.name.as_str(), "");
+        wire::write_all(events, millis(topic.settings.idempotency_window), &mut call.command);
+        // With a key each, events are stored once however often they are sent, as long as the keys are remembered.
+        let keyed = events.iter().all(|event| event.idempotency_key.is_some());
+        let keyed = keyed && topic.settings.idempotency_window > self.link.timeout();
+        let repeat = if keyed { Repeat::Harmless } else { Repeat::Never };
+        let [ids, count, bytes] = wire::tuple(self.link.run(call, script, repeat).await?)?;
+        let published = wire::list(ids)?.into_iter().map(published).collect::<Result<Vec<_>, _>>()?;
+        if published.len() != events.len() {
+            return Err(unexpected("id for each event"));
+        }
+        let fresh = published.iter().filter(|one| !one.duplicate).count() as u64;
+        let retaining = self.retain_if_it_is_time(topic, wire::number(count)?, fresh, wire::number(bytes)?);
+        // The events are stored, whatever becomes of older ones: maintenance looks after those too.
+        drop(timeout_at(deadline, retaining).await);
+        Ok(published)
+    }
+
+    async fn retain_if_it_is_time(&self, topic: &Topic, count: u64, fresh: u64, bytes: u64) {
+        let limits = &topic.settings.retention;
+        let many = count / RETAIN_EVERY != count.saturating_sub(fresh) / RETAIN_EVERY;
+        let large = limits.max_bytes.is_some_and(|max| bytes > max.saturating_add(max / RETAIN_BEYOND));
+        if limits.is_unlimited() || !(many || large) {
+            return;
+        }
+        let most = RETAINED_BY_PUBLISH;
+        if let Err(error) = remove(&self.link, &self.base, topic, (limits, TrimMode::default(), most)).await {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                topic = %topic.name,
+                "a topic's retention could not be applied"
+            );
+        }
+    }
+
+    /// Waits for all that is under way: the link has to be closed.
+    pub(super) async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+fn published(value: Value) -> Result<Published, StoreError> {
+    let text = wire::text(value)?;
+    let (text, duplicate) = text.strip_prefix('=').map_or((text.as_str(), false), |id| (id, true));
+    let id = text.parse().map_err(|_| unexpected("id"))?;
+    Ok(Published { id, duplicate })
+}
