@@ -17,10 +17,9 @@ use crate::settings::{Retention, Topic};
 
 /// A store of durable streams.
 ///
-/// What is right is what the suite in `conformance` says; this says why, how the Redis driver does it, and how each
-/// call is done well with NATS, for which there is no driver yet. In all of them an answer of `Ok` means that the store
-/// keeps it as durably as [`Driver::durability`] says. An error that is not about the request leaves it open whether it
-/// was done.
+/// What is right is what the suite in `conformance` says; this says why, and how the drivers for Redis and NATS do it.
+/// In all of them an answer of `Ok` means that the store keeps it as durably as [`Driver::durability`] says. An error
+/// that is not about the request leaves it open whether it was done.
 ///
 /// Delivery is **at least once**: an event is delivered to each group until one delivery of it is acknowledged, or it
 /// is a dead letter of that group. Who may see one twice is whoever crashed, or took longer than the topic's
@@ -28,8 +27,9 @@ use crate::settings::{Retention, Topic};
 ///
 /// Ordered topics are kept by what each driver remembers beside the server's groups: who takes an event looks whether
 /// one of its key is open, and if so puts it back. In Redis that is a sorted set for each group, which the receiving
-/// script asks for the first open event of a key; in NATS a topic is ordered as a whole (`max_ack_pending` 1) or by a
-/// subject and a consumer for each key.
+/// script asks for the first open event of a key; with NATS each process has the group's whole state, as the embedded
+/// store has, and changes it by a record of the group's journal that is stored only behind the last one that it has
+/// read.
 #[async_trait]
 pub trait Driver: Debug + Send + Sync + 'static {
     /// What it is called: `embedded`, `redis`, `nats`.
@@ -66,7 +66,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// A page of a topic's events.
     ///
-    /// Redis: `XRANGE` and `XREVRANGE`. NATS: direct get by sequence, with `allow_direct`.
+    /// Redis: `XRANGE` and `XREVRANGE`. NATS: direct get by sequence, several at a time; moments are found by halves.
     async fn read(&self, topic: &Topic, page: &Page) -> Result<EventPage, StoreError>;
 
     /// One event. `None`: there is none, or none any more.
@@ -74,15 +74,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Removes the oldest events by limits, which need not be the topic's own.
     ///
-    /// Redis: `XTRIM MINID` in a script, for it does not itself spare what is pending. Where to cut is found by halves:
-    /// each entry says how many events and bytes came before it. NATS: `purge` up to a sequence, below the lowest ack
-    /// floor.
+    /// Redis: `XTRIM MINID` in a script, for it does not itself spare what is pending. Where to cut is found by
+    /// halves: each entry says how many events and bytes came before it. NATS: `purge` up to a sequence, below the
+    /// lowest that a journal says is needed. Where to cut by bytes is found by adding up what is cut.
     async fn trim(&self, topic: &Topic, limits: &Retention, mode: TrimMode) -> Result<Trimmed, StoreError>;
 
     /// Makes a group. `false`: it is there already, and stays as it is.
     ///
-    /// Redis: `XGROUP CREATE` with `MKSTREAM`, in a script that looks first. NATS: a durable pull consumer with
-    /// explicit acknowledgement, a `deliver_policy` by start, `max_deliver` -1 and a single `filter_subject`.
+    /// Redis: `XGROUP CREATE` with `MKSTREAM`, in a script that looks first. NATS: the first record of a journal.
     async fn create_group(&self, topic: &Topic, group: &Name, start: Start) -> Result<bool, StoreError>;
 
     /// Removes a group with all that it has not settled. `false`: there is none.
@@ -105,8 +104,9 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// an extended delivery or one that failed has another.) A group that had nothing but new events the last time does
     /// `XREADGROUP` itself, in one transaction with a script that says whether they may be handed out; if not they are
     /// given back. Waiting is `XREAD` with `BLOCK`, without the group, of the topic and of a stream of one entry that
-    /// tells of all else, on a connection of its own for each topic, and then the script again. NATS: a pull with
-    /// `expires`, whose messages count their deliveries.
+    /// tells of all else, on a connection of its own for each topic, and then the script again. NATS: direct get of
+    /// what can be taken, and a record that says so before it is answered. Waiting is a pull with `expires` from
+    /// consumers of the topic and of its groups' journals that tell headers alone.
     async fn receive(
         &self,
         topic: &Topic,
@@ -119,12 +119,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Redis: a script that compares the attempt first, which is kept where it is not the first one. Acknowledging is
     /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
     /// (in a Redis Cluster scripts touch one slot only: all names of a store have one hash tag), and extending is
-    /// `XCLAIM` with `JUSTID` to the same consumer. NATS: an acknowledgement that is awaited; a negative one with a
-    /// delay; or a publish to the dead letters with `Nats-Msg-Id` `stream:sequence:group`, awaited, and then `TERM`;
-    /// `+WPI` to extend. That id is forgotten after the stream's window of duplicates, so the dead letter also goes to
-    /// a subject of its own, named by stream, sequence and group, with `Nats-Expected-Last-Subject-Sequence: 0`: who
-    /// buries it twice is refused, and takes that for done. A word that meets [`StoreError::Unreachable`] is worth
-    /// saying again until the delivery's `until`, for it may not have been heard.
+    /// `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of the journal for as many words as fit. One that
+    /// gives an event up comes before its dead letter is published, on a subject of its own with
+    /// `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first goes on, and is refused
+    /// where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth saying again until
+    /// the delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,
@@ -134,8 +133,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// What a group has taken and not settled, by id, after a cursor.
     ///
-    /// Redis: `XPENDING` with a range, the sorted set, and a hash of what else is known. NATS: the consumer's state has
-    /// counts only; what it has not is kept in a bucket of ours.
+    /// Redis: `XPENDING` with a range, the sorted set, and a hash of what else is known. NATS: the state that the
+    /// journal says.
     async fn pending(
         &self,
         topic: &Topic,
@@ -147,8 +146,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Takes over deliveries that nobody has done anything about for `min_idle`: one more attempt each. What is spent
     /// becomes a dead letter instead. A paused group yields nothing.
     ///
-    /// Redis: `XPENDING` with `IDLE`, and `XCLAIM`. NATS cannot: what is idle comes back by `ack_wait`, and the answer
-    /// is [`StoreError::Unsupported`].
+    /// Redis: `XPENDING` with `IDLE`, and `XCLAIM`. NATS: a record of the journal.
     async fn claim(
         &self,
         topic: &Topic,
@@ -158,15 +156,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Stops a group from taking events, or lets it go on. What is under way can be settled all the same.
     ///
-    /// Redis: a flag of ours that the receiving script reads. NATS: `pause_until`, from server 2.11 on; before, a
-    /// flag.
+    /// Redis: a flag of ours that the receiving script reads. NATS: a record of the journal.
     async fn set_paused(&self, topic: &Topic, group: &Name, paused: bool) -> Result<(), GroupError>;
 
     /// Makes a group go on from elsewhere. Everything that it has taken is forgotten: those deliveries are stale.
     /// With `preview` says what would be, and does nothing.
     ///
-    /// Redis: `XGROUP DESTROY` and `XGROUP CREATE`, which forgets all that is pending at once. NATS: the consumer is
-    /// made anew with another policy.
+    /// Redis: `XGROUP DESTROY` and `XGROUP CREATE`, which forgets all that is pending at once. NATS: a record of the
+    /// journal.
     async fn seek(&self, topic: &Topic, group: &Name, to: Start, preview: bool)
     -> Result<Sought, GroupError>;
 
@@ -184,8 +181,9 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Publishes a dead letter to its topic again, for its group alone, and removes it, as one step. The event gets a
     /// new id and no attempts.
     ///
-    /// Redis: a script, `XADD` and `XDEL`. NATS: publish with `Nats-Msg-Id` of the dead letter, await, delete the
-    /// message. Groups other than the one that is named in the event acknowledge it unseen.
+    /// Redis: a script, `XADD` and `XDEL`. NATS: publish on a subject of the dead letter that takes one message,
+    /// await, delete the letter: where a process ends between, it is there still, and a retry finds what was
+    /// published. Groups other than the one that is named in the event acknowledge it unseen.
     async fn retry(&self, id: DeadLetterId) -> Result<EventId, DeadLetterError>;
 
     /// Removes dead letters. How many there were.

@@ -59,6 +59,17 @@ pub enum InvalidEvent {
     /// Beyond [`BATCH_BYTES_MAX`].
     #[error("a batch has at most {BATCH_BYTES_MAX} bytes, this one {0}")]
     BatchBytes(usize),
+    /// Larger than the store's server takes, with all that goes with it.
+    #[error(
+        "the server takes events of {most} bytes at most, this one has {bytes} with key and headers: raise its \
+         max_payload"
+    )]
+    Message {
+        /// Its bytes.
+        bytes: usize,
+        /// As many as fit.
+        most: usize,
+    },
 }
 
 /// An event to publish. Payloads are bytes, and come back as they went in, empty ones too.

@@ -136,7 +136,7 @@ pub enum Step {
 }
 
 /// An event that was given up, as far as the group knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Burial {
     /// Which.
     pub id: u64,

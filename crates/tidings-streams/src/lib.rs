@@ -83,6 +83,15 @@
 //! call, the answer is [`StoreError::Unreachable`]: events that were being published may be there then. With
 //! idempotency keys it is safe to publish them again within their window.
 //!
+//! # The NATS store
+//!
+//! `nats`, a feature, keeps events in the streams of a NATS server with JetStream (2.9 or later), which all processes of
+//! a service share. What is acknowledged outlives the server's process; when it is on the disk is the server's
+//! `sync_interval`, and a cluster keeps copies (`replicas`). Groups are journals that every process reads and writes, not
+//! consumers of the server; the module `nats` says why. Deadlines, errors and clock are as with Redis. The server's
+//! `max_payload` bounds an event with all that goes with it: what is larger is [`InvalidEvent::Message`]. By default that
+//! is a mebibyte, and an event of the largest payload needs somewhat more.
+//!
 //! # Events of a transaction
 //!
 //! [`Streams::after_commit`] keeps events in memory until their transaction has committed. What must not be lost between
@@ -90,7 +99,7 @@
 //!
 //! # What is not there
 //!
-//! - A driver for NATS. The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
+//! - The Redis driver speaks no TLS, follows no redirections of a Redis Cluster (a store
 //!   is in one slot: the URL leads to the node that has it), and asks no sentinels. Where the server's clock goes back,
 //!   what is due waits for as long; where it goes forward, or that of the server which takes over is ahead, deliveries
 //!   come due early, and events are delivered again that somebody still has.
@@ -98,6 +107,12 @@
 //!   meanwhile the server does nothing else.
 //! - With Redis, as long as a group that lags keeps a topic beyond its `max_bytes`, each publish asks the server a second
 //!   time, in vain.
+//! - With NATS, all calls of one group come one after the other: each takes about as long as three messages to the
+//!   server and back, for up to a thousand events. Where many processes share a group, they read each other's records
+//!   besides.
+//! - With NATS, a removal of the oldest events by bytes reads what it removes, and a message that tools have taken out of
+//!   the middle of a stream counts among a group's lag until it is looked at.
+//! - The NATS driver signs in by user and password alone: it reads no credentials files and no nkeys.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is
@@ -123,6 +138,8 @@ mod event;
 mod id;
 pub mod ledger;
 mod name;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod redrive;

@@ -1,5 +1,5 @@
 //! Tests of streams from outside: drivers against the suite, the embedded store against crashes and damage, the Redis
-//! driver against servers that are killed, stopped and refuse.
+//! and NATS drivers against servers that are killed, stopped and refuse.
 
 mod after_commit;
 mod conformance;
@@ -10,5 +10,6 @@ mod embedded;
 mod harness;
 mod memory;
 mod memory_state;
+mod on_nats;
 mod on_redis;
 mod operating;

@@ -32,7 +32,10 @@ impl From<InvalidEvent> for Problem {
     fn from(error: InvalidEvent) -> Self {
         let detail = error.to_string();
         match error {
-            InvalidEvent::Payload(_) | InvalidEvent::BatchBytes(_) | InvalidEvent::BatchEvents(_) => {
+            InvalidEvent::Payload(_)
+            | InvalidEvent::BatchBytes(_)
+            | InvalidEvent::BatchEvents(_)
+            | InvalidEvent::Message { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
             }
             InvalidEvent::Key(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "key_too_long", detail),
