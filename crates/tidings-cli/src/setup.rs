@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidings::streams::{OpenStreamsError, StreamsConfig, embedded, redis};
+use tidings::streams::{OpenStreamsError, StreamsConfig, embedded, nats, redis};
 use tidings::{
     BeforeKnown, Domain, Invalidator, LogFileError, Node, NodeBuilder, OneLoader, StartError, WhenIsolated,
 };
@@ -73,6 +73,7 @@ fn of_store(store: &Store) -> StreamsConfig {
         Store::Redis { url: SecretUrl(url), prefix } => {
             StreamsConfig::redis(url, redis::Config { prefix: prefix.clone(), ..redis::Config::default() })
         }
+        Store::Nats { url: SecretUrl(url), config } => StreamsConfig::nats(url, config.clone()),
     }
 }
 
@@ -177,6 +178,17 @@ pub(crate) fn cannot_open(error: &OpenStreamsError) -> Failure {
                 redis::ConnectError::Unreachable { .. } => Exit::Unreachable,
                 redis::ConnectError::Refused { .. } => Exit::Refused,
                 redis::ConnectError::TooOld { .. } | redis::ConnectError::Replica { .. } => Exit::Conflict,
+            },
+            message,
+        ),
+        OpenStreamsError::Nats(error) => Failure::new(
+            match error {
+                nats::ConnectError::Url(_) | nats::ConnectError::Prefix(_) | nats::ConnectError::Replicas(_) => {
+                    Exit::Configuration
+                }
+                nats::ConnectError::Unreachable { .. } => Exit::Unreachable,
+                nats::ConnectError::Refused { .. } => Exit::Refused,
+                nats::ConnectError::TooOld { .. } | nats::ConnectError::NoJetStream { .. } => Exit::Conflict,
             },
             message,
         ),

@@ -3,7 +3,8 @@
 //! A node that is built with [`crate::NodeBuilder::streams`] opens a store when it starts and closes it when it is shut
 //! down; [`crate::Node::streams`] is how to publish, consume and look. What is promised, and what not, is said by
 //! [`tidings_streams`], whose parts are all here. With the embedded store streams are this machine's: nodes do not share
-//! them. With a store on a Redis server (feature `redis`), or one of the caller's making, they do.
+//! them. With a store on a Redis server (feature `redis`) or a NATS server (feature `nats`), or one of
+//! the caller's making, they do.
 //!
 //! ```no_run
 //! use tidings::streams::{ConsumeOptions, Name, NewEvent, Start, StreamsConfig, TopicSettings};
@@ -30,7 +31,7 @@ mod figures;
 mod running;
 mod watched;
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,15 +65,20 @@ enum Store {
         url: Hidden,
         config: redis::Config,
     },
+    #[cfg(feature = "nats")]
+    Nats {
+        url: Hidden,
+        config: nats::Config,
+    },
     Given(Arc<dyn Driver>),
 }
 
 /// A URL, which may hold a password.
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 #[derive(Clone)]
 struct Hidden(String);
 
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "nats", feature = "redis"))]
 impl fmt::Debug for Hidden {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("\"***\"")
@@ -91,6 +97,14 @@ impl StreamsConfig {
     #[cfg(feature = "redis")]
     pub fn redis(url: impl Into<String>, config: redis::Config) -> Self {
         Self::of(Store::Redis { url: Hidden(url.into()), config })
+    }
+
+    /// On a NATS server with JetStream, or a cluster of them (URLs with commas between), for all processes that name it and
+    /// the same prefix: `nats://user:password@host:4222`. As with Redis it has to be there when the node starts, and may
+    /// be away later.
+    #[cfg(feature = "nats")]
+    pub fn nats(url: impl Into<String>, config: nats::Config) -> Self {
+        Self::of(Store::Nats { url: Hidden(url.into()), config })
     }
 
     /// In a store of the caller's making. The node closes it.
@@ -138,6 +152,10 @@ impl StreamsConfig {
             Store::Redis { url: Hidden(url), config } => {
                 (Arc::new(redis::Redis::connect(&url, config).await?), None)
             }
+            #[cfg(feature = "nats")]
+            Store::Nats { url: Hidden(url), config } => {
+                (Arc::new(nats::Nats::connect(&url, config).await?), None)
+            }
             Store::Embedded { path, config } => {
                 let embedded = Arc::new(Embedded::open(path, config).await?);
                 (embedded.clone(), Some(embedded))
@@ -161,6 +179,10 @@ pub enum OpenStreamsError {
     #[cfg(feature = "redis")]
     #[error(transparent)]
     Redis(#[from] redis::ConnectError),
+    /// There is no NATS server to be had that will do.
+    #[cfg(feature = "nats")]
+    #[error(transparent)]
+    Nats(#[from] nats::ConnectError),
 }
 
 /// Something that happened to a topic: see [`crate::Observation::Stream`].

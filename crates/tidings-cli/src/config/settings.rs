@@ -85,6 +85,7 @@ const fn refused(setting: Setting) -> Setting {
 const ANY: Kind = Kind::Count(0, u64::MAX);
 const SOME: Kind = Kind::Count(1, u64::MAX);
 const DELIVERIES: Kind = Kind::Count(1, u32::MAX as u64);
+const REPLICAS: Kind = Kind::Count(1, tidings::streams::nats::REPLICAS_MAX as u64);
 const WHEN_ISOLATED: Kind = Kind::Choice(&["limit", "bypass", "serve", "flush"]);
 const ONE_LOADER: Kind = Kind::Choice(&["node", "cluster"]);
 const MODES: Kind = Kind::Choice(&["invalidate", "replicate", "local"]);
@@ -364,21 +365,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "streams.driver",
         DRIVERS,
         "\"embedded\"",
-        "embedded (this machine's disk) | redis; nats is not available in this release.",
+        "embedded (this machine's disk) | redis | nats (with JetStream).",
     ),
     works("streams.path", Kind::Path, "\"data\"", "Directory of the embedded store."),
     unset(
         "streams.url",
         Kind::Url,
         "\"redis://127.0.0.1:6379\"",
-        "Of the redis server: redis://user:password@host:6379/0 or unix:///run/redis.sock. Required with it.",
+        "Of the server: redis://user:password@host:6379/0, unix:///run/redis.sock, or nats://user:password@host:4222.",
     ),
     works(
         "streams.prefix",
         Kind::Text,
         "\"tidings\"",
-        "Stores of the redis server that differ in it know nothing of each other.",
+        "Stores of one server that differ in it know nothing of each other.",
     ),
+    works("streams.replicas", REPLICAS, "1", "Servers of a nats cluster that keep each stream that is made."),
     works("streams.strict", Kind::Flag, "true", "Only topics named here."),
     works(
         "streams.durability",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use tidings::streams::{Backoff, Durability, Name, Retention, Settings, TopicSettings, redis};
+use tidings::streams::{Backoff, Durability, Name, Retention, Settings, TopicSettings, nats, redis};
 
 use super::finding::Finding;
 use super::source::{Origin, Values};
@@ -37,11 +37,21 @@ pub(crate) enum Store {
         /// What all keys of the store begin with.
         prefix: String,
     },
+    /// On a NATS server.
+    Nats {
+        /// Where that is.
+        url: SecretUrl,
+        /// What the names of all its streams begin with, and how many servers keep each.
+        config: nats::Config,
+    },
 }
 
 /// What each driver goes by, beside what all do: no other driver has a use for it.
-const OF_DRIVERS: [(&str, &[&str]); 2] =
-    [("embedded", &["streams.path", "streams.durability"]), ("redis", &["streams.url", "streams.prefix"])];
+const OF_DRIVERS: [(&str, &[&str]); 3] = [
+    ("embedded", &["streams.path", "streams.durability"]),
+    ("redis", &["streams.url", "streams.prefix"]),
+    ("nats", &["streams.url", "streams.prefix", "streams.replicas"]),
+];
 
 /// Whether the driver that is chosen has no use for a setting.
 pub(super) fn is_idle(values: &Values, path: &str) -> bool {
@@ -65,6 +75,7 @@ pub(super) fn of(values: &Values, directory: &Path) -> Option<Streams> {
     Some(Streams {
         store: match get.text("streams.driver")?.as_str() {
             "redis" => Store::Redis { url: get.url("streams.url")?, prefix: get.text("streams.prefix")? },
+            "nats" => Store::Nats { url: get.url("streams.url")?, config: of_nats(&get)? },
             _ => Store::Embedded {
                 path: directory.join(get.text("streams.path")?),
                 durability: match get.text("streams.durability")?.as_str() {
@@ -152,30 +163,37 @@ pub(super) fn findings(values: &Values) -> Vec<Finding> {
     findings
 }
 
+fn of_nats(get: &Getter<'_>) -> Option<nats::Config> {
+    let replicas = usize::try_from(get.count("streams.replicas")?).ok()?;
+    Some(nats::Config { prefix: get.text("streams.prefix")?, replicas, ..nats::Config::default() })
+}
+
+/// What is wrong with how a server is to be reached.
+fn of_server(get: &Getter<'_>, driver: &str, url: &str) -> Option<Finding> {
+    let (is_prefix, error) = if driver == "nats" {
+        let error = of_nats(get)?.check(url).err()?;
+        (matches!(error, nats::ConnectError::Prefix(_)), error.to_string())
+    } else {
+        let config = redis::Config { prefix: get.text("streams.prefix")?, ..redis::Config::default() };
+        let error = config.check(url).err()?;
+        (matches!(error, redis::ConnectError::Prefix(_)), error.to_string())
+    };
+    Some(Finding::error(if is_prefix { "streams.prefix" } else { "streams.url" }, error))
+}
+
 /// What is wrong with where the store is said to be.
 fn of_store(values: &Values) -> Vec<Finding> {
     let get = Getter(values);
     let Some(driver) = get.text("streams.driver") else { return Vec::new() };
     let mut findings = Vec::new();
-    if !OF_DRIVERS.iter().any(|(known, _)| *known == driver) {
-        let message = format!("the {driver} driver is not available in this release");
-        findings.push(Finding::error("streams.driver", message).help("use \"embedded\" or \"redis\""));
-    }
-    if driver == "redis" {
-        let prefix = get.text("streams.prefix").unwrap_or_default();
+    if driver != "embedded" {
         match get.url("streams.url") {
             None => {
-                let finding = Finding::error("streams.url", "is required with the redis driver");
-                findings.push(finding.help("set the URL of a server, such as \"redis://127.0.0.1:6379\""));
+                let finding = Finding::error("streams.url", format!("is required with the {driver} driver"));
+                let example = if driver == "nats" { "nats://127.0.0.1:4222" } else { "redis://127.0.0.1:6379" };
+                findings.push(finding.help(format!("set the URL of a server, such as \"{example}\"")));
             }
-            Some(SecretUrl(url)) => {
-                let config = redis::Config { prefix, ..redis::Config::default() };
-                findings.extend(config.check(&url).err().map(|error| {
-                    let is_prefix = matches!(error, redis::ConnectError::Prefix(_));
-                    let path = if is_prefix { "streams.prefix" } else { "streams.url" };
-                    Finding::error(path, error.to_string())
-                }));
-            }
+            Some(SecretUrl(url)) => findings.extend(of_server(&get, &driver, &url)),
         }
     }
     for (_, settings) in OF_DRIVERS {
@@ -302,7 +320,19 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told_with_its_place() {
         for (text, begins) in [
-            ("[streams]\ndriver = \"nats\"\n", "streams.driver (line 7): the nats driver is not available"),
+            ("[streams]\ndriver = \"nats\"\n", "streams.url: is required with the nats driver"),
+            (
+                "[streams]\ndriver = \"nats\"\nurl = \"redis://h\"\n",
+                "streams.url (line 8): the URL is none of a NATS server",
+            ),
+            (
+                "[streams]\ndriver = \"nats\"\nurl = \"nats://h\"\nprefix = \"a.b\"\n",
+                "streams.prefix (line 9): a prefix has",
+            ),
+            (
+                "[streams]\ndriver = \"nats\"\nurl = \"nats://h\"\nreplicas = 6\n",
+                "streams.replicas (line 9)",
+            ),
             ("[streams]\ndriver = \"redis\"\n", "streams.url: is required"),
             (
                 "[streams]\ndriver = \"redis\"\nurl = \"http://h\"\n",

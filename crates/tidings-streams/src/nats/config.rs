@@ -101,6 +101,15 @@ pub struct Server {
 }
 
 impl Config {
+    /// Judges this and a URL without connecting to anything.
+    ///
+    /// # Errors
+    /// [`ConnectError::Url`], [`ConnectError::Prefix`] or [`ConnectError::Replicas`]. None shows anything of the URL.
+    pub fn check(&self, url: &str) -> Result<(), ConnectError> {
+        super::connect::servers(url)?;
+        self.validate()
+    }
+
     pub(super) fn validate(&self) -> Result<(), ConnectError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if self.prefix.is_empty() || self.prefix.len() > PREFIX_BYTES_MAX || !self.prefix.chars().all(fits) {

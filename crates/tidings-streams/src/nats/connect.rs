@@ -141,7 +141,7 @@ impl Nats {
 }
 
 /// Judges a URL, or several of one cluster with commas between them.
-fn servers(url: &str) -> Result<Vec<ServerAddr>, ConnectError> {
+pub(super) fn servers(url: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     let servers = url.split(',').map(|one| {
         // A text without a scheme may be anything: it is not repeated.
         let address: ServerAddr = match one.trim().split_once("://") {
