@@ -39,7 +39,8 @@ pub(crate) enum Store {
     },
 }
 
-/// What each driver goes by, beside what all do: no other driver has a use for it.
+/// What each driver that there is goes by, beside what all do: the others have no use for it. One more needs a line here,
+/// a [`Store`], and its place in [`of`] and [`of_store`].
 const OF_DRIVERS: [(&str, &[&str]); 2] =
     [("embedded", &["streams.path", "streams.durability"]), ("redis", &["streams.url", "streams.prefix"])];
 

@@ -221,7 +221,7 @@ fn a_server_that_goes_away_takes_streams_along_and_brings_them_back() {
     let page = request(&node.url, "GET", "/", "");
     assert!(page.contains("<h2>Streams</h2>") && page.contains("<p class=\"bad\">"), "{page}");
     let scraped = request(&node.url, "GET", "/metrics", "");
-    assert!(scraped.contains("\ntidings_stream_store_up 0\n"), "{scraped}");
+    assert!(scraped.contains("\ntidings_stream_store_up 0.0\n"), "{scraped}");
 
     server.start_again();
     until("streams are back", DEADLINE, || (node.ask(&publish).code == 0).then_some(()));
