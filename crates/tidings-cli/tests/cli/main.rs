@@ -8,6 +8,7 @@ mod cluster;
 mod configuration;
 mod general;
 mod http;
+mod nats;
 mod redis;
 mod replay;
 mod streams;

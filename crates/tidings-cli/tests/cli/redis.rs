@@ -114,19 +114,20 @@ fn answer(stream: TcpStream, release: &str) -> Option<()> {
 }
 
 /// Configurations of nodes, each a cluster of its own: what they share is the store.
-struct Scene(tempfile::TempDir);
+pub(crate) struct Scene(tempfile::TempDir);
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    fn configure(&self, id: &str, url: &str) -> PathBuf {
+    pub(crate) fn configure(&self, id: &str, url: &str) -> PathBuf {
+        let driver = if url.starts_with("nats") { "nats" } else { "redis" };
         let file = self.0.path().join(format!("{id}.toml"));
         let text = format!(
             "[cluster]\nname = \"{id}\"\nnode_id = \"{id}\"\nlisten = \"127.0.0.1:0\"\n[tls]\ndevelopment = true\n\
              [http]\nlisten = \"127.0.0.1:0\"\n[[cache]]\nname = \"users\"\n\
-             [streams]\ndriver = \"redis\"\nurl = \"{url}\"\nprefix = \"shop\"\n\
+             [streams]\ndriver = \"{driver}\"\nurl = \"{url}\"\nprefix = \"shop\"\n\
              [streams.defaults]\nbackoff = {{ initial = \"0s\" }}\n\
              [[streams.topic]]\nname = \"orders\"\nmax_deliveries = 2\n[telemetry]\nlog = \"error\"\n"
         );
@@ -139,13 +140,13 @@ impl Scene {
     }
 
     /// A start that comes to nothing.
-    fn fails(&self, url: &str) -> Ran {
+    pub(crate) fn fails(&self, url: &str) -> Ran {
         let file = self.configure("n1", url);
         run(&["node", "--config", file.to_str().unwrap()])
     }
 }
 
-fn stops(node: Node) {
+pub(crate) fn stops(node: Node) {
     node.signal(Signal::TERM);
     assert_eq!(node.ends().0, 0, "the node ends cleanly");
 }
@@ -221,7 +222,7 @@ fn a_server_that_goes_away_takes_streams_along_and_brings_them_back() {
     let page = request(&node.url, "GET", "/", "");
     assert!(page.contains("<h2>Streams</h2>") && page.contains("<p class=\"bad\">"), "{page}");
     let scraped = request(&node.url, "GET", "/metrics", "");
-    assert!(scraped.contains("\ntidings_stream_store_up 0\n"), "{scraped}");
+    assert!(scraped.contains("\ntidings_stream_store_up 0.0\n"), "{scraped}");
 
     server.start_again();
     until("streams are back", DEADLINE, || (node.ask(&publish).code == 0).then_some(()));

@@ -161,6 +161,17 @@ impl Link {
         self.ask(&call.command, Some(script), repeat).await
     }
 
+    /// The same, by a deadline of the caller's.
+    pub(super) async fn run_until(
+        &self,
+        call: Call,
+        script: &Script,
+        repeat: Repeat,
+        deadline: Instant,
+    ) -> Result<Value, StoreError> {
+        self.say(Words::Command(&call.command), Some(script), repeat, deadline).await
+    }
+
     /// Runs a command that changes nothing.
     pub(super) async fn read(&self, command: &Cmd) -> Result<Value, StoreError> {
         self.ask(command, None, Repeat::Harmless).await
@@ -173,7 +184,7 @@ impl Link {
         script: Option<&Script>,
         repeat: Repeat,
     ) -> Result<Value, StoreError> {
-        self.say(Words::Command(command), script, repeat).await
+        self.say(Words::Command(command), script, repeat, Instant::now() + self.timeout).await
     }
 
     /// Runs several commands as one step, of which all are done. Answers what each of them does, or the first error.
@@ -183,7 +194,7 @@ impl Link {
         script: &Script,
         repeat: Repeat,
     ) -> Result<Value, StoreError> {
-        self.say(Words::Transaction(commands), Some(script), repeat).await
+        self.say(Words::Transaction(commands), Some(script), repeat, Instant::now() + self.timeout).await
     }
 
     async fn say(
@@ -191,8 +202,8 @@ impl Link {
         words: Words<'_>,
         script: Option<&Script>,
         repeat: Repeat,
+        deadline: Instant,
     ) -> Result<Value, StoreError> {
-        let deadline = Instant::now() + self.timeout;
         let asking = self.ask_until(words, script, repeat, deadline);
         match self.closed.run_until_cancelled(asking).await {
             Some(answer) => answer,

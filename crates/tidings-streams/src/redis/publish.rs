@@ -1,12 +1,13 @@
-//! Publishing. Whoever publishes to a topic while another call is under way waits, and all that wait go to the server
+//! Publishing. Whoever publishes to a topic while two calls are under way waits, and all that wait go to the server
 //! together: a script costs the server most by being run at all.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use redis::Value;
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -33,26 +34,39 @@ const RETAIN_BEYOND: u64 = 16;
 /// goes next time.
 const RETAINED_BY_PUBLISH: u64 = 2_000;
 
+/// Scripts that publish to one topic and are under way: while the server runs one the next one is put together.
+const UNDER_WAY_MAX: usize = 2;
+
 /// What publishers have to do with each other.
 #[derive(Debug)]
 pub(super) struct Publishers {
     link: Arc<Link>,
     base: String,
     lines: Mutex<HashMap<Name, Arc<Line>>>,
+    numbers: AtomicU64,
     tasks: TaskTracker,
 }
 
 /// Those who publish to one topic. Each has events of its own there, as many as a batch may have.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Line {
     waiting: Mutex<VecDeque<Batch>>,
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), turns: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
+    }
 }
 
 #[derive(Debug)]
 struct Batch {
+    /// Tells it from all others.
+    number: u64,
     topic: Topic,
     events: Vec<NewEvent>,
+    deadline: Instant,
     answer: oneshot::Sender<Result<Vec<Published>, StoreError>>,
 }
 
@@ -63,6 +77,14 @@ impl Batch {
 }
 
 impl Line {
+    /// Takes a batch out again. Whether it was still there.
+    fn withdraw(&self, number: u64) -> bool {
+        let mut waiting = self.waiting.lock();
+        let before = waiting.len();
+        waiting.retain(|batch| batch.number != number);
+        waiting.len() < before
+    }
+
     /// The first batches, as many as one of the largest size holds, without those that nobody waits for any more.
     fn take(&self) -> Vec<Batch> {
         let (mut waiting, mut taken) = (self.waiting.lock(), Vec::<Batch>::new());
@@ -86,7 +108,13 @@ impl Line {
 
 impl Publishers {
     pub(super) fn new(link: Arc<Link>, base: String) -> Arc<Self> {
-        Arc::new(Self { link, base, lines: Mutex::default(), tasks: TaskTracker::new() })
+        Arc::new(Self {
+            link,
+            base,
+            lines: Mutex::default(),
+            numbers: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// Appends events. If the call is dropped they are either all under way or none.
@@ -99,13 +127,11 @@ impl Publishers {
         let deadline = Instant::now() + self.link.timeout();
         let line = Arc::clone(self.lines.lock().entry(topic.name.clone()).or_default());
         let (answer, answered) = oneshot::channel();
-        line.waiting.lock().push_back(Batch { topic: topic.clone(), events, answer });
-        let published = timeout_at(deadline, self.answered(&line, answered)).await;
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        line.waiting.lock().push_back(Batch { number, topic: topic.clone(), events, deadline, answer });
+        let published = self.answered(&line, answered, (number, deadline)).await;
         self.forget(&topic.name, line);
-        match published {
-            Ok(published) => Ok(published?),
-            Err(_) => Err(self.link.unreachable("it takes longer to publish than it may".to_owned()).into()),
-        }
+        Ok(published?)
     }
 
     /// Waits for an answer, and has what waits published when it is this one's turn.
@@ -113,17 +139,26 @@ impl Publishers {
         self: &Arc<Self>,
         line: &Arc<Line>,
         mut answered: oneshot::Receiver<Result<Vec<Published>, StoreError>>,
+        (number, deadline): (u64, Instant),
     ) -> Result<Vec<Published>, StoreError> {
         loop {
-            let turn = tokio::select! {
+            tokio::select! {
                 biased;
                 answer = &mut answered => return answer.unwrap_or(Err(StoreError::Closed)),
-                turn = Arc::clone(&line.turn).lock_owned() => turn,
-            };
-            // A task, for the batches of others must not end with this call. It begins a moment later, when those who
-            // were answered together have come again.
-            self.tasks.spawn(Arc::clone(self).run(Arc::clone(line), turn));
+                () = tokio::time::sleep_until(deadline) => break,
+                // A task, for the batches of others must not end with this call. It begins a moment later, when those
+                // who were answered together have come again.
+                turn = Arc::clone(&line.turns).acquire_owned() => {
+                    let turn = turn.expect("it is never closed");
+                    self.tasks.spawn(Arc::clone(self).run(Arc::clone(line), turn));
+                }
+            }
         }
+        if line.withdraw(number) {
+            return Err(self.link.unreachable("it is busy with others".to_owned()));
+        }
+        // It is under way, by a deadline that is no later, and whose answer says more.
+        answered.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Forgets a topic that nobody else publishes to at the moment.
@@ -135,12 +170,13 @@ impl Publishers {
         }
     }
 
-    async fn run(self: Arc<Self>, line: Arc<Line>, turn: OwnedMutexGuard<()>) {
+    async fn run(self: Arc<Self>, line: Arc<Line>, turn: OwnedSemaphorePermit) {
         let mut batches = line.take();
-        let Some(topic) = batches.first().map(|batch| batch.topic.clone()) else { return };
+        let Some(first) = batches.first() else { return };
+        let (topic, deadline) = (first.topic.clone(), first.deadline);
         let sizes: Vec<usize> = batches.iter().map(|batch| batch.events.len()).collect();
         let events: Vec<NewEvent> = batches.iter_mut().flat_map(|batch| batch.events.drain(..)).collect();
-        let published = self.append(&topic, &events).await;
+        let published = self.append(&topic, &events, deadline).await;
         let mut published = published.map(Vec::into_iter);
         for (batch, size) in batches.into_iter().zip(sizes) {
             let answer = match &mut published {
@@ -154,8 +190,12 @@ impl Publishers {
         drop(turn);
     }
 
-    async fn append(&self, topic: &Topic, events: &[NewEvent]) -> Result<Vec<Published>, StoreError> {
-        let deadline = Instant::now() + self.link.timeout();
+    async fn append(
+        &self,
+        topic: &Topic,
+        events: &[NewEvent],
+        deadline: Instant,
+    ) -> Result<Vec<Published>, StoreError> {
         let script = &self.link.scripts().publish;
         let mut call = Call::new(script, &self.base, topic.name.as_str(), "");
         wire::write_all(events, millis(topic.settings.idempotency_window), &mut call.command);
@@ -163,7 +203,7 @@ impl Publishers {
         let keyed = events.iter().all(|event| event.idempotency_key.is_some());
         let keyed = keyed && topic.settings.idempotency_window > self.link.timeout();
         let repeat = if keyed { Repeat::Harmless } else { Repeat::Never };
-        let [ids, count, bytes] = wire::tuple(self.link.run(call, script, repeat).await?)?;
+        let [ids, count, bytes] = wire::tuple(self.link.run_until(call, script, repeat, deadline).await?)?;
         let published = wire::list(ids)?.into_iter().map(published).collect::<Result<Vec<_>, _>>()?;
         if published.len() != events.len() {
             return Err(unexpected("id for each event"));

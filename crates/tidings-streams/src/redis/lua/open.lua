@@ -164,7 +164,8 @@ local function put_back(id, fields, longest)
   if from > 0 then from = math.min(from, moment(id) + longest) end
   redis.call('XCLAIM', stream, group, NOBODY, 0, id, 'RETRYCOUNT', 0, 'JUSTID')
   note(id, { a = 0, w = 1, d = from })
-  redis.call('ZADD', due, from, member(id))
+  -- What was due before it was looked at comes before it.
+  redis.call('ZADD', due, math.max(from, now()), member(id))
 end
 
 -- One more delivery. Nothing: the event is gone, or not to be had yet.

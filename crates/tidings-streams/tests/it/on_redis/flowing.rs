@@ -128,7 +128,7 @@ async fn who_publishes_at_once_is_answered_each_for_its_own() {
     let topic = topic(settings());
     let one = |number: usize| {
         let events = (0..=number % 3).map(|part| NewEvent::new(format!("{number}.{part}")));
-        let events = events.map(|event| if number % 4 == 0 { event.key("k") } else { event });
+        let events = events.map(|event| if number.is_multiple_of(4) { event.key("k") } else { event });
         store.publish(&topic, events.collect())
     };
     // One that is given up takes no other along.
