@@ -272,7 +272,8 @@ mod tests {
 
     #[test]
     fn a_store_in_redis_has_a_url_and_none_of_what_is_for_the_disk() {
-        let text = "[streams]\ndriver = \"redis\"\nurl = \"redis://:secret@h:1\"\nprefix = \"shop\"\n";
+        let text = "[streams]\ndriver = \"redis\"\nurl = \"redis://:secret@h:1\"\nprefix = \"shop\"\n\
+                    strict = false\n";
         let judged = judged(text);
         assert_eq!(judged.findings, []);
         let shown = format!("{:?}", judged.config.as_ref().unwrap().streams);
@@ -291,8 +292,9 @@ mod tests {
             assert!(judged.config.is_some(), "{:?}", judged.findings);
             judged.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let on_redis = "[streams]\ndriver = \"redis\"\nurl = \"redis://h\"\ndurability = \"relaxed\"\n";
-        let on_disk = "[streams]\nurl = \"redis://h\"\n";
+        let on_redis = "[streams]\ndriver = \"redis\"\nurl = \"redis://h\"\ndurability = \"relaxed\"\n\
+                        strict = false\n";
+        let on_disk = "[streams]\nurl = \"redis://h\"\nstrict = false\n";
         for (text, begins) in [
             (on_redis, "streams.durability (line 9): has no effect with the redis driver"),
             (on_disk, "streams.url (line 7): has no effect with the embedded driver"),
