@@ -13,13 +13,14 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 5] = [
+const NEEDED: [Needed; 6] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
     Needed { program: "nft", package: "nftables" },
     // What durable streams can be kept in; tests start servers of their own.
     Needed { program: "redis-server", package: "redis-server" },
+    Needed { program: "nats-server", package: "nats-server" },
     // Judges rules, alerts and their tests.
     Needed { program: "promtool", package: "prometheus" },
     // Judges the unit; need not run here.

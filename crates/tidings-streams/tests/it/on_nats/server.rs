@@ -121,7 +121,9 @@ impl Drop for Server {
 fn spawn(home: &Path, port: i32, settings: &str) -> Child {
     let file = home.join("nats.conf");
     std::fs::write(&file, format!("listen: \"127.0.0.1:{port}\"\n{settings}")).expect("it can be written");
-    let mut command = Command::new("nats-server");
+    // Where it is installed an ordinary user's PATH may not lead.
+    let installed = Path::new("/usr/sbin/nats-server");
+    let mut command = Command::new(if installed.is_file() { installed } else { Path::new("nats-server") });
     command.arg("-c").arg(file).arg("--ports_file_dir").arg(home);
     let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     started.expect("nats-server cannot be started: is it installed? (apt-get install nats-server)")

@@ -63,7 +63,8 @@ async fn no_two_processes_take_one_event() {
     assert_eq!((groups[0].lag, groups[0].pending), (0, 0));
     let mut stream = server.jetstream().await.get_stream("tidings+groups").await.expect("it is there");
     let records = stream.info().await.expect("it can be asked").state.messages;
-    assert!(records < 600, "the journal has {records} records");
+    // Acknowledgements alone were more.
+    assert!(records < EVENTS as u64, "the journal has {records} records");
     for store in [fresh, store] {
         store.close().await.expect("it closes");
     }
