@@ -112,7 +112,10 @@
 //!   besides.
 //! - With NATS, a removal of the oldest events by bytes reads what it removes, and a message that tools have taken out of
 //!   the middle of a stream counts among a group's lag until it is looked at.
-//! - The NATS driver signs in by user and password alone: it reads no credentials files and no nkeys.
+//! - With NATS, where the server's clock goes back, moments of events do too, and what is looked for by a moment may be
+//!   found beside it.
+//! - With NATS, each process holds the state of every group that it has dealt with, as the embedded store does.
+//! - The NATS driver signs in by user and password, or a token, alone: it reads no credentials files and no nkeys.
 //! - A disk that reports an error while it reads makes the call fail; it is not skipped like bytes that are wrong.
 //! - What a kill has cut short while it was being written is named as damage, though nothing of it was acknowledged.
 //! - A journal that is cut between two changes looks like that of a process that was killed then: what is missing is

@@ -61,8 +61,9 @@ impl Nats {
         let deadline = Instant::now() + timeout;
         let unreachable = |reason: String| ConnectError::Unreachable { address: address.clone(), reason };
         let silent = |_| unreachable("no answer in time".to_owned());
-        let dialled =
-            timeout_at(deadline, options(sender, timeout).connect(servers)).await.map_err(silent)?;
+        let dialled = timeout_at(deadline, options(&servers, sender, timeout).connect(servers.as_slice()))
+            .await
+            .map_err(silent)?;
         let client = dialled.map_err(|error| match error.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 let reason = format!("{error}; correct the user and the password in the URL");
@@ -164,9 +165,22 @@ fn address(servers: &[ServerAddr]) -> String {
     each.join(",")
 }
 
-fn options(changes: watch::Sender<u64>, timeout: Duration) -> ConnectOptions {
+/// User and password, or a token alone, of the first server that has any in its URL.
+fn signed_in(servers: &[ServerAddr]) -> ConnectOptions {
+    let text = |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
+    let Some(server) = servers.iter().find(|server| server.has_user_pass()) else {
+        return ConnectOptions::new();
+    };
+    match (server.username().map(text), server.password().map(text)) {
+        (Some(user), Some(password)) => ConnectOptions::with_user_and_password(user, password),
+        (Some(token), None) => ConnectOptions::with_token(token),
+        (None, _) => ConnectOptions::new(),
+    }
+}
+
+fn options(servers: &[ServerAddr], changes: watch::Sender<u64>, timeout: Duration) -> ConnectOptions {
     let changes = Arc::new(changes);
-    ConnectOptions::new()
+    signed_in(servers)
         .name("tidings")
         .connection_timeout(CONNECT_MAX.min(timeout))
         .request_timeout(Some(timeout))
@@ -194,7 +208,7 @@ async fn judge(client: &Client, context: &Context, address: &str) -> Result<(), 
     if !client.is_server_compatible(major, minor, patch) {
         return Err(ConnectError::TooOld { address, found: client.server_info().version });
     }
-    match context.request::<_, _, Response<serde_json::Value>>("INFO", &()).await {
+    match context.request::<_, _, Response<serde_json::Value>>("INFO", &serde_json::json!({})).await {
         Ok(Response::Ok(_)) => Ok(()),
         Ok(Response::Err { error }) => Err(match of_api(&error) {
             Refusal::Store(StoreError::Unreachable(reason)) => ConnectError::Unreachable { address, reason },

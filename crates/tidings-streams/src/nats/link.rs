@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -163,8 +164,10 @@ impl Link {
             tracing::warn!(ahead, "the server's clock differs from this machine's by so many milliseconds");
         }
         let name = &consumer.cached_info().name;
-        let _: serde_json::Value =
-            self.api(format!("CONSUMER.DELETE.{stream}.{name}"), &()).await.map_err(Refusal::into_store)?;
+        let _: serde_json::Value = self
+            .api(format!("CONSUMER.DELETE.{stream}.{name}"), &json!({}))
+            .await
+            .map_err(Refusal::into_store)?;
         Ok(())
     }
 
@@ -297,7 +300,7 @@ impl Link {
 
     /// What a stream holds. `None`: there is none.
     pub(super) async fn info(&self, stream: &str) -> Result<Option<stream::Info>, StoreError> {
-        if_any(self.api(format!("STREAM.INFO.{stream}"), &()).await)
+        if_any(self.api(format!("STREAM.INFO.{stream}"), &json!({})).await)
     }
 
     /// Removes what a stream holds below a sequence, of one subject or of all: how many messages.
@@ -313,8 +316,8 @@ impl Link {
             purged: u64,
         }
         let request = match subject {
-            Some(subject) => serde_json::json!({ "seq": below, "filter": subject }),
-            None => serde_json::json!({ "seq": below }),
+            Some(subject) => json!({ "seq": below, "filter": subject }),
+            None => json!({ "seq": below }),
         };
         let answer: Option<Purged> = if_any(self.api(format!("STREAM.PURGE.{stream}"), &request).await)?;
         Ok(answer.map_or(0, |answer| answer.purged))

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -54,8 +55,29 @@ impl Server {
         self.listens().await;
     }
 
-    /// Has it stand still, or go on.
-    pub(super) fn signal(&self, signal: rustix::process::Signal) {
+    /// Has it stand still: all of it, when this is over.
+    pub(super) async fn stand_still(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.process.id());
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("it can be read").path().join("stat"));
+            // The state stands behind the name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+        };
+        let standing = async {
+            while !std::fs::read_dir(&tasks).expect("it is there").all(stands) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, standing).await.expect("nats-server does not stand still");
+    }
+
+    /// Has it go on.
+    pub(super) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let process = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(process, signal).expect("it is there");
     }
@@ -99,7 +121,9 @@ impl Drop for Server {
 fn spawn(home: &Path, port: i32, settings: &str) -> Child {
     let file = home.join("nats.conf");
     std::fs::write(&file, format!("listen: \"127.0.0.1:{port}\"\n{settings}")).expect("it can be written");
-    let mut command = Command::new("nats-server");
+    // Where it is installed an ordinary user's PATH may not lead.
+    let installed = Path::new("/usr/sbin/nats-server");
+    let mut command = Command::new(if installed.is_file() { installed } else { Path::new("nats-server") });
     command.arg("-c").arg(file).arg("--ports_file_dir").arg(home);
     let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     started.expect("nats-server cannot be started: is it installed? (apt-get install nats-server)")

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use rustix::process::Signal;
 use tidings_streams::nats::{Config, ConnectError, Nats};
 use tidings_streams::{
     Driver, Durability, GroupError, InvalidEvent, NewEvent, Order, Outcome, PAYLOAD_BYTES_MAX, Page,
@@ -74,12 +73,12 @@ async fn a_server_that_is_not_there_is_said_to_be_missing() {
 
 #[tokio::test]
 async fn a_server_that_wants_a_password_says_so() {
-    let settings = "jetstream { store_dir: \"%\" }\nauthorization { user: me, password: secret }\n";
+    let settings = "jetstream { store_dir: \"%\" }\nauthorization { user: me, password: \"s@cret\" }\n";
     let server = Server::start_with(settings).await;
     let refused = Nats::connect(&server.url(), Config::default()).await.expect_err("it has no password");
     assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
     assert!(refused.to_string().contains("password in the URL"), "{refused}");
-    let url = server.url().replace("nats://", "nats://me:secret@");
+    let url = server.url().replace("nats://", "nats://me:s%40cret@");
     Nats::connect(&url, Config::default()).await.expect("it is let in").close().await.expect("it closes");
 }
 
@@ -210,7 +209,7 @@ async fn no_call_outlasts_its_deadline_though_the_server_stands_still() {
     store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
     publish(&store, &topic, &["a"]).await;
     let taken = store.receive(&topic, &group, request("c1", 1, Duration::ZERO)).await.expect("it is there");
-    server.signal(Signal::STOP);
+    server.stand_still().await;
     for _ in 0..3 {
         let began = Instant::now();
         let refused = store.publish(&topic, vec![NewEvent::new("b")]).await;
@@ -227,7 +226,7 @@ async fn no_call_outlasts_its_deadline_though_the_server_stands_still() {
         );
         assert!(began.elapsed() < deadline + GRACE, "after {:?}", began.elapsed());
     }
-    server.signal(Signal::CONT);
+    server.go_on();
     let settled = async {
         loop {
             match ack(&store, &topic, &taken[0]).await {

@@ -49,7 +49,7 @@ async fn no_two_processes_take_one_event() {
     }
     for number in 0..EVENTS / 4 {
         let text = number.to_string();
-        publish(&store, &topic, &[&text; 4]).await;
+        publish(&store, &topic, &[text.as_str(); 4]).await;
     }
     let mut times = BTreeMap::<EventId, usize>::new();
     while let Some(acked) = timeout(PATIENCE, processes.join_next()).await.expect("they end") {
@@ -63,7 +63,8 @@ async fn no_two_processes_take_one_event() {
     assert_eq!((groups[0].lag, groups[0].pending), (0, 0));
     let mut stream = server.jetstream().await.get_stream("tidings+groups").await.expect("it is there");
     let records = stream.info().await.expect("it can be asked").state.messages;
-    assert!(records < 600, "the journal has {records} records");
+    // Acknowledgements alone were more.
+    assert!(records < EVENTS as u64, "the journal has {records} records");
     for store in [fresh, store] {
         store.close().await.expect("it closes");
     }
@@ -157,21 +158,21 @@ async fn what_a_process_gave_up_before_it_ended_is_buried_once_by_another() {
     let (store, other) = (connect(&server.url()).await, connect(&server.url()).await);
     let id = leave_a_grave(&server, &store, &topic).await;
     // Nothing takes it from whoever buries it.
-    let trimmed =
-        other.trim(&topic, &Retention { max_events: Some(0), ..Retention::default() }, TrimMode::default());
-    assert_eq!(trimmed.await.expect("it can be trimmed").removed, 0);
+    let nothing = Retention { max_events: Some(0), ..Retention::default() };
+    let trimmed = other.trim(&topic, &nothing, TrimMode::default()).await;
+    assert_eq!(trimmed.expect("it can be trimmed").removed, 0);
+    let group = name("g");
     let (here, there) = tokio::join!(
-        store.receive(&topic, &name("g"), request("c1", 1, Duration::ZERO)),
-        other.receive(&topic, &name("g"), request("c2", 1, Duration::ZERO)),
+        store.receive(&topic, &group, request("c1", 1, Duration::ZERO)),
+        other.receive(&topic, &group, request("c2", 1, Duration::ZERO)),
     );
     let taken = [here.expect("it is there"), there.expect("it is there")].concat();
     assert_eq!(texts(&taken), ["b"], "what was given up is delivered");
     let page = DeadLetterPage { limit: 10, ..DeadLetterPage::default() };
     let letters = store.dead_letters(&page).await.expect("they can be read").letters;
     assert_eq!(letters.iter().map(|letter| letter.event.id).collect::<Vec<_>>(), [id]);
-    let mut word = Settlement { id, tag: None, action: Action::Ack };
-    word.action = Action::Fail { reason: "late".to_owned() };
-    let outcomes = other.settle(&topic, &name("g"), vec![word]).await.expect("it is heard");
+    let word = Settlement { id, tag: None, action: Action::Fail { reason: "late".to_owned() } };
+    let outcomes = other.settle(&topic, &group, vec![word]).await.expect("it is heard");
     assert_eq!(outcomes, [Outcome::Unknown]);
     for store in [store, other] {
         store.close().await.expect("it closes");
