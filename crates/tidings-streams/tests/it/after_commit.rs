@@ -11,17 +11,19 @@ use tidings_streams::{
 use crate::harness::TestClock;
 
 async fn streams() -> (tempfile::TempDir, Streams) {
-    let home = tempfile::tempdir().unwrap();
-    let store = Embedded::open(home.path(), TestClock::new().config(Durability::Relaxed)).await.unwrap();
-    let topics = ["a", "b"].map(|name| (name.parse().unwrap(), TopicSettings::default()));
+    let home = tempfile::tempdir().expect("a directory");
+    let store = Embedded::open(home.path(), TestClock::new().config(Durability::Relaxed))
+        .await
+        .expect("the store does");
+    let topics = ["a", "b"].map(|name| (name.parse().expect("a name"), TopicSettings::default()));
     let settings = Settings { topics: topics.into(), ..Settings::default() };
-    (home, Streams::start(Arc::new(store), settings).unwrap())
+    (home, Streams::start(Arc::new(store), settings).expect("they agree"))
 }
 
 async fn payloads(streams: &Streams, topic: &str) -> Vec<String> {
     let page = Page { limit: 100, ..Page::default() };
-    let read = streams.stream(topic).unwrap().read(&page).await.unwrap();
-    read.events.iter().map(|event| String::from_utf8(event.payload.to_vec()).unwrap()).collect()
+    let read = streams.stream(topic).expect("it is configured").read(&page).await.expect("the store does");
+    read.events.iter().map(|event| String::from_utf8(event.payload.to_vec()).expect("a text")).collect()
 }
 
 #[tokio::test]
