@@ -20,6 +20,7 @@ use super::topics::{Known, stream_config};
 use super::watch::Watches;
 use super::wire::LETTER_BYTES_MAX;
 use super::writer::Replicas;
+use crate::burials::Burials;
 use crate::decide::backoff;
 use crate::error::StoreError;
 use crate::event::{HEADER_BYTES_MAX, KEY_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -99,6 +100,7 @@ impl Nats {
             watches,
             replicas: Replicas::default(),
             known: Known::default(),
+            burials: Burials::default(),
             copies: config.replicas,
             clocks_compared: Mutex::new(Instant::now()),
         }

@@ -60,7 +60,12 @@ impl Writer<'_> {
         // Somebody who stood still since before it was buried, retried or purged does not bury it again.
         message.headers.insert(async_nats::header::NATS_MESSAGE_ID, subject.as_str());
         let sequence = match store.link.store_behind(subject.clone(), 0, message).await {
-            Ok(sequence) => Some(sequence),
+            Ok(sequence) => {
+                if self.tells_burials {
+                    store.burials.tell(self.topic, self.group, 1);
+                }
+                Some(sequence)
+            }
             Err(Refusal::Behind) => {
                 let there = store.link.get(&names.dead_stream(), Which::LastOf(&subject)).await?;
                 there.map(|stored| stored.sequence)

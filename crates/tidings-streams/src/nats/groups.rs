@@ -105,6 +105,7 @@ impl Nats {
         request: &ReceiveRequest,
     ) -> Result<Looked, GroupError> {
         let mut writer = Writer::open(self, &topic.name, group).await;
+        writer.tells_burials = true;
         loop {
             let state = writer.state().await?;
             if state.ledger.paused() || request.max == 0 {
@@ -244,6 +245,7 @@ impl Nats {
         request: &ClaimRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
         let mut writer = Writer::open(self, &topic.name, group).await;
+        writer.tells_burials = true;
         writer.freshen().await?;
         let max = request.max.min(RECEIVE_EVENTS_MAX);
         loop {

@@ -65,6 +65,7 @@ use self::names::Names;
 use self::topics::Known;
 use self::watch::Watches;
 use self::writer::Replicas;
+use crate::burials::{Burials, TellBurials};
 use crate::call::{
     ClaimRequest, DeadLetterPage, DeadLetters, Delivered, Durability, EventPage, GroupInfo, Maintained,
     Outcome, Page, Pending, ReceiveRequest, Report, Settlement, Sought, Start, TopicInfo, TrimMode, Trimmed,
@@ -89,6 +90,7 @@ pub struct Nats {
     watches: Arc<Watches>,
     replicas: Replicas,
     known: Known,
+    burials: Burials,
     /// On how many servers streams are kept that are made.
     copies: usize,
     clocks_compared: Mutex<Instant>,
@@ -132,6 +134,10 @@ impl Driver for Nats {
 
     fn durability(&self) -> Durability {
         Durability::Server
+    }
+
+    fn watch_burials(&self, tell: TellBurials) {
+        self.burials.watch(tell);
     }
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {

@@ -48,13 +48,15 @@ pub(super) struct Writer<'a> {
     replica: OwnedMutexGuard<Replica>,
     /// Whether the replica was up to date at some moment of this call.
     is_fresh: bool,
+    /// Whether what this call gives up is told to who watches burials: its answer does not say so.
+    pub(super) tells_burials: bool,
 }
 
 impl<'a> Writer<'a> {
     pub(super) async fn open(store: &'a Nats, topic: &'a Name, group: &'a Name) -> Self {
         let replica = store.replicas.of(topic, group).lock_owned().await;
         let subject = store.names.group(topic, group);
-        Self { store, topic, group, subject, replica, is_fresh: false }
+        Self { store, topic, group, subject, replica, is_fresh: false, tells_burials: false }
     }
 
     /// The group as it is known.
