@@ -1,6 +1,9 @@
-//! The embedded store of durable streams: beside bare files with as many syncs, and beside itself when it holds more.
+//! The embedded store of durable streams: beside bare files with as many syncs, beside servers that sync as well, and
+//! beside itself when it holds more.
 
 mod bare;
+mod paced;
+mod servers;
 mod stored;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +11,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tempfile::TempDir;
 use tidings_benches::clock::{now_ns, own_cpu_ns, seconds_since};
 use tidings_benches::machine;
@@ -33,6 +36,12 @@ const PUBLISH: Target =
     Target { name: "publish, synced, 16 at once ÷ bare", better: Better::Higher, must: 0.8, aim: 0.9 };
 const CONSUME: Target =
     Target { name: "receive and acknowledge ÷ bare", better: Better::Higher, must: 0.7, aim: 0.9 };
+const SERVERS: [Target; 4] = [
+    against("publish, synced, 16 at once, embedded ÷ Redis"),
+    against("receive and acknowledge, embedded ÷ Redis"),
+    against("publish, synced, 16 at once, embedded ÷ NATS"),
+    against("receive and acknowledge, embedded ÷ NATS"),
+];
 const FLAT: [Target; 4] = [
     flat("CPU of a publish, many events ÷ 1,000"),
     flat("CPU of receive and acknowledge, many events ÷ 1,000"),
@@ -54,6 +63,27 @@ const fn flat(name: &'static str) -> Target {
     Target { name, better: Better::Lower, must: 1.5, aim: 1.2 }
 }
 
+const fn against(name: &'static str) -> Target {
+    Target { name, better: Better::Higher, must: 1.0, aim: 1.5 }
+}
+
+/// Something to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Publishing, beside bare files.
+    Publish,
+    /// Receiving and acknowledging, beside a scan of bare files.
+    Consume,
+    /// How long a publish takes at a thousand a second.
+    Pace,
+    /// Both beside Redis and NATS.
+    Servers,
+    /// Both with many events, beside few.
+    Events,
+    /// Both with many groups, beside one.
+    Groups,
+}
+
 /// Measures the embedded store of streams.
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -63,6 +93,9 @@ struct Arguments {
     /// Rounds, where neither a look nor a measurement is wanted.
     #[arg(long, conflicts_with = "quick")]
     rounds: Option<usize>,
+    /// Some parts only.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
     /// Events of the store that holds many. It takes about 170 bytes of disk for each.
     #[arg(long, default_value_t = 200_000)]
     events: usize,
@@ -75,8 +108,8 @@ struct Arguments {
     /// Where the stores are made: it should be on a disk, not in memory.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     directory: PathBuf,
-    /// Opens a store, takes some of it, and says how much memory that needs: a process of its own, for one that has filled
-    /// a store has what it needs already.
+    /// Opens a store, takes some of it, and says how much memory that needs: a process of its own, for one that has
+    /// filled a store has what it needs already.
     #[arg(long, hide = true)]
     opened: Option<PathBuf>,
     /// Given by `cargo bench`.
@@ -87,6 +120,10 @@ struct Arguments {
 impl Arguments {
     fn rounds(&self) -> usize {
         self.rounds.unwrap_or(if self.quick { 5 } else { 21 })
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
     }
 
     fn home(&self) -> Result<TempDir> {
@@ -104,9 +141,26 @@ fn main() -> Result<ExitCode> {
     }
     println!("{}\n", machine::describe());
     let judged = runtime.block_on(async {
-        let mut judged = vec![publish(&arguments).await?, consume(&arguments).await?];
-        judged.extend(flatness(&arguments).await?);
-        judged.extend(groups(&arguments).await?);
+        let mut judged = Vec::new();
+        if arguments.wants(Part::Publish) {
+            judged.push(publish(&arguments).await?);
+        }
+        if arguments.wants(Part::Consume) {
+            judged.push(consume(&arguments).await?);
+        }
+        if arguments.wants(Part::Pace) {
+            let events = if arguments.quick { 1_000 } else { 10_000 };
+            paced::run(arguments.home()?.path(), events, arguments.payload).await?;
+        }
+        if arguments.wants(Part::Servers) {
+            judged.extend(beside_servers(&arguments).await?);
+        }
+        if arguments.wants(Part::Events) {
+            judged.extend(flatness(&arguments).await?);
+        }
+        if arguments.wants(Part::Groups) {
+            judged.extend(groups(&arguments).await?);
+        }
         anyhow::Ok(judged)
     })?;
     println!();
@@ -171,6 +225,13 @@ async fn consume(arguments: &Arguments) -> Result<Judged> {
     }
     store.close().await?;
     Ok(CONSUME.line(report("receive and acknowledge", EVENTS, &seconds)))
+}
+
+async fn beside_servers(arguments: &Arguments) -> Result<Vec<Judged>> {
+    let home = arguments.home()?;
+    let servers::Ratios { redis, nats } =
+        servers::run(home.path(), arguments.rounds(), arguments.payload).await?;
+    Ok(SERVERS.iter().zip(redis.into_iter().chain(nats)).map(|(target, ratio)| target.line(ratio)).collect())
 }
 
 /// CPU seconds of the whole process for so many operations of each kind: publish, consume, look.

@@ -10,9 +10,10 @@ pub enum StoreError {
     /// It was closed.
     #[error("the store is closed")]
     Closed,
-    /// Writing or reading failed. After a write that failed a store on disk takes nothing more until it is opened
-    /// again: what it holds in memory may be more than what it has stored. A server answers and refuses: the error's
-    /// kind and text say why, and what to do.
+    /// Writing or reading failed. The error's kind and text say why: [`std::io::ErrorKind::StorageFull`] where a disk
+    /// is full. After a write that failed a store on disk takes nothing more until it has taken up again what it has
+    /// stored, which it tries by itself when it is asked for something: try again after a second or later. A server
+    /// answers and refuses: its text says what to do.
     #[error("the store failed")]
     Failed(#[source] Arc<std::io::Error>),
     /// A server does not answer, or takes nothing for now; later it may.

@@ -49,6 +49,7 @@
 //! `embedded`, on by default, keeps events in a directory of one machine, which one process opens at a time. One thread
 //! has the files. It takes what is asked for as much of it as is there, writes once, syncs once, and then answers. Where
 //! it answers many at once it waits for as many again before the next sync, as long as one takes, while they do come.
+//! What they ask for is done as it comes; for half of that time, 0.1 ms at most, the thread looks for it without sleep.
 //! [`Durability::Sync`] answers after that; [`Durability::Relaxed`] syncs about once a second, and a loss of power takes
 //! what came since.
 //!
@@ -60,7 +61,9 @@
 //! file. What waits to be stored or answered is bounded in bytes: beyond 64 MiB callers wait. Whatever takes long, such as
 //! trimming, goes in steps that others come between, and no more than 256 files are open.
 //!
-//! Where a sync fails the store takes nothing more until it is opened again. Then it writes once more what the disk need
+//! Where a write or a sync fails, such as on a full disk, whoever asked is told why, and the store takes nothing more
+//! until it has taken up again what its files hold. It tries that when something is asked of it, once a second at most.
+//! What was acknowledged is there then; what was not may be, as after a crash. It writes once more what the disk need
 //! not have kept, also where the system takes that for clean, before it builds on it.
 //!
 //! A record says the version of its format. What proves itself and is of a later release is passed over by no group: one

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 const OPEN_FILES_MAX: usize = 256;
 
 /// Held as long as nobody else may have the store.
-pub(super) type Lock = Box<dyn Any + Send>;
+pub(super) type Lock = Arc<dyn Any + Send + Sync>;
 
 /// Directories and the names in them. What was changed is kept by the disk once the directory is synced.
 pub(super) trait Disk: fmt::Debug + Send + Sync {
@@ -184,7 +184,7 @@ impl Disk for System {
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(file))),
+            Ok(()) => Ok(Some(Arc::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }

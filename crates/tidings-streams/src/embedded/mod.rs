@@ -10,6 +10,7 @@ mod disk;
 #[cfg(test)]
 mod frail;
 mod frame;
+mod gather;
 mod groups;
 mod journal;
 mod keys;

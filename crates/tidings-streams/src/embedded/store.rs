@@ -14,7 +14,7 @@ use super::publish::KnownKeys;
 use super::ranges::Ranges;
 use super::record::{self, DeadHeader};
 use super::replay::{self, Replayed};
-use super::{Clock, Config, OpenError};
+use super::{Config, OpenError};
 use crate::call::{Damage, Durability, Place};
 use crate::error::StoreError;
 use crate::id::Timestamp;
@@ -72,9 +72,8 @@ pub(super) struct Store {
     disk: Arc<dyn Disk>,
     root: PathBuf,
     /// Held as long as the store is open.
-    _lock: Lock,
-    durability: Durability,
-    clock: Clock,
+    lock: Lock,
+    config: Config,
     moment: Moment,
     pub(super) topics: BTreeMap<Name, Stored>,
     pub(super) dead: Log,
@@ -113,6 +112,15 @@ impl Store {
             }
         }
         let lock = disk.lock(&root.join("lock"))?.ok_or_else(|| OpenError::InUse(root.clone()))?;
+        Self::open_locked(disk, root, lock, config.clone())
+    }
+
+    fn open_locked(
+        disk: Arc<dyn Disk>,
+        root: PathBuf,
+        lock: Lock,
+        config: Config,
+    ) -> Result<Self, OpenError> {
         let mut replayed = Replayed::default();
         let (journal, opened) = Journal::open(&disk, &root.join("journal"), |change| replayed.apply(change))?;
         for name in dirname::listed(&disk.list(&root.join("topics"))?) {
@@ -138,9 +146,7 @@ impl Store {
         let mut store = Self {
             disk,
             root,
-            _lock: lock,
-            durability: config.durability,
-            clock: Arc::clone(&config.clock),
+            lock,
             moment: Moment::new(seen, (config.clock)()),
             topics,
             dead,
@@ -156,9 +162,21 @@ impl Store {
             waiting: 0,
             given_up: 0,
             complained: false,
+            config,
         };
         store.put_right(buried, retried)?;
         Ok(store)
+    }
+
+    /// A store that failed takes up again what its files hold: what was answered, and of what was not some more.
+    pub(super) fn recover(&mut self) -> Result<(), OpenError> {
+        let (disk, root) = (Arc::clone(&self.disk), self.root.clone());
+        let mut store = Self::open_locked(disk, root, Arc::clone(&self.lock), self.config.clone())?;
+        // It never goes back, whatever became of what was done last.
+        store.moment = self.moment;
+        store.woken = self.topics.keys().cloned().collect();
+        *self = store;
+        Ok(())
     }
 
     /// Has the state know what one file says that another had no time to, and the disk keep what the state is.
@@ -188,7 +206,7 @@ impl Store {
 
     /// The moment: never earlier than the last one, whatever the clock says.
     pub(super) fn now(&mut self) -> Timestamp {
-        self.moment.pass((self.clock)())
+        self.moment.pass((self.config.clock)())
     }
 
     pub(super) fn next_epoch(&mut self) -> u64 {
@@ -200,8 +218,8 @@ impl Store {
         self.failed.as_ref()
     }
 
-    /// Bytes that are held until the next flush. None once one has failed: nothing is written any more, and whoever asks
-    /// has to be told so.
+    /// Bytes that are held until the next flush. None once one has failed: nothing is written any more, and whoever
+    /// asks has to be told so.
     pub(super) fn held(&self) -> usize {
         if self.failed.is_some() { 0 } else { self.waiting + self.journal.waiting() }
     }
@@ -275,7 +293,7 @@ impl Store {
     }
 
     fn flush_files(&mut self) -> Result<(), StoreError> {
-        let sync = self.durability != Durability::Relaxed;
+        let sync = self.config.durability != Durability::Relaxed;
         self.unsynced |= self.is_dirty();
         for name in &self.touched {
             if let Some(topic) = self.topics.get_mut(name) {

@@ -104,7 +104,7 @@ fn retention_by_age_leaves_named_what_cannot_be_read_and_need_not_be_old() {
     }
     assert_eq!(looked.0.report.damage.len(), 1, "{:?}", looked.0.report);
     let later = Arc::new(|| Timestamp::now().after(Duration::from_secs(7_200)));
-    store.clock = later;
+    store.config.clock = later;
     let (trimmed, _) = store.retain(&topic, 100).unwrap();
     assert_eq!((trimmed.removed, store.topics[&topic.name].floor), (2, 4), "it goes with what is behind it");
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tidings_proto::histogram::{Histogram, Snapshot};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
+use super::gather::{CALLS_PER_FLUSH, Call, Inbox, Pace, Reply, What};
 use super::store::Store;
 use super::{Config, OpenError, Wakers};
 use crate::error::StoreError;
@@ -19,95 +20,13 @@ use crate::error::StoreError;
 /// Calls that wait for the thread. Beyond that callers wait to be let in: nothing is refused.
 const CALLS_MAX: usize = 1_024;
 
-/// Bytes that calls bring which wait for the thread or for the disk, in kibibytes: four flushes. Beyond that callers wait
-/// to be let in. A call that brings more than all of it comes in alone.
+/// Bytes that calls bring which wait for the thread or for the disk, in kibibytes: four flushes. Beyond that callers
+/// wait to be let in. A call that brings more than all of it comes in alone.
 const QUEUED_KIB_MAX: u32 = 64 << 10;
-
-/// Calls that one write and one sync stand for, at most: none of them should wait for much more than its own.
-const CALLS_PER_FLUSH: usize = 512;
 
 /// Bytes that one write and one sync stand for, in and out; one call more may come. Calls are small or large, and what
 /// they bring is held until then.
 const BYTES_PER_FLUSH: usize = 16 << 20;
-
-/// Longest wait for more calls, if a flush takes longer: of a disk that takes its time, what nobody notices beside it.
-const GATHER_MAX: Duration = Duration::from_millis(2);
-
-/// What a flush takes at least where it is worth to be put to sleep for more calls: one that syncs nothing takes less.
-const GATHERED_FLUSH_MIN: Duration = Duration::from_micros(30);
-
-/// Where waiting for more calls was in vain it is tried again after so many flushes: it costs each of them an eighth then.
-const FLUSHES_PER_TRIAL: u32 = 8;
-
-/// What a call leaves behind: told once everything before it is written.
-type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// What to do, with the store, or with why nothing is done any more.
-type Work = Box<dyn FnOnce(Result<&mut Store, StoreError>) -> Reply + Send>;
-
-enum What {
-    Do(Work),
-    Close(oneshot::Sender<Result<(), StoreError>>),
-}
-
-struct Call {
-    what: What,
-    /// One of [`CALLS_MAX`]: free once the thread has come to the call.
-    place: OwnedSemaphorePermit,
-}
-
-/// Calls on their way to the thread. Whoever puts one there has a place, so there are no more than of those.
-#[derive(Default)]
-struct Inbox {
-    state: Mutex<Waiting>,
-    arrived: Condvar,
-}
-
-#[derive(Default)]
-struct Waiting {
-    calls: VecDeque<Call>,
-    /// The thread sleeps until there are so many: it is not woken for each.
-    wanted: usize,
-    is_closed: bool,
-}
-
-impl Inbox {
-    fn put(&self, call: Call) -> Result<(), StoreError> {
-        let mut waiting = self.state.lock();
-        if waiting.is_closed {
-            return Err(StoreError::Closed);
-        }
-        waiting.calls.push_back(call);
-        if waiting.calls.len() >= waiting.wanted {
-            self.arrived.notify_one();
-        }
-        Ok(())
-    }
-
-    fn len(&self) -> usize {
-        self.state.lock().calls.len()
-    }
-
-    /// Lets nobody in any more.
-    fn close(&self) {
-        self.state.lock().is_closed = true;
-        self.arrived.notify_one();
-    }
-
-    /// All calls, once there are as many as are worth waiting for or, after a while, any. None: it is closed.
-    fn take(&self, pace: &mut Pace) -> VecDeque<Call> {
-        let mut waiting = self.state.lock();
-        if !pace.patience.is_zero() {
-            waiting.wanted = pace.calls;
-            let too_few = |waiting: &mut Waiting| waiting.calls.len() < waiting.wanted && !waiting.is_closed;
-            self.arrived.wait_while_for(&mut waiting, too_few, pace.patience);
-        }
-        pace.came = waiting.calls.len() >= pace.calls;
-        waiting.wanted = 1;
-        self.arrived.wait_while(&mut waiting, |waiting| waiting.calls.is_empty() && !waiting.is_closed);
-        std::mem::take(&mut waiting.calls)
-    }
-}
 
 pub(super) struct Handle {
     inbox: Arc<Inbox>,
@@ -243,65 +162,134 @@ struct Told(Arc<Inbox>, Arc<Wakers>);
 
 impl Drop for Told {
     fn drop(&mut self) {
-        self.0.close();
-        let left = std::mem::take(&mut self.0.state.lock().calls);
-        drop(left);
+        drop(self.0.end());
         self.1.wake_all();
     }
 }
 
-/// How many calls are worth waiting for, and how long.
-///
-/// Whoever was answered by a flush most likely asks for more at once, and a sync that stood for the first of them would
-/// keep all others waiting. They are waited for as long as a flush takes, where that was not in vain the last time.
+/// Shortest time between a store's failure, or an attempt to have it work again, and the next attempt: that reads
+/// what it holds, and whoever meets a full disk tries again at once.
+const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Has a store that failed work again: its disk may have been full, and need not be so for ever.
 #[derive(Debug, Default)]
-struct Pace {
-    calls: usize,
-    patience: Duration,
-    /// There were so many when they were taken.
-    came: bool,
-    /// Flushes since they were waited for.
-    flushes: u32,
+struct Recovery {
+    /// When it failed, or was tried last.
+    tried: Option<Instant>,
 }
 
-impl Pace {
-    /// After a flush that took so long, and with so many callers: those that it answered, and those that have come
-    /// meanwhile.
-    fn after(&mut self, took: Duration, callers: usize) {
-        self.flushes += 1;
-        let is_worth = callers > 1 && took >= GATHERED_FLUSH_MIN;
-        let waits = is_worth && (self.came || self.flushes >= FLUSHES_PER_TRIAL);
-        self.calls = callers.min(CALLS_PER_FLUSH);
-        self.patience = if waits { took.min(GATHER_MAX) } else { Duration::ZERO };
-        if waits {
-            self.flushes = 0;
+impl Recovery {
+    /// Whether it is to be tried now.
+    fn is_due(&mut self, has_failed: bool, now: Instant) -> bool {
+        if !has_failed {
+            self.tried = None;
+            return false;
+        }
+        let is_due = now.duration_since(*self.tried.get_or_insert(now)) >= RECOVERY_PAUSE;
+        if is_due {
+            self.tried = Some(now);
+        }
+        is_due
+    }
+
+    fn run(&mut self, store: &mut Store) {
+        if !self.is_due(store.failed().is_some(), Instant::now()) {
+            return;
+        }
+        match store.recover() {
+            Ok(()) => tracing::info!("the store of streams works again"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the store of streams still fails");
+            }
+        }
+    }
+}
+
+/// What was done, and is answered by the next flush.
+#[derive(Default)]
+struct Done {
+    replies: Vec<Reply>,
+    closing: Option<oneshot::Sender<Result<(), StoreError>>>,
+}
+
+impl Done {
+    /// Whether nothing more should be done before a flush.
+    fn is_full(&self, store: &Store) -> bool {
+        self.closing.is_some() || self.replies.len() >= CALLS_PER_FLUSH || store.held() >= BYTES_PER_FLUSH
+    }
+
+    /// Does what was asked for, as far as one flush goes.
+    fn work(&mut self, store: &mut Store, calls: &mut VecDeque<Call>) {
+        while !self.is_full(store) {
+            let Some(Call { what, place }) = calls.pop_front() else { return };
+            drop(place);
+            match what {
+                What::Do(what) => {
+                    let failed = store.failed().cloned();
+                    self.replies.push(what(failed.map_or(Ok(&mut *store), Err)));
+                }
+                What::Close(reply) => self.closing = Some(reply),
+            }
+        }
+    }
+
+    /// Does what is asked for as it comes, until there is as much as is worth to be flushed. Nothing was done: nobody
+    /// will ask any more.
+    fn gather(
+        store: &mut Store,
+        inbox: &Inbox,
+        (calls, pace): (&mut VecDeque<Call>, &mut Pace),
+        recovery: &mut Recovery,
+    ) -> Self {
+        let mut done = Self::default();
+        if !calls.is_empty() {
+            recovery.run(store);
+        }
+        done.work(store, calls);
+        if !pace.patience.is_zero() {
+            done.wait(store, inbox, (&mut *calls, &mut *pace));
+        }
+        if done.replies.is_empty() && done.closing.is_none() {
+            *calls = inbox.take_any();
+            recovery.run(store);
+            done.work(store, calls);
+        }
+        done
+    }
+}
+
+impl Done {
+    /// Waits for those who are worth to be waited for.
+    fn wait(&mut self, store: &mut Store, inbox: &Inbox, (calls, pace): (&mut VecDeque<Call>, &mut Pace)) {
+        let begun = Instant::now();
+        let (sleeps, mut looks) = (begun + pace.patience, None);
+        while self.replies.len() < pace.calls && !self.is_full(store) {
+            match looks {
+                None => {
+                    let time = pace.look();
+                    if !time.is_zero() {
+                        pace.looked(inbox.look(begun + time));
+                    }
+                    looks = Some(begun + time);
+                }
+                Some(until) => drop(inbox.look(until)),
+            }
+            *calls = inbox.take_more(pace.calls - self.replies.len(), sleeps);
+            if calls.is_empty() {
+                return;
+            }
+            self.work(store, calls);
         }
     }
 }
 
 fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) {
-    let (mut calls, mut pace) = (VecDeque::new(), Pace::default());
+    let (mut calls, mut pace, mut recovery) = (VecDeque::new(), Pace::default(), Recovery::default());
     loop {
-        if calls.is_empty() {
-            calls = inbox.take(&mut pace);
-        }
-        if calls.is_empty() {
+        let Done { replies, closing } =
+            Done::gather(&mut store, inbox, (&mut calls, &mut pace), &mut recovery);
+        if replies.is_empty() && closing.is_none() {
             break;
-        }
-        let (mut replies, mut closing) = (Vec::new(), None);
-        while replies.len() < CALLS_PER_FLUSH && store.held() < BYTES_PER_FLUSH {
-            let Some(Call { what, place }) = calls.pop_front() else { break };
-            drop(place);
-            match what {
-                What::Do(what) => {
-                    let failed = store.failed().cloned();
-                    replies.push(what(failed.map_or(Ok(&mut store), Err)));
-                }
-                What::Close(reply) => {
-                    closing = Some(reply);
-                    break;
-                }
-            }
         }
         let (begun, writes) = (Instant::now(), store.is_dirty());
         let written = store.flush();
@@ -309,11 +297,13 @@ fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) 
         if writes {
             times.record(took);
         }
-        pace.after(took, replies.len() + inbox.len());
+        let answered = replies.len();
+        pace.after(took, answered, answered + calls.len() + inbox.len());
         for reply in replies {
             reply(written.clone());
         }
         if written.is_err() {
+            recovery.tried.get_or_insert(Instant::now());
             wakers.wake_all();
         }
         for topic in store.take_woken() {
@@ -342,43 +332,49 @@ mod tests {
     use super::*;
 
     #[test]
-    fn callers_are_waited_for_while_they_come_and_else_now_and_then() {
-        const FLUSH: Duration = Duration::from_micros(200);
-        let mut pace = Pace { came: true, ..Pace::default() };
-        pace.after(FLUSH, 16);
-        assert_eq!((pace.calls, pace.patience), (16, FLUSH));
-        pace.after(Duration::from_secs(1), 2_000);
-        assert_eq!((pace.calls, pace.patience), (CALLS_PER_FLUSH, GATHER_MAX));
-        pace.after(FLUSH, 1);
-        assert_eq!(pace.patience, Duration::ZERO, "nobody else is there");
-        pace.after(Duration::from_micros(5), 16);
-        assert_eq!(pace.patience, Duration::ZERO, "nothing was synced");
-        let mut pace = Pace::default();
-        let waits = (0..80).filter(|_| {
-            pace.after(FLUSH, 16);
-            !pace.patience.is_zero()
-        });
-        assert_eq!(waits.count(), 10, "they never come");
+    fn a_store_that_failed_is_tried_again_after_a_pause_and_not_at_every_call() {
+        let mut recovery = Recovery::default();
+        let at = |pauses: f64, begun: Instant| begun + RECOVERY_PAUSE.mul_f64(pauses);
+        let begun = Instant::now();
+        assert!(!recovery.is_due(false, begun), "it works");
+        let due = |recovery: &mut Recovery, pauses| recovery.is_due(true, at(pauses, begun));
+        let tries = [0.0, 0.5, 1.0, 1.5, 1.9, 2.1, 2.2].map(|pauses| due(&mut recovery, pauses));
+        assert_eq!(tries, [false, false, true, false, false, true, false]);
+        assert!(!recovery.is_due(false, at(9.0, begun)), "it works again");
+        assert!(!due(&mut recovery, 10.0), "it has failed just now");
     }
 
     #[test]
-    fn calls_are_taken_together_once_there_are_enough() {
-        let inbox = Inbox::default();
-        let places = Arc::new(Semaphore::new(2));
-        let call = || Call {
-            what: What::Do(Box::new(|_| Box::new(|_| ()))),
-            place: Arc::clone(&places).try_acquire_owned().unwrap(),
+    fn calls_are_done_as_they_come_and_flushed_together() {
+        let disk = Frail::new(1, Path::new("/disk"), None);
+        let mut store = Store::open_on(Arc::new(disk), Path::new("/disk"), &Config::default()).unwrap();
+        let (inbox, places) = (Inbox::default(), Arc::new(Semaphore::new(CALLS_MAX)));
+        let mut pace = Pace::default();
+        (pace.calls, pace.patience) = (3, Duration::from_secs(3_600));
+        let (told, done) = std::sync::mpsc::channel();
+        let put = || {
+            let told = told.clone();
+            let place = Arc::clone(&places).try_acquire_owned().unwrap();
+            let what = What::Do(Box::new(move |_| {
+                told.send(()).unwrap();
+                Box::new(|_| ())
+            }));
+            inbox.put(Call { what, place }).unwrap();
         };
-        let pace = || Pace { calls: 2, patience: Duration::from_secs(3_600), ..Pace::default() };
+        put();
         std::thread::scope(|scope| {
-            let taken = scope.spawn(|| inbox.take(&mut pace()).len());
-            inbox.put(call()).unwrap();
-            inbox.put(call()).unwrap();
-            assert_eq!(taken.join().unwrap(), 2);
+            let gathered = scope.spawn(|| {
+                let mut calls = inbox.take_any();
+                Done::gather(&mut store, &inbox, (&mut calls, &mut pace), &mut Recovery::default())
+                    .replies
+                    .len()
+            });
+            done.recv().unwrap();
+            assert!(!gathered.is_finished(), "two more are waited for");
+            put();
+            put();
+            assert_eq!(gathered.join().unwrap(), 3);
         });
-        inbox.close();
-        assert!(inbox.take(&mut pace()).is_empty(), "nobody can come any more");
-        assert!(matches!(inbox.put(call()), Err(StoreError::Closed)));
     }
 
     #[tokio::test]

@@ -194,6 +194,20 @@ async fn delivered(store: &Embedded, topic: &Topic) -> BTreeSet<u64> {
 /// What a new store's journal begins with: two frames, which hold two bytes each.
 const BEGINNING_BYTES: usize = 2 * (20 + 2);
 
+/// Damages of a larger store that are tried. More by `TIDINGS_STREAMS_DAMAGES`, and then each bit of a small one too.
+const DAMAGES: usize = 500;
+const MORE_DAMAGES: &str = "TIDINGS_STREAMS_DAMAGES";
+
+fn damages() -> usize {
+    std::env::var(MORE_DAMAGES).map_or(DAMAGES, |number| number.parse().expect("a number"))
+}
+
+/// The bits of a byte that are flipped, one at a time.
+fn bits(place: usize) -> std::ops::Range<usize> {
+    let one = place % 8;
+    if damages() > DAMAGES { 0..8 } else { one..one + 1 }
+}
+
 fn is_journal(file: &Path) -> bool {
     file.extension().is_some_and(|extension| extension == "journal")
 }
@@ -206,8 +220,11 @@ async fn every_flipped_byte_of_a_small_store_is_found_and_hides_nothing_else() {
         let length =
             std::fs::metadata(sound.directory.path().join(&file)).expect("it is there").len() as usize;
         for place in 0..length {
-            let copy = sound.changed(&file, |bytes| bytes[place] ^= 1 << (place % 8));
-            sound.check(copy.path(), &format!("byte {place} of {}", file.display()), true).await;
+            for bit in bits(place) {
+                let copy = sound.changed(&file, |bytes| bytes[place] ^= 1 << bit);
+                let what = format!("bit {bit} of byte {place} of {}", file.display());
+                sound.check(copy.path(), &what, true).await;
+            }
             flipped += 1;
         }
     }
@@ -250,7 +267,7 @@ async fn random_damage_of_a_larger_store_is_found_and_hides_nothing_else() {
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (chance >> 33) as usize % bound
     };
-    for round in 0..500 {
+    for round in 0..damages() {
         let mut place = draw(all);
         let (file, length) = files
             .iter()

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tidings_streams::embedded::{Config, Embedded};
 use tidings_streams::{
-    DeadLetterFilter, DeadLetterPage, Driver, Durability, ImportError, Name, NewEvent, Page, Retention,
-    Settings, Start, StoreError, Streams, Topic, TopicError, TopicSettings,
+    Backoff, DeadLetterFilter, DeadLetterPage, Driver, Durability, ImportError, Name, NewEvent, Page,
+    Retention, Settings, Start, StoreError, Streams, Topic, TopicError, TopicSettings,
 };
 
 use crate::harness::TestClock;
@@ -77,6 +77,70 @@ async fn a_strict_store_asks_nothing_of_the_driver_for_other_topics() {
     assert_eq!(streams.stream("orders").err(), Some(TopicError::NotConfigured(name("orders"))));
     assert!(matches!(streams.stream("no/topic").err(), Some(TopicError::Name(..))));
     assert!(streams.topics().await.expect("they can be listed").is_empty());
+    streams.shutdown().await.expect("it ends");
+}
+
+/// Fails an event until it is given up: how often it was delivered, and where its dead letter is.
+async fn given_up(streams: &Streams, topic: &str) -> (u32, String) {
+    let stream = streams.stream(topic).expect("it is a topic");
+    let group = stream.group("g", Start::Earliest).await.expect("it is made");
+    stream.publish(NewEvent::new("x")).await.expect("it is published");
+    let filter = DeadLetterFilter { topic: Some(name(topic)), ..DeadLetterFilter::default() };
+    let page = DeadLetterPage { filter, after: None, limit: 10 };
+    loop {
+        let taken = group.receive(&name("c"), 1, PATIENCE).await.expect("it is there");
+        taken.into_iter().next().expect("it comes back").fail("it fails").await.expect("it is settled");
+        let letters = streams.dead_letters(&page).await.expect("they can be read").letters;
+        if let Some(letter) = letters.first() {
+            return (letter.attempts, letter.stream.to_string());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_says_nothing_else_is_kept_by_the_defaults() {
+    let backoff = Backoff { initial: Duration::ZERO, max: Duration::ZERO, jitter: 0.0 };
+    let defaults = TopicSettings {
+        max_deliveries: NonZeroU32::new(2).expect("two is not zero"),
+        dead_letter: name("all-dead"),
+        backoff,
+        ..TopicSettings::default()
+    };
+    let own = TopicSettings {
+        max_deliveries: NonZeroU32::new(4).expect("four is not zero"),
+        dead_letter: name("own-dead"),
+        ..defaults.clone()
+    };
+    let settings = Settings { topics: [(name("own"), own)].into(), ..lenient(defaults) };
+    let (streams, _directory) = opened(settings).await;
+    assert_eq!(given_up(&streams, "other").await, (2, "all-dead".to_owned()));
+    assert_eq!(given_up(&streams, "own").await, (4, "own-dead".to_owned()));
+    streams.shutdown().await.expect("it ends");
+}
+
+#[tokio::test]
+async fn more_topics_than_files_may_be_open_are_listed_and_hold_what_they_should() {
+    /// More than a store has files open at once.
+    const TOPICS: usize = 300;
+    let (streams, directory) = opened(lenient(TopicSettings::default())).await;
+    let names: Vec<String> = (0..TOPICS).map(|number| format!("topic-{number:03}")).collect();
+    for name in &names {
+        let stream = streams.stream(name).expect("it is a topic");
+        stream.publish(NewEvent::new(name.clone())).await.expect("it is published");
+    }
+    streams.shutdown().await.expect("it ends");
+    let config = Config { durability: Durability::Relaxed, ..Config::default() };
+    let store = Embedded::open(directory.path(), config).await.expect("it opens");
+    let streams = Streams::start(Arc::new(store), lenient(TopicSettings::default())).expect("they are sound");
+    let listed: Vec<String> =
+        streams.topics().await.expect("they can be listed").iter().map(ToString::to_string).collect();
+    assert_eq!(listed, names);
+    for name in &names {
+        let stream = streams.stream(name).expect("it is a topic");
+        let page = Page { limit: 10, ..Page::default() };
+        let events = stream.read(&page).await.expect("it can be read").events;
+        assert_eq!(events.iter().map(|event| &event.payload[..]).collect::<Vec<_>>(), [name.as_bytes()]);
+    }
     streams.shutdown().await.expect("it ends");
 }
 
