@@ -1,5 +1,8 @@
 //! What handlers take out of requests, with problems instead of axum's plain texts.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams};
 use axum::http::header::CONTENT_LENGTH;
@@ -10,6 +13,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 
 use crate::limits::{BODY_TIME, DOCUMENT_BYTES_MAX, DRAINED_BYTES_MAX};
+use crate::lobby::Connection;
 use crate::problem::Problem;
 
 /// The cache, and where the path has one the key, that a request names. The key may be empty.
@@ -126,4 +130,21 @@ pub(crate) async fn document_within<T: DeserializeOwned>(
         };
         Problem::new(status, code, error.to_string())
     })
+}
+
+/// Where a request comes from.
+#[derive(Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let connection = parts.extensions.get::<Arc<Connection>>();
+        let address = connection.map(|connection| Self(connection.peer().ip().to_canonical()));
+        address.ok_or_else(|| {
+            let detail = "the request has no connection";
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        })
+    }
 }

@@ -1,19 +1,28 @@
-//! Which requests a browser may have been tricked into sending, and what every answer says to browsers.
+//! What every request goes through before its route: which host it is for, whether a browser was tricked into sending it,
+//! who asks and whether that may be, and the trail of what was done.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, COOKIE, HOST, HeaderName, HeaderValue,
+    ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
 use axum::http::uri::{Authority, Uri};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tokio::time::Instant;
+use tracing::Instrument;
 
+use crate::access::{Caller, Needs};
 use crate::app::App;
-use crate::problem::Problem;
+use crate::lobby::Connection;
+use crate::problem::{Problem, Told, name_request};
+use crate::request_id::{REQUEST_ID, RequestId};
+use crate::routes::{Policy, to_login};
+use crate::trail::{Asked, Outcome, shown};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -21,20 +30,20 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Host names that requests may be for. A page of another site that makes its own name resolve to this machine names
-/// itself, and is refused.
+/// itself, and is refused. An address is no name that anybody could make resolve to something else.
 #[derive(Debug)]
 pub(crate) struct Hosts {
-    listen: IpAddr,
     /// Lower-case; with a port only where that is wanted.
     allowed: Vec<String>,
 }
 
 impl Hosts {
-    pub(crate) fn new(listen: IpAddr, allowed: &[String]) -> Self {
-        Self { listen, allowed: allowed.iter().map(|host| normal(host)).collect() }
+    pub(crate) fn new(allowed: &[String]) -> Self {
+        Self { allowed: allowed.iter().map(|host| normal(host)).collect() }
     }
 
-    fn allow(&self, authority: &str) -> bool {
+    /// `here` is the address that the connection came to.
+    fn allow(&self, authority: &str, here: IpAddr) -> bool {
         if authority.contains('@') {
             return false;
         }
@@ -42,16 +51,16 @@ impl Hosts {
         let host = normal(authority.host());
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         host == "localhost"
-            || bare.parse() == Ok(self.listen)
+            || bare.parse() == Ok(here)
             || self.allowed.iter().any(|allowed| *allowed == host || *allowed == normal(authority.as_str()))
     }
 
     /// The one host that a request is for.
-    fn of<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    fn of<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap, here: IpAddr) -> Option<&'a str> {
         let mut named = headers.get_all(HOST).iter();
         let (host, more) = (named.next()?.to_str().ok()?, named.next());
         let absolute = uri.authority().map_or(host, Authority::as_str);
-        (more.is_none() && self.allow(host) && self.allow(absolute)).then_some(host)
+        (more.is_none() && self.allow(host, here) && self.allow(absolute, here)).then_some(host)
     }
 }
 
@@ -60,8 +69,8 @@ fn normal(host: &str) -> String {
 }
 
 /// Whether a request that may change something comes from another site's page. Programs send neither of the headers
-/// that say so; a browser without them would still send its cookies, of which this server sets none.
-fn is_cross_site(method: &Method, host: &str, headers: &HeaderMap) -> bool {
+/// that say so; a browser without them would still send its cookies. `scheme` is the one that this server speaks.
+fn is_cross_site(method: &Method, (scheme, host): (&str, &str), headers: &HeaderMap) -> bool {
     if method.is_safe() {
         return false;
     }
@@ -70,51 +79,235 @@ fn is_cross_site(method: &Method, host: &str, headers: &HeaderMap) -> bool {
     }
     match headers.get(ORIGIN) {
         Some(origin) => {
-            let same = |origin: &str| Some(normal(origin.strip_prefix("http://")?) == normal(host));
+            let same = |origin: &str| {
+                let (of, named) = origin.split_once("://")?;
+                Some(of == scheme && normal(named) == normal(host))
+            };
             !origin.to_str().ok().and_then(same).unwrap_or(false)
         }
         None => headers.contains_key(COOKIE),
     }
 }
 
-/// Refuses what a browser was tricked into, and tells browsers to make nothing of the answers.
-pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    let mut response = match app.hosts().of(request.uri(), request.headers()) {
-        None => {
-            let detail = "this node is not known by that host name: see http.allowed_hosts";
-            Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail).into_response()
+/// What the guard works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    pub(crate) app: App,
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// Whom a handler has found out to be asking, or what else of a request belongs into the trail.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Noted {
+    pub(crate) caller: Option<Caller>,
+    pub(crate) detail: Option<String>,
+}
+
+impl Noted {
+    /// An answer with something about its request for the trail, which callers may have chosen.
+    pub(crate) fn detail(detail: &str, response: impl IntoResponse) -> Response {
+        let mut response = response.into_response();
+        response.extensions_mut().insert(Self { detail: Some(shown(detail)), caller: None });
+        response
+    }
+}
+
+/// Lets requests through that may be, and tells browsers to make nothing of the answers.
+pub(crate) async fn guard(State(gate): State<Gate>, request: Request, next: Next) -> Response {
+    let id = gate.app.request_ids().of(request.headers());
+    let span = tracing::info_span!("http", request_id = %id);
+    let mut response = match admitted(&gate, request, &id) {
+        Ok((request, caller, needs)) => {
+            let answered = async {
+                match caller.filter(|_| !request.method().is_safe()) {
+                    Some(caller) => changed(&gate, request, next, (caller, needs, id.clone())).await,
+                    None if !request.method().is_safe() => {
+                        unnamed(&gate, request, next, (needs, id.clone())).await
+                    }
+                    None => next.run(request).await,
+                }
+            };
+            answered.instrument(span).await
         }
-        Some(host) if is_cross_site(request.method(), host, request.headers()) => {
-            let detail = "pages of other sites may not change anything here";
-            Problem::new(StatusCode::FORBIDDEN, "cross_site", detail).into_response()
+        Err((refused, noted)) => {
+            let refused = *refused;
+            match noted {
+                Some((caller, asked)) => {
+                    let outcome = outcome_of(&refused);
+                    gate.app.trail().note(&caller, asked, outcome).instrument(span).await;
+                }
+                None => span
+                    .in_scope(|| tracing::debug!(status = refused.status().as_u16(), "a request is refused")),
+            }
+            refused
         }
-        Some(_) => next.run(request).await,
     };
-    let headers = response.headers_mut();
+    name_request(&mut response, &id);
+    finish(response.headers_mut(), &id);
+    response
+}
+
+type Admitted = (Request, Option<Caller>, Needs);
+type Refused = (Box<Response>, Option<(Caller, Asked)>);
+
+/// Decides about a request before anything of it is done.
+fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitted, Refused> {
+    let app = &gate.app;
+    let refused = |problem: Problem| (Box::new(problem.into_response()), None);
+    let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
+        let detail = "the request has no connection";
+        return Err(refused(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)));
+    };
+    let here = connection.here().ip().to_canonical();
+    let Some(host) = app.hosts().of(request.uri(), request.headers(), here) else {
+        let detail = "this node is not known by that host name: see http.allowed_hosts";
+        return Err(refused(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign_host", detail)));
+    };
+    let scheme = if app.options().tls.is_some() { "https" } else { "http" };
+    if is_cross_site(request.method(), (scheme, host), request.headers()) {
+        let detail = "pages of other sites may not change anything here";
+        return Err(refused(Problem::new(StatusCode::FORBIDDEN, "cross_site", detail)));
+    }
+    let address = connection.peer().ip().to_canonical();
+    let needs = gate.policy.of(request.extensions().get::<MatchedPath>(), request.method());
+    let judged = match app.access().caller(request.headers(), address, Instant::now()) {
+        Ok(caller) => {
+            app.access().judge(caller.as_ref(), needs).map(|()| caller.clone()).map_err(|why| (why, caller))
+        }
+        Err(problem) => Err((problem, None)),
+    };
+    let caller = match judged {
+        Ok(caller) => caller,
+        Err((problem, Some(caller))) => {
+            tracing::info!(
+                request_id = %id, who = &*caller.name, %address, code = problem.code(),
+                "a request is refused"
+            );
+            let noted = (!request.method().is_safe()).then(|| (caller, asked(&request, address, needs, id)));
+            return Err((Box::new(problem.into_response()), noted));
+        }
+        Err((problem, None)) => {
+            match problem.code() {
+                "unauthenticated" if wants_page(&request) => {
+                    return Err((Box::new(to_login(request.uri())), None));
+                }
+                // Some in a minute from each address; of the others a metric tells.
+                "invalid_token" => tracing::warn!(request_id = %id, %address, "a token is refused"),
+                _ => {}
+            }
+            return Err(refused(problem));
+        }
+    };
+    if let Some(caller) = &caller {
+        connection.admit(app.room()).map_err(|problem| {
+            let mut response = problem.into_response();
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            (Box::new(response), None)
+        })?;
+        request.extensions_mut().insert(caller.clone());
+    }
+    Ok((request, caller, needs))
+}
+
+/// Whether a person looks at the answer.
+fn wants_page(request: &Request) -> bool {
+    let accepts = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    request.method() == Method::GET && accepts.is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// A change that somebody asks for: whatever comes of it is in the trail before it is answered.
+async fn changed(
+    gate: &Gate,
+    request: Request,
+    next: Next,
+    (caller, needs, id): (Caller, Needs, RequestId),
+) -> Response {
+    let address = peer_of(&request);
+    let mut pending = Pending { gate, of: Some((caller, asked(&request, address, needs, &id))) };
+    let response = next.run(request).await;
+    if let Some((caller, asked)) = pending.of.take() {
+        gate.app.trail().note(&caller, asked, outcome_of(&response)).await;
+    }
+    response
+}
+
+/// The same, of somebody who is known only once the handler says so, if then.
+async fn unnamed(gate: &Gate, request: Request, next: Next, (needs, id): (Needs, RequestId)) -> Response {
+    let address = peer_of(&request);
+    let asked = asked(&request, address, needs, &id);
+    let response = next.run(request).await;
+    if let Some(caller) = response.extensions().get::<Noted>().and_then(|noted| noted.caller.clone()) {
+        gate.app.trail().note(&caller, asked, outcome_of(&response)).await;
+    }
+    response
+}
+
+fn peer_of(request: &Request) -> IpAddr {
+    let connection = request.extensions().get::<Arc<Connection>>();
+    connection.map_or(IpAddr::from([0; 4]), |connection| connection.peer().ip().to_canonical())
+}
+
+fn asked(request: &Request, address: IpAddr, needs: Needs, id: &RequestId) -> Asked {
+    let uri = request.uri();
+    let target = uri.path_and_query().map_or(uri.path(), |both| both.as_str());
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    Asked {
+        address,
+        action: format!("{} {route}", request.method()).trim_end().to_owned(),
+        target: shown(target),
+        request: id.clone(),
+        traffic: needs.traffic,
+    }
+}
+
+fn outcome_of(response: &Response) -> Outcome {
+    let code = response.extensions().get::<Told>().map(|told| told.code);
+    let detail = response.extensions().get::<Noted>().and_then(|noted| noted.detail.clone());
+    Outcome { status: Some(response.status()), code, detail }
+}
+
+/// A change under way. If its caller goes away, that is in the trail.
+struct Pending<'a> {
+    gate: &'a Gate,
+    of: Option<(Caller, Asked)>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some((caller, asked)) = self.of.take() {
+            self.gate.app.trail().note_unfinished(&caller, asked);
+        }
+    }
+}
+
+fn finish(headers: &mut HeaderMap, id: &RequestId) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REQUEST_ID, id.header());
     for (name, value) in [
         (CONTENT_SECURITY_POLICY, POLICY),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
-    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[test]
     fn only_known_hosts_are_allowed() {
-        let hosts =
-            Hosts::new([127, 0, 0, 1].into(), &["Tidings.internal".to_owned(), "proxy:8080".to_owned()]);
+        let hosts = Hosts::new(&["Tidings.internal".to_owned(), "proxy:8080".to_owned()]);
         for host in
             ["127.0.0.1:7480", "127.0.0.1", "LOCALHOST:1", "localhost.", "tidings.internal:9", "proxy:8080"]
         {
-            assert!(hosts.allow(host), "{host}");
+            assert!(hosts.allow(host, HERE), "{host}");
         }
         for host in [
             "",
@@ -126,20 +319,20 @@ mod tests {
             "a@localhost",
             "[::1]",
         ] {
-            assert!(!hosts.allow(host), "{host}");
+            assert!(!hosts.allow(host, HERE), "{host}");
         }
-        assert!(Hosts::new("::1".parse().unwrap(), &[]).allow("[::1]:7480"));
+        assert!(Hosts::new(&[]).allow("[::1]:7480", "::1".parse().unwrap()));
     }
 
     #[test]
     fn a_request_names_one_host() {
-        let hosts = Hosts::new([127, 0, 0, 1].into(), &[]);
+        let hosts = Hosts::new(&[]);
         let with = |names: &[&'static str], uri: &'static str| {
             let mut headers = HeaderMap::new();
             names.iter().for_each(|name| {
                 headers.append(HOST, HeaderValue::from_static(name));
             });
-            hosts.of(&Uri::from_static(uri), &headers).is_some()
+            hosts.of(&Uri::from_static(uri), &headers, HERE).is_some()
         };
         assert!(with(&["localhost"], "/"));
         assert!(with(&["localhost"], "http://localhost/"));
@@ -150,26 +343,31 @@ mod tests {
 
     #[test]
     fn writes_from_other_sites_are_told_apart() {
-        let cross = |method: Method, named: &[(HeaderName, &'static str)]| {
-            let headers =
-                named.iter().map(|(name, text)| (name.clone(), HeaderValue::from_static(text))).collect();
-            is_cross_site(&method, "localhost:7480", &headers)
-        };
-        for (named, expected) in [
-            (&[][..], false),
-            (&[(SEC_FETCH_SITE, "same-origin")], false),
-            (&[(SEC_FETCH_SITE, "none")], false),
-            (&[(SEC_FETCH_SITE, "same-site")], true),
-            (&[(SEC_FETCH_SITE, "cross-site")], true),
-            (&[(SEC_FETCH_SITE, "cross-site"), (ORIGIN, "http://localhost:7480")], true),
-            (&[(ORIGIN, "http://localhost:7480")], false),
-            (&[(ORIGIN, "http://localhost:3000")], true),
-            (&[(ORIGIN, "https://localhost:7480")], true),
-            (&[(ORIGIN, "null")], true),
-            (&[(COOKIE, "a=b")], true),
-        ] {
-            assert_eq!(cross(Method::POST, named), expected, "{named:?}");
-            assert!(!cross(Method::GET, named), "{named:?}");
+        for scheme in ["http", "https"] {
+            let (own, other) = if scheme == "http" { ("http", "https") } else { ("https", "http") };
+            let cross = |method: Method, named: &[(HeaderName, String)]| {
+                let value = |text: &String| HeaderValue::from_str(text).unwrap();
+                let headers = named.iter().map(|(name, text)| (name.clone(), value(text))).collect();
+                is_cross_site(&method, (scheme, "localhost:7480"), &headers)
+            };
+            let site = |text: &str| (SEC_FETCH_SITE, text.to_owned());
+            let origin = |of: &str, host: &str| (ORIGIN, format!("{of}://{host}"));
+            for (named, expected) in [
+                (vec![], false),
+                (vec![site("same-origin")], false),
+                (vec![site("none")], false),
+                (vec![site("same-site")], true),
+                (vec![site("cross-site")], true),
+                (vec![site("cross-site"), origin(own, "localhost:7480")], true),
+                (vec![origin(own, "localhost:7480")], false),
+                (vec![origin(own, "localhost:3000")], true),
+                (vec![origin(other, "localhost:7480")], true),
+                (vec![(ORIGIN, "null".to_owned())], true),
+                (vec![(COOKIE, "a=b".to_owned())], true),
+            ] {
+                assert_eq!(cross(Method::POST, &named), expected, "{scheme} {named:?}");
+                assert!(!cross(Method::GET, &named), "{scheme} {named:?}");
+            }
         }
     }
 }

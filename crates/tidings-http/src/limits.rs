@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Connections at once. Every open subscription holds one; a connection holds about 16 KiB. More are answered 429.
+/// Connections at once of those who have been let in: with a token, or without where none is needed. Every open
+/// subscription holds one; a connection holds about 16 KiB. More are answered 429.
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// Subscriptions to events at once, so that they leave connections for everything else. More are answered 429.
@@ -83,11 +84,64 @@ pub const WRITE_BYTES_MIN: usize = 64 << 10;
 pub const SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// How long a connection is kept after its last answer for a client that still sends: long enough for a round trip to
-/// anywhere, after which it has seen the answer. A client for which there is no room has as long to begin its request.
+/// anywhere, after which it has seen the answer.
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
 
-/// Connections at once that are told that there are too many. More are closed without a word that is sure to arrive.
-pub const REFUSALS_MAX: usize = 64;
+/// Connections at once on which nobody has been let in yet. Beyond it the oldest one of the address that has most of
+/// them is closed, so that who only opens connections keeps nobody else from getting in.
+pub const LOBBY_MAX: usize = 128;
+
+/// How long a connection may take until somebody is let in on it.
+pub const LOBBY_TIME: Duration = Duration::from_secs(30);
+
+/// How long a TLS handshake may take: two round trips to anywhere, on a slow machine.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+
+/// Tokens in a file: each request with a token is compared with all of them.
+pub const TOKENS_MAX: usize = 256;
+
+/// Longest token file, in bytes: as many tokens with long names and comments.
+pub const TOKEN_FILE_BYTES_MAX: u64 = 256 << 10;
+
+/// Longest token, in bytes; those that the program makes have 51.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// Tokens that are none which an address may show in [`FAILURES_TIME`] until it is answered 429.
+pub const FAILURES_MAX: u32 = 10;
+
+/// After so long an address begins anew.
+pub const FAILURES_TIME: Duration = Duration::from_secs(60);
+
+/// Addresses whose failures are remembered; a hundred bytes each.
+pub const FAILED_ADDRESSES_MAX: usize = 4_096;
+
+/// Sessions of browsers at once; a hundred bytes each. Beyond it the one that was used least recently ends.
+pub const SESSIONS_MAX: usize = 1_024;
+
+/// How long a session lasts: a working day.
+pub const SESSION_TIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How long a session lasts without a request.
+pub const SESSION_IDLE_TIME: Duration = Duration::from_secs(60 * 60);
+
+/// Longest form to log in with, in bytes: a token, percent-encoded.
+pub const LOGIN_BYTES_MAX: usize = 4 << 10;
+
+/// What people did that is remembered for `GET /v1/audit`, and as much again of what services did: at most some
+/// kilobyte each.
+pub const TRAIL_MAX: usize = 2_048;
+
+/// Longest target in the trail, in bytes; of longer ones the beginning is kept.
+pub const TARGET_BYTES_MAX: usize = 512;
+
+/// Lines that may wait for the audit file. Beyond it requests wait for the disk.
+pub const TRAIL_QUEUE_MAX: usize = 1_024;
+
+/// Longest id of a request that is taken over from its sender, in bytes.
+pub const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Pause between two looks at whether the token file or a certificate has changed.
+pub const FILES_POLL: Duration = Duration::from_secs(1);
 
 /// How long requests under way may go on after the server was told to end.
 pub const GRACE_TIME: Duration = Duration::from_secs(5);

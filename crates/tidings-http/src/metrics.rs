@@ -22,8 +22,8 @@ use tidings::{BroadcastError, Following, MemberInfo, MissingReason, Node, NodeId
 use tidings_proto::histogram::Snapshot;
 
 pub(crate) use self::streams::StreamsSeen;
+use crate::app::Door;
 use crate::readiness::Readiness;
-use crate::room::Room;
 
 /// Every state, for one sample each.
 const STATES: [State; 4] = [State::Live, State::Suspect, State::Lost, State::Left];
@@ -41,16 +41,16 @@ type Labels = Vec<(&'static str, String)>;
 pub(crate) fn registry(
     node: Node,
     readiness: Arc<Readiness>,
-    room: Arc<Room>,
+    door: Door,
     streams: Arc<StreamsSeen>,
 ) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(NodeMetrics(node, readiness, room, streams)));
+    registry.register_collector(Box::new(NodeMetrics(node, readiness, door, streams)));
     registry
 }
 
 #[derive(Debug)]
-struct NodeMetrics(Node, Arc<Readiness>, Arc<Room>, Arc<StreamsSeen>);
+struct NodeMetrics(Node, Arc<Readiness>, Door, Arc<StreamsSeen>);
 
 impl Collector for NodeMetrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
@@ -343,10 +343,22 @@ impl NodeMetrics {
     }
 
     fn refused(&self, out: &mut Output<'_>) -> fmt::Result {
+        let Door { access, trail, lobby, room } = &self.2;
+        let displaced = [("lobby", lobby.displaced())];
         out.counter(
             "tidings_http_refused",
             "Requests and connections over HTTP for which there was no room.",
-            labelled("room", self.2.refused()),
+            labelled("room", room.refused().into_iter().chain(displaced)),
+        )?;
+        out.counter(
+            "tidings_http_denied",
+            "Requests over HTTP that were not allowed.",
+            labelled("reason", access.refused()),
+        )?;
+        out.counter(
+            "tidings_http_audit_lost",
+            "Lines of the audit log that are not in its file, though there is one.",
+            one(trail.lost()),
         )
     }
 

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value as Json;
+
+use crate::tls::TlsFiles;
 
 type Read = Box<dyn Fn() -> String + Send + Sync>;
 type Change = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -34,9 +37,22 @@ impl fmt::Debug for LogLevel {
 /// What a server is started with.
 #[derive(Clone)]
 pub struct Options {
-    /// Where it listens; loopback only. Port 0: a free one.
+    /// Where it listens. Port 0: a free one. What is no loopback address needs `tls` and `token_file`.
     pub listen: SocketAddr,
-    /// Host names, with or without a port, that requests may use besides `localhost` and the listen address.
+    /// Certificate and key for HTTPS. Default: none, and it speaks HTTP.
+    pub tls: Option<TlsFiles>,
+    /// Hashes of the tokens that callers need, as [`crate::NewToken`] makes them. Default: none, and whoever can connect
+    /// may do everything.
+    pub token_file: Option<PathBuf>,
+    /// Whether `/livez`, `/readyz`, `/startupz` and `/metrics` need no token. Default: yes.
+    pub open_health_and_metrics: bool,
+    /// Whether anybody can see values and payloads over HTTP. Default: yes, with tokens that may.
+    pub allow_payloads: bool,
+    /// Whether the session of a browser may do what cannot be undone, as its token may. Default: no.
+    pub allow_destructive_actions: bool,
+    /// A file to which a line of JSON is added for whatever somebody does. Default: none.
+    pub audit_file: Option<PathBuf>,
+    /// Host names, with or without a port, that requests may use besides `localhost` and the address they come to.
     /// Default: none.
     pub allowed_hosts: Vec<String>,
     /// Whether operators may take the node out of service with `POST /v1/drain`. Default: no, and the route is not
@@ -57,6 +73,12 @@ impl Options {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            tls: None,
+            token_file: None,
+            open_health_and_metrics: true,
+            allow_payloads: true,
+            allow_destructive_actions: false,
+            audit_file: None,
             allowed_hosts: Vec::new(),
             drains: false,
             log_level: None,
@@ -70,6 +92,8 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("listen", &self.listen)
+            .field("tls", &self.tls)
+            .field("token_file", &self.token_file)
             .field("allowed_hosts", &self.allowed_hosts)
             .finish_non_exhaustive()
     }

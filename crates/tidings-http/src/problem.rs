@@ -3,8 +3,10 @@
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 use tidings::{FillError, KeyError, TagError, WriteError};
+
+use crate::request_id::RequestId;
 
 /// The answer of a route.
 pub(crate) type Answer = Result<Response, Problem>;
@@ -27,6 +29,14 @@ impl Problem {
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.header = Some(Box::new((name, value)));
         self
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Not available now, for these reasons.
@@ -60,6 +70,21 @@ impl Problem {
     }
 }
 
+/// What the answer to a request says of a problem, beside that answer: for those who know more of the request.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) code: &'static str,
+    document: Value,
+}
+
+/// Writes the id of its request into the answer that tells of a problem.
+pub(crate) fn name_request(response: &mut Response, id: &RequestId) {
+    if let Some(mut told) = response.extensions_mut().remove::<Told>() {
+        told.document["request_id"] = id.as_str().into();
+        *response.body_mut() = told.document.to_string().into();
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("error").to_lowercase();
@@ -74,6 +99,7 @@ impl IntoResponse for Problem {
             document["reasons"] = self.reasons.into();
         }
         let mut response = (self.status, document.to_string()).into_response();
+        response.extensions_mut().insert(Told { code: self.code, document });
         let json = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, json);
         if let Some((name, value)) = self.header.map(|header| *header) {

@@ -13,36 +13,34 @@ mod events;
 mod health;
 mod holders;
 mod invalidate;
+mod login;
 mod page;
 mod streams;
+mod trail;
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{MatchedPath, State};
 use axum::handler::Handler;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::MethodRouter;
 
+pub(crate) use self::login::to_login;
+use crate::access::Needs;
 use crate::app::App;
-use crate::guard::guard;
+use crate::guard::{Gate, guard};
 use crate::problem::Problem;
 
 /// Beginnings of paths that belong to parts which this node does not have.
-const NOT_CONFIGURED: [&str; 9] = [
-    "/v1/audit",
-    "/v1/debug",
-    "/cluster",
-    "/caches",
-    "/streams",
-    "/groups",
-    "/dead-letters",
-    "/live",
-    "/audit",
-];
+const NOT_CONFIGURED: [&str; 8] =
+    ["/v1/debug", "/cluster", "/caches", "/streams", "/groups", "/dead-letters", "/live", "/audit"];
 
 struct Route {
     path: &'static str,
-    methods: Vec<&'static str>,
+    methods: Vec<(Method, Needs)>,
     handlers: MethodRouter<App>,
 }
 
@@ -51,56 +49,73 @@ impl Route {
         Self { path, methods: Vec::new(), handlers: MethodRouter::new() }
     }
 
-    fn get<H: Handler<T, App>, T: 'static>(mut self, handler: H) -> Self {
-        self.methods.push("get");
+    fn get<H: Handler<T, App>, T: 'static>(mut self, needs: Needs, handler: H) -> Self {
+        self.methods.push((Method::GET, needs));
         self.handlers = self.handlers.get(handler);
         self
     }
 
-    fn put<H: Handler<T, App>, T: 'static>(mut self, handler: H) -> Self {
-        self.methods.push("put");
+    fn put<H: Handler<T, App>, T: 'static>(mut self, needs: Needs, handler: H) -> Self {
+        self.methods.push((Method::PUT, needs));
         self.handlers = self.handlers.put(handler);
         self
     }
 
-    fn post<H: Handler<T, App>, T: 'static>(mut self, handler: H) -> Self {
-        self.methods.push("post");
+    fn post<H: Handler<T, App>, T: 'static>(mut self, needs: Needs, handler: H) -> Self {
+        self.methods.push((Method::POST, needs));
         self.handlers = self.handlers.post(handler);
         self
     }
 
-    fn delete<H: Handler<T, App>, T: 'static>(mut self, handler: H) -> Self {
-        self.methods.push("delete");
+    fn delete<H: Handler<T, App>, T: 'static>(mut self, needs: Needs, handler: H) -> Self {
+        self.methods.push((Method::DELETE, needs));
         self.handlers = self.handlers.delete(handler);
         self
     }
 }
 
+const ANYBODY: Needs = Needs::ANYBODY;
+const PROBES: Needs = Needs::PROBES;
+const VIEWER: Needs = Needs::VIEWER;
+const OPERATOR: Needs = Needs::OPERATOR;
+const ADMIN: Needs = Needs::ADMIN;
+/// What services do all the time.
+const TRAFFIC: Needs = Needs::OPERATOR.traffic();
+
 fn table() -> Vec<Route> {
-    let entry = |path| Route::at(path).get(entries::get).put(entries::put).delete(entries::delete);
+    let entry = |path| {
+        let route = Route::at(path).get(VIEWER.payloads(), entries::get);
+        route.put(TRAFFIC, entries::put).delete(TRAFFIC, entries::delete)
+    };
     vec![
-        Route::at("/livez").get(health::live),
-        Route::at("/readyz").get(health::ready),
-        Route::at("/startupz").get(health::started),
-        Route::at("/metrics").get(documents::metrics),
-        Route::at("/openapi.json").get(documents::openapi),
-        Route::at("/").get(page::page),
-        Route::at("/v1/cluster").get(cluster::show),
-        Route::at("/v1/cluster/forget").post(cluster::forget),
-        Route::at("/v1/coherence").get(coherence::show),
-        Route::at("/v1/coherence/audit").post(audit::begin),
-        Route::at("/v1/caches").get(caches::list),
-        Route::at("/v1/caches/{cache}").get(caches::show).put(caches::open).delete(caches::close),
+        Route::at("/livez").get(PROBES, health::live),
+        Route::at("/readyz").get(PROBES, health::ready),
+        Route::at("/startupz").get(PROBES, health::started),
+        Route::at("/metrics").get(PROBES, documents::metrics),
+        Route::at("/openapi.json").get(VIEWER, documents::openapi),
+        Route::at("/login").get(ANYBODY, login::form).post(ANYBODY, login::log_in),
+        Route::at("/logout").post(ANYBODY, login::log_out),
+        Route::at("/").get(VIEWER, page::page),
+        Route::at("/v1/audit").get(ADMIN, trail::list),
+        Route::at("/v1/cluster").get(VIEWER, cluster::show),
+        Route::at("/v1/cluster/forget").post(ADMIN.destroys(), cluster::forget),
+        Route::at("/v1/coherence").get(VIEWER, coherence::show),
+        Route::at("/v1/coherence/audit").post(OPERATOR, audit::begin),
+        Route::at("/v1/caches").get(VIEWER, caches::list),
+        Route::at("/v1/caches/{cache}")
+            .get(VIEWER, caches::show)
+            .put(OPERATOR, caches::open)
+            .delete(ADMIN.destroys(), caches::close),
         entry("/v1/caches/{cache}/entries/{key}"),
         // The empty key: a parameter of a path is never empty.
         entry("/v1/caches/{cache}/entries/"),
-        Route::at("/v1/caches/{cache}/entries/{key}/where").get(holders::show),
-        Route::at("/v1/caches/{cache}/entries//where").get(holders::show),
-        Route::at("/v1/caches/{cache}/invalidate").post(invalidate::invalidate),
-        Route::at("/v1/caches/{cache}/events").get(events::events),
-        Route::at("/v1/drain").post(admin::drain),
-        Route::at("/v1/log-level").get(admin::log_level).put(admin::set_log_level),
-        Route::at("/v1/configuration").get(admin::configuration),
+        Route::at("/v1/caches/{cache}/entries/{key}/where").get(VIEWER, holders::show),
+        Route::at("/v1/caches/{cache}/entries//where").get(VIEWER, holders::show),
+        Route::at("/v1/caches/{cache}/invalidate").post(OPERATOR.destroys(), invalidate::invalidate),
+        Route::at("/v1/caches/{cache}/events").get(VIEWER, events::events),
+        Route::at("/v1/drain").post(OPERATOR.destroys(), admin::drain),
+        Route::at("/v1/log-level").get(VIEWER, admin::log_level).put(ADMIN, admin::set_log_level),
+        Route::at("/v1/configuration").get(OPERATOR, admin::configuration),
     ]
     .into_iter()
     .chain(of_streams())
@@ -110,44 +125,72 @@ fn table() -> Vec<Route> {
 fn of_streams() -> Vec<Route> {
     use streams::{browse, dead_letters, deliveries, groups, transfer};
     vec![
-        Route::at("/v1/streams").get(browse::list),
-        Route::at("/v1/streams/{topic}").get(browse::show),
-        Route::at("/v1/streams/{topic}/events").get(browse::events).post(browse::publish),
-        Route::at("/v1/streams/{topic}/events/{id}").get(browse::event),
-        Route::at("/v1/streams/{topic}/trim").post(browse::trim),
-        Route::at("/v1/streams/{topic}/export").get(transfer::export),
-        Route::at("/v1/streams/{topic}/import").post(transfer::import),
-        Route::at("/v1/streams/{topic}/groups").get(groups::list),
+        Route::at("/v1/streams").get(VIEWER, browse::list),
+        Route::at("/v1/streams/{topic}").get(VIEWER, browse::show),
+        Route::at("/v1/streams/{topic}/events")
+            .get(VIEWER.payloads(), browse::events)
+            .post(TRAFFIC, browse::publish),
+        Route::at("/v1/streams/{topic}/events/{id}").get(VIEWER.payloads(), browse::event),
+        Route::at("/v1/streams/{topic}/trim").post(ADMIN.destroys(), browse::trim),
+        Route::at("/v1/streams/{topic}/export").get(VIEWER.payloads(), transfer::export),
+        Route::at("/v1/streams/{topic}/import").post(OPERATOR, transfer::import),
+        Route::at("/v1/streams/{topic}/groups").get(VIEWER, groups::list),
         Route::at("/v1/streams/{topic}/groups/{group}")
-            .get(groups::show)
-            .put(groups::make)
-            .delete(groups::remove),
-        Route::at("/v1/streams/{topic}/groups/{group}/receive").post(deliveries::receive),
-        Route::at("/v1/streams/{topic}/groups/{group}/ack").post(deliveries::ack),
-        Route::at("/v1/streams/{topic}/groups/{group}/fail").post(deliveries::fail),
-        Route::at("/v1/streams/{topic}/groups/{group}/extend").post(deliveries::extend),
-        Route::at("/v1/streams/{topic}/groups/{group}/claim").post(deliveries::claim),
-        Route::at("/v1/streams/{topic}/groups/{group}/pending").get(groups::pending),
-        Route::at("/v1/streams/{topic}/groups/{group}/seek").post(groups::seek),
-        Route::at("/v1/streams/{topic}/groups/{group}/pause").post(groups::pause),
-        Route::at("/v1/streams/{topic}/groups/{group}/resume").post(groups::resume),
-        Route::at("/v1/dead-letters").get(dead_letters::list).delete(dead_letters::purge),
-        Route::at("/v1/dead-letters/retry").post(dead_letters::retry_many),
-        Route::at("/v1/dead-letters/{id}").get(dead_letters::show).delete(dead_letters::remove),
-        Route::at("/v1/dead-letters/{id}/retry").post(dead_letters::retry),
-        Route::at("/v1/stream-store/verify").post(transfer::verify),
+            .get(VIEWER, groups::show)
+            .put(OPERATOR, groups::make)
+            .delete(ADMIN.destroys(), groups::remove),
+        Route::at("/v1/streams/{topic}/groups/{group}/receive").post(TRAFFIC.payloads(), deliveries::receive),
+        Route::at("/v1/streams/{topic}/groups/{group}/ack").post(TRAFFIC, deliveries::ack),
+        Route::at("/v1/streams/{topic}/groups/{group}/fail").post(TRAFFIC, deliveries::fail),
+        Route::at("/v1/streams/{topic}/groups/{group}/extend").post(TRAFFIC, deliveries::extend),
+        Route::at("/v1/streams/{topic}/groups/{group}/claim").post(TRAFFIC.payloads(), deliveries::claim),
+        Route::at("/v1/streams/{topic}/groups/{group}/pending").get(VIEWER, groups::pending),
+        Route::at("/v1/streams/{topic}/groups/{group}/seek").post(OPERATOR.destroys(), groups::seek),
+        Route::at("/v1/streams/{topic}/groups/{group}/pause").post(OPERATOR, groups::pause),
+        Route::at("/v1/streams/{topic}/groups/{group}/resume").post(OPERATOR, groups::resume),
+        Route::at("/v1/dead-letters")
+            .get(VIEWER.payloads(), dead_letters::list)
+            .delete(ADMIN.destroys(), dead_letters::purge),
+        Route::at("/v1/dead-letters/retry").post(OPERATOR, dead_letters::retry_many),
+        Route::at("/v1/dead-letters/{id}")
+            .get(VIEWER.payloads(), dead_letters::show)
+            .delete(ADMIN.destroys(), dead_letters::remove),
+        Route::at("/v1/dead-letters/{id}/retry").post(OPERATOR, dead_letters::retry),
+        Route::at("/v1/stream-store/verify").post(OPERATOR, transfer::verify),
     ]
+}
+
+/// What each route asks of its callers, by path.
+#[derive(Debug)]
+pub(crate) struct Policy(HashMap<&'static str, Vec<(Method, Needs)>>);
+
+impl Policy {
+    fn of_table(table: &[Route]) -> Self {
+        Self(table.iter().map(|route| (route.path, route.methods.clone())).collect())
+    }
+
+    /// What a request has to be allowed to. What is not in the table, a path that is none among it, takes a viewer: a
+    /// stranger learns nothing by trying paths.
+    pub(crate) fn of(&self, path: Option<&MatchedPath>, method: &Method) -> Needs {
+        // A HEAD is a GET whose answer is left out.
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        let methods = path.and_then(|path| self.0.get(path.as_str()));
+        let needs = methods.and_then(|methods| methods.iter().find(|(known, _)| known == method));
+        needs.map_or(VIEWER, |(_, needs)| *needs)
+    }
 }
 
 /// All routes, guarded.
 pub(crate) fn router(app: App) -> Router {
     let all = |router: Router<App>, Route { path, handlers, .. }| router.route(path, handlers);
-    table()
+    let table = table();
+    let policy = Arc::new(Policy::of_table(&table));
+    table
         .into_iter()
         .fold(Router::new(), all)
         .fallback(missing)
         .method_not_allowed_fallback(not_allowed)
-        .layer(from_fn_with_state(app.clone(), guard))
+        .layer(from_fn_with_state(Gate { app: app.clone(), policy }, guard))
         .with_state(app)
 }
 
@@ -176,6 +219,12 @@ mod tests {
     use serde_json::Value as Json;
 
     use super::*;
+    use crate::access::{Audience, Role};
+
+    /// OpenAPI has no parameters that are empty.
+    fn is_of_the_empty_key(route: &Route) -> bool {
+        route.path.ends_with("/entries/") || route.path.contains("//")
+    }
 
     #[test]
     fn the_openapi_document_names_exactly_the_routes_that_exist() {
@@ -191,12 +240,50 @@ mod tests {
             .collect();
         let there: BTreeSet<(String, String)> = table()
             .iter()
-            .filter(|route| !route.path.ends_with("/entries/") && !route.path.contains("//"))
+            .filter(|route| !is_of_the_empty_key(route))
             .flat_map(|route| {
-                route.methods.iter().map(|method| (route.path.to_owned(), (*method).to_owned()))
+                route
+                    .methods
+                    .iter()
+                    .map(|(method, _)| (route.path.to_owned(), method.as_str().to_ascii_lowercase()))
             })
             .collect();
         assert_eq!(named, there);
+    }
+
+    #[test]
+    fn the_openapi_document_says_of_every_route_what_its_callers_need() {
+        let document: Json = serde_json::from_str(documents::OPENAPI).unwrap();
+        let mut wrong = Vec::new();
+        for route in table().iter().filter(|route| !is_of_the_empty_key(route)) {
+            for (method, needs) in &route.methods {
+                let operation = &document["paths"][route.path][method.as_str().to_ascii_lowercase()];
+                let (role, is_open) = match needs.audience {
+                    Audience::Anybody => ("anybody", true),
+                    Audience::Probes => ("probe", true),
+                    Audience::Role(role) => (role.as_str(), false),
+                };
+                let said = operation["x-tidings-role"] == role
+                    && (operation["x-tidings-payloads"] == true) == needs.payloads
+                    && (operation["x-tidings-destructive"] == true) == needs.destroys
+                    && (operation["security"] == serde_json::json!([])) == is_open;
+                if !said {
+                    wrong.push(format!("{method} {}: {needs:?}", route.path));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn whoever_only_looks_changes_nothing_and_who_changes_something_is_no_viewer() {
+        for route in table() {
+            for (method, needs) in &route.methods {
+                let Audience::Role(role) = needs.audience else { continue };
+                assert_eq!(method.is_safe() && !needs.destroys, method.is_safe(), "{method} {}", route.path);
+                assert!(method.is_safe() || role > Role::Viewer, "{method} {}", route.path);
+            }
+        }
     }
 
     #[test]

@@ -1,44 +1,66 @@
 //! The listener and its connections.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ring::rand::{SecureRandom, SystemRandom};
 use socket2::SockRef;
 use tidings::Node;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::access::{TokenFileError, Tokens};
+use crate::app::{App, Parts};
 use crate::limits::{
-    ACCEPT_PAUSE, BUFFER_BYTES_MAX, GRACE_TIME, HEAD_TIME, LINGER_TIME, REFUSALS_MAX, SEND_BUFFER_BYTES,
+    ACCEPT_PAUSE, BUFFER_BYTES_MAX, GRACE_TIME, HANDSHAKE_TIME, HEAD_TIME, LOBBY_TIME, SEND_BUFFER_BYTES,
+    TRAIL_QUEUE_MAX,
 };
+use crate::lobby::Connection;
 use crate::options::Options;
+use crate::reload::Reloader;
 use crate::routes;
 use crate::socket::Socket;
-
-/// What a connection beyond the limit is told before it is closed.
-const BUSY: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\nconnection: close\r\n\
-    content-type: application/problem+json\r\ncontent-length: 75\r\n\r\n\
-    {\"status\":429,\"code\":\"overloaded\",\"detail\":\"too many connections are open\"}";
+use crate::tls::{CertificateError, Tls};
+use crate::trail::{self, Trail, Writer};
 
 /// The server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
-    /// Other machines could reach the address, and this release has neither TLS nor tokens for them.
-    #[error("{0} is not a loopback address: the HTTP API listens on loopback only")]
-    NotLoopback(SocketAddr),
+    /// Other machines could reach the address, and there is no TLS, or there are no tokens, for them.
+    #[error("{0} is not a loopback address: the HTTP API listens there only with TLS and tokens")]
+    Unprotected(SocketAddr),
+    /// The tokens cannot be used.
+    #[error("the token file cannot be used")]
+    Tokens(#[source] TokenFileError),
+    /// The certificate cannot be used.
+    #[error("the certificate for HTTPS cannot be used")]
+    Certificate(#[source] CertificateError),
+    /// The audit file cannot be opened.
+    #[error("cannot open the audit file {path}")]
+    AuditFile {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The address cannot be bound.
     #[error("cannot listen on {address}")]
     Listen {
@@ -56,6 +78,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     app: App,
+    tls: Option<Arc<Tls>>,
+    writer: Option<Writer>,
+    reloader: Reloader,
 }
 
 impl Server {
@@ -68,13 +93,23 @@ impl Server {
     /// Cancel-safe.
     pub async fn bind(node: Node, mut options: Options) -> Result<Self, BindError> {
         let address = options.listen;
-        if !address.ip().is_loopback() {
-            return Err(BindError::NotLoopback(address));
+        if !address.ip().is_loopback() && (options.tls.is_none() || options.token_file.is_none()) {
+            return Err(BindError::Unprotected(address));
         }
+        let tokens =
+            options.token_file.as_deref().map(Tokens::read).transpose().map_err(BindError::Tokens)?;
+        let tls =
+            options.tls.clone().map(Tls::read).transpose().map_err(BindError::Certificate)?.map(Arc::new);
+        let reopen = Arc::<AtomicBool>::default();
+        let (trail, writer) = trail(options.audit_file.clone(), &reopen)?;
         let failed = |source| BindError::Listen { address, source };
+        let entropy = u64::from_ne_bytes(random().map_err(failed)?);
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         options.listen = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address: options.listen, app: App::new(node, options) })
+        let address = options.listen;
+        let app = App::new(node, options, Parts { tokens, trail, entropy });
+        let reloader = Reloader::new(app.clone(), tls.clone(), reopen);
+        Ok(Self { listener, address, app, tls, writer, reloader })
     }
 
     /// Where it listens.
@@ -83,37 +118,36 @@ impl Server {
         self.address
     }
 
+    /// What reads its files again.
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// Serves until `shutdown`, then lets no new connection in, ends the streams of events, gives requests under way
     /// [`GRACE_TIME`], closes what is left, and joins every task.
     ///
     /// # Cancel safety
     /// Dropped, it aborts every connection.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
-        let Self { listener, app, .. } = self;
+        let Self { listener, app, tls, writer, reloader, .. } = self;
         let closing = app.closing().clone();
-        let room = app.room().clone();
-        let service = TowerToHyperService::new(routes::router(app));
-        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+        let mut helpers = JoinSet::new();
+        helpers.spawn(reloader.watch(closing.clone()));
+        let written = CancellationToken::new();
+        if let Some(writer) = writer {
+            helpers.spawn(writer.run(written.clone()));
+        }
+        let host = Host { service: TowerToHyperService::new(routes::router(app.clone())), app, tls };
         let mut connections = JoinSet::new();
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => match room.connections.try_take() {
-                        Some(slot) => {
-                            connections.spawn(serve(stream, service.clone(), closing.clone(), slot));
-                        }
-                        None => {
-                            room.connections.refuse();
-                            match refusals.clone().try_acquire_owned() {
-                                Ok(refusal) => drop(connections.spawn(refuse(stream, refusal))),
-                                Err(_) => drop(stream.try_write(BUSY)),
-                            }
-                        }
-                    },
+                    Ok((stream, peer)) => host.begin(stream, peer, &mut connections),
                     Err(error) => {
                         tracing::warn!(%error, "an HTTP connection could not be accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        sleep(ACCEPT_PAUSE).await;
                     }
                 },
                 Some(ended) = connections.join_next() => joined(ended),
@@ -134,42 +168,105 @@ impl Server {
             );
             connections.shutdown().await;
         }
+        // What the last requests did is written down, too.
+        written.cancel();
+        while let Some(ended) = helpers.join_next().await {
+            joined(ended);
+        }
     }
+}
+
+/// The trail, and what writes it to its file.
+fn trail(path: Option<PathBuf>, reopen: &Arc<AtomicBool>) -> Result<(Trail, Option<Writer>), BindError> {
+    let lost = Arc::default();
+    let Some(path) = path else { return Ok((Trail::new(None, lost), None)) };
+    let file = trail::open(&path).map_err(|source| BindError::AuditFile { path: path.clone(), source })?;
+    let (sender, lines) = mpsc::channel(TRAIL_QUEUE_MAX);
+    let writer = Writer { path, file, lines, reopen: reopen.clone(), lost: Arc::clone(&lost) };
+    Ok((Trail::new(Some(sender), lost), Some(writer)))
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    Ok(bytes)
 }
 
 fn joined(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        tracing::error!(%error, "an HTTP connection's task failed");
+        tracing::error!(%error, "a task of the HTTP API failed");
     }
 }
 
-async fn refuse(stream: TcpStream, _refusal: OwnedSemaphorePermit) {
-    let mut socket = Socket::new(stream);
-    let told = async {
-        // An answer that comes before a request has begun is none to most clients.
-        let _ = timeout(LINGER_TIME, socket.read(&mut [0; 1])).await;
-        socket.write_all(BUSY).await?;
-        socket.shutdown().await
-    };
-    if let Err(error) = told.await {
-        tracing::debug!(%error, "an HTTP connection was refused and not told so");
-    }
-}
-
-async fn serve(
-    stream: TcpStream,
+/// What every connection is served with.
+struct Host {
     service: TowerToHyperService<Router>,
-    closing: CancellationToken,
-    _slot: OwnedSemaphorePermit,
-) {
-    // Answers are small: without this they would wait for the client's acknowledgement.
-    let _ = stream.set_nodelay(true);
-    if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
-        tracing::debug!(%error, "what the system holds of answers could not be limited: slow readers are cut off");
+    app: App,
+    tls: Option<Arc<Tls>>,
+}
+
+impl Host {
+    fn begin(&self, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
+        let here = match stream.local_addr() {
+            Ok(here) => here,
+            Err(error) => return tracing::debug!(%error, "an HTTP connection has ended already"),
+        };
+        // Answers are small: without this they would wait for the client's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER_BYTES) {
+            tracing::debug!(%error, "what the system holds of answers could not be limited: slow readers are cut off");
+        }
+        let connection = Arc::new(Connection::new(peer, here, self.app.lobby()));
+        let (service, closing) = (self.service.clone(), self.app.closing().clone());
+        let (socket, guest) = (Socket::new(stream), connection.clone());
+        let Some(tls) = &self.tls else {
+            connections.spawn(bounded(connection, speak(socket, service, guest, closing)));
+            return;
+        };
+        let handshake = timeout(HANDSHAKE_TIME, tls.acceptor().accept(socket));
+        connections.spawn(bounded(connection, async move {
+            let shaken = tokio::select! {
+                shaken = handshake => shaken,
+                () = closing.cancelled() => return,
+            };
+            match shaken {
+                Ok(Ok(stream)) => speak(stream, service, guest, closing).await,
+                Ok(Err(error)) => tracing::debug!(%error, %peer, "a TLS handshake failed"),
+                Err(_) => tracing::debug!(%peer, "a TLS handshake did not end in time"),
+            }
+        }));
     }
+}
+
+/// Serves a connection, unless it has to give way or nobody is let in on it for too long.
+async fn bounded(connection: Arc<Connection>, serving: impl Future<Output = ()>) {
+    let late = async {
+        sleep(LOBBY_TIME).await;
+        if !connection.is_waiting() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = connection.displaced() => tracing::debug!(peer = %connection.peer(), "an HTTP connection gave way"),
+        () = late => tracing::debug!(peer = %connection.peer(), "nobody was let in on an HTTP connection in time"),
+    }
+}
+
+async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    stream: S,
+    service: TowerToHyperService<Router>,
+    guest: Arc<Connection>,
+    closing: CancellationToken,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(guest.clone());
+        service.call(request)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(BUFFER_BYTES_MAX);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Socket::new(stream)), service));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = closing.cancelled() => {
@@ -179,18 +276,5 @@ async fn serve(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::BUSY;
-
-    #[test]
-    fn the_fixed_answer_is_as_long_as_it_says() {
-        let text = std::str::from_utf8(BUSY).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
-        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::app::App;
 use crate::extract::document;
+use crate::guard::Noted;
 use crate::limits::{DRAIN_POLL, DRAIN_TIME};
 use crate::options::LogLevel;
 use crate::problem::{Answer, Problem};
@@ -67,7 +68,7 @@ pub(crate) async fn set_log_level(State(app): State<App>, headers: HeaderMap, bo
     let invalid = |reason: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_level", reason);
     (handle.change)(&level).map_err(invalid)?;
     tracing::info!(%level, "an operator sets the log level");
-    log_level(State(app.clone())).await
+    Ok(Noted::detail(&level, log_level(State(app.clone())).await?))
 }
 
 /// `GET /v1/configuration`

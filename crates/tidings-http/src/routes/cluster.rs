@@ -13,6 +13,7 @@ use tidings::{MemberInfo, NodeId, Origin, Refused};
 
 use crate::app::App;
 use crate::extract::document;
+use crate::guard::Noted;
 use crate::problem::{Answer, Problem};
 use crate::quantity::milliseconds;
 
@@ -93,5 +94,5 @@ pub(crate) async fn forget(State(app): State<App>, headers: HeaderMap, body: Bod
         return Err(unknown());
     }
     tracing::info!(node = %id, "an operator declares a node ended");
-    Ok(Json(json!({ "forgotten": node })).into_response())
+    Ok(Noted::detail(&node, Json(json!({ "forgotten": node }))))
 }

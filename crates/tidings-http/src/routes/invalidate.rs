@@ -14,6 +14,7 @@ use tidings_proto::record::KEY_BYTES_MAX;
 use super::acked;
 use crate::app::App;
 use crate::extract::{Named, Params, document};
+use crate::guard::Noted;
 use crate::problem::{Answer, Problem};
 
 #[derive(Debug, Deserialize)]
@@ -108,10 +109,12 @@ pub(crate) async fn invalidate(
             (blocking(work).await?, json!({ "invalidated": { "keys": count } }))
         }
     };
-    match acked {
-        Some(time) => acked::answer(&app, &positions, time, change).await,
-        None => Ok(Json(change).into_response()),
-    }
+    let named = change["invalidated"].to_string();
+    let response = match acked {
+        Some(time) => acked::answer(&app, &positions, time, change).await?,
+        None => Json(change).into_response(),
+    };
+    Ok(Noted::detail(&named, response))
 }
 
 /// Does what may take a while: up to some hundred thousand keys, or for a prefix without peers a walk over all entries;

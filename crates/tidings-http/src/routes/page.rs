@@ -1,15 +1,17 @@
-//! The status page: plain, without scripts, everything in it escaped.
+//! Pages: plain, without scripts, everything in them escaped. This one says how the node is.
 
 mod streams;
 
 use std::fmt::{self, Write};
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use axum::response::IntoResponse;
 use tidings::{Doubt, MemberInfo};
 
+use crate::access::{Caller, Means};
 use crate::app::App;
 use crate::problem::{Answer, Problem};
 use crate::quantity::show_duration;
@@ -17,12 +19,19 @@ use crate::quantity::show_duration;
 /// Its style, which its policy names by hash.
 const STYLE: &str = include_str!("page.css");
 
-/// What the page may do in a browser: show itself with [`STYLE`].
+/// What a page may do in a browser: show itself with [`STYLE`], and send its forms to where it came from.
 const POLICY: &str = "default-src 'none'; style-src 'sha256-mNiseyxAqdj0TfBSE3hFLUH11vk1ohdESyJ3tQM3uXw='; \
-    frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+    frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// What goes with every page.
+pub(super) const HEADERS: [(HeaderName, &str); 2] =
+    [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)];
+
+/// Pause until the page is loaded anew.
+const REFRESH_SECONDS: u32 = 5;
 
 /// Text made harmless for HTML.
-struct Text<T>(T);
+pub(super) struct Text<T>(pub(super) T);
 
 impl<T: fmt::Display> fmt::Display for Text<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,28 +55,41 @@ impl<T: fmt::Display> fmt::Display for Text<T> {
 }
 
 /// `GET /`
-pub(crate) async fn page(State(app): State<App>) -> Answer {
+pub(crate) async fn page(State(app): State<App>, caller: Option<Extension<Caller>>) -> Answer {
+    let origin = app.node().origin();
+    let title = format!("{} · {}", origin.node, app.node().cluster());
     let mut html = String::new();
     let seen = streams::look(&app).await;
-    write(&app, seen.as_ref(), &mut html).map_err(|_| {
+    write(&app, &title, seen.as_ref(), &mut html).map_err(|_| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the page could not be written")
     })?;
-    Ok(([(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, POLICY)], html)
-        .into_response())
+    if let Some(Extension(caller)) = caller.filter(|caller| caller.means != Means::Loopback) {
+        let _ = writeln!(
+            html,
+            "<form method=\"post\" action=\"logout\"><p>{} ({}) <button>Log out</button></p></form>",
+            Text(&caller.name),
+            caller.role
+        );
+    }
+    Ok(document(&title, Some(REFRESH_SECONDS), &html).into_response())
 }
 
-fn write(app: &App, streams: Option<&streams::Seen>, html: &mut String) -> fmt::Result {
-    let node = app.node();
-    let origin = node.origin();
-    let title = format!("{} · {}", origin.node, node.cluster());
-    write!(
-        html,
+/// A whole page, loaded anew after so many seconds.
+pub(super) fn document(title: &str, refresh: Option<u32>, body: &str) -> impl IntoResponse + use<> {
+    let refresh = refresh.map(|seconds| format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">"));
+    let html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><meta http-equiv=\"refresh\" content=\"5\">\
-         <title>{}</title><style>{STYLE}</style></head><body>\n<h1>{}</h1>\n",
-        Text(&title),
-        Text(&title)
-    )?;
+         <meta name=\"viewport\" content=\"width=device-width\">{}\
+         <title>{}</title><style>{STYLE}</style></head><body>\n{body}</body></html>\n",
+        refresh.unwrap_or_default(),
+        Text(title)
+    );
+    (HEADERS, html)
+}
+
+fn write(app: &App, title: &str, streams: Option<&streams::Seen>, html: &mut String) -> fmt::Result {
+    let node = app.node();
+    writeln!(html, "<h1>{}</h1>", Text(title))?;
     let reasons = app.readiness().unready();
     let (class, readiness) =
         if reasons.is_empty() { ("good", "ready".to_owned()) } else { ("bad", reasons.join("; ")) };
@@ -95,7 +117,7 @@ fn write(app: &App, streams: Option<&streams::Seen>, html: &mut String) -> fmt::
     if streams.is_some() {
         html.push_str("<a href=\"v1/streams\">streams</a> ");
     }
-    html.push_str("<a href=\"openapi.json\">API</a></p>\n</body></html>\n");
+    html.push_str("<a href=\"openapi.json\">API</a></p>\n");
     Ok(())
 }
 

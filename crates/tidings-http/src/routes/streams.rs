@@ -77,7 +77,7 @@ fn unprocessable(code: &'static str, detail: impl Into<String>) -> Problem {
 }
 
 /// How many of a list a query asks for.
-fn limit(text: Option<String>) -> Result<usize, Problem> {
+pub(super) fn limit(text: Option<String>) -> Result<usize, Problem> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(PAGE_ITEMS) };
     let number = text.parse().ok().filter(|number| (1..=PAGE_EVENTS_MAX).contains(number));
     number
@@ -85,7 +85,7 @@ fn limit(text: Option<String>) -> Result<usize, Problem> {
 }
 
 /// A parameter of a query that is read as something.
-fn parameter<T>(
+pub(super) fn parameter<T>(
     name: &str,
     text: Option<String>,
     expected: &str,

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use reqwest::{Client, Method, RequestBuilder, StatusCode, Url};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Client, Method, RequestBuilder, StatusCode, Url};
 use serde_json::Value as Json;
 use tidings::testing::Cluster;
 use tidings::{Node, NodeBuilder};
@@ -78,7 +79,9 @@ pub(crate) async fn serve(
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
+    pub(crate) base: String,
     client: Client,
+    token: Option<String>,
 }
 
 /// A whole answer.
@@ -91,12 +94,34 @@ pub(crate) struct Answer {
 
 impl Api {
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, client: Client::builder().no_proxy().timeout(WITHIN).build().unwrap() }
+        let client = Client::builder().no_proxy().timeout(WITHIN).build().unwrap();
+        Self { address, base: format!("http://{address}"), client, token: None }
+    }
+
+    /// One that speaks TLS, trusts this certificate alone, and follows no redirects.
+    pub(crate) fn secure(address: SocketAddr, certificate: &str) -> Self {
+        let builder = Client::builder().no_proxy().timeout(WITHIN).redirect(Policy::none());
+        let root = Certificate::from_pem(certificate.as_bytes()).unwrap();
+        let client = builder.add_root_certificate(root).build().unwrap();
+        Self { address, base: format!("https://{address}"), client, token: None }
+    }
+
+    /// The same with a token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
     /// A request for a path that is escaped already.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.address))
+        self.to(method, &format!("{}{path}", self.base))
+    }
+
+    fn to(&self, method: Method, url: &str) -> RequestBuilder {
+        let request = self.client.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str) -> Answer {
@@ -113,9 +138,9 @@ impl Api {
 
     /// A request about an entry; the key is escaped here.
     pub(crate) fn entry(&self, method: Method, cache: &str, key: &str) -> RequestBuilder {
-        let mut url = Url::parse(&format!("http://{}", self.address)).unwrap();
+        let mut url = Url::parse(&self.base).unwrap();
         url.path_segments_mut().unwrap().extend(["v1", "caches", cache, "entries", key]);
-        self.client.request(method, url)
+        self.to(method, url.as_str())
     }
 
     pub(crate) async fn put(&self, cache: &str, key: &str, value: &str) {
@@ -161,6 +186,7 @@ impl Answer {
         let title = StatusCode::from_u16(status).unwrap().canonical_reason().unwrap().to_lowercase();
         assert_eq!(problem["title"], title);
         assert!(problem["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{problem}");
+        assert_eq!(problem["request_id"].as_str(), answer.header("x-request-id"));
         answer
     }
 

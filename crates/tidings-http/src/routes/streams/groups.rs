@@ -11,6 +11,7 @@ use tidings::streams::{Group, GroupError, Start};
 use super::{answer, cursor, group, known, limit, shape, start, streams, taken};
 use crate::app::App;
 use crate::extract::{InTopic, Params, document};
+use crate::guard::Noted;
 use crate::problem::{Answer, Problem};
 
 /// `GET /v1/streams/{topic}/groups`
@@ -101,7 +102,8 @@ pub(crate) async fn seek(State(app): State<App>, named: InTopic, headers: Header
         "skipped": sought.skipped,
         "dry_run": dry_run,
     });
-    Ok(answer(&app, document).into_response())
+    let named = if dry_run { format!("{to}, tried") } else { to };
+    Ok(Noted::detail(&named, answer(&app, document)))
 }
 
 /// `POST /v1/streams/{topic}/groups/{group}/pause`

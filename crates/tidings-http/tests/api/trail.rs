@@ -1,0 +1,181 @@
+//! Who did what: in memory, over HTTP and in the file.
+
+use std::os::unix::fs::PermissionsExt;
+
+use reqwest::Method;
+use serde_json::{Value as Json, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::guarded::Guarded;
+use crate::support::{Api, answer, until};
+
+async fn entries(api: &Api, query: &str) -> Vec<Json> {
+    let listed = api.get(&format!("/v1/audit{query}")).await.is(200).document();
+    listed["entries"].as_array().unwrap().clone()
+}
+
+#[tokio::test]
+async fn whatever_somebody_does_or_tries_is_noted_with_its_outcome_and_no_payload() {
+    let guarded = Guarded::start().await;
+    let (operator, admin) = (guarded.client("operator"), guarded.client("admin+"));
+    operator.open("c", &json!({})).await;
+    let put = operator
+        .entry(Method::PUT, "c", "secret/key")
+        .header("x-request-id", "my-request")
+        .body("payload-of-it");
+    answer(put).await.is(204);
+    operator.json(Method::POST, "/v1/caches/c/invalidate", &json!({ "prefix": "a\u{202e}b" })).await.is(200);
+    operator.send(Method::DELETE, "/v1/caches/c").await.problem(403, "forbidden");
+    operator
+        .json(Method::POST, "/v1/cluster/forget", &json!({ "node": "n9" }))
+        .await
+        .problem(403, "forbidden");
+    admin
+        .json(Method::POST, "/v1/cluster/forget", &json!({ "node": "n9" }))
+        .await
+        .problem(404, "unknown_node");
+    // Neither what strangers try nor what only looks.
+    guarded.stranger.send(Method::POST, "/v1/drain").await.problem(401, "unauthenticated");
+    admin.get("/v1/cluster").await.is(200);
+
+    let all = entries(&admin, "?order=asc").await;
+    let told: Vec<_> = all
+        .iter()
+        .map(|entry| {
+            let text = |name: &str| entry[name].as_str().unwrap_or_default().to_owned();
+            (text("who"), text("action"), text("target"), text("outcome"), text("code"))
+        })
+        .collect();
+    let entry = |who: &str, action: &str, target: &str, outcome: &str, code: &str| {
+        (who.to_owned(), action.to_owned(), target.to_owned(), outcome.to_owned(), code.to_owned())
+    };
+    assert_eq!(
+        told,
+        [
+            entry("operator", "PUT /v1/caches/{cache}", "/v1/caches/c", "done", ""),
+            entry(
+                "operator",
+                "PUT /v1/caches/{cache}/entries/{key}",
+                "/v1/caches/c/entries/secret%2Fkey",
+                "done",
+                ""
+            ),
+            entry("operator", "POST /v1/caches/{cache}/invalidate", "/v1/caches/c/invalidate", "done", ""),
+            entry("operator", "DELETE /v1/caches/{cache}", "/v1/caches/c", "refused", "forbidden"),
+            entry("operator", "POST /v1/cluster/forget", "/v1/cluster/forget", "refused", "forbidden"),
+            entry(
+                "admin.payloads",
+                "POST /v1/cluster/forget",
+                "/v1/cluster/forget",
+                "failed",
+                "unknown_node"
+            ),
+        ]
+    );
+    assert_eq!((&all[1]["request_id"], &all[1]["status"]), (&json!("my-request"), &json!(204)));
+    assert_eq!((&all[1]["by"], &all[1]["address"]), (&json!("token"), &json!("127.0.0.1")));
+    let detail = all[2]["detail"].as_str().unwrap();
+    assert!(detail.contains("a\\u{202e}b") && !detail.contains('\u{202e}'), "{detail}");
+
+    // The file says the same, and its owner alone may read it.
+    let file = std::fs::read_to_string(guarded.file("audit")).unwrap();
+    let lines: Vec<Json> = file.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, all);
+    assert_eq!(std::fs::metadata(guarded.file("audit")).unwrap().permissions().mode() & 0o777, 0o600);
+    for secret in ["payload-of-it", guarded.token("operator"), guarded.token("admin+"), "sha256"] {
+        assert!(!file.contains(secret), "{secret}");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn the_audit_log_is_read_page_by_page_in_either_order_by_admins_alone() {
+    let guarded = Guarded::start().await;
+    let (operator, admin) = (guarded.client("operator"), guarded.client("admin"));
+    operator.open("c", &json!({})).await;
+    for number in 0..6 {
+        operator.put("c", &format!("k{number}"), "v").await;
+    }
+    for order in ["asc", "desc"] {
+        let (mut after, mut ids) = (String::new(), Vec::new());
+        loop {
+            let listed =
+                admin.get(&format!("/v1/audit?order={order}&limit=3&after={after}")).await.is(200).document();
+            ids.extend(listed["entries"].as_array().unwrap().iter().map(|entry| entry["id"].clone()));
+            match &listed["next"] {
+                Json::String(next) => after.clone_from(next),
+                _ => break,
+            }
+        }
+        let mut expected: Vec<Json> = (1..=7).map(|id: u32| id.to_string().into()).collect();
+        if order == "desc" {
+            expected.reverse();
+        }
+        assert_eq!(ids, expected, "{order}");
+    }
+    for query in ["?limit=0", "?order=up", "?after=x", "?page=2"] {
+        admin.get(&format!("/v1/audit{query}")).await.problem(400, "invalid_query");
+    }
+    operator.get("/v1/audit").await.problem(403, "forbidden");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_goes_away_is_noted_as_unfinished() {
+    let guarded = Guarded::start_with(|options| tidings_http::Options { tls: None, ..options }).await;
+    let api = Api::new(guarded.address);
+    let admin = api.with_token(guarded.token("admin"));
+    admin.open("c", &json!({})).await;
+    let mut stream = TcpStream::connect(guarded.address).await.unwrap();
+    let head = format!(
+        "PUT /v1/caches/c/entries/k HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         x-request-id: cut\r\ncontent-length: 10\r\n\r\nhalf",
+        guarded.token("operator")
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It is being read: what comes before on the wire is told of by the time it is gone.
+    until("the request is under way", async || admin.metric("tidings_http_refused_total").await.is_some())
+        .await;
+    drop(stream);
+    let noted = async || {
+        let all = entries(&admin, "").await;
+        all.iter().find(|entry| entry["request_id"] == "cut").cloned()
+    };
+    until("it is noted", async || noted().await.is_some()).await;
+    let noted = noted().await.unwrap();
+    assert!(["unknown", "failed"].contains(&noted["outcome"].as_str().unwrap()), "{noted}");
+    assert_eq!(noted["who"], "operator");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn logins_are_noted_by_the_name_of_their_token() {
+    let guarded = Guarded::start().await;
+    let form = |token: &str| {
+        let request = guarded.stranger.request(Method::POST, "/login");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        answer(request.body(format!("token={token}")))
+    };
+    form("wrong").await.is(401);
+    form(guarded.token("viewer")).await.is(303);
+    let all = entries(&guarded.client("admin"), "").await;
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!((&all[0]["who"], &all[0]["by"]), (&json!("viewer"), &json!("session")));
+    assert_eq!((&all[0]["action"], &all[0]["outcome"]), (&json!("POST /login"), &json!("done")));
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_moved_away_is_followed_by_a_new_one() {
+    let guarded = Guarded::start().await;
+    let operator = guarded.client("operator");
+    operator.open("c", &json!({})).await;
+    std::fs::rename(guarded.file("audit"), guarded.file("audit.1")).unwrap();
+    guarded.reloader.reload().unwrap();
+    operator.open("d", &json!({})).await;
+    let lines = |name: &str| std::fs::read_to_string(guarded.file(name)).unwrap().lines().count();
+    assert_eq!((lines("audit.1"), lines("audit")), (1, 1));
+    assert_eq!(guarded.stranger.metric("tidings_http_audit_lost_total").await, Some(0.0));
+    guarded.end().await;
+}
