@@ -64,7 +64,8 @@ impl Crossed {
         }
     }
 
-    /// The latest one that is later than a write and names it.
+    /// The stamp of the removal that a write is of which later ones name. A prefix names every write of its key from before; a
+    /// tag names this one, and a later write without it stays.
     pub(crate) fn after(&self, arrived: Arrived<'_>) -> Option<WriteStamp> {
         let memory = self.0.lock();
         if arrived.write > memory.latest {
@@ -75,7 +76,11 @@ impl Crossed {
                 && one.slots.contains(arrived.slot)
                 && one.named.names(arrived.text, arrived.tags)
         };
-        memory.recent.iter().filter(names).map(|one| one.stamp).max()
+        let removal = |one: &Invalidation| match one.named {
+            Named::Tag(_) => arrived.write,
+            Named::Prefix(_) => one.stamp,
+        };
+        memory.recent.iter().filter(names).map(removal).max()
     }
 
     /// Whether one that was forgotten may have named a write.
@@ -95,7 +100,8 @@ impl Crossed {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// The invalidation that a peer's write should have come before. Call under its key's shard lock.
+    /// As of when a peer's write is a removal, for it should have come before an invalidation. Call under its key's shard
+    /// lock.
     pub(crate) fn crossed_by(&self, key: KeyRef<'_>, tags: &Tags, write: WriteStamp) -> Option<WriteStamp> {
         self.crossed.after(Arrived { slot: key.slot(), text: self.text(key), tags, write })
     }
@@ -126,7 +132,7 @@ mod tests {
         let none = Tags::default();
         crossed.note(Named::Tag(TagHash::of(CacheId(1), "t")), SlotSet::ALL, at(20));
         crossed.note(Named::Prefix("ab".into()), SlotSet::ALL, at(30));
-        assert_eq!(after(&crossed, "k", &tags, 19), Some(at(20)));
+        assert_eq!(after(&crossed, "k", &tags, 19), Some(at(19)), "a later one without the tag stays");
         assert_eq!((after(&crossed, "k", &tags, 21), after(&crossed, "k", &none, 19)), (None, None));
         assert_eq!(after(&crossed, "abc", &tags, 19), Some(at(30)), "the latest");
         assert_eq!(after(&crossed, "abc", &none, 31), None);

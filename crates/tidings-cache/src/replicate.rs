@@ -152,11 +152,11 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         }
         let now = self.domain.clock().coarse();
         if let Arrival::Value { tags, .. } = &arrival
-            && let Some(later) = self.crossed_by(key, tags, write)
+            && let Some(removed) = self.crossed_by(key, tags, write)
         {
             shard.end(key);
             let evicted = self.evict(key);
-            self.note_write(shard, key, later, None, now);
+            self.note_write(shard, key, removed, None, now);
             return (Merged::Crossed { evicted }, None);
         }
         match arrival {

@@ -210,3 +210,17 @@ fn a_tag_or_prefix_takes_an_older_write_that_comes_after_it() {
     nodes[2].domain.fence_all();
     assert_eq!(repair(&caches[2], &[&caches[0], &caches[1]]), Some(0), "they hold the same");
 }
+
+#[test]
+fn a_write_without_a_tag_survives_an_older_one_with_it_that_the_tag_has_crossed() {
+    let nodes = ["a", "b"].map(Node::new);
+    let caches = [0, 1].map(|at: usize| alone(builder(&nodes[at]).explicit_tags()));
+    let mut wire = Wire::new(&nodes);
+    caches[1].write().tag("t").insert(key("k"), 1).unwrap();
+    nodes[1].clock.advance(Duration::from_millis(5));
+    insert(&caches[1], "k", 2);
+    nodes[0].clock.advance(Duration::from_millis(10));
+    caches[0].invalidate_tag("t").unwrap();
+    wire.carry();
+    assert_eq!(values(&caches, "k"), [Some(2); 2]);
+}
