@@ -27,6 +27,7 @@ use crate::background::Background;
 use crate::builder::{Functions, Mode, Partitioner, Settings};
 use crate::clears::Clears;
 use crate::clock::COARSE_LAG;
+use crate::crossed::Crossed;
 use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::entry::Entry;
@@ -82,6 +83,8 @@ pub(crate) struct Core<K, V> {
     replica_fences: Option<Box<Fences>>,
     pub(crate) background: Background,
     pub(crate) recents: Recents,
+    /// What a peer's write is compared with, where values travel.
+    pub(crate) crossed: Crossed,
     pub(crate) sweeps: Sweeps,
     pub(crate) rules: Rules<K>,
     /// It is known here which entries have tags.
@@ -203,6 +206,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             background: Background::new(),
             replica_fences: lags.then(|| Box::new(Fences::new())),
             recents: Recents::default(),
+            crossed: Crossed::default(),
             sweeps: Sweeps::default(),
             newest_tag: AtomicU64::new(0),
             rules: Rules::default(),

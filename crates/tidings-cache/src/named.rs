@@ -178,7 +178,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 log_waiters.push(waiters);
             }
             let stamp = WriteStamp { at: told.stamp, author: self.domain.author() };
-            self.note_whole(&named, SlotSet::ALL, stamp, &mut shards);
+            self.note_whole((&named, &whole.told()), SlotSet::ALL, stamp, &mut shards);
         } else {
             act();
         }

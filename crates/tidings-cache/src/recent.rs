@@ -33,10 +33,18 @@ pub(crate) enum Named {
 }
 
 impl Named {
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Tag(_) => 0,
             Self::Prefix(prefix) => prefix.len(),
+        }
+    }
+
+    /// Whether it names an entry with these tags, under a key of this text, if that is one.
+    pub(crate) fn names(&self, text: Option<&[u8]>, tags: &Tags) -> bool {
+        match self {
+            Self::Tag(tag) => tags.contains(*tag),
+            Self::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix.as_bytes())),
         }
     }
 }
@@ -62,12 +70,7 @@ struct Recent {
 impl Recent {
     fn names(&self, candidate: Candidate<'_>) -> bool {
         let Candidate { slot, text, tags, began } = candidate;
-        began <= self.at
-            && self.slots.contains(slot)
-            && match &self.named {
-                Named::Tag(tag) => tags.contains(*tag),
-                Named::Prefix(prefix) => text.is_some_and(|text| text.starts_with(prefix.as_bytes())),
-            }
+        began <= self.at && self.slots.contains(slot) && self.named.names(text, tags)
     }
 }
 

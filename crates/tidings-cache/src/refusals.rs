@@ -6,10 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_proto::hash::CacheId;
+use tidings_proto::hlc::Stamp;
 use tidings_proto::id::Origin;
 use tidings_proto::replicate::WriteStamp;
+use tidings_proto::replicate::copy::{Changed, Question};
 
 use crate::domain::Domain;
+use crate::event::RawTarget;
 
 /// Most refusals that wait to be told; of more the oldest is dropped. An author whose clock is wrong is told of what it
 /// writes next, too.
@@ -22,10 +25,65 @@ pub struct Refusal {
     pub origin: Arc<Origin>,
     /// In which cache.
     pub cache: CacheId,
-    /// Of which key.
-    pub key: Bytes,
+    /// What it has changed.
+    pub of: Refused,
     /// Which write.
     pub stamp: WriteStamp,
+    /// When it was, by the clock here: later than what is known here of the key.
+    pub instead: Stamp,
+}
+
+/// What a write has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refused {
+    /// A key.
+    Key(Bytes),
+    /// Everything with a tag.
+    Tag(Arc<str>),
+    /// Everything whose key starts so.
+    Prefix(Arc<str>),
+    /// Everything.
+    All,
+}
+
+impl Refused {
+    /// Borrows it.
+    #[must_use]
+    pub fn borrowed(&self) -> Changed<'_> {
+        match self {
+            Self::Key(key) => Changed::Key(key),
+            Self::Tag(tag) => Changed::Tag(tag),
+            Self::Prefix(prefix) => Changed::Prefix(prefix),
+            Self::All => Changed::All,
+        }
+    }
+
+    pub(crate) fn of_whole(target: &RawTarget) -> Self {
+        match target {
+            RawTarget::Tag(tag) => Self::Tag(tag.clone()),
+            RawTarget::Prefix(prefix) => Self::Prefix(prefix.clone()),
+            _ => Self::All,
+        }
+    }
+}
+
+impl From<Changed<'_>> for Refused {
+    fn from(changed: Changed<'_>) -> Self {
+        match changed {
+            Changed::Key(key) => Self::Key(Bytes::copy_from_slice(key)),
+            Changed::Tag(tag) => Self::Tag(tag.into()),
+            Changed::Prefix(prefix) => Self::Prefix(prefix.into()),
+            Changed::All => Self::All,
+        }
+    }
+}
+
+impl Refusal {
+    /// How its author is told.
+    #[must_use]
+    pub fn question(&self) -> Question<'_> {
+        Question::Refused { stamp: self.stamp, instead: self.instead, of: self.of.borrowed() }
+    }
 }
 
 /// Those that wait.
@@ -43,7 +101,7 @@ impl Refusals {
 }
 
 impl Domain {
-    /// Takes the refusals that wait, so that their authors are told: see [`crate::Replicating::answer`] there.
+    /// Takes the refusals that wait, so that their authors are told: see [`crate::Replicating::restamp`] there.
     #[must_use]
     pub fn take_refusals(&self) -> Vec<Refusal> {
         self.inner().refusals.0.lock().drain(..).collect()

@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::replicate::copy::{
-    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
+    ANSWER_BYTES_MAX, Answer, Changed, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
 };
 use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
@@ -22,8 +22,8 @@ use tidings_proto::time::Tick;
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
 use crate::replicate::Merged;
-use crate::topic::Told;
 use crate::travel::Arrival;
+use crate::write::WriteError;
 
 /// Most entries that are made readable again under one hold of a shard's lock: about 100 us.
 const RENEWED_PER_HOLD_MAX: usize = 128;
@@ -85,7 +85,7 @@ pub struct Wanted {
 
 /// A cache whose values travel, as those see it who compare it with other members.
 pub trait Replicating: Send + Sync {
-    /// Answers a member's question.
+    /// Answers a member's question. Of a refusal it only takes note: see [`Replicating::restamp`].
     fn answer(&self, question: &Question<'_>) -> Bytes;
     /// Begins a comparison of all slots of which writes may have been missed, if there are any.
     fn begin(&self) -> Option<Comparison>;
@@ -100,6 +100,12 @@ pub trait Replicating: Send + Sync {
     fn lack(&self, wanted: &Wanted);
     /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
+    /// Writes a change of this node's anew that peers refuse, under an earlier stamp. One that has been replaced or written
+    /// anew since is left.
+    ///
+    /// # Errors
+    /// [`WriteError`]; it is left as it was.
+    fn restamp(&self, of: Changed<'_>, refused: WriteStamp, at: Stamp) -> Result<(), WriteError>;
     /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
     fn end(&self, comparison: &Comparison);
 }
@@ -112,10 +118,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 self.list(Page { slots: *slots, part: *part, after: *after })
             }
             Question::Fetch(keys) => self.fetched(keys),
-            Question::Refused { stamp, key } => {
-                self.disown(KeyRef::of(self.id, key), *stamp);
-                Answer::Noted.encode()
-            }
+            // Whether it is written anew is decided by what most members say.
+            Question::Refused { .. } => Answer::Noted.encode(),
         }
     }
 
@@ -197,6 +201,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         if !future.is_empty() {
             self.fence_slots(future);
         }
+    }
+
+    fn restamp(&self, of: Changed<'_>, refused: WriteStamp, at: Stamp) -> Result<(), WriteError> {
+        self.write_anew(of, refused, at)
     }
 
     fn end(&self, comparison: &Comparison) {
@@ -281,7 +289,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// The last write of a key with its value, as it travels now.
-    fn travelling_of(&self, key: KeyRef<'_>) -> Option<(WriteStamp, BytesMut)> {
+    /// Runs user code: call without any lock.
+    pub(crate) fn travelling_of(&self, key: KeyRef<'_>) -> Option<(WriteStamp, BytesMut)> {
         let shard = self.shard(key);
         let Some(Held::Entry { stamp, birth }) = shard.replica.as_ref()?.held(key.sought()) else {
             return None;
@@ -358,32 +367,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                     }
                 }
             }
-        }
-    }
-
-    /// Drops a value of this node's that a peer has refused, for its time is of the future: it is nobody's then.
-    fn disown(&self, key: KeyRef<'_>, refused: WriteStamp) {
-        let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
-        let mut shard = self.shard(key);
-        let Some(replica) = &mut shard.replica else { return };
-        let own = refused.author == self.domain.author();
-        if !own || replica.held(key.sought()).is_none_or(|held| held.stamp() != refused) {
-            return;
-        }
-        replica.disown(key.sought());
-        shard.end(key);
-        let evicted = self.evict(key);
-        self.stats.disowned.count();
-        let told = partition.filter(|_| evicted).map(|partition| {
-            let wall_ms = self.domain.clock().wall_ms();
-            let kind = EventKind::Invalidated;
-            let told = Told::here(kind, Operation::Invalidate, self.domain.origin(), wall_ms);
-            self.stats.delivered.count();
-            self.topic.tell_key(partition, key, told)
-        });
-        drop(shard);
-        if let Some(told) = told {
-            told.wake();
         }
     }
 }

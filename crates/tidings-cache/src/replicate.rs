@@ -59,6 +59,8 @@ pub(crate) enum Merged {
     Removed { evicted: bool },
     /// A later one is known.
     Outdated,
+    /// A later invalidation of a tag or prefix names it: the key is gone; whether a readable copy of an earlier value went.
+    Crossed { evicted: bool },
     /// Its time is of the future: it is not merged, and the key is gone; whether a readable copy went with it.
     Future { evicted: bool },
 }
@@ -90,10 +92,24 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         stored: Option<Birth>,
         now: Tick,
     ) {
-        if shard.replica.is_some() {
-            let stamp = WriteStamp { at, author: self.domain.author() };
+        let Some(replica) = &shard.replica else { return };
+        let stamp = WriteStamp { at, author: self.domain.author() };
+        // A write-through that lost its flight removes as of when it began.
+        if stored.is_some() || replica.judge(key.sought(), stamp) == Verdict::Newer {
             self.note_write(shard, key, stamp, stored, now);
         }
+    }
+
+    /// Removes a key of which a write-through that lost its flight has changed the truth. Where values travel, what is known
+    /// to be later than its beginning stays. Call under its shard lock.
+    pub(crate) fn remove_lost(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>, began: Option<Stamp>) {
+        if let (Some(at), Some(replica)) = (began, &shard.replica)
+            && replica.judge(key.sought(), WriteStamp { at, author: self.domain.author() }) != Verdict::Newer
+        {
+            return self.let_go_of_loaded(shard, key);
+        }
+        shard.end(key);
+        self.evict(key);
     }
 
     pub(crate) fn note_write(
@@ -135,6 +151,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             return (Merged::Outdated, None);
         }
         let now = self.domain.clock().coarse();
+        if let Arrival::Value { tags, .. } = &arrival
+            && let Some(removed) = self.crossed_by(key, tags, write)
+        {
+            shard.end(key);
+            let evicted = self.evict(key);
+            self.note_write(shard, key, removed, None, now);
+            return (Merged::Crossed { evicted }, None);
+        }
         match arrival {
             Arrival::Value { value, tags, ttl } => {
                 let age = Duration::from_millis(wall_ms.saturating_sub(write.at.wall_ms()));

@@ -1,5 +1,6 @@
 //! What a peer's change does where values travel.
 
+use tidings_proto::hlc::Stamp;
 use tidings_proto::id::SlotSet;
 use tidings_proto::record::{Keys, Target};
 use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
@@ -11,7 +12,7 @@ use crate::event::RawTarget;
 use crate::key::{Key, KeyRef, StoredKey};
 use crate::named::By;
 use crate::recent::Named;
-use crate::refusals::Refusal;
+use crate::refusals::{Refusal, Refused};
 use crate::remote::{RemoteChange, whole_target};
 use crate::replicate::{Merged, Rescued};
 use crate::tags::{TagHash, TagPlace};
@@ -26,6 +27,12 @@ pub(crate) enum NamedKeys {
     All,
     /// These keys, and what has no stamp.
     Keys(Vec<StoredKey>),
+}
+
+/// The stamp in whose place a change's is. A later one never is: nobody's write is refused for its age.
+fn former_of(change: &RemoteChange<'_>) -> Option<WriteStamp> {
+    let former = change.record.former.filter(|former| *former > change.record.stamp)?;
+    Some(WriteStamp::of(former, change.origin))
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -48,7 +55,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             Merged::Stored => &self.stats.merged,
             Merged::Removed { evicted: true } => &self.stats.key_evicted,
             Merged::Removed { evicted: false } => &self.stats.key_absent,
-            Merged::Outdated => &self.stats.outdated,
+            Merged::Outdated | Merged::Crossed { .. } => &self.stats.outdated,
             Merged::Future { .. } => &self.stats.future,
         };
         counter.count();
@@ -72,7 +79,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             // What came after a later one changes nothing for anybody.
             Merged::Outdated => {}
             // Nor does what is refused, but for the copy that went with it.
-            Merged::Future { evicted } => self.tell_evicted(woken, at, change, evicted),
+            Merged::Future { evicted } | Merged::Crossed { evicted } => {
+                self.tell_evicted(woken, at, change, evicted);
+            }
             Merged::Stored => self.tell_applied(woken, at, change, false),
             Merged::Removed { evicted } => self.tell_applied(woken, at, change, evicted),
         }
@@ -90,13 +99,34 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if change.record.uncertain {
             self.open_window(shard, key);
         }
+        if let Some(former) = former_of(change)
+            && let Some(replica) = &mut shard.replica
+        {
+            replica.restamp(key.sought(), former, stamp);
+        }
+        if matches!(arrival, Arrival::Value { .. }) && self.crossed.may_have_named(stamp) {
+            self.doubt(SlotSet::from_iter([key.slot()]));
+        }
         let (merged, displaced) = self.merge(shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
-            let origin = change.origin.clone();
-            let refusal = Refusal { origin, cache: self.id, key: key.to_bytes(), stamp };
-            self.domain.inner().refusals.add(refusal);
+            let known = shard.replica.as_ref().map_or(WriteStamp::NEVER, |replica| {
+                replica.held(key.sought()).map_or(replica.floor(key.slot()), Held::stamp)
+            });
+            self.refuse(change, Refused::Key(key.to_bytes()), known);
         }
         (merged, displaced)
+    }
+
+    /// Has the author of a change told that it was refused. What it stands for is to be later than what is known.
+    fn refuse(&self, change: &RemoteChange<'_>, of: Refused, known: WriteStamp) {
+        let now = Stamp::from_wall_ms(self.domain.clock().wall_ms());
+        self.domain.inner().refusals.add(Refusal {
+            origin: change.origin.clone(),
+            cache: self.id,
+            of,
+            stamp: WriteStamp::of(change.record.stamp, change.origin),
+            instead: now.max(Stamp(known.at.0.saturating_add(1))),
+        });
     }
 
     fn merge_keys(&self, change: &RemoteChange<'_>, keys: Keys<'_>) {
@@ -123,17 +153,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let slots = change.lanes.slots_of(change.lane);
         let stamp = WriteStamp::of(change.record.stamp, change.origin);
         let wall_ms = self.domain.clock().wall_ms();
+        let target = whole_target(&change.record.target);
         if change.record.uncertain {
             self.open_slot_windows(slots);
         }
         if self.domain.log().observe(slots, stamp.at, wall_ms).is_err() {
-            // What it stands for is decided by comparing with the members, once its time has come.
+            // What it stands for is decided by comparing with the members, once its author has written it anew, or its time
+            // has come.
             self.stats.future.count();
+            self.refuse(change, Refused::of_whole(&target), WriteStamp::NEVER);
             self.fence_and_tell(slots);
             return;
         }
-        let target = whole_target(&change.record.target);
         let mut shards = self.all_shards();
+        if let Some(former) = former_of(change) {
+            self.restamp_whole(&mut shards, slots, (former, stamp));
+        }
         let named = self.named_by(&target, slots, &shards);
         let rescued = self.rescued(&named, slots, stamp, &shards);
         match (&named, &target) {
@@ -145,7 +180,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             }
             _ => self.raise_epochs(slots),
         }
-        self.note_whole(&named, slots, stamp, &mut shards);
+        self.note_whole((&named, &target), slots, stamp, &mut shards);
         let mut displaced = Vec::new();
         if matches!((&named, &target), (NamedKeys::Keys(_), RawTarget::Prefix(_))) {
             // What is later is kept where it is, and looks as if it had been named.
@@ -189,7 +224,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Notes the removal of what a change has named. `shards` are all of them.
     pub(crate) fn note_whole(
         &self,
-        named: &NamedKeys,
+        (named, target): (&NamedKeys, &RawTarget),
         slots: SlotSet,
         stamp: WriteStamp,
         shards: &mut [ShardGuard<'_, V>],
@@ -202,6 +237,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 replicas.for_each(|replica| replica.clear(slots, stamp));
             }
             NamedKeys::Keys(keys) => {
+                let named = match target {
+                    RawTarget::Tag(tag) => Some(Named::Tag(TagHash::of(self.id, tag))),
+                    RawTarget::Prefix(prefix) => Some(Named::Prefix(prefix.clone())),
+                    _ => None,
+                };
+                // For what was written before and comes after.
+                named.into_iter().for_each(|named| self.crossed.note(named, slots, stamp));
                 for key in keys.iter().map(StoredKey::borrowed) {
                     let Some(replica) = &mut shards[key.shard()].replica else { continue };
                     if replica.held(key.sought()).is_some_and(|held| held.stamp() < stamp) {

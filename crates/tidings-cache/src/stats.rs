@@ -142,7 +142,10 @@ counters! {
         outdated,
         /// Other nodes' changes whose time was too far ahead of this node's clock, where values travel: they evicted.
         future,
-        /// Changes of this node's that a peer refused as too far ahead of its clock, and whose values were dropped.
+        /// Changes of this node's that peers refused as too far ahead of their clocks, and that were written anew under an
+        /// earlier time.
+        restamped,
+        /// Such changes whose values could not be written anew any more, and were dropped.
         disowned,
         /// Values of other nodes that could not be read, and evicted.
         unreadable,

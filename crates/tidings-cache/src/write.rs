@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidings_proto::codec::CodecError;
 use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::hlc::Stamp;
 use tidings_proto::log::{AppendError, Appended, Sealed, Stuck};
 use tidings_proto::receipt::Positions;
 use tidings_proto::record::{Draft, DraftTarget, Parts, TooLarge};
@@ -92,6 +93,8 @@ pub(crate) struct Options {
     pub(crate) uncertain: bool,
     /// It began while its key's truth was uncertain: its value is not stored.
     pub(crate) unstored: bool,
+    /// When a write-through began, where values travel: of one that lost its flight, a removal of what was before remains.
+    pub(crate) began: Option<Stamp>,
 }
 
 /// How most mutations are made.
@@ -104,6 +107,7 @@ pub(crate) static PLAIN: Options = Options {
     ends_write: false,
     uncertain: false,
     unstored: false,
+    began: None,
 };
 
 /// What a node that is leaving does about a change.
@@ -450,15 +454,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 shard.end(key);
                 Done::of(kind_of(self.evict(key)))
             }
+            Change::Remove if matches!(when, When::StoreUnended(_)) => {
+                // The value was changed, but what it is now is known to nobody here.
+                self.remove_lost(shard, key, options.began);
+                return Done::of(EventKind::Updated);
+            }
             Change::Remove => {
                 shard.end(key);
-                if matches!(when, When::StoreUnended(_)) {
-                    // The value was changed, but what it is now is known to nobody here.
-                    self.evict(key);
-                    Done::of(EventKind::Updated)
-                } else {
-                    Done { taken: self.take(key), ..Done::of(EventKind::Deleted) }
-                }
+                Done { taken: self.take(key), ..Done::of(EventKind::Deleted) }
             }
         };
         self.set_tags(shard, key, tags);
@@ -478,7 +481,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> Result<Appended, WriteError> {
         let (log, slot) = (self.domain.log(), key.slot());
         // Twice, so that the draft of most changes is where it was made: to move it would wait for its pieces.
-        let appended = if options.uncertain || options.version.is_some() || value.is_some() {
+        let appended = if let (Some(began), None) = (options.began, value) {
+            log.append_as(slot, began, &self.draft_one(key, kind, operation, (options, None))?)
+        } else if options.uncertain || options.version.is_some() || value.is_some() {
             log.append(slot, wall_ms, &self.draft_with_more(key, kind, operation, (options, value))?)
         } else {
             log.append(slot, wall_ms, &self.draft_one(key, kind, operation, (options, None))?)

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use tidings_proto::event::Operation;
+use tidings_proto::hlc::Stamp;
 
 use crate::cache::Cache;
 use crate::flight::{Purpose, Start};
@@ -29,8 +30,8 @@ pub enum WriteThroughError<E> {
 impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// Runs the user's write of a key's truth, then stores its value here and evicts the key at every peer. Safe
     /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
-    /// value is not stored, and the key is evicted everywhere: where values travel, that is a removal, which is later than
-    /// what came in between.
+    /// value is not stored, and the key is evicted everywhere. Where values travel, that is a removal as of when the write
+    /// began: a value that was written later stays.
     ///
     /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a
     /// window. For the write horizon (default 5 s), counted on each node from when it is told, nothing is stored
@@ -106,8 +107,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
             false => OpenWrite::of_key(&core.domain, core.id, core.travels().then(|| encoded.borrowed())),
         }?;
         core.may_change(Leave::Refuses)?;
+        // Before it can lose its flight: what ends that is later, but for what comes from peers.
+        let began = core.replicates().then(|| {
+            let slot = encoded.borrowed().slot();
+            core.domain.log().stamp_in(slot, core.domain.clock().wall_ms())
+        });
         let (start, unstored) = core.guard(&encoded, Purpose::Write);
-        Ok(WriteFlight { cache: self, key, encoded, start, unstored, open: true, _announced: announced })
+        Ok(WriteFlight {
+            cache: self,
+            key,
+            encoded,
+            start,
+            began,
+            unstored,
+            open: true,
+            _announced: announced,
+        })
     }
 }
 
@@ -121,6 +136,8 @@ pub struct WriteFlight<'a, 'k, K: Key, V: Clone + Send + Sync + 'static> {
     key: &'k K,
     encoded: Encoded,
     start: Start,
+    /// Its stamp, where values travel.
+    began: Option<Stamp>,
     /// It began while the key's truth was uncertain.
     unstored: bool,
     open: bool,
@@ -162,8 +179,14 @@ impl<'a, K: Key, V: Clone + Send + Sync + 'static> WriteFlight<'a, '_, K, V> {
     fn store(mut self, operation: Operation, loaded: Loaded<V>) -> Result<Written<'a>, WriteError> {
         let cache = self.cache;
         let Loaded { value, tags, version } = loaded;
-        let options =
-            Options { ends_write: true, tags, version, unstored: self.unstored, ..Options::default() };
+        let options = Options {
+            ends_write: true,
+            tags,
+            version,
+            unstored: self.unstored,
+            began: self.began,
+            ..Options::default()
+        };
         let subject = Subject { key: self.encoded.borrowed(), typed: Some(self.key) };
         let when = When::StoreUnended(self.start);
         let outcome = cache.core.change(subject, operation, &options, when, Change::Put(value));

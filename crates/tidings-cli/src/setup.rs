@@ -47,6 +47,7 @@ pub(crate) async fn builder(config: &Config) -> Result<NodeBuilder, Failure> {
         .unready_when_clock_off(coherence.unready_when_clock_off)
         .relay_above(usize::try_from(coherence.relay_above).unwrap_or(usize::MAX))
         .audit(coherence.audit_keys_per_second)
+        .copy_rate(coherence.copy_bytes_per_second)
         .lanes(coherence.lanes)
         .retention(tidings_proto::log::Retention {
             events: coherence.log_events,

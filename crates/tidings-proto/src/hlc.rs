@@ -18,7 +18,7 @@ pub struct Stamp(pub u64);
 impl Stamp {
     /// The first stamp of a millisecond.
     #[must_use]
-    pub fn from_wall_ms(ms: u64) -> Self {
+    pub const fn from_wall_ms(ms: u64) -> Self {
         Self(ms << COUNTER_BITS)
     }
 
@@ -54,6 +54,11 @@ impl HybridClock {
     pub fn tick(&mut self, wall_ms: u64) -> Stamp {
         self.last = Stamp::from_wall_ms(wall_ms).max(Stamp(self.last.0 + 1));
         self.last
+    }
+
+    /// Takes note of a stamp of this node's own: what is stamped from now on is later.
+    pub fn note(&mut self, stamp: Stamp) {
+        self.last = self.last.max(stamp);
     }
 
     /// Takes note of a remote stamp, so that what is stamped here from now on is later: for values whose last writer

@@ -267,6 +267,28 @@ fn an_event_for_all_lanes_is_in_each_under_one_stamp_later_than_all_before() {
 }
 
 #[test]
+fn what_is_appended_under_an_earlier_stamp_is_read_in_its_place() {
+    let log = ChangeLog::new(Lanes::default(), Retention::default());
+    let begun = log.stamp_in(slot(0), 5);
+    let later = append(&log, "later").stamp;
+    let own = log.append_as(slot(0), begun, &draft(b"own")).unwrap();
+    assert_eq!((own.sequence, own.stamp), (2, begun));
+    let all = log.append_to_all_as(Stamp(7), &draft(b"all"), || {}).unwrap();
+    assert!(all.iter().all(|one| one.stamp == Stamp(7)));
+    let last = append(&log, "last").stamp;
+    assert!(later < last, "the clock goes on");
+    let mut batches = Vec::new();
+    assert_eq!(log.read(lane(0), &mut Cursor { next: FIRST }, 1 << 20, &mut batches), Read::Some);
+    let bodies: Vec<_> =
+        batches.iter().map(|batch| [&batch.head()[..], &batch.records[..]].concat()).collect();
+    let batches = bodies.iter().map(|body| BatchRef::parse(body, log.lanes()).unwrap());
+    let stamps: Vec<_> = batches
+        .flat_map(|batch| batch.records(1).map(|(_, record)| record.unwrap().unwrap().stamp))
+        .collect();
+    assert_eq!(stamps, [later, begun, Stamp(7), last]);
+}
+
+#[test]
 fn what_an_event_for_all_lanes_does_before_unlocking_is_done_before_any_later_event() {
     let log = ChangeLog::new(Lanes::default(), Retention::default());
     let (entered, done) = (AtomicBool::new(false), AtomicBool::new(false));

@@ -8,7 +8,8 @@
 //!         | slot: u8
 //!         | operation and flags: u8  bits 0-3 operation, bit 4 metadata, 5 value, 6 version, 7 more flags
 //!         | stamp minus base: varint
-//!         | [more flags: u8          bit 0 uncertain, 1 schema, 2-7 reserved (0); schema: varint]
+//!         | [more flags: u8          bit 0 uncertain, 1 schema, 2 former, 3-7 reserved (0); schema: varint;
+//!            former stamp: u64 le]
 //!         | [version: varint] [metadata] [length of the value: varint, value] | target
 //! metadata := length of the pairs: varint, then per pair: length, name, length, text
 //! target  := 0 key: the remaining bytes · 1 keys: count, then per key length and bytes
@@ -142,6 +143,8 @@ pub struct Record<'a> {
     pub target: Target<'a>,
     /// Whether it is of a write that may still land.
     pub uncertain: bool,
+    /// Under which stamp it was made that others have refused, if it takes that one's place.
+    pub former: Option<Stamp>,
 }
 
 impl Record<'_> {
@@ -441,7 +444,7 @@ fn parse_body<'a>(
     let flags = reader.byte()?;
     let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
     let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
-    let (uncertain, schema) = if flags & HAS_MORE != 0 { more::read(&mut reader)? } else { (false, 0) };
+    let more = if flags & HAS_MORE != 0 { more::read(&mut reader)? } else { more::More::default() };
     let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
     let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
     let mut pairs = Reader(metadata.0);
@@ -475,7 +478,21 @@ fn parse_body<'a>(
         4 if rest.is_empty() => Target::All,
         _ => return Err(Unsound("target")),
     };
-    Ok(Record { kind, operation, cache, slot, stamp, schema, version, metadata, value, target, uncertain })
+    let more::More { uncertain, schema, former } = more;
+    Ok(Record {
+        kind,
+        operation,
+        cache,
+        slot,
+        stamp,
+        schema,
+        version,
+        metadata,
+        value,
+        target,
+        uncertain,
+        former,
+    })
 }
 
 #[cfg(test)]

@@ -296,6 +296,55 @@ impl<K: ReplicaKey> Replica<K> {
         }
     }
 
+    /// Notes that a write has another stamp than it was known by: its author has written it anew. Returns whether it is the
+    /// last one of its key. One that was forgotten has left its stamp in the floor of the key's slot, which becomes lower.
+    pub fn restamp(&mut self, key: Sought<'_>, from: WriteStamp, to: WriteStamp) -> bool {
+        let Some(place) = self.place(key) else {
+            self.lower(key.slot(), from, to);
+            return false;
+        };
+        self.restamp_place(place, from, to)
+    }
+
+    /// As [`Replica::restamp`], of a removal of whatever it named in these slots. Returns whether anything was known by
+    /// that stamp.
+    pub fn restamp_all(&mut self, slots: SlotSet, from: WriteStamp, to: WriteStamp) -> bool {
+        let mut any = false;
+        for slot in slots.iter() {
+            any |= self.lower(slot, from, to);
+        }
+        for place in 0..self.places.len() {
+            any |=
+                slots.contains(self.places[place].key.sought().slot()) && self.restamp_place(place, from, to);
+        }
+        any
+    }
+
+    fn restamp_place(&mut self, place: usize, from: WriteStamp, to: WriteStamp) -> bool {
+        let Place { key, held } = &mut self.places[place];
+        if held.stamp() != from {
+            return false;
+        }
+        match held {
+            Held::Entry { stamp, .. } => *stamp = to,
+            Held::Tombstone { stamp, .. } => {
+                *stamp = to;
+                let hash = key.sought().hash;
+                self.by_age.push_back((hash, to));
+            }
+        }
+        true
+    }
+
+    fn lower(&mut self, slot: Slot, from: WriteStamp, to: WriteStamp) -> bool {
+        let floor = &mut self.floors[slot.index()];
+        let is_it = *floor == from;
+        if is_it {
+            *floor = to;
+        }
+        is_it
+    }
+
     /// Applies a removal of everything in these slots: what is later stays.
     pub fn clear(&mut self, slots: SlotSet, stamp: WriteStamp) {
         for slot in slots.iter() {

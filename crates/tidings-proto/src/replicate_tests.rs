@@ -27,6 +27,37 @@ fn key(number: u8) -> Key {
     Key(u64::from(number) | u64::from(number % 2) << 58, vec![number])
 }
 
+#[test]
+fn a_write_that_is_written_anew_is_known_by_its_new_stamp_alone() {
+    let at = |time| WriteStamp { at: Stamp(time), author: 1 };
+    let mut replica = Replica::<Key>::new(AMPLE);
+    let birth = EntryBirth { began: Tick(1), epoch: 1 };
+    let keys = [0, 2, 4].map(key);
+    replica.put(keys[0].sought(), at(90), birth);
+    replica.remove(keys[1].sought(), at(80), Tick(1));
+    assert!(replica.restamp(keys[0].sought(), at(90), at(10)));
+    assert!(!replica.restamp(keys[0].sought(), at(90), at(20)), "it is known by that no more");
+    assert_eq!(replica.judge(keys[0].sought(), at(11)), Verdict::Newer);
+    assert!(replica.restamp(keys[1].sought(), at(80), at(9)));
+    assert_eq!((replica.judge(keys[1].sought(), at(9)), replica.tombstones()), (Verdict::Same, 1));
+    // What was forgotten is in the floor.
+    replica.put(keys[2].sought(), at(95), birth);
+    replica.forget(keys[2].sought());
+    assert!(!replica.restamp(keys[2].sought(), at(95), at(12)));
+    assert_eq!(replica.judge(keys[2].sought(), at(13)), Verdict::Newer);
+    // A tombstone is found by its new stamp when its time is over.
+    replica.expire(Tick::FOREVER);
+    replica.clear(SlotSet::ALL, at(70));
+    assert!(
+        replica.restamp_all(SlotSet::ALL, at(70), at(30))
+            && !replica.restamp_all(SlotSet::ALL, at(70), at(30))
+    );
+    assert_eq!(
+        (replica.judge(key(1).sought(), at(30)), replica.judge(key(1).sought(), at(31))),
+        (Verdict::Older, Verdict::Newer)
+    );
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Change {
     /// Of a key, with a value that nothing else has.

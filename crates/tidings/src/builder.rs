@@ -1,6 +1,7 @@
 //! How a node is described and started.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::coherence::BeforeKnown;
 use crate::config::{Config, Simulated};
 use crate::node::{Node, StartError};
 use crate::relays::RELAY_ABOVE;
+use crate::spending::COPY_BYTES_PER_SECOND;
 
 /// Describes a node. Without an identity it makes one for development, good on loopback only.
 #[derive(Clone)]
@@ -52,6 +54,7 @@ impl NodeBuilder {
             clocks: ClockBounds::default(),
             audit_keys_per_second: 0,
             relay_above: RELAY_ABOVE,
+            copy_bytes_per_second: COPY_BYTES_PER_SECOND,
             gossip_interval: Duration::from_secs(1),
             lanes: Lanes::default(),
             retention: Retention::default(),
@@ -174,6 +177,15 @@ impl NodeBuilder {
     /// follows it stale. Where that matters, set it above the number of nodes.
     pub fn relay_above(mut self, nodes: usize) -> Self {
         self.config.relay_above = nodes;
+        self
+    }
+
+    /// Most bytes per second that this node copies from others in caches whose values travel
+    /// ([`tidings_cache::CacheBuilder::replicate`]), in all: when it joins, or may have missed writes. Default: 12 MiB, a
+    /// tenth of a gigabit link. While it copies, what it does not have yet is a miss. What one member brings takes five
+    /// minutes at most; what it had brought by then is kept, and the rest is asked for again.
+    pub fn copy_rate(mut self, bytes_per_second: NonZeroU64) -> Self {
+        self.config.copy_bytes_per_second = bytes_per_second;
         self
     }
 

@@ -5,6 +5,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -42,6 +43,8 @@ use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
 use crate::relays::Relays;
+use crate::restamps::Restamps;
+use crate::spending::Spending;
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.
 const GOSSIP_MAX: usize = 256;
@@ -93,6 +96,10 @@ pub(crate) struct Bus {
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
     pub(crate) relays: Relays,
+    /// What members refuse of what this node writes, where values travel.
+    pub(crate) restamps: Mutex<Restamps>,
+    /// What this node copies from members.
+    pub(crate) copied: Mutex<Spending>,
     /// Where the log is written down, if it is.
     pub(crate) log_files: Option<LogFiles>,
     /// What the former life has left there, while it is served.
@@ -128,6 +135,7 @@ pub(crate) struct Parts {
     pub(crate) observers: Arc<Observers>,
     pub(crate) clocks: ClockBounds,
     pub(crate) relay_above: usize,
+    pub(crate) copy_bytes_per_second: NonZeroU64,
     pub(crate) planted: Option<Planted>,
     pub(crate) log_files: Option<LogFiles>,
     pub(crate) legacy: Option<Legacy>,
@@ -164,6 +172,8 @@ impl Bus {
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
             relays: Relays::above(parts.relay_above),
+            restamps: Mutex::default(),
+            copied: Mutex::new(Spending::at(parts.copy_bytes_per_second)),
             log_files: parts.log_files,
             legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),
             denied: ArcSwap::default(),

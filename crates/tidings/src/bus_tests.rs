@@ -13,6 +13,7 @@ use tokio::sync::watch::Ref;
 
 use super::*;
 use crate::relays::RELAY_ABOVE;
+use crate::spending::COPY_BYTES_PER_SECOND;
 
 const ELSEWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 7401);
 
@@ -41,6 +42,7 @@ fn bus() -> Face {
         observers,
         clocks,
         relay_above: RELAY_ABOVE,
+        copy_bytes_per_second: COPY_BYTES_PER_SECOND,
         planted: None,
         log_files: None,
         legacy: None,

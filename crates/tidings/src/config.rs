@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) struct Config {
     pub(crate) audit_keys_per_second: u64,
     /// Most nodes of which each follows every other one directly.
     pub(crate) relay_above: usize,
+    /// Most that is copied from members.
+    pub(crate) copy_bytes_per_second: NonZeroU64,
     pub(crate) gossip_interval: Duration,
     pub(crate) lanes: Lanes,
     pub(crate) retention: Retention,

@@ -23,15 +23,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::asked::Answering;
 use crate::bus::Bus;
+use crate::restamps::Said;
 
 /// How often it is looked whether something has to be compared.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// How often a cache is compared with one of the members though nothing is known to be missed: about 1.5 KB of digests.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Most bytes per second that a node copies: a tenth of a gigabit link, so that a joiner leaves room for everything else.
-const COPY_BYTES_PER_SECOND: u64 = 12 << 20;
 
 /// How long a member may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
@@ -86,23 +84,31 @@ impl Answering for Copies {
 }
 
 fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> {
-    let (cache, question) = Question::decode(question).map_err(|error| {
+    let (id, question) = Question::decode(question).map_err(|error| {
         // Not that such questions are unknown: who asks would take it that nothing is held here.
         tracing::debug!(%peer, %error, "a question about entries cannot be read");
         Declined::Failed
     })?;
-    let Some(cache) = replicating(bus, cache) else { return Ok(Answer::Absent.encode()) };
-    if matches!(question, Question::Refused { .. }) && !is_ahead(bus) {
-        tracing::debug!(%peer, "refuses a write of this node, whose clock agrees with others: it is kept");
-        return Ok(Answer::Noted.encode());
+    let Some(cache) = replicating(bus, id) else { return Ok(Answer::Absent.encode()) };
+    if let Question::Refused { stamp, instead, of } = question {
+        heed(bus, &*cache, Said { by: peer.node.clone(), cache: id, of: of.into(), stamp, instead });
     }
     Ok(cache.answer(&question))
 }
 
-/// Whether this node's own clock is ahead of most members', as it has measured: nobody's word decides what it drops.
-fn is_ahead(bus: &Bus) -> bool {
-    let members = members(bus);
-    bus.clocks.is_ahead(members.iter().map(|origin| &origin.node), bus.domain.clock().now())
+/// Writes anew what most members refuse.
+fn heed(bus: &Bus, cache: &dyn Replicating, said: Said) {
+    let members: BTreeSet<NodeId> = members(bus).into_iter().map(|origin| origin.node).collect();
+    let now = bus.domain.clock().now();
+    let is_ahead = bus.clocks.is_ahead(members.iter(), now);
+    let (by, of, stamp) = (said.by.clone(), said.of.clone(), said.stamp);
+    let Some(at) = bus.restamps.lock().refused(said, &members, is_ahead, now) else {
+        tracing::debug!(%by, "refuses a write of this node, which most members have not refused: it is kept");
+        return;
+    };
+    if let Err(error) = cache.restamp(of.borrowed(), stamp, at) {
+        tracing::debug!(%by, %error, "a write that was refused could not be written anew");
+    }
 }
 
 fn replicating(bus: &Bus, id: CacheId) -> Option<Arc<dyn Replicating>> {
@@ -157,6 +163,9 @@ async fn compare_all(bus: &Arc<Bus>) {
             }
             let members = members(bus);
             known.with.retain(|origin| members.contains(origin));
+            if bus.restamps.lock().is_due(id, now) {
+                known.with.clear();
+            }
             match replicating.begin() {
                 Some(comparison) if !is_apart(bus, &members) => {
                     if repair(bus, &*cache, (&*replicating, &comparison), &members).await {
@@ -258,9 +267,11 @@ async fn compare(
     node: &NodeId,
 ) -> Result<usize, NotCompared> {
     let ask = |question: Bytes| async move {
+        let clock = bus.domain.clock();
+        let asked = clock.now();
         let answer = bus.ask(node, Topic::Copy, &question, ANSWER_TIME).await?;
-        let time = Duration::from_secs(1).mul_f64(answer.len() as f64 / COPY_BYTES_PER_SECOND as f64);
-        tokio::time::sleep(time).await;
+        let pause = bus.copied.lock().spend(answer.len(), (asked, clock.now()));
+        tokio::time::sleep(pause).await;
         Ok(answer)
     };
     let compared = compare_with(replicating, id, comparison, ask);
@@ -279,12 +290,12 @@ async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>) {
     let refusals = bus.domain.take_refusals();
     say_refusals(&refusals, quiet, Instant::now());
     // Of each author and key the last one: those before it are gone there.
-    let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.key), one)).collect();
+    let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.of), one)).collect();
     let refusals: Vec<&Refusal> = last.into_values().collect();
     for some in refusals.chunks(REFUSALS_AT_ONCE) {
-        let told = some.iter().map(|Refusal { origin, cache, key, stamp }| async move {
-            let question = Question::Refused { stamp: *stamp, key };
-            bus.ask(&origin.node, Topic::Copy, &question.encode(*cache), TELL_TIME).await
+        let told = some.iter().map(|refusal| async move {
+            let question = refusal.question().encode(refusal.cache);
+            bus.ask(&refusal.origin.node, Topic::Copy, &question, TELL_TIME).await
         });
         for error in join_all(told).await.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "an author was not told that its write was refused");

@@ -1,3 +1,4 @@
+use tidings_cache::Refused;
 use tidings_proto::id::Incarnation;
 use tidings_proto::replicate::WriteStamp;
 use tracing::Level;
@@ -8,8 +9,9 @@ use crate::testing::Cluster;
 
 fn refusal(node: &str, key: u64) -> Refusal {
     let origin = Origin { node: NodeId::new(node).unwrap(), incarnation: Incarnation(1) };
-    let (cache, key) = (CacheId(1), Bytes::from(key.to_string()));
-    Refusal { origin: Arc::new(origin), cache, key, stamp: WriteStamp::NEVER }
+    let (cache, of) = (CacheId(1), Refused::Key(Bytes::from(key.to_string())));
+    let (stamp, instead) = (WriteStamp::NEVER, WriteStamp::NEVER.at);
+    Refusal { origin: Arc::new(origin), cache, of, stamp, instead }
 }
 
 #[test]

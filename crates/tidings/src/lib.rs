@@ -27,6 +27,8 @@ mod node;
 mod observe;
 mod receipts;
 mod relays;
+mod restamps;
+mod spending;
 mod streaming;
 #[cfg(feature = "streams")]
 pub mod streams;

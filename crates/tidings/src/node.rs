@@ -143,6 +143,7 @@ impl Node {
         let zone = config.zone.clone();
         let cluster = config.cluster.clone();
         let (clocks, relay_above) = (config.clocks, config.relay_above);
+        let copy_bytes_per_second = config.copy_bytes_per_second;
         let planted = config.simulated.as_ref().and_then(|simulated| simulated.planted);
         let bus = Bus::new(Parts {
             cluster,
@@ -154,6 +155,7 @@ impl Node {
             observers,
             clocks,
             relay_above,
+            copy_bytes_per_second,
             planted,
             log_files,
             legacy,

@@ -25,6 +25,7 @@ mod receipts;
 mod records;
 mod replica;
 mod replicate;
+mod replicate_future;
 mod replicate_limits;
 mod replicate_model;
 mod replicate_repair;

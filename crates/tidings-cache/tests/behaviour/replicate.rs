@@ -8,7 +8,7 @@ use tidings_cache::{
 };
 
 use crate::common::{MAX_STALENESS, Node, Wire, fill, key, kinds, many};
-use crate::replicate_repair::{repair, tell};
+use crate::replicate_repair::repair;
 
 pub(crate) type Users = Cache<String, u64>;
 
@@ -252,26 +252,6 @@ fn a_node_that_displaces_entries_takes_back_no_older_value() {
     let old: Vec<_> =
         names.iter().filter(|name| small.peek(name).is_some_and(|(value, _)| value == 1)).collect();
     assert!(old.is_empty(), "{old:?} came back");
-}
-
-#[test]
-fn a_write_of_the_future_is_refused_and_its_author_is_told() {
-    let ([a, b], [on_a, on_b]) = pair();
-    let mut wire = Wire::new([&a, &b]);
-    insert(&on_b, "k", 1);
-    wire.carry();
-    a.clock.advance(Duration::from_secs(1));
-    insert(&on_a, "k", 2);
-    wire.carry();
-    assert_eq!((on_b.get(&key("k")), on_b.counts().future), (None, 1), "evicted, and not merged");
-    let refusals = b.domain.take_refusals();
-    assert_eq!(refusals.len(), 1);
-    assert_eq!(*refusals[0].origin, *a.origin);
-    tell(&on_a, &refusals[0]);
-    assert_eq!((on_a.get(&key("k")), on_a.counts().disowned), (None, 1), "the author drops it");
-    insert(&on_b, "k", 3);
-    wire.carry();
-    assert_eq!(on_a.get(&key("k")), Some(3), "and takes what others write");
 }
 
 #[test]

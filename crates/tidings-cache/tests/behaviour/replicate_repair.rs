@@ -31,10 +31,9 @@ fn answer<K: Key>(users: &Cache<K, u64>, question: &[u8]) -> Bytes {
     face(users).answer(&question)
 }
 
-/// Tells the author of a write that it was refused.
+/// Has the author of a write that was refused write it anew.
 pub(crate) fn tell(author: &Users, refusal: &Refusal) {
-    let question = Question::Refused { stamp: refusal.stamp, key: &refusal.key };
-    answer(author, &question.encode(refusal.cache));
+    face(author).restamp(refusal.of.borrowed(), refusal.stamp, refusal.instead).unwrap();
 }
 
 /// Compares with these members after writes may have been missed. Returns how many values were taken, or `None` if none may

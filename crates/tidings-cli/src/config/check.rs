@@ -20,6 +20,9 @@ use crate::{logging, setup};
 /// Least size of a lane's log: one sealed segment, so that a follower can be served from it at all.
 const LOG_BYTES_MIN: u64 = 64 << 10;
 
+/// Least that is copied in a second: in the five minutes that one member may take, that is about 19 MB.
+const COPY_BYTES_MIN: u64 = 64 << 10;
+
 /// Judges a configuration as a whole.
 pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Finding>) {
     let mut judge = Judge { values, findings };
@@ -175,6 +178,10 @@ impl<'a> Judge<'a> {
         if let Some(Value::Bytes(..LOG_BYTES_MIN)) = self.values.get("coherence.log_bytes") {
             let message = "is too small to keep anything for a follower";
             self.error("coherence.log_bytes", message, "use 64KiB or more");
+        }
+        if let Some(Value::Bytes(..COPY_BYTES_MIN)) = self.values.get("coherence.copy_bytes_per_second") {
+            let message = "is too little for a node ever to have copied what others hold";
+            self.error("coherence.copy_bytes_per_second", message, "use 64KiB or more");
         }
         let duration = |path| match self.values.get(path) {
             Some(Value::Duration(duration)) => Some(*duration),

@@ -249,6 +249,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Keys per second, once for each node they are compared with, over and over; 0: only by `tidings audit`.",
     ),
     works(
+        "coherence.copy_bytes_per_second",
+        Kind::Bytes,
+        "\"12MiB\"",
+        "Most that a node copies a second where values travel, when it joins or missed writes; at least 64KiB.",
+    ),
+    works(
         "coherence.lanes",
         Kind::Count(1, 64),
         "4",

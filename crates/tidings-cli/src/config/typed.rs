@@ -1,5 +1,6 @@
 //! The configuration as the rest of the program uses it.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -84,6 +85,7 @@ pub(crate) struct Coherence {
     pub(crate) unready_when_clock_off: bool,
     pub(crate) relay_above: u64,
     pub(crate) audit_keys_per_second: u64,
+    pub(crate) copy_bytes_per_second: NonZeroU64,
     pub(crate) lanes: Lanes,
     pub(crate) log_events: u64,
     pub(crate) log_bytes: u64,
@@ -171,6 +173,7 @@ fn coherence(get: &Getter<'_>, directory: &Path) -> Option<Coherence> {
         unready_when_clock_off: get.flag("coherence.unready_when_clock_off")?,
         relay_above: get.count("coherence.relay_above")?,
         audit_keys_per_second: get.count("coherence.audit_keys_per_second")?,
+        copy_bytes_per_second: NonZeroU64::new(get.bytes("coherence.copy_bytes_per_second")?)?,
         lanes: Lanes::new(u8::try_from(get.count("coherence.lanes")?).ok()?)?,
         log_events: get.count("coherence.log_events")?,
         log_bytes: get.bytes("coherence.log_bytes")?,

@@ -59,8 +59,13 @@ const COUNTERS: [(&str, &str, Count); 16] = [
         |counts| counts.slots_repaired,
     ),
     (
+        "tidings_cache_restamped",
+        "Writes of this node that others refused as too far ahead of their clocks, and that were written anew.",
+        |counts| counts.restamped,
+    ),
+    (
         "tidings_cache_disowned",
-        "Writes of this node that another one refused as too far ahead of its clock, and that were dropped.",
+        "Writes of this node that others refused as too far ahead of their clocks, and whose values were over.",
         |counts| counts.disowned,
     ),
     ("tidings_cache_unreadable", "Values of other nodes that could not be read, and evicted.", |counts| {

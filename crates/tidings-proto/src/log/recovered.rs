@@ -362,11 +362,12 @@ impl Page {
         }
         let mut reader = Reader(record);
         reader.block()?;
-        let in_order = stamp >= self.stamp && stamp >= base && stamp.0 < COUNTED_MAX;
-        if record.len() < RECORD_BYTES_MIN || !reader.0.is_empty() || !in_order {
+        // Not later than all before it: one may be logged under an earlier stamp.
+        let is_stamp = stamp >= base && stamp.0 < COUNTED_MAX;
+        if record.len() < RECORD_BYTES_MIN || !reader.0.is_empty() || !is_stamp {
             return Err(Unsound("a record is not one"));
         }
-        (self.next, self.stamp) = (sequence + 1, stamp);
+        (self.next, self.stamp) = (sequence + 1, self.stamp.max(stamp));
         match self.segments.last_mut() {
             Some(last) if last.base == base && last.count < u32::MAX => {
                 last.count += 1;

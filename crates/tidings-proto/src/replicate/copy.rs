@@ -5,7 +5,7 @@
 //!   1 digests: no more bytes
 //!   2 list:    slots: u64 le | part: u8 | whether it continues: u8 | after: u64 le
 //!   3 fetch:   count: varint, per key: length, bytes
-//!   4 refused: stamp | key: the remaining bytes
+//!   4 refused: stamp | instead: u64 le | what: u8 | the remaining bytes: 0 a key, 1 a tag, 2 a prefix, 3 none
 //! answer := kind: u8 | rest
 //!   1 digests: per slot: digest: u64 le, floor: stamp
 //!   2 list:    whether more follows: u8 | count: varint, per key: stamp, removed: u8, length, key
@@ -28,7 +28,7 @@ use crate::hash::{CacheId, key_hash};
 use crate::hlc::Stamp;
 use crate::id::{SLOTS, Slot, SlotSet};
 use crate::record::KEY_BYTES_MAX;
-use crate::varint::{Extend8, Reader, Unsound, put_block, put_varint};
+use crate::varint::{Extend8, Reader, Unsound, put_block, put_varint, text};
 
 pub use crate::ask::ANSWER_BYTES_MAX;
 
@@ -67,9 +67,52 @@ pub enum Question<'a> {
     Refused {
         /// The write.
         stamp: WriteStamp,
-        /// Of which key.
-        key: &'a [u8],
+        /// When it was, by the clock of who has refused it: later than what is known there of the key.
+        instead: Stamp,
+        /// What it has changed.
+        of: Changed<'a>,
     },
+}
+
+/// What a write that was refused has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed<'a> {
+    /// A key.
+    Key(&'a [u8]),
+    /// Everything with a tag.
+    Tag(&'a str),
+    /// Everything whose key starts so.
+    Prefix(&'a str),
+    /// Everything.
+    All,
+}
+
+impl<'a> Changed<'a> {
+    fn write(self, out: &mut BytesMut) {
+        let (what, rest) = match self {
+            Self::Key(key) => (0, key),
+            Self::Tag(tag) => (1, tag.as_bytes()),
+            Self::Prefix(prefix) => (2, prefix.as_bytes()),
+            Self::All => (3, &[][..]),
+        };
+        out.put(&[what]);
+        out.put(rest);
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Result<Self, Unsound> {
+        let what = reader.byte()?;
+        let rest = std::mem::take(&mut reader.0);
+        if rest.len() > KEY_BYTES_MAX {
+            return Err(Unsound("key length"));
+        }
+        match what {
+            0 => Ok(Self::Key(rest)),
+            1 => Ok(Self::Tag(text(rest)?)),
+            2 => Ok(Self::Prefix(text(rest)?)),
+            3 if rest.is_empty() => Ok(Self::All),
+            _ => Err(Unsound("what was changed")),
+        }
+    }
 }
 
 /// What a member answers.
@@ -232,9 +275,10 @@ impl<'a> Question<'a> {
                 put_varint(&mut out, keys.len() as u64);
                 keys.iter().for_each(|key| put_block(&mut out, key));
             }
-            Self::Refused { stamp, key } => {
+            Self::Refused { stamp, instead, of } => {
                 put_stamp(&mut out, *stamp);
-                out.put(key);
+                out.put(&instead.0.to_le_bytes());
+                of.write(&mut out);
             }
         }
         out.freeze()
@@ -261,12 +305,8 @@ impl<'a> Question<'a> {
                 Self::Fetch((0..count).map(|_| key(&mut reader)).collect::<Result<_, _>>()?)
             }
             4 => {
-                let stamp = stamp(&mut reader)?;
-                let key = std::mem::take(&mut reader.0);
-                if key.len() > KEY_BYTES_MAX {
-                    return Err(Unsound("key length"));
-                }
-                Self::Refused { stamp, key }
+                let (stamp, instead) = (stamp(&mut reader)?, Stamp(word(&mut reader)?));
+                Self::Refused { stamp, instead, of: Changed::read(&mut reader)? }
             }
             _ => return Err(Unsound("kind of question")),
         };
