@@ -13,7 +13,6 @@ pub mod api;
 pub mod cluster;
 pub mod directory;
 pub mod drive;
-pub mod facts;
 pub mod host;
 pub mod network;
 pub mod node;
@@ -23,3 +22,5 @@ pub mod scale;
 pub mod switch;
 pub mod wait;
 pub mod watch;
+
+pub use tidings_facts as facts;
