@@ -20,6 +20,7 @@ pub mod pace;
 pub mod record;
 pub mod scale;
 pub mod switch;
+pub mod trace;
 pub mod wait;
 pub mod watch;
 
