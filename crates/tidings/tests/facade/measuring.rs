@@ -34,7 +34,7 @@ async fn writes_are_coherent_in_less_time_than_their_acknowledgement_is_gathered
     facts::note(
         "G16",
         format!(
-            "{} of {} writes coherent on 3 nodes within 1 s, half of all within {median:?}",
+            "{} of {} writes coherent on 3 nodes within 1 s, half of all within {median:.1?}",
             writes.since_start[3].coherent, writes.since_start[3].judged
         ),
     );
