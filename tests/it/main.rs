@@ -16,4 +16,5 @@ mod releases;
 mod repair;
 mod replay;
 mod restarts;
+mod trace;
 mod verdict;

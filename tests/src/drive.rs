@@ -33,6 +33,9 @@ const TIME_EVERY: Duration = Duration::from_millis(5);
 /// Keys that a flood writes at once.
 const FLOOD_AT_A_TIME: usize = 50;
 
+/// How many read at a node at a time to warm it.
+const WARMERS: usize = 8;
+
 /// How long a write that no node accepts is tried again before its driver gives up.
 const WRITE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -213,6 +216,26 @@ impl Drive {
         self.shared.read(node, &name_of(key)).await
     }
 
+    /// Reads every key once at every node, judged like all other reads: what may be cached is cached then.
+    pub async fn warm(&self) {
+        let mut readers = JoinSet::new();
+        for node in 0..self.shared.apis.len() {
+            for first in 0..WARMERS {
+                let shared = Arc::clone(&self.shared);
+                readers.spawn(async move {
+                    for key in (first..shared.load.keys).step_by(WARMERS) {
+                        if shared.read(node, &name_of(key)).await.is_err() {
+                            shared.count(node, |counts| counts.failed += 1);
+                        }
+                    }
+                });
+            }
+        }
+        while let Some(ended) = readers.join_next().await {
+            ended.expect("no driver panics");
+        }
+    }
+
     /// Writes so many keys as fast as nodes take them, some at a time, at all nodes together, beside all other traffic.
     pub async fn flood(&self, writes: usize) {
         let mut floods = JoinSet::new();
@@ -247,6 +270,15 @@ impl Drive {
     }
 }
 
+/// What came of a comparison of caches with the record. A miss serves nothing, and cannot differ.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compared {
+    /// Entries that a hit would serve.
+    pub entries: usize,
+    /// Those of them that differ, in words.
+    pub differing: Vec<String>,
+}
+
 /// What traffic came to.
 #[derive(Debug)]
 pub struct Stopped {
@@ -268,21 +300,22 @@ impl Stopped {
         self.phases.iter().find(|phase| phase.name == name).expect("a phase that the test began")
     }
 
-    /// Entries, on any of these nodes, that a hit would serve and that differ from the record.
-    pub async fn differing(&self, nodes: &[usize]) -> Result<Vec<String>> {
-        let mut differing = Vec::new();
+    /// Compares what a hit would serve, on any of these nodes, with the record.
+    pub async fn compare(&self, nodes: &[usize]) -> Result<Compared> {
+        let mut found = Compared::default();
         for node in nodes {
             for key in (0..self.shared.load.keys).map(name_of) {
                 let Lookup::Hit { value, .. } = self.shared.apis[*node].get(CACHE, &key).await? else {
                     continue;
                 };
+                found.entries += 1;
                 let (held, truth) = (version_in(&value), self.shared.record.load(&key));
                 if held != Some(truth) {
-                    differing.push(format!("n{} {key}: {held:?}, the record has {truth}", node + 1));
+                    found.differing.push(format!("n{} {key}: {held:?}, the record has {truth}", node + 1));
                 }
             }
         }
-        Ok(differing)
+        Ok(found)
     }
 }
 

@@ -13,7 +13,6 @@ pub mod api;
 pub mod cluster;
 pub mod directory;
 pub mod drive;
-pub mod facts;
 pub mod host;
 pub mod network;
 pub mod node;
@@ -21,5 +20,8 @@ pub mod pace;
 pub mod record;
 pub mod scale;
 pub mod switch;
+pub mod trace;
 pub mod wait;
 pub mod watch;
+
+pub use tidings_facts as facts;

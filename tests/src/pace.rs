@@ -12,6 +12,9 @@ const WINDOWS_MIN: usize = 6;
 /// How much slower than before a fault a write may be during it.
 const SLOWER_MAX: f64 = 1.2;
 
+/// Windows in each phase, a minute of writes, of which the median alone tells that: chance moves it by a twentieth.
+const WINDOWS_OF_A_MINUTE: usize = 45;
+
 /// Of all pairs of a window before and one during: the share that has to be slower by more than that. Windows of a
 /// busy machine vary by a third; of equal writes a third of the pairs are, and by chance never so many (none of 20,000
 /// drawn phases of 7 and 15 windows), of writes whose p99 is three times as long 97 of 100.
@@ -32,9 +35,9 @@ const PAIR_MAX: Duration = Duration::from_millis(10);
 
 /// What came of a comparison.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Compared {
-    /// The writes were not slower.
-    Alike,
+pub enum Pace {
+    /// The writes were not slower: their p99, as a multiple of what it was before, each the median of all windows.
+    Alike(f64),
     /// They were, and how.
     Slower(String),
     /// There are too few to tell.
@@ -51,21 +54,23 @@ pub fn dawdled(pairs: &[Pair], spare: Duration) -> bool {
 /// Whether the writes of a phase were slower than those before: p99 by p99, each window with each (the effect size of
 /// Mann and Whitney's test), so that a few bad moments of the machine decide nothing.
 #[must_use]
-pub fn compare(before: &[Pair], during: &[Pair]) -> Compared {
+pub fn compare(before: &[Pair], during: &[Pair]) -> Pace {
     let (before, during) = (slowness(before), slowness(during));
     if before.len().min(during.len()) < WINDOWS_MIN {
         let windows = format!("{} and {} windows of writes", before.len(), during.len());
-        return Compared::TooFew(format!("{windows}, fewer than {WINDOWS_MIN}"));
+        return Pace::TooFew(format!("{windows}, fewer than {WINDOWS_MIN}"));
     }
     eprintln!(
         "p99 of writes that peers are told of, as a multiple of others': {before:.2?}, then {during:.2?}"
     );
-    if delayed(&before, &during) {
-        return Compared::Slower(format!(
-            "writes that peers are told of: p99 {before:.2?} times that of others before, then {during:.2?}"
+    let ratio = quantile(&during, 0.5) / quantile(&before, 0.5).max(f64::MIN_POSITIVE);
+    let sure = before.len().min(during.len()) >= WINDOWS_OF_A_MINUTE;
+    if delayed(&before, &during) || (sure && ratio > SLOWER_MAX) {
+        return Pace::Slower(format!(
+            "writes that peers are told of: p99 {before:.2?} times that of others before, then {during:.2?}: {ratio:.2} times"
         ));
     }
-    Compared::Alike
+    Pace::Alike(ratio)
 }
 
 /// Whether the windows of the second phase were slower than those of the first, beyond chance.
@@ -100,19 +105,23 @@ mod tests {
 
     /// Writes of about a millisecond with rare long ones, of which those that peers are told of take `more` longer.
     fn pairs(seed: u64, noise: f64, more: f64) -> Vec<Pair> {
+        many(700, seed, noise, more)
+    }
+
+    fn many(count: usize, seed: u64, noise: f64, more: f64) -> Vec<Pair> {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut took = |more: f64| {
             let ms = 1.0 + noise / random.random_range(0.02..1.0_f64) + more;
             Duration::from_secs_f64(ms / 1e3)
         };
-        (0..700).map(|_| Pair { told: took(more), apart: took(0.0) }).collect()
+        (0..count).map(|_| Pair { told: took(more), apart: took(0.0) }).collect()
     }
 
     #[test]
     fn a_delay_of_writes_is_found_in_noise() {
         for seed in 0..100 {
             let compared = compare(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.05, 5.0));
-            assert!(matches!(compared, Compared::Slower(_)), "{seed}: {compared:?}");
+            assert!(matches!(compared, Pace::Slower(_)), "{seed}: {compared:?}");
         }
     }
 
@@ -130,15 +139,28 @@ mod tests {
     fn noise_of_the_machine_is_no_delay() {
         for seed in 0..100 {
             let compared = compare(&pairs(seed, 0.05, 0.0), &pairs(seed + 1_000, 0.5, 0.0));
-            assert_eq!(compared, Compared::Alike, "{seed}");
+            assert!(matches!(compared, Pace::Alike(_)), "{seed}: {compared:?}");
+        }
+    }
+
+    #[test]
+    fn over_a_minute_a_small_delay_is_found_and_noise_is_none() {
+        const MINUTE: usize = 6_000;
+        for seed in 0..50 {
+            let before = many(MINUTE, seed, 0.05, 0.0);
+            // Of a p99 of about 3.5 ms.
+            let slower = compare(&before, &many(MINUTE, seed + 1_000, 0.05, 1.5));
+            assert!(matches!(slower, Pace::Slower(_)), "{seed}: {slower:?}");
+            let noisy = compare(&before, &many(MINUTE, seed + 2_000, 0.1, 0.0));
+            assert!(matches!(noisy, Pace::Alike(_)), "{seed}: {noisy:?}");
         }
     }
 
     #[test]
     fn few_writes_are_not_compared_and_are_a_fault_where_there_was_time_for_more() {
         let (all, few) = (pairs(1, 0.05, 0.0), &pairs(2, 0.05, 0.0)[..WINDOW * WINDOWS_MIN - 1]);
-        assert!(matches!(compare(&all, few), Compared::TooFew(_)));
-        assert!(matches!(compare(few, &all), Compared::TooFew(_)));
+        assert!(matches!(compare(&all, few), Pace::TooFew(_)));
+        assert!(matches!(compare(few, &all), Pace::TooFew(_)));
         assert!(!dawdled(few, Duration::from_secs(5)), "the machine had no time for more");
         assert!(dawdled(few, Duration::from_secs(6)), "a writer that waits makes few writes");
         assert!(!dawdled(&all, Duration::from_secs(60)));

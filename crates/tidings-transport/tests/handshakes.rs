@@ -84,6 +84,14 @@ async fn refused_at(node: &Node, config: ClientConfig, name: &str, reason: Refus
     assert!(node.transport.link(&id(name)).is_none());
     assert!(node.host.gossip.lock().unwrap().is_empty(), "what came beside the hello is nobody's");
     assert_eq!(lines.with(&format!("reason=\"{}\"", reason.as_str())), 1, "one log line");
+    tidings_facts::note(
+        "G15",
+        format!(
+            "refused as {}, counted once, {} bytes answered but the close",
+            reason.as_str(),
+            got.bytes.len()
+        ),
+    );
     got
 }
 

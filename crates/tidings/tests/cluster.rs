@@ -7,6 +7,7 @@ use tidings::{
     BroadcastError, Cache, Client, Conflict, Doubt, EventKind, Item, Node, NotReady, OpenError, Retention,
     State, WriteError,
 };
+use tidings_facts as facts;
 use tokio::time::Instant;
 
 #[path = "facade/common.rs"]
@@ -34,8 +35,16 @@ async fn fills_are_silent() {
     for n in 0..100 {
         fill(&caches, &n.to_string(), n).await;
     }
-    assert!(cluster.nodes().iter().all(|node| node.domain().events_published() == 0));
+    let published: u64 = cluster.nodes().iter().map(|node| node.domain().events_published()).sum();
+    assert_eq!(published, 0);
     assert!((0..100_u64).all(|n| caches.iter().all(|cache| cache.get(&n.to_string()) == Some(n))));
+    let sum = |of: fn(&Cache<String, u64>) -> u64| caches.iter().map(of).sum::<u64>();
+    let (loads, hits) = (sum(|cache| cache.counts().loads), sum(|cache| cache.counts().hits));
+    assert_eq!((loads, hits), (200, 200), "each is loaded once by each node, and a hit from then on");
+    facts::note(
+        "G6",
+        format!("{loads} loads on 2 nodes, {published} changes published, then {hits} of 200 reads hit"),
+    );
     cluster.shutdown().await;
 }
 
@@ -73,6 +82,12 @@ async fn clear_reaches_everybody_and_loads_under_way() {
     release.send(()).unwrap();
     assert_eq!(load.join_all().await, [1], "who waited gets the result");
     assert!(!caches[1].contains(&"b".to_owned()), "what began before the clear is not stored");
+    let keys = ["a".to_owned(), "b".to_owned()];
+    let survivors = caches.iter().map(|cache| keys.iter().filter(|key| cache.contains(*key)).count());
+    facts::note(
+        "G7",
+        format!("{} entries survive on 2 nodes, a load under way among them", survivors.sum::<usize>()),
+    );
     cluster.shutdown().await;
 }
 

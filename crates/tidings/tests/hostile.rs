@@ -9,6 +9,7 @@ use rogue::{
     PATIENCE, Scene, Stream, all_followed, deletion, encoded, events, lane_of, spoiled, thrown_out, until,
 };
 use tidings::{Lanes, Retention};
+use tidings_facts as facts;
 use tidings_proto::ask::{self, QUESTION_BYTES_MAX};
 use tidings_proto::frame::{
     Control, FRAME_BYTES_MAX, Follow, FrameType, Heartbeat, MEMBERS_MAX, MemberSet, NamedMember, header,
@@ -64,8 +65,17 @@ async fn frames_that_break_the_protocol_end_the_link_and_nothing_else() {
         thrown_out(&link, what).await;
         until(what, || scene.counts().2 == count as u64 + 1).await;
     }
-    scene.works().await;
+    ended(&scene).await;
     scene.end().await;
+}
+
+/// Notes how many links a member has lost by what it said, and that the node works on.
+async fn ended(scene: &Scene) {
+    scene.works().await;
+    facts::note(
+        "G15",
+        format!("{} kinds, each counted and ended its link, and the node works on", scene.counts().2),
+    );
 }
 
 #[tokio::test]
@@ -95,7 +105,7 @@ async fn requests_that_break_the_protocol_end_the_link_and_nothing_else() {
         thrown_out(&link, what).await;
         until(what, || scene.counts().2 == count as u64 + 1).await;
     }
-    scene.works().await;
+    ended(&scene).await;
     scene.end().await;
 }
 
@@ -197,6 +207,31 @@ async fn records_that_are_not_understood_are_fenced_and_the_link_stays() {
     scene.fill(0, "0").await;
     stream.write(&events(&deletion("0", 3))).await;
     until("what follows is applied", || !scene.caches[0].contains(&"0".to_owned())).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn each_time_that_a_record_is_left_out_is_counted_as_one_gap() {
+    const LEFT_OUT: u64 = 20;
+    let mut scene = Scene::start().await;
+    let link = scene.rogue.link().await;
+    let mut lanes = all_followed(&link).await;
+    let (mut stream, mut follow) = lanes.remove(&lane_of("0").number()).unwrap();
+    for _ in 0..LEFT_OUT {
+        let next = follow.from;
+        stream.say(&Control::Resume(next)).await;
+        stream.write(&events(&deletion("0", next))).await;
+        stream.write(&events(&deletion("0", next + 2))).await;
+        (stream, follow) = Stream::followed(&link).await;
+        assert_eq!((follow.lane, follow.from), (lane_of("0"), next + 1));
+    }
+    scene.fill(0, "0").await;
+    stream.say(&Control::Resume(follow.from)).await;
+    stream.write(&events(&deletion("0", follow.from))).await;
+    until("what follows is applied", || !scene.caches[0].contains(&"0".to_owned())).await;
+    let (told, measured) = (scene.counts().0, scene.victim().measured().repairs.gaps);
+    assert_eq!((told, measured), (LEFT_OUT, LEFT_OUT));
+    facts::note("G16", format!("{LEFT_OUT} times a record was left out: {measured} gaps counted"));
     scene.end().await;
 }
 

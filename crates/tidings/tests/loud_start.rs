@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tidings::{Lanes, Node, NotReady, RefusedReason, Retention};
+use tidings_facts as facts;
 use tidings_proto::frame::{Control, Follow, FrameType, Heartbeat};
 use tidings_proto::id::{FIRST, LaneId};
 use tidings_proto::log::{ChangeLog, Cursor};
@@ -77,6 +78,10 @@ async fn readiness_names_the_member_that_does_not_apply_and_the_one_that_is_not_
     let (stream, follow) = lanes.get_mut(&2).unwrap();
     stream.write(&events(&Batch { first: 2, ..sung(follow.lane) })).await;
     until("all lanes are heard", || reasons(&victim) == [unapplied.clone()]).await;
+    facts::note(
+        "G17",
+        format!("not ready while {unheard}, then while {unapplied}; ready once the round was made"),
+    );
 
     // It reads the victim's canaries, and says so lane by lane.
     let mut streams = Vec::new();
@@ -131,6 +136,7 @@ async fn a_newcomer_waits_for_whom_its_seed_names_and_not_for_ever() {
     let newcomer = start("n2", vec![first.address().to_string()]).await;
     let named = "rogue is named by a peer and was not heard yet".to_owned();
     until("it is waited for", || reasons(&newcomer) == std::slice::from_ref(&named)).await;
+    facts::note("G17", format!("not ready: {named}"));
     newcomer.ready(PATIENCE).await.unwrap();
     rogue.transport.close(Duration::from_secs(1)).await;
     for node in [newcomer, first] {
@@ -216,6 +222,7 @@ async fn a_member_that_is_refused_is_named_with_what_can_be_done() {
             .any(|reason| reason.contains(&first.address().to_string()) && reason.contains("denied"))
     })
     .await;
+    facts::note("G17", format!("not ready: {}", reasons(&third).join("; ")));
     until("the other cluster's node is named by its address", || {
         second.refusals().iter().any(|it| it.address == stranger.address() && it.node.is_none())
     })

@@ -315,9 +315,12 @@ async fn run(arena: Arc<Arena>) {
     };
     tokio::time::timeout(20_000 * MILLISECOND, quiet).await.expect("all flights end");
     assert_eq!(arena.differing(), 0);
-    record::note(&format!(
-        "{reads} reads judged while writers invalidate, 0 older than an invalidation that had returned"
-    ));
+    tidings_facts::note(
+        "G3",
+        format!(
+            "{reads} reads judged while writers invalidate, 0 older than an invalidation that had returned"
+        ),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,7 +1,5 @@
 //! The system of record, and what is told of the readers.
 
-use std::fs::File;
-use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::{KEYS, TAGS};
@@ -80,14 +78,4 @@ impl Tally {
 /// Whether a key has no value at this version, for who asks so.
 pub(crate) fn is_absent(version: u64) -> bool {
     version.is_multiple_of(5)
-}
-
-/// Adds what was read to the table of guarantees, if the environment names a file for it: one JSON object a line.
-pub(crate) fn note(read: &str) {
-    let Some(path) = std::env::var_os("TIDINGS_FACTS") else { return };
-    let thread = std::thread::current();
-    let trial = thread.name().unwrap_or("no stale set").replace('_', " ");
-    let line = format!("{{\"guarantees\":\"G3\",\"trial\":{trial:?},\"read\":{read:?}}}\n");
-    let file = File::options().create(true).append(true).open(path);
-    file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the file of facts can be written");
 }

@@ -52,6 +52,7 @@ async fn a_node_that_starts_with_a_wrong_clock_is_not_ready_and_all_say_whose_it
         "{:?}",
         reasons(&strict)
     );
+    tidings_facts::note("G17", format!("not ready: {}", reasons(&strict).join("; ")));
     for node in [first, second] {
         let off = || member(node, "n3").and_then(|it| it.clock);
         until("the others know which one it is, and by how much", || {

@@ -31,6 +31,14 @@ async fn stays_outside(inside: &[Node; 2], outsider: Node, said: &str, counted: 
     let refused: u64 = inside.iter().map(|node| node.transport_stats().refused(counted)).sum();
     let refuses = outsider.transport_stats().refused(counted);
     assert!(refused + refuses > 0, "counted nowhere");
+    let members = inside[0].members().len();
+    tidings_facts::note(
+        "G15",
+        format!(
+            "{} handshakes refused, said as {said}; {members} members as before, no change heard",
+            refused + refuses
+        ),
+    );
     drop(foreign);
     outsider.shutdown(Duration::from_secs(1)).await;
     let only_its_own = async {

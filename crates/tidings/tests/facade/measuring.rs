@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidings::testing::Cluster;
+use tidings_facts as facts;
 use tokio::time::Instant;
 
 use crate::common::{BOUND, PATIENCE, fill, for_a_while, open, patient, quick, until};
@@ -30,6 +31,13 @@ async fn writes_are_coherent_in_less_time_than_their_acknowledgement_is_gathered
     acknowledged.sort_unstable();
     let (median, acknowledged) = (writes.times.quantile(0.5).expect("some"), acknowledged[WRITES / 2]);
     assert!(median + Duration::from_millis(1) < acknowledged, "{median:?}, acknowledged in {acknowledged:?}");
+    facts::note(
+        "G16",
+        format!(
+            "{} of {} writes coherent on 3 nodes within 1 s, half of all within {median:.1?}",
+            writes.since_start[3].coherent, writes.since_start[3].judged
+        ),
+    );
     let idle = cluster[1].measured();
     assert_eq!((idle.repairs.resets, idle.over_invalidated, idle.writes.pending), Default::default());
     cluster.shutdown().await;
@@ -52,6 +60,15 @@ async fn what_a_member_that_is_cut_off_has_not_applied_is_not_coherent_and_the_c
     let measured = first.measured();
     assert_eq!(measured.writes.since_start[3].coherent, before.coherent, "{measured:?}");
     assert_eq!(measured.writes.pending, 100, "{measured:?}");
+    facts::note(
+        "G16",
+        format!(
+            "100 writes during a cut: {} of {} counted as coherent, {} pending",
+            measured.writes.since_start[3].coherent - before.coherent,
+            measured.writes.since_start[3].judged - before.judged,
+            measured.writes.pending
+        ),
+    );
     until("isolation is timed", || first.measured().isolated > Duration::from_secs(1)).await;
     assert!(first.measured().doubted > Duration::from_secs(1), "{:?}", first.measured());
     first.set_denied(&[]);
@@ -94,6 +111,10 @@ async fn what_a_fence_takes_without_need_is_estimated() {
     let fenced = second.measured().over_invalidated;
     // Fewer if what one lane's fence made unreadable is reclaimed before the next one: 684 if always.
     assert!((650..=1_100).contains(&fenced), "{fenced} of 1,000");
+    facts::note(
+        "G16",
+        format!("4 lanes fenced for none of 1,000 entries: {fenced} counted as taken without need"),
+    );
     assert_eq!(first.measured().over_invalidated, 0);
     cluster.shutdown().await;
 }

@@ -13,6 +13,7 @@ async fn refused(builder: NodeBuilder) -> StartError {
     let listen = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = builder.listen(listen).start().await.expect_err("it cannot start");
     UdpSocket::bind(listen).expect("nothing is left behind");
+    tidings_facts::note("G17", format!("does not start: {}", text(&error)));
     error
 }
 
