@@ -24,7 +24,8 @@ use tidings_proto::time::Tick;
 use self::home::{Change, Frame, Home, life};
 use self::owed::Owed;
 use self::reading::Reading;
-use crate::{Planted, Scope};
+use crate::Planted;
+use crate::scopes::Scope;
 
 /// Time passes in steps of one.
 const STEP: Duration = Duration::from_nanos(1);
@@ -104,7 +105,7 @@ struct Seen {
 #[derive(Clone, Debug, Hash)]
 enum Due {
     /// The lane waits for it.
-    Must(Owed),
+    Must(Box<Owed>),
     /// The lane has gone on, which only a planted bug allows.
     Late,
 }
@@ -346,7 +347,7 @@ impl World {
                         owed.fenced(follower);
                         seen.fences[key] = Some(Due::Late);
                     }
-                    _ => seen.fences[key] = Some(Due::Must(owed)),
+                    _ => seen.fences[key] = Some(Due::Must(Box::new(owed))),
                 })
             }
             Frame::Events(first, count) => follower.on_events(lane, attempt, first, count).map(|accept| {

@@ -79,7 +79,7 @@ impl World {
         add(self.scope.joins && self.homes[0].version == 1, Action::Join);
         let over = self.homes.get(1).is_some_and(|home| !home.alive);
         add(self.scope.ends && over && self.homes[0].version == JOINED, Action::End);
-        add(self.seen[0].version < self.homes[0].version, Action::Learn);
+        add(self.scope.joins && self.seen[0].version < self.homes[0].version, Action::Learn);
         add(self.left.passes > 0, Action::Pass);
         add(self.left.renewals > 0, Action::Renew);
         out

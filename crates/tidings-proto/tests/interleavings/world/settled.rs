@@ -59,7 +59,7 @@ impl World {
         }
         let (entry, flight) = (self.entries[key], self.flights[key].map(|flight| flight.entry));
         let oldest = entry.into_iter().chain(flight).map(|entry| entry.version).min();
-        let oldest = oldest.unwrap_or(self.last(key));
+        let oldest = oldest.unwrap_or_else(|| self.last(key));
         let overdue = self.now.before(OVERDUE);
         debug_assert!(overdue.after(BOUNDS.max_staleness) < self.now);
         for (version, announced) in self.truth[key].iter_mut().enumerate() {
