@@ -110,7 +110,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let (merged, displaced) = self.merge(shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
             let known = shard.replica.as_ref().map_or(WriteStamp::NEVER, |replica| {
-                replica.held(key.sought()).map_or(replica.floor(key.slot()), Held::stamp)
+                replica.held(key.sought()).map_or_else(|| replica.floor(key.slot()), Held::stamp)
             });
             self.refuse(change, Refused::Key(key.to_bytes()), known);
         }

@@ -303,7 +303,7 @@ fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) 
             reply(written.clone());
         }
         if written.is_err() {
-            recovery.tried.get_or_insert(Instant::now());
+            recovery.tried.get_or_insert_with(Instant::now);
             wakers.wake_all();
         }
         for topic in store.take_woken() {
