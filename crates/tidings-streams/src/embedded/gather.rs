@@ -122,8 +122,8 @@ impl Inbox {
         true
     }
 
-    /// More calls: those that are there, or else what comes until there are so many or until a moment. None: nobody came
-    /// in time, or it is closed.
+    /// More calls: those that are there, or else what comes until there are so many or until a moment. None: nobody
+    /// came in time, or it is closed.
     pub(super) fn take_more(&self, wanted: usize, until: Instant) -> VecDeque<Call> {
         let mut waiting = self.state.lock();
         if waiting.calls.is_empty() {
