@@ -16,7 +16,7 @@
 //! load, but by hand; and of the reader's next life with two origins all that takes longer than two bounds: until
 //! entries count again that are older than one, it is followed with one origin and one key ([`RENEWAL_OF_TWO`]).
 //!
-//! [`WIDE`] and [`WIDE_RENEWAL`] have more at once, and are cut short unless `TIDINGS_MODEL_STATES=20000000` has them
+//! [`WIDE`], [`WIDE_CRASH`] and [`WIDE_RENEWAL`] have more at once, and are cut short unless `TIDINGS_MODEL_STATES=20000000` has them
 //! looked at as a whole, by `cargo test -p tidings-proto --test interleavings wide`. Each planted mistake has to be
 //! found among three nodes with two keys.
 
@@ -27,8 +27,8 @@ mod search;
 mod world;
 
 use crate::scopes::{
-    BEATS, CLEARS, CRASH, CRASH_LOSS, ENDS, FOLLOWS, JOIN, LOADS, LOSS, READS, RECEIPTS, RENEWAL,
-    RENEWAL_OF_TWO, SMALL, Scope, WIDE, WIDE_RENEWAL,
+    BEATS, CLEARS, CRASH, CRASH_LOSS, CRASH_RESET, ENDS, FOLLOWS, JOIN, LOADS, LOSS, READS, RECEIPTS,
+    RENEWAL, RENEWAL_OF_TWO, SMALL, Scope, WIDE, WIDE_CRASH, WIDE_RENEWAL,
 };
 use crate::search::{Outcome, search};
 use crate::world::World;
@@ -143,8 +143,13 @@ fn the_bound_is_kept_over_a_crash_and_a_restart() {
 }
 
 #[test]
-fn the_bound_is_kept_over_a_crash_with_losses() {
+fn the_bound_is_kept_over_a_crash_with_a_loss() {
     assert_kept(CRASH_LOSS);
+}
+
+#[test]
+fn the_bound_is_kept_over_a_crash_with_logs_that_forget() {
+    assert_kept(CRASH_RESET);
 }
 
 #[test]
@@ -180,6 +185,11 @@ fn the_bound_is_kept_by_the_next_life_of_a_reader() {
 #[test]
 fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
     assert_kept_as_far_as_looked(WIDE);
+}
+
+#[test]
+fn the_bound_is_kept_over_a_crash_as_far_as_a_wide_scope_is_looked_at() {
+    assert_kept_as_far_as_looked(WIDE_CRASH);
 }
 
 #[test]

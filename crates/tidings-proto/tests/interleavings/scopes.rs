@@ -66,12 +66,13 @@ pub(crate) const READS: Scope = Scope { writes: 1, probes: 2, loads: 1, reads: 1
 pub(crate) const BEATS: Scope = Scope { writes: 1, probes: 3, passes: 3, ..QUIET };
 
 /// An origin that dies with a write under way, is given up, or has another life, whose lanes are followed.
-pub(crate) const CRASH: Scope =
-    Scope { writes: 1, probes: 1, losses: 1, crashes: 1, restarts: 1, passes: 4, ..QUIET };
+pub(crate) const CRASH: Scope = Scope { writes: 1, probes: 2, crashes: 1, restarts: 1, passes: 4, ..QUIET };
+
+/// The same with a loss.
+pub(crate) const CRASH_LOSS: Scope = Scope { probes: 1, losses: 1, ..CRASH };
 
 /// The same with two writes, so that logs forget, before anybody is given up.
-pub(crate) const CRASH_LOSS: Scope =
-    Scope { writes: 2, probes: 1, losses: 1, crashes: 1, restarts: 1, passes: 2, ..QUIET };
+pub(crate) const CRASH_RESET: Scope = Scope { writes: 2, passes: 2, ..CRASH_LOSS };
 
 /// Receipts, with a loss and logs that forget.
 pub(crate) const RECEIPTS: Scope =
@@ -96,17 +97,22 @@ pub(crate) const RENEWAL_OF_TWO: Scope =
     Scope { origins: 1, keys: 1, writes: 2, probes: 2, loads: 1, renewals: 1, passes: 3, ..QUIET };
 
 /// By hand: loss, a log that forgets, a load, a crash and a restart, all at once.
-pub(crate) const WIDE: Scope = Scope { loads: 1, ..CRASH_LOSS };
+pub(crate) const WIDE: Scope = Scope { loads: 1, ..CRASH_RESET };
+
+/// By hand: logs that forget, and an origin that dies and lives again, while both can be heard once more.
+pub(crate) const WIDE_CRASH: Scope = Scope { probes: 2, losses: 0, ..CRASH_RESET };
 
 /// By hand: a reader that is killed, with a receipt under way, and hears an origin.
 pub(crate) const WIDE_RENEWAL: Scope = Scope { probes: 1, passes: 3, ..RENEWAL };
 
-/// Two nodes and a key: small enough to be looked at in every order one by one.
-pub(crate) const SMALL: [Scope; 4] = [
+/// Small enough to be looked at in every order one by one: two nodes and a key, and all of them.
+pub(crate) const SMALL: [Scope; 6] = [
     Scope { losses: 1, ..SMALLEST },
     Scope { writes: 1, loads: 1, reads: 1, ..SMALLEST },
     Scope { writes: 1, crashes: 1, restarts: 1, passes: 3, ..SMALLEST },
     Scope { probes: 0, loads: 1, receipts: 1, passes: 1, ..SMALLEST },
+    Scope { writes: 1, probes: 2, passes: 2, ..QUIET },
+    Scope { keys: 1, writes: 1, crashes: 1, restarts: 1, passes: 2, ..QUIET },
 ];
 
 const SMALLEST: Scope = Scope { origins: 1, keys: 1, writes: 2, probes: 1, passes: 2, ..QUIET };

@@ -1,8 +1,8 @@
 //! Breadth first through everything that can happen.
 //!
 //! A state is the way to it: the machines are run again from the beginning for each, so that they need neither be
-//! cloned nor know that they are watched. Two ways that end in the same state, by the machines' own description of themselves,
-//! are gone on from once.
+//! cloned nor know that they are watched. Two ways that end in the same state, by the machines' own description of
+//! themselves, are gone on from once.
 
 use std::collections::HashSet;
 use std::fmt::{self, Debug, Write};

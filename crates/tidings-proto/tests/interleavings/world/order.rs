@@ -1,17 +1,19 @@
 //! Which orders need not be looked at, because another one that is comes to the same.
 //!
-//! **Steps that nobody can tell.** What a step reads and changes is its [`Footprint`]. Two steps of which neither changes
-//! what the other reads or changes come to the same in either order. A *silent* step, moreover, cannot break a promise:
-//! an origin that commits, appends, sends, answers, dies or begins, a probe, a loss, a request, a load that begins. So silent steps are
-//! taken only directly before a step that is not silent, and only those that it needs: whose effect it depends on itself,
-//! or by others between. Any run that breaks a promise can be put into this form: of the steps that are not silent in their
-//! order, before each those silent ones that it depends on and that are not yet taken, and none of the rest. What is left
-//! out or later now is needed by nothing before, so each step can be taken as it was, and ends in the same. Of silent steps
-//! side by side that do not depend on each other, one order is enough.
+//! **Steps that nobody can tell.** What a step reads and changes is its [`Footprint`]. Two steps of which neither
+//! changes what the other reads or changes come to the same in either order. A *silent* step, moreover, cannot break a
+//! promise: an origin that commits, appends, sends, answers, dies or begins, a probe, a loss, a request, a load that
+//! begins. So silent steps are taken only directly before a step that is not silent, and only those that it needs:
+//! whose effect it depends on itself, or by others between. Any run that breaks a promise can be put into this form:
+//! of the steps that are not silent in their order, before each those silent ones that it depends on and that are not
+//! yet taken, and none of the rest. What is left out or later now is needed by nothing before, so each step can be
+//! taken as it was, and ends in the same. Of silent steps side by side that do not depend on each other, one order is
+//! enough.
 //!
-//! **Names.** Origins that begin alike can exchange their names, and so can keys: the machines ask of two names no more than
-//! whether they are equal. So the first step that names an origin names the first one, and likewise with keys. Of all runs
-//! that differ only by names or by the order of silent steps, the first by the order of [`Action`] satisfies both rules.
+//! **Names.** Origins that begin alike can exchange their names, and so can keys: the machines ask of two names no
+//! more than whether they are equal. So the first step that names an origin names the first one, and likewise with
+//! keys. Of all runs that differ only by names or by the order of silent steps, the first by the order of [`Action`]
+//! satisfies both rules.
 
 use super::{Action, World};
 use crate::search;
@@ -298,8 +300,8 @@ impl Wanted {
 }
 
 impl World {
-    /// Silent steps that may be possible before the next one that is not, and those that may be possible then: some that
-    /// are not do no harm.
+    /// Silent steps that may be possible before the next one that is not, and those that may be possible then.
+    /// Some that are not do no harm.
     fn outlook(&self) -> Wanted {
         let left = &self.left;
         let (mut silent, mut others) = (vec![Action::Join, Action::End], vec![Action::Learn]);
