@@ -184,9 +184,9 @@ pub(crate) fn cannot_open(error: &OpenStreamsError) -> Failure {
         ),
         OpenStreamsError::Nats(error) => Failure::new(
             match error {
-                nats::ConnectError::Url(_) | nats::ConnectError::Prefix(_) | nats::ConnectError::Replicas(_) => {
-                    Exit::Configuration
-                }
+                nats::ConnectError::Url(_)
+                | nats::ConnectError::Prefix(_)
+                | nats::ConnectError::Replicas(_) => Exit::Configuration,
                 nats::ConnectError::Unreachable { .. } => Exit::Unreachable,
                 nats::ConnectError::Refused { .. } => Exit::Refused,
                 nats::ConnectError::TooOld { .. } | nats::ConnectError::NoJetStream { .. } => Exit::Conflict,

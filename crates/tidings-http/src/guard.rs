@@ -129,8 +129,8 @@ pub(crate) async fn guard(State(gate): State<Gate>, request: Request, next: Next
             };
             answered.instrument(span).await
         }
-        Err((refused, noted)) => {
-            let refused = *refused;
+        Err(refused) => {
+            let (refused, noted) = *refused;
             match noted {
                 Some((caller, asked)) => {
                     let outcome = outcome_of(&refused);
@@ -148,12 +148,12 @@ pub(crate) async fn guard(State(gate): State<Gate>, request: Request, next: Next
 }
 
 type Admitted = (Request, Option<Caller>, Needs);
-type Refused = (Box<Response>, Option<(Caller, Asked)>);
+type Refused = Box<(Response, Option<(Caller, Asked)>)>;
 
 /// Decides about a request before anything of it is done.
 fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitted, Refused> {
     let app = &gate.app;
-    let refused = |problem: Problem| (Box::new(problem.into_response()), None);
+    let refused = |problem: Problem| Box::new((problem.into_response(), None));
     let Some(connection) = request.extensions().get::<Arc<Connection>>().cloned() else {
         let detail = "the request has no connection";
         return Err(refused(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)));
@@ -184,12 +184,12 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
                 "a request is refused"
             );
             let noted = (!request.method().is_safe()).then(|| (caller, asked(&request, address, needs, id)));
-            return Err((Box::new(problem.into_response()), noted));
+            return Err(Box::new((problem.into_response(), noted)));
         }
         Err((problem, None)) => {
             match problem.code() {
                 "unauthenticated" if wants_page(&request) => {
-                    return Err((Box::new(to_login(request.uri())), None));
+                    return Err(Box::new((to_login(request.uri()), None)));
                 }
                 // Some in a minute from each address; of the others a metric tells.
                 "invalid_token" => tracing::warn!(request_id = %id, %address, "a token is refused"),
@@ -202,7 +202,7 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
         connection.admit(app.room()).map_err(|problem| {
             let mut response = problem.into_response();
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            (Box::new(response), None)
+            Box::new((response, None))
         })?;
         request.extensions_mut().insert(caller.clone());
     }
@@ -244,12 +244,12 @@ async fn unnamed(gate: &Gate, request: Request, next: Next, (needs, id): (Needs,
 
 fn peer_of(request: &Request) -> IpAddr {
     let connection = request.extensions().get::<Arc<Connection>>();
-    connection.map_or(IpAddr::from([0; 4]), |connection| connection.peer().ip().to_canonical())
+    connection.map_or_else(|| IpAddr::from([0; 4]), |connection| connection.peer().ip().to_canonical())
 }
 
 fn asked(request: &Request, address: IpAddr, needs: Needs, id: &RequestId) -> Asked {
     let uri = request.uri();
-    let target = uri.path_and_query().map_or(uri.path(), |both| both.as_str());
+    let target = uri.path_and_query().map_or_else(|| uri.path(), |both| both.as_str());
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
     Asked {
         address,

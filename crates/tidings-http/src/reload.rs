@@ -81,13 +81,15 @@ impl Reloader {
         let (tokens, certificate) = (now.tokens != seen.tokens, now.certificate != seen.certificate);
         *seen = now;
         drop(seen);
-        let changed = [(tokens, "the token file"), (certificate, "the certificate for HTTPS")];
-        let read: [fn(&Self) -> Result<(), ReloadError>; 2] = [Self::tokens, Self::certificate];
-        for ((_, what), read) in changed.into_iter().zip(read).filter(|((changed, _), _)| *changed) {
-            match read(self) {
-                Ok(()) => tracing::info!("{what} has changed and was read"),
-                Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "{what} has changed"),
-            }
+        let read = |what: &str, outcome: Result<(), ReloadError>| match outcome {
+            Ok(()) => tracing::info!("{what} has changed and was read"),
+            Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "{what} has changed"),
+        };
+        if tokens {
+            read("the token file", self.tokens());
+        }
+        if certificate {
+            read("the certificate for HTTPS", self.certificate());
         }
     }
 

@@ -190,7 +190,8 @@ fn of_store(values: &Values) -> Vec<Finding> {
         match get.url("streams.url") {
             None => {
                 let finding = Finding::error("streams.url", format!("is required with the {driver} driver"));
-                let example = if driver == "nats" { "nats://127.0.0.1:4222" } else { "redis://127.0.0.1:6379" };
+                let example =
+                    if driver == "nats" { "nats://127.0.0.1:4222" } else { "redis://127.0.0.1:6379" };
                 findings.push(finding.help(format!("set the URL of a server, such as \"{example}\"")));
             }
             Some(SecretUrl(url)) => findings.extend(of_server(&get, &driver, &url)),
@@ -331,10 +332,7 @@ mod tests {
                 "[streams]\ndriver = \"nats\"\nurl = \"nats://h\"\nprefix = \"a.b\"\n",
                 "streams.prefix (line 9): a prefix has",
             ),
-            (
-                "[streams]\ndriver = \"nats\"\nurl = \"nats://h\"\nreplicas = 6\n",
-                "streams.replicas (line 9)",
-            ),
+            ("[streams]\ndriver = \"nats\"\nurl = \"nats://h\"\nreplicas = 6\n", "streams.replicas (line 9)"),
             ("[streams]\ndriver = \"redis\"\n", "streams.url: is required"),
             (
                 "[streams]\ndriver = \"redis\"\nurl = \"http://h\"\n",

@@ -35,9 +35,7 @@ impl From<InvalidEvent> for Problem {
             InvalidEvent::Payload(_)
             | InvalidEvent::BatchBytes(_)
             | InvalidEvent::BatchEvents(_)
-            | InvalidEvent::Message { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
-            }
+            | InvalidEvent::Message { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail),
             InvalidEvent::Key(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "key_too_long", detail),
             _ => unprocessable("invalid_event", detail),
         }
