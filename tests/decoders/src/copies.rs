@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use tidings_proto::hash::CacheId;
 use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{SLOTS, SlotSet};
-use tidings_proto::replicate::copy::{Answer, Digests, Fetched, Listed, Listing, Question};
+use tidings_proto::replicate::copy::{Answer, Changed, Digests, Fetched, Listed, Listing, Question};
 use tidings_proto::replicate::{Travelling, WriteStamp};
 
 const CACHE: CacheId = CacheId(0x0403_0201);
@@ -39,12 +39,19 @@ pub(crate) fn copy(bytes: &[u8]) -> bool {
     }
 }
 
+fn refused(of: Changed<'_>) -> Question<'_> {
+    Question::Refused { stamp: stamp(), instead: Stamp(1 << 40), of }
+}
+
 pub(crate) fn questions() -> Vec<Bytes> {
     let questions = [
         Question::Digests,
         Question::List { slots: SlotSet::ALL, part: 3, after: Some(1 << 40) },
         Question::Fetch(vec![b"key-1", b"key-2"]),
-        Question::Refused { stamp: stamp(), key: b"key-1" },
+        refused(Changed::Key(b"key-1")),
+        refused(Changed::Tag("tag")),
+        refused(Changed::Prefix("key-")),
+        refused(Changed::All),
     ];
     questions.iter().map(|question| question.encode(CACHE)).collect()
 }
