@@ -55,9 +55,12 @@ async fn every_operation_is_for_those_whom_the_document_names_and_for_nobody_els
     for operation in &operations {
         let Operation { method, path, .. } = operation;
         for caller in [None].into_iter().chain(guarded.roles().map(Some)) {
-            let client = caller.map_or(guarded.stranger.clone(), |role| guarded.client(role));
-            let methods: &[Method] =
-                if *method == Method::GET { &[Method::GET, Method::HEAD] } else { &[method.clone()] };
+            let client = caller.map_or_else(|| guarded.stranger.clone(), |role| guarded.client(role));
+            let methods: &[Method] = if *method == Method::GET {
+                &[Method::GET, Method::HEAD]
+            } else {
+                std::slice::from_ref(method)
+            };
             for method in methods {
                 // A body that means nothing, for an empty one opens a cache.
                 let body = if method.is_safe() { "" } else { "nonsense" };
