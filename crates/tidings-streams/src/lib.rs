@@ -112,7 +112,8 @@
 //!   time, in vain.
 //! - With NATS, all calls of one group come one after the other: each takes about as long as three messages to the
 //!   server and back, for up to a thousand events. Where many processes share a group, they read each other's records
-//!   besides.
+//!   besides, and one that takes events may come too late again and again while others acknowledge one by one: then it is
+//!   told [`StoreError::Unreachable`]. Acknowledge in batches, or have fewer processes consume.
 //! - With NATS, a removal of the oldest events by bytes reads what it removes, and a message that tools have taken out of
 //!   the middle of a stream counts among a group's lag until it is looked at.
 //! - With NATS, where the server's clock goes back, moments of events do too, and what is looked for by a moment may be

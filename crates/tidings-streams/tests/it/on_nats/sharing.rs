@@ -30,7 +30,9 @@ async fn no_two_processes_take_one_event() {
     for process in 0..3 {
         let (topic, url) = (topic.clone(), server.url());
         processes.spawn(async move {
-            let store = connect(&url).await;
+            // Where others keep writing a call may come too late for long.
+            let config = Config { timeout: PATIENCE, ..Config::default() };
+            let store = Nats::connect(&url, config).await.expect("the server is there");
             let mut acked = Vec::new();
             loop {
                 let request = request(&format!("c{process}"), 3, Duration::from_secs(3));
