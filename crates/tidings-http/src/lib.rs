@@ -20,6 +20,7 @@
 mod app;
 #[doc(hidden)]
 pub mod documents;
+mod doubt;
 #[doc(hidden)]
 pub mod exposition;
 mod extract;

@@ -107,6 +107,10 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         let text = format!("expelled: no member has heard {node} for {:.0} s", expelled_ms / 1e3);
         output.line(format!("place    {}", output.paint(Style::Bad, &text)))?;
     }
+    let doubts = coherence["doubts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for text in doubts.iter().filter_map(|doubt| doubt["text"].as_str()) {
+        output.line(format!("doubt    {}", output.paint(Style::Caution, &plain(text))))?;
+    }
     if coherence != Json::Null {
         output.line(format!("writes   {}", writes(&coherence)))?;
     }
