@@ -7,6 +7,7 @@ mod cuts;
 mod deploy;
 mod forming;
 mod frozen;
+mod lag;
 mod log_files;
 mod loss;
 mod matrix;

@@ -326,9 +326,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// Whether neither a fence, the floor nor a prefix excludes an entry.
     #[inline]
     pub(crate) fn is_coherent(&self, key: KeyRef<'_>, began: Tick, epoch: u32) -> bool {
+        self.is_unfenced(key, began, epoch) && (began > self.domain.gate().floor() || !self.travels())
+    }
+
+    /// Whether neither a fence nor a prefix excludes an entry.
+    #[inline]
+    pub(crate) fn is_unfenced(&self, key: KeyRef<'_>, began: Tick, epoch: u32) -> bool {
         let now = self.epochs[key.slot().index()].load(Ordering::Acquire);
-        (epoch == now || self.is_spared(key, began, (epoch, now)))
-            && (began > self.domain.gate().floor() || !self.travels())
+        epoch == now || self.is_spared(key, began, (epoch, now))
     }
 
     /// Whether an entry is none of those that are being looked for.

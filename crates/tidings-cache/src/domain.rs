@@ -81,6 +81,9 @@ pub struct RemoteStats {
     pub fenced_slots: Striped,
     /// About how many entries these held.
     pub fenced_entries: Striped,
+    /// Entries whose memory was reclaimed for they were loaded at or before a floor, as the unclean end of a member
+    /// leaves one. What was evicted, changed or loaded again before that is not in it.
+    pub floored_entries: Striped,
 }
 
 impl fmt::Debug for Domain {

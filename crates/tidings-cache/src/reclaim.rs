@@ -126,12 +126,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             if is_gone {
                 let mut shard = self.shard(key);
                 // What stands there now may be newer than what was seen.
-                let look = |entry: &Entry<V>| gone(key, entry).then(|| (entry.birth(), entry.expires));
-                let Some((birth, expires)) = self.entries.look(&key, look).flatten() else { continue };
+                let look = |entry: &Entry<V>| {
+                    let unfenced = self.is_unfenced(key, entry.began, entry.epoch);
+                    gone(key, entry).then(|| (entry.birth(), entry.expires, unfenced))
+                };
+                let Some((birth, expires, unfenced)) = self.entries.look(&key, look).flatten() else {
+                    continue;
+                };
                 if !self.is_over(expires) && self.is_kept(&shard, key, birth) {
                     continue;
                 }
                 self.entries.invalidate(&key);
+                // Nothing else has excluded it.
+                if unfenced && !self.is_over(expires) {
+                    self.domain.remote_stats().floored_entries.count();
+                }
                 shard.untag(key);
                 shard.unversion(key);
             }

@@ -25,6 +25,7 @@ mod access;
 mod app;
 #[doc(hidden)]
 pub mod documents;
+mod doubt;
 #[doc(hidden)]
 pub mod exposition;
 mod extract;

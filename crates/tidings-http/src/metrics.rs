@@ -23,6 +23,7 @@ use tidings_proto::histogram::Snapshot;
 
 pub(crate) use self::streams::StreamsSeen;
 use crate::app::Door;
+use crate::doubt;
 use crate::readiness::Readiness;
 
 /// Every state, for one sample each.
@@ -163,8 +164,13 @@ impl NodeMetrics {
         )?;
         let ready = f64::from(u8::from(self.1.unready().is_empty()));
         out.gauge("tidings_ready", None, "1 if the node should get requests, as /readyz says.", one(ready))?;
-        let doubts = node.doubts().len() as f64;
-        out.gauge("tidings_doubts", None, "Reasons for which not every hit counts.", one(doubts))?;
+        let doubts = node.doubts();
+        let help = "Reasons for which not every hit counts.";
+        out.gauge("tidings_doubts", None, help, one(doubts.len() as f64))?;
+        let alike = |code| doubts.iter().filter(|doubt| doubt::code(doubt) == code).count() as f64;
+        let reasons = doubt::CODES.map(|code| (code, alike(code)));
+        let help = "Reasons for which not every hit counts, of each kind.";
+        out.gauge("tidings_doubt_reasons", None, help, labelled("reason", reasons))?;
         let known = f64::from(u8::from(node.is_known()));
         out.gauge(
             "tidings_known",

@@ -52,6 +52,21 @@ impl Readiness {
         reasons
     }
 
+    /// What is not as it should be, and keeps no request away: members whose logs have another number of lanes.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let members = self.node.members();
+        let Some(ours) = members.iter().find(|member| member.this_node).and_then(|own| own.lanes) else {
+            return Vec::new();
+        };
+        let there = members.iter().filter(|member| member.state != State::Left);
+        let differing =
+            there.filter_map(|member| Some((&member.node, member.lanes?))).filter(|it| it.1 != ours);
+        let warning = |(node, theirs)| {
+            format!("{node} has {theirs} lanes and this node {ours}: set coherence.lanes alike")
+        };
+        differing.map(warning).collect()
+    }
+
     /// Why the node has never been ready since its start; nothing if it once was.
     pub(crate) fn unstarted(&self) -> Vec<String> {
         let reasons = self.unready();

@@ -44,6 +44,8 @@ struct Peer {
     address: SocketAddr,
     followed: Option<Arc<Followed>>,
     served: Option<Arc<Served>>,
+    /// Of its log, once it is followed.
+    lanes: Option<Lanes>,
     caches: Vec<String>,
     /// It has said that its release relays.
     relays: bool,
@@ -56,6 +58,7 @@ struct Peer {
 pub(crate) struct PeerState {
     pub(crate) followed: Option<Arc<Followed>>,
     pub(crate) served: Option<Arc<Served>>,
+    pub(crate) lanes: Option<Lanes>,
     pub(crate) caches: Vec<String>,
 }
 
@@ -296,6 +299,11 @@ impl Coherence {
     pub(crate) fn followed(&self, origin: &Origin, address: SocketAddr, lanes: Lanes) -> Arc<Followed> {
         let mut inner = self.inner.lock();
         let peer = inner.peer(origin, address);
+        // Once for each life of it.
+        if peer.lanes.replace(lanes) != Some(lanes) && lanes != self.lanes {
+            let (theirs, ours) = (lanes.count(), self.lanes.count());
+            tracing::warn!(node = %origin.node, theirs, ours, "a member's log has another number of lanes: set it alike");
+        }
         peer.followed.get_or_insert_with(|| Arc::new(Followed::new(origin.clone(), lanes))).clone()
     }
 
@@ -323,8 +331,9 @@ impl Coherence {
     /// What is known of one life: its follower, what it has acknowledged, and the caches it hosts.
     pub(crate) fn peer(&self, origin: &Origin) -> Option<PeerState> {
         let inner = self.inner.lock();
-        let Peer { followed, served, caches, .. } = inner.peers.get(origin)?;
-        Some(PeerState { followed: followed.clone(), served: served.clone(), caches: caches.clone() })
+        let Peer { followed, served, lanes, caches, .. } = inner.peers.get(origin)?;
+        let (followed, served) = (followed.clone(), served.clone());
+        Some(PeerState { followed, served, lanes: *lanes, caches: caches.clone() })
     }
 
     /// The follower of one life, and what it has acknowledged.
@@ -409,6 +418,7 @@ impl Inner {
             address,
             followed: None,
             served: None,
+            lanes: None,
             caches: Vec::new(),
             relays: false,
             tenure: None,

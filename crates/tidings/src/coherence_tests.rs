@@ -280,3 +280,82 @@ fn a_life_that_was_given_up_and_is_heard_by_a_member_is_relevant_again() {
     seen(State::Suspect);
     assert!(coherence.doubts().contains(&Doubt::NeverHeard(back.clone())), "{:?}", coherence.doubts());
 }
+
+/// Log lines of this thread, for as long as the guard lives.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn of_this_thread() -> (Self, tracing::subscriber::DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (lines, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn take(&self) -> Vec<String> {
+        let bytes = std::mem::take(&mut *self.0.lock());
+        String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn doubt_is_one_warning_with_its_reasons_however_long_it_lasts_and_one_line_at_its_end() {
+    let (coherence, clock) = coherence();
+    let (lines, _guard) = Lines::of_this_thread();
+    let member = life("a", wall(&coherence));
+    coherence.met(&hello(&member, wall(&coherence), MemberSet::default()));
+    let hear = |times: usize| {
+        for _ in 0..times {
+            clock.advance(Duration::from_secs(1));
+            let now = coherence.domain.clock().now();
+            coherence.inner.lock().freshness.confirmed(&member, now);
+            coherence.publish();
+        }
+    };
+    hear(20);
+    assert_eq!(coherence.doubts(), []);
+    let said = lines.take();
+    assert!(said.len() == 1 && said[0].contains("INFO") && said[0].contains("out of doubt"), "{said:?}");
+
+    for _ in 0..50 {
+        clock.advance(Duration::from_millis(200));
+        coherence.publish();
+    }
+    assert_eq!(coherence.doubts(), [Doubt::Unheard(member.clone())]);
+    let said = lines.take();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("WARN") && said[0].contains("in doubt"), "{said:?}");
+    assert!(said[0].contains("Unheard") && said[0].contains('a'), "{said:?}");
+    hear(1);
+    assert_eq!((coherence.doubts(), lines.take().len()), (vec![], 1));
+}
+
+#[test]
+fn a_member_whose_log_has_another_number_of_lanes_is_said_once() {
+    let (coherence, _clock) = coherence();
+    let (lines, _guard) = Lines::of_this_thread();
+    let (alike, other) = (life("alike", 1), life("other", 1));
+    for _ in 0..3 {
+        coherence.followed(&alike, at(1), Lanes::default());
+        coherence.followed(&other, at(2), Lanes::new(16).unwrap());
+    }
+    let said = lines.take();
+    assert!(said.len() == 1 && said[0].contains("node=other theirs=16 ours=4"), "{said:?}");
+    assert_eq!(coherence.peer(&other).unwrap().lanes, Lanes::new(16));
+}

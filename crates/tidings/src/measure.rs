@@ -35,8 +35,9 @@ pub struct Measured {
     pub doubted: Duration,
     /// What was missed and made good.
     pub repairs: Repairs,
-    /// About how many entries fences have made unreadable, none of which an event had named: of every fenced cache as many
-    /// as it held then, times the share of its slots that was fenced. What no event named may have changed all the same.
+    /// About how many entries fences and floors have made unreadable, none of which an event had named: of every fenced
+    /// cache as many as it held then, times the share of its slots that was fenced; and, after the unclean end of a member,
+    /// as many as were there still when their memory was reclaimed. What no event named may have changed all the same.
     pub over_invalidated: u64,
 }
 
@@ -91,6 +92,7 @@ impl Node {
         let following = self.following();
         let sum = |counter: fn(&Following) -> u64| following.iter().map(counter).sum();
         let Times { isolated, doubted, .. } = *bus.spent.0.lock();
+        let remote = bus.domain.remote_stats();
         Measured {
             writes: bus.coherence.coherent(),
             isolated,
@@ -100,7 +102,7 @@ impl Node {
                 gaps: sum(|following| following.gaps),
                 resets: sum(|following| following.resets),
             },
-            over_invalidated: bus.domain.remote_stats().fenced_entries.get(),
+            over_invalidated: remote.fenced_entries.get() + remote.floored_entries.get(),
         }
     }
 }

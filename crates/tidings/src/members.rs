@@ -9,7 +9,7 @@ use tidings_cache::AnyCache;
 use tidings_membership::{Member, State};
 use tidings_proto::follower::Follower;
 use tidings_proto::histogram::Snapshot;
-use tidings_proto::id::{Incarnation, NodeId, Origin, Sequence};
+use tidings_proto::id::{Incarnation, Lanes, NodeId, Origin, Sequence};
 use tidings_proto::time::Tick;
 use tidings_transport::session::{FollowCounts, RelayReport};
 
@@ -54,6 +54,9 @@ pub struct MemberInfo {
     pub resets: u64,
     /// See `gaps`.
     pub duplicates: u64,
+    /// How many lanes its log has, once it is followed. Nodes whose numbers differ understand each other; what one fences
+    /// of the other's is coarser or finer than of its own.
+    pub lanes: Option<u8>,
     /// How far its wall clock is from this node's, if it has said.
     pub clock: Option<ClockOffset>,
     /// The caches it hosts.
@@ -86,7 +89,7 @@ impl Node {
         let bus = self.bus();
         let Member { record, state, .. } = member;
         let origin = &record.origin;
-        let PeerState { followed, served, caches } = bus.coherence.peer(origin).unwrap_or_default();
+        let PeerState { followed, served, lanes, caches } = bus.coherence.peer(origin).unwrap_or_default();
         let hosted: Vec<_> = caches.iter().map(|named| hosted::read(named)).collect();
         let link = bus.transport().and_then(|transport| transport.link(&origin.node));
         let count = |counter: fn(&FollowCounts) -> &AtomicU64| {
@@ -102,6 +105,7 @@ impl Node {
             zone: record.zone.clone(),
             release: record.release.clone(),
             via: followed.as_ref().map(|followed| followed.source()).filter(|via| *via != origin.node),
+            lanes: lanes.map(Lanes::count),
             rtt: link.map(|link| link.rtt()),
             confirmed: confirmed.map(|tick| now.since(tick)),
             lag_events: served.map_or(0, |served| served.lag(heads)),
@@ -168,6 +172,7 @@ impl Node {
             zone: self.bus().zone.clone(),
             release: crate::RELEASE.to_owned(),
             via: None,
+            lanes: Some(self.domain().log().lanes().count()),
             rtt: None,
             confirmed: Some(Duration::ZERO),
             lag_events: 0,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidings_cache::{Cache, Computed, EventKind, Mode, ReadOrFill, TOKEN_TIME};
 use tidings_proto::freshness::Published;
+use tidings_proto::id::SlotSet;
 use tidings_proto::time::Tick;
 
 use crate::common::{MAX_STALENESS, Node, events, fill, key, kinds_despite_fences, many};
@@ -176,6 +177,23 @@ fn memory_of_what_the_floor_excludes_is_freed() {
     users.insert(key("after"), 1).unwrap();
     users.settle();
     assert_eq!(users.erased().entries(), 1);
+}
+
+#[test]
+fn what_a_floor_takes_is_counted_and_what_a_fence_had_taken_before_is_not_counted_again() {
+    let node = Node::new("a");
+    let users = node.users();
+    many(100).into_iter().for_each(|key| drop(users.insert(key, 1).unwrap()));
+    node.domain.publish(Published { fresh_until: Tick::FOREVER, floor: node.clock.now() });
+    node.clock.advance(Duration::from_nanos(1));
+    users.insert(key("after"), 1).unwrap();
+    let floored = || node.domain.remote_stats().floored_entries.get();
+    users.settle();
+    assert_eq!(floored(), 100);
+    node.domain.fence(SlotSet::ALL);
+    node.domain.publish(Published { fresh_until: Tick::FOREVER, floor: node.clock.now() });
+    users.settle();
+    assert_eq!((users.erased().entries(), floored()), (0, 100));
 }
 
 /// A value that does something while it is being read.

@@ -40,6 +40,7 @@ pub(crate) struct Member {
     pub(crate) synced: bool,
     pub(crate) lag_events: Option<u64>,
     pub(crate) confirmed_ms: Option<f64>,
+    pub(crate) lanes: Option<u64>,
     pub(crate) clock_ahead_ms: Option<f64>,
     pub(crate) clock_off: bool,
 }
@@ -107,6 +108,10 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         let text = format!("expelled: no member has heard {node} for {:.0} s", expelled_ms / 1e3);
         output.line(format!("place    {}", output.paint(Style::Bad, &text)))?;
     }
+    let doubts = coherence["doubts"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for text in doubts.iter().filter_map(|doubt| doubt["text"].as_str()) {
+        output.line(format!("doubt    {}", output.paint(Style::Caution, &plain(text))))?;
+    }
     if coherence != Json::Null {
         output.line(format!("writes   {}", writes(&coherence)))?;
     }
@@ -117,6 +122,16 @@ pub(crate) async fn status(client: &Client, output: &Output) -> Result<(), Failu
         let ahead = member.clock_ahead_ms.unwrap_or_default() / 1e3;
         let text = format!("the one of {} is {ahead:.1} s ahead of {node}'s", plain(&member.node));
         output.line(format!("clocks   {}", output.paint(Style::Caution, &text)))?;
+    }
+    let own = cluster.members.iter().find(|member| member.is_self).and_then(|own| own.lanes);
+    for member in cluster.members.iter().filter(|member| member.state != "left") {
+        if let (Some(ours), Some(theirs)) = (own, member.lanes)
+            && ours != theirs
+        {
+            let text =
+                format!("{} has {theirs}, {node} has {ours}: set coherence.lanes alike", plain(&member.node));
+            output.line(format!("lanes    {}", output.paint(Style::Caution, &text)))?;
+        }
     }
     let names: Vec<String> = super::cache::names(&caches).iter().map(|name| plain(name)).collect();
     output

@@ -73,6 +73,25 @@ fn status_says_how_coherent_writes_were_and_whose_clock_is_off() {
 }
 
 #[test]
+fn status_says_why_not_every_hit_counts_and_whose_lanes_differ() {
+    let cluster = CLUSTER.replace(r#""self":true"#, r#""lanes":4,"self":true"#);
+    let cluster = cluster.replace(r#""lag_events":0"#, r#""lag_events":0,"lanes":16"#);
+    let coherence = r#"{"writes":{"within":[],"pending":0},"doubts":[{"reason":"unheard","node":"n2","incarnation":7,
+        "text":"n2 is not heard"}]}"#;
+    let api = Api::new(&[
+        ("GET /v1/cluster", Answer::new(200, &cluster)),
+        ("GET /readyz", Answer::new(200, r#"{"status":"ready"}"#)),
+        ("GET /v1/caches", Answer::new(200, "[]")),
+        ("GET /v1/coherence", Answer::new(200, coherence)),
+    ]);
+    let ran = api.run(&["status"]).exits(0);
+    assert!(ran.stdout.contains("doubt    n2 is not heard\n"), "{ran:?}");
+    assert!(ran.stdout.contains("lanes    n2 has 16, n1 has 4: set coherence.lanes alike\n"), "{ran:?}");
+    let document = api.run(&["status", "--json"]).exits(0).json();
+    assert_eq!(document["coherence"]["doubts"][0]["reason"], "unheard");
+}
+
+#[test]
 fn problems_become_exit_codes() {
     for (status, code, exit) in [
         (404, "unknown_cache", 3),

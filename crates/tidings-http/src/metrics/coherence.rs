@@ -50,7 +50,7 @@ pub(super) fn encode(node: &Node, out: &mut Output<'_>) -> fmt::Result {
     )?;
     out.counter(
         "tidings_over_invalidated_entries",
-        "About how many entries fences have made unreadable, none of which an event had named.",
+        "About how many entries fences, and floors after unclean ends, have made unreadable, none of which an event had named.",
         one(over_invalidated),
     )?;
     out.gauge(

@@ -52,6 +52,7 @@ fn member(member: &MemberInfo) -> Value {
         "synced": member.synced(),
         "lag_events": member.lag_events,
         "confirmed_ms": member.confirmed.map(milliseconds),
+        "lanes": member.lanes,
         "clock_ahead_ms": member.clock.map(|clock| clock.ahead * 1e3),
         "clock_uncertain_ms": member.clock.map(|clock| clock.uncertainty * 1e3),
         "clock_off": member.clock.is_some_and(|clock| clock.exceeded),

@@ -8,6 +8,7 @@ use tidings::{Following, Measured, Share, WITHIN};
 
 use super::audit;
 use crate::app::App;
+use crate::doubt;
 use crate::problem::Answer;
 use crate::quantity::milliseconds;
 
@@ -32,6 +33,7 @@ pub(crate) async fn show(State(app): State<App>) -> Answer {
         "over_invalidated_entries": over_invalidated,
         "isolated_s": isolated.as_secs_f64(),
         "doubted_s": doubted.as_secs_f64(),
+        "doubts": node.doubts().iter().map(doubt::document).collect::<Vec<_>>(),
         "audit": audit::document(&node.audited()),
     });
     Ok(Json(document).into_response())

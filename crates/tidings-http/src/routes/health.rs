@@ -16,7 +16,11 @@ pub(crate) async fn live(State(app): State<App>) -> Answer {
 
 /// Whether it should get requests.
 pub(crate) async fn ready(State(app): State<App>) -> Answer {
-    judge("ready", "not_ready", app.readiness().unready())
+    let reasons = app.readiness().unready();
+    if reasons.is_empty() {
+        return Ok(Json(json!({ "status": "ready", "warnings": app.readiness().warnings() })).into_response());
+    }
+    judge("ready", "not_ready", reasons)
 }
 
 /// Whether it has been ready since it was started.

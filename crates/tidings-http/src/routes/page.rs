@@ -9,10 +9,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName};
 use axum::response::IntoResponse;
-use tidings::{Doubt, MemberInfo};
+use tidings::MemberInfo;
 
 use crate::access::{Caller, Means};
 use crate::app::App;
+use crate::doubt;
 use crate::problem::{Answer, Problem};
 use crate::quantity::show_duration;
 
@@ -103,7 +104,7 @@ fn write(app: &App, title: &str, streams: Option<&streams::Seen>, html: &mut Str
         html.push_str("Every hit counts.</p>\n");
     } else {
         let bound = show_duration(node.bounds().max_staleness);
-        let reasons: Vec<String> = doubts.iter().map(reason).collect();
+        let reasons: Vec<String> = doubts.iter().map(doubt::text).collect();
         writeln!(html, "Hits count for {} only: {}.</p>", Text(bound), Text(reasons.join("; ")))?;
     }
     members(html, &node.members())?;
@@ -167,17 +168,6 @@ fn caches(html: &mut String, app: &App) -> fmt::Result {
     }
     html.push_str("</table>\n");
     Ok(())
-}
-
-fn reason(doubt: &Doubt) -> String {
-    match doubt {
-        Doubt::NoContact => "no seed has been reached".to_owned(),
-        Doubt::OwnFormerLife => "a write of this node's former life may still be under way".to_owned(),
-        Doubt::Displaced => "another process has this node's id".to_owned(),
-        Doubt::NeverHeard(origin) => format!("{} has not been heard yet", origin.node),
-        Doubt::Unheard(origin) => format!("{} is not heard", origin.node),
-        Doubt::UncleanEnd(origin) => format!("{} ended without a goodbye", origin.node),
-    }
 }
 
 #[cfg(test)]

@@ -160,7 +160,8 @@ async fn a_node_that_lost_all_others_has_started_and_is_not_ready_if_so_configur
     })
     .await;
     assert_eq!(strict.get("/startupz").await.is(200).document(), json!({ "status": "started" }));
-    assert_eq!(lenient.get("/readyz").await.is(200).document(), json!({ "status": "ready" }));
+    let ready = json!({ "status": "ready", "warnings": [] });
+    assert_eq!(lenient.get("/readyz").await.is(200).document(), ready);
 
     // No goodbye: it is just gone.
     drop(second);
@@ -194,6 +195,8 @@ async fn a_node_that_nobody_hears_for_a_grace_says_that_it_is_expelled() {
         lenient.get("/readyz").await.status == 200 && first.members().len() == 2
     })
     .await;
+    // Who was never followed by anybody is expelled by nobody.
+    second.ready(Duration::from_secs(60)).await.unwrap();
     assert_eq!(lenient.metric("tidings_expelled").await, Some(0.0));
     assert_eq!(lenient.get("/v1/cluster").await.document()["expelled_ms"], Json::Null);
 
@@ -260,4 +263,20 @@ async fn only_a_node_that_is_gone_is_forgotten() {
     stop.cancel();
     servers.join_all().await;
     first.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn members_whose_lanes_differ_are_named_and_keep_nobody_unready() {
+    let build =
+        |index, builder: tidings::NodeBuilder| builder.lanes(tidings::Lanes::new([4, 16][index]).unwrap());
+    let rig = Rig::start_with(2, build, |options| options).await;
+    let api = &rig.apis[0];
+    let warning = "n2 has 16 lanes and this node 4: set coherence.lanes alike";
+    until("it is named", async || {
+        api.get("/readyz").await.is(200).document()["warnings"] == json!([warning])
+    })
+    .await;
+    let members = api.get("/v1/cluster").await.document()["members"].clone();
+    assert_eq!((&members[0]["lanes"], &members[1]["lanes"]), (&json!(4), &json!(16)), "{members}");
+    rig.end().await;
 }

@@ -47,6 +47,13 @@ async fn in_doubt_a_value_is_missing_or_marked_as_its_cache_is_set() {
     .await;
     until("a limiting cache has it no more", async || api.read("limit", "k").await.status == 404).await;
     until("the doubt is told of", async || api.metric("tidings_doubts").await > Some(0.0)).await;
+    let unheard = "tidings_doubt_reasons{reason=\"unheard\"}";
+    until("and why", async || api.metric(unheard).await == Some(1.0)).await;
+    let told = api.get("/v1/coherence").await.is(200).document()["doubts"].clone();
+    assert_eq!(told.as_array().map(Vec::len), Some(1), "{told}");
+    let told = &told[0];
+    assert_eq!((&told["reason"], &told["node"]), (&json!("unheard"), &json!("n2")), "{told}");
+    assert_eq!(told["text"], "n2 is not heard");
     let marked = api.read("serve", "k").await.is(200);
     assert_eq!((marked.text().as_str(), marked.header("tidings-stale")), ("v", Some("true")));
     let age: f64 = marked.header("tidings-age").unwrap().parse().unwrap();
@@ -74,6 +81,12 @@ async fn in_doubt_a_value_is_missing_or_marked_as_its_cache_is_set() {
     })
     .await;
     until("the doubt is over", async || api.metric("tidings_doubts").await == Some(0.0)).await;
+    assert_eq!(api.get("/v1/coherence").await.is(200).document()["doubts"], json!([]));
+    assert_eq!(api.metric(unheard).await, Some(0.0));
+    until("what the floor took is counted", async || {
+        api.metric("tidings_over_invalidated_entries_total").await > Some(0.0)
+    })
+    .await;
     api.read("serve", "k").await.problem(404, "not_cached");
     let token = token(&api.read("bypass", "k").await);
     fill(&token).await.is(204);

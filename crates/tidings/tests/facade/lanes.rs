@@ -36,6 +36,11 @@ async fn nodes_with_different_numbers_of_lanes_evict_alike() {
         caches.iter().all(|cache| kept(cache, 210) == rest)
     })
     .await;
+    for node in cluster.nodes() {
+        let mut lanes: Vec<_> = node.members().iter().filter_map(|member| member.lanes).collect();
+        lanes.sort_unstable();
+        assert_eq!(lanes, LANES, "each knows how many the others have");
+    }
     for (index, cache) in caches.iter().enumerate() {
         let mut heard: Vec<_> = caches
             .iter()
