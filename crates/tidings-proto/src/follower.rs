@@ -19,7 +19,7 @@ use crate::time::Tick;
 const PROBES_MAX: usize = 64;
 
 /// One request to follow a lane. Frames that answer an older request are stale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attempt(u64);
 
 /// A frame that the follower does not accept.
@@ -70,7 +70,7 @@ pub struct MustFence {
     from: Sequence,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum LaneState {
     /// Not followed.
     Idle,
@@ -82,7 +82,7 @@ enum LaneState {
     Open,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Lane {
     attempt: Attempt,
     expected: Sequence,
@@ -91,7 +91,7 @@ struct Lane {
     state: LaneState,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Pending {
     heads: Vec<Sequence>,
     /// Version of the origin's member set.
@@ -102,7 +102,7 @@ struct Pending {
 }
 
 /// Follows one life of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Follower {
     origin: Origin,
     lanes: Vec<Lane>,

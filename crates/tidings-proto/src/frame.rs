@@ -216,7 +216,7 @@ pub struct Follow {
 }
 
 /// An origin's answer to a probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// The newest probe that had been read before the heads were.
     pub echo: u64,

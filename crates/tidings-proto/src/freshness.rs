@@ -39,7 +39,7 @@ pub const NAMED_BY_ONE_MAX: usize = 1_024;
 pub const LIVES_MAX: usize = 8;
 
 /// The time limits that freshness is computed from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Bounds {
     /// How old an unmarked hit may be. Default 3 s.
     pub max_staleness: Duration,
@@ -63,7 +63,7 @@ impl Default for Bounds {
 }
 
 /// What is published for every hit to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Published {
     /// Until then every entry above the floor counts.
     pub fresh_until: Tick,
@@ -71,7 +71,7 @@ pub struct Published {
     pub floor: Tick,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Standing {
     /// Somebody hears it.
     Live,
@@ -88,7 +88,7 @@ impl Standing {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Relevant {
     confirmed: Option<Tick>,
     /// The newest confirmation that the origin has answered itself.
@@ -99,7 +99,7 @@ struct Relevant {
 }
 
 /// Computes freshness. All times are of the node's own clock.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Freshness {
     bounds: Bounds,
     origins: BTreeMap<Origin, Relevant>,
@@ -121,7 +121,7 @@ pub struct Freshness {
     changes: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Own {
     NoContact,
     /// Somebody was reached; not everybody who was named has confirmed anything yet.

@@ -94,7 +94,7 @@ pub struct Appended {
 }
 
 /// A reader's position: the next sequence that it wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// Next sequence to read.
     pub next: Sequence,

@@ -59,7 +59,7 @@ impl Deref for Positions {
 }
 
 /// Between which positions a life was a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tenure {
     /// The heads when it was first named: what is behind them was there before it.
     pub since: Vec<Sequence>,
@@ -135,14 +135,14 @@ impl Receipt {
 }
 
 /// In the order in which one of several lives of a node decides what is said of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Standing {
     Expired,
     Applied,
     Awaited(MissingReason),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Waited {
     origin: Origin,
     standing: Standing,
@@ -151,7 +151,7 @@ struct Waited {
 }
 
 /// What a peer has said so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Said {
     /// It has acknowledged every position.
     pub reached: bool,
@@ -162,7 +162,7 @@ pub struct Said {
 }
 
 /// A receipt that is waited for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Pending {
     asked: Tick,
     bound: Duration,

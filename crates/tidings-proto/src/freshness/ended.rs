@@ -17,7 +17,7 @@ pub const ENDED_MAX: usize = 4_096;
 pub const ENDED_NAMED_MAX: usize = 512;
 
 /// How a life has ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum End {
     /// With a goodbye.
     Clean,
@@ -37,7 +37,7 @@ impl End {
 }
 
 /// The memory of lives that have ended.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Ended {
     lives: BTreeMap<Origin, End>,
     /// The first moment at which one of them need not be named any more; [`Tick::FOREVER`] if none is.

@@ -2,18 +2,34 @@
 //! what was applied or fenced before its read began, or than what a receipt says was, and no call is answered with
 //! less.
 //!
-//! There are up to three nodes, two that write and one that reads, and up to two keys with a lane each. Change logs,
-//! followers, freshness and receipts are the real ones; the network, the system of record and the reader's two
-//! entries are as small as they can be. What is bounded is how often each thing happens, not when: within its scope a
-//! search is complete. [`THREE`] has all that can go wrong once; [`WIDE`] has more of it, and is cut short unless
-//! `TIDINGS_MODEL_STATES=20000000` has it looked at as a whole, by `cargo test -p tidings-proto --test interleavings
-//! wide`. What else there is has a scope of its own, and so has each planted mistake, which has to be found.
+//! There are three nodes, two that write and one that reads, and two keys with a lane each. Change logs, which hold
+//! one change, followers, freshness and receipts are the real ones; the network, the system of record and the reader's
+//! two entries are as small as they can be. What is bounded is how often each thing happens, not when: within its
+//! scope a search is complete. Many orders come to the same and are looked at once: `world/order.rs` and
+//! `world/settled.rs` say which, and why that misses nothing.
+//!
+//! No scope has everything. Each has another part of it: losses and logs that forget, so that gaps, requests, resets
+//! and fences follow; loads; lanes that are followed anew; reads that take their time; an origin's crash and restart,
+//! with a loss, with logs that forget, and until its floor is behind; receipts with a loss; clears; an origin that
+//! joins by another, and ends; a reader that dies with a receipt under way. What is not covered: more than two writes,
+//! losses of two frames, two crashes, an origin's crash together with a receipt or a clear; a crash together with a
+//! load, but by hand; and of the reader's next life with two origins all that takes longer than two bounds: until
+//! entries count again that are older than one, it is followed with one origin and one key ([`RENEWAL_OF_TWO`]).
+//!
+//! [`WIDE`], [`WIDE_CRASH`] and [`WIDE_RENEWAL`] have more at once, and are cut short unless `TIDINGS_MODEL_STATES=20000000` has them
+//! looked at as a whole, by `cargo test -p tidings-proto --test interleavings wide`. Each planted mistake has to be
+//! found among three nodes with two keys.
 
 #![allow(clippy::unwrap_used, reason = "a failure in a helper is a failure of the test")]
 
+mod scopes;
 mod search;
 mod world;
 
+use crate::scopes::{
+    BEATS, CLEARS, CRASH, CRASH_LOSS, CRASH_RESET, ENDS, FOLLOWS, JOIN, LOADS, LOSS, READS, RECEIPTS,
+    RENEWAL, RENEWAL_OF_TWO, SMALL, Scope, WIDE, WIDE_CRASH, WIDE_RENEWAL,
+};
 use crate::search::{Outcome, search};
 use crate::world::World;
 
@@ -47,113 +63,55 @@ enum Planted {
     ExpiresByProbes,
 }
 
-/// How much happens.
-#[derive(Clone, Copy, Debug)]
-struct Scope {
-    origins: usize,
-    keys: usize,
-    /// The second origin is not known to the reader at first; the first one comes to know it.
-    joins: bool,
-    /// The first origin may be sure that the second one has ended, while the reader is cut off from both.
-    ends: bool,
-    writes: u8,
-    probes: u8,
-    losses: u8,
-    follows: u8,
-    loads: u8,
-    reads: u8,
-    crashes: u8,
-    restarts: u8,
-    /// Writes that may clear their lane.
-    clears: u8,
-    /// Callers that come while a load is under way.
-    calls: u8,
-    receipts: u8,
-    /// Steps of time, each as long as the bound.
-    passes: u8,
+impl Planted {
+    /// Nothing, and everything.
+    const ALL: [Self; 13] = [
+        Self::Nothing,
+        Self::NoFence,
+        Self::LateFence,
+        Self::SequenceOutsideLock,
+        Self::ConfirmedAtReceipt,
+        Self::NoFloor,
+        Self::EntryFirst,
+        Self::UnknownMember,
+        Self::SilentDrop,
+        Self::UnnamedEnd,
+        Self::JoinsAcrossClear,
+        Self::AcksBeforeFence,
+        Self::ExpiresByProbes,
+    ];
 }
-
-/// Nothing happens to one origin.
-const QUIET: Scope = Scope {
-    origins: 1,
-    keys: 1,
-    joins: false,
-    ends: false,
-    writes: 0,
-    probes: 0,
-    losses: 0,
-    follows: 0,
-    loads: 0,
-    reads: 0,
-    crashes: 0,
-    restarts: 0,
-    clears: 0,
-    calls: 0,
-    receipts: 0,
-    passes: 0,
-};
-
-/// Loss, and a log that forgets: gaps, requests, resets, fences.
-const LOSS: Scope = Scope { writes: 2, probes: 2, losses: 1, follows: 1, loads: 1, passes: 2, ..QUIET };
-
-/// Reads that take their time.
-const READS: Scope = Scope { writes: 1, probes: 2, loads: 1, reads: 1, passes: 3, ..QUIET };
-
-/// A crash with a write under way, and a restart.
-const CRASH: Scope =
-    Scope { writes: 1, probes: 1, follows: 1, loads: 1, crashes: 1, restarts: 1, passes: 4, ..QUIET };
-
-/// Two origins with a key each.
-const TWO: Scope = Scope { origins: 2, keys: 2, writes: 2, probes: 1, losses: 1, passes: 2, ..QUIET };
-
-/// Three nodes and two keys: a write, a probe, a frame that is lost, a crash and a restart, while four bounds pass.
-const THREE: Scope = Scope {
-    origins: 2,
-    keys: 2,
-    writes: 1,
-    probes: 1,
-    losses: 1,
-    crashes: 1,
-    restarts: 1,
-    passes: 4,
-    ..QUIET
-};
-
-/// The same with a second write, so that logs forget, and a request to follow again.
-const WIDE: Scope = Scope { writes: 2, follows: 1, ..THREE };
-
-/// Receipts, with a log that forgets.
-const RECEIPTS: Scope = Scope { writes: 2, probes: 1, loads: 1, receipts: 1, passes: 2, ..QUIET };
-
-/// A clear that comes while a key is loaded, and a caller who comes then.
-const CLEARS: Scope = Scope { writes: 2, probes: 1, loads: 1, clears: 1, calls: 1, passes: 1, ..QUIET };
-
-/// An origin that joins by another one.
-const JOIN: Scope = Scope { origins: 2, joins: true, writes: 1, probes: 2, follows: 1, passes: 3, ..QUIET };
-
-/// An origin that joins by another one, and ends before the reader hears of it.
-const ENDS: Scope =
-    Scope { origins: 2, joins: true, ends: true, writes: 1, probes: 1, crashes: 1, passes: 3, ..QUIET };
 
 /// States that a search looks at before it is given up.
 const STATES_MAX: usize = 1_000_000;
 
-/// States of the wide scope that are looked at unless the environment says otherwise.
-const WIDE_STATES: usize = 100_000;
+/// States of the scopes by hand that are looked at unless the environment says otherwise.
+const WIDE_STATES: usize = 30_000;
 
-fn run(scope: Scope, planted: Planted) -> Outcome {
-    search(|| World::new(scope, planted), STATES_MAX)
+fn run(scope: Scope, planted: Planted, states_max: usize) -> Outcome {
+    let begin = World::new(scope, planted);
+    search(&begin, &begin.clone().whole(), states_max)
 }
 
 fn assert_kept(scope: Scope) {
-    let outcome = run(scope, Planted::Nothing);
+    let outcome = run(scope, Planted::Nothing, STATES_MAX);
     println!("{} states, {} steps deep: {scope:?}", outcome.states, outcome.deepest);
     assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
     assert!(!outcome.cut_short, "the scope is too large to be looked at as a whole");
 }
 
+fn assert_kept_as_far_as_looked(scope: Scope) {
+    let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
+    let outcome = run(scope, Planted::Nothing, most);
+    let cut = if outcome.cut_short { ", and not all of them" } else { "" };
+    println!("{} states{cut}, {} steps deep: {scope:?}", outcome.states, outcome.deepest);
+    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
+}
+
+/// It is found among three nodes with two keys.
 fn assert_found(scope: Scope, planted: Planted) {
-    let outcome = run(scope, planted);
+    assert_eq!((scope.origins, scope.keys), (2, 2));
+    let outcome = run(scope, planted, STATES_MAX);
     let broken =
         outcome.broken.unwrap_or_else(|| panic!("{planted:?} was not found in {} states", outcome.states));
     println!("{planted:?}: {}", broken.lines().take(2).collect::<Vec<_>>().join(" "));
@@ -162,6 +120,16 @@ fn assert_found(scope: Scope, planted: Planted) {
 #[test]
 fn the_bound_is_kept_whatever_is_lost_and_forgotten() {
     assert_kept(LOSS);
+}
+
+#[test]
+fn the_bound_is_kept_while_a_key_is_loaded() {
+    assert_kept(LOADS);
+}
+
+#[test]
+fn the_bound_is_kept_by_lanes_that_are_followed_anew() {
+    assert_kept(FOLLOWS);
 }
 
 #[test]
@@ -175,27 +143,13 @@ fn the_bound_is_kept_over_a_crash_and_a_restart() {
 }
 
 #[test]
-fn the_bound_is_kept_with_two_origins() {
-    assert_kept(TWO);
+fn the_bound_is_kept_over_a_crash_with_a_loss() {
+    assert_kept(CRASH_LOSS);
 }
 
 #[test]
-fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
-    let most = std::env::var("TIDINGS_MODEL_STATES").map_or(WIDE_STATES, |text| text.parse().unwrap());
-    let outcome = search(|| World::new(WIDE, Planted::Nothing), most);
-    let cut = if outcome.cut_short { ", and not all of them" } else { "" };
-    println!("{} states{cut}, {} steps deep: {WIDE:?}", outcome.states, outcome.deepest);
-    assert!(outcome.broken.is_none(), "{}", outcome.broken.unwrap_or_default());
-}
-
-#[test]
-fn the_bound_is_kept_while_an_origin_joins_by_another_one() {
-    assert_kept(JOIN);
-}
-
-#[test]
-fn the_bound_is_kept_by_three_nodes_with_two_keys() {
-    assert_kept(THREE);
+fn the_bound_is_kept_over_a_crash_with_logs_that_forget() {
+    assert_kept(CRASH_RESET);
 }
 
 #[test]
@@ -206,6 +160,41 @@ fn a_receipt_holds_what_it_says() {
 #[test]
 fn a_call_is_answered_with_nothing_older_than_a_clear_that_was_applied() {
     assert_kept(CLEARS);
+}
+
+#[test]
+fn the_bound_is_kept_while_an_origin_joins_by_another_one() {
+    assert_kept(JOIN);
+}
+
+#[test]
+fn the_bound_is_kept_while_an_origin_comes_and_ends_that_the_reader_never_knew() {
+    assert_kept(ENDS);
+}
+
+#[test]
+fn a_receipt_holds_over_the_death_of_a_reader() {
+    assert_kept(RENEWAL);
+}
+
+#[test]
+fn the_bound_is_kept_by_the_next_life_of_a_reader() {
+    assert_kept(RENEWAL_OF_TWO);
+}
+
+#[test]
+fn the_bound_is_kept_as_far_as_a_wide_scope_is_looked_at() {
+    assert_kept_as_far_as_looked(WIDE);
+}
+
+#[test]
+fn the_bound_is_kept_over_a_crash_as_far_as_a_wide_scope_is_looked_at() {
+    assert_kept_as_far_as_looked(WIDE_CRASH);
+}
+
+#[test]
+fn the_next_life_of_a_reader_keeps_the_bound_as_far_as_a_wide_scope_is_looked_at() {
+    assert_kept_as_far_as_looked(WIDE_RENEWAL);
 }
 
 #[test]
@@ -240,7 +229,7 @@ fn a_sequence_taken_outside_the_lock_is_found() {
 
 #[test]
 fn a_confirmation_that_dates_from_its_receipt_is_found() {
-    assert_found(READS, Planted::ConfirmedAtReceipt);
+    assert_found(BEATS, Planted::ConfirmedAtReceipt);
 }
 
 #[test]
@@ -264,11 +253,23 @@ fn a_heartbeat_that_confirms_past_an_unknown_member_is_found() {
 }
 
 #[test]
-fn the_bound_is_kept_while_an_origin_comes_and_ends_that_the_reader_never_knew() {
-    assert_kept(ENDS);
-}
-
-#[test]
 fn an_end_that_nobody_tells_is_found() {
     assert_found(ENDS, Planted::UnnamedEnd);
+}
+
+/// What rests on an argument is tried as well: every order by itself, nothing forgotten, comes to the same.
+#[test]
+fn nothing_is_missed_by_looking_at_fewer_orders() {
+    let mut found = 0;
+    for scope in SMALL {
+        for planted in Planted::ALL {
+            let begin = World::new(scope, planted).whole();
+            let whole = search(&begin, &begin, STATES_MAX);
+            assert!(!whole.cut_short, "{scope:?}");
+            let fewer = run(scope, planted, STATES_MAX);
+            assert_eq!(whole.broken.is_some(), fewer.broken.is_some(), "{planted:?} in {scope:?}");
+            found += u32::from(whole.broken.is_some());
+        }
+    }
+    assert!(found >= 10, "{found} mistakes were found at all");
 }

@@ -1,15 +1,20 @@
 //! Two origins and a reader, two keys with a lane each, and a system of record.
 
 mod home;
+mod lives;
+mod order;
+mod owed;
 mod possible;
 mod reading;
 mod receipts;
+mod settled;
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use tidings_proto::follower::{Attempt, Follower, MustFence, Rejected};
+use tidings_proto::follower::{Attempt, Follower, Rejected};
 use tidings_proto::frame::Heartbeat;
 use tidings_proto::freshness::{Bounds, Freshness, Published};
 use tidings_proto::id::{LaneId, Lanes};
@@ -17,8 +22,10 @@ use tidings_proto::log::{Answer, Read};
 use tidings_proto::time::Tick;
 
 use self::home::{Change, Frame, Home, life};
+use self::owed::Owed;
 use self::reading::Reading;
-use crate::{Planted, Scope};
+use crate::Planted;
+use crate::scopes::Scope;
 
 /// Time passes in steps of one.
 const STEP: Duration = Duration::from_nanos(1);
@@ -38,7 +45,7 @@ const WIRE_MAX: usize = 2;
 pub(crate) const JOINED: u64 = 2;
 
 /// What can happen. `0..2` are origins and keys; a key's lane has its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Action {
     /// A write of the truth.
     Commit(usize, usize),
@@ -79,10 +86,12 @@ pub(crate) enum Action {
     Ack(usize),
     /// Who has asked looks at what was said.
     Look(usize, usize),
+    /// The reader is killed and starts anew.
+    Renew,
 }
 
 /// An origin, as the reader sees it.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Seen {
     follower: Follower,
     attempts: [Option<Attempt>; 2],
@@ -93,22 +102,22 @@ struct Seen {
 }
 
 /// A fence that is to be made.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Due {
     /// The lane waits for it.
-    Must(MustFence),
+    Must(Box<Owed>),
     /// The lane has gone on, which only a planted bug allows.
     Late,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Entry {
     version: usize,
     began: Tick,
     epoch: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 struct Flight {
     entry: Entry,
     ended: bool,
@@ -117,12 +126,19 @@ struct Flight {
 }
 
 /// Everything.
+#[derive(Clone)]
 pub(crate) struct World {
     scope: Scope,
     planted: Planted,
+    /// Only what has to be looked at is.
+    reduced: bool,
+    /// No step has named one of them.
+    origins_alike: bool,
+    keys_alike: bool,
     left: Scope,
     now: Tick,
     lives: u64,
+    reader_lives: u64,
     homes: Vec<Home>,
     seen: Vec<Seen>,
     freshness: Freshness,
@@ -146,6 +162,17 @@ fn lane(index: usize) -> LaneId {
     lanes().lane(index as u8).unwrap()
 }
 
+impl Hash for World {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { left, origins_alike, keys_alike, now, homes, seen, freshness, published, truth, .. } =
+            self;
+        let Self { entries, flights, epochs, least, reading, .. } = self;
+        (origins_alike, keys_alike).hash(state);
+        (left, now, homes, seen, freshness, published, truth).hash(state);
+        (entries, flights, epochs, least, reading).hash(state);
+    }
+}
+
 impl Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { left, now, homes, seen, freshness, published, truth, .. } = self;
@@ -163,9 +190,13 @@ impl World {
         let mut world = Self {
             scope,
             planted,
+            reduced: true,
+            origins_alike: scope.origins == 2 && !scope.joins,
+            keys_alike: true,
             left: scope,
             now: BEGIN,
             lives: 1,
+            reader_lives: 1,
             homes: (0..scope.origins).map(|origin| Home::new(life(origin, 1))).collect(),
             seen: Vec::new(),
             freshness,
@@ -180,14 +211,8 @@ impl World {
         };
         world.freshness.publish(BEGIN.before(STEP));
         for origin in 0..scope.origins {
-            let follower = Follower::new(life(origin, 1), lanes());
-            world.seen.push(Seen {
-                follower,
-                attempts: [None; 2],
-                fences: [None, None],
-                version: 1,
-                met: false,
-            });
+            world.homes[origin].counts = origin == 0 || !scope.joins;
+            world.seen.push(Seen::new(origin, 1));
             if origin == 0 || !scope.joins {
                 world.meet(origin);
                 world.confirm_all(origin);
@@ -195,6 +220,11 @@ impl World {
         }
         world.publish();
         world
+    }
+
+    /// The same, with all that can happen in it, and nothing forgotten.
+    pub(crate) fn whole(self) -> Self {
+        Self { reduced: false, origins_alike: false, keys_alike: false, ..self }
     }
 
     /// Both lanes are followed, and a probe was answered.
@@ -206,29 +236,6 @@ impl World {
         self.probe(origin);
         self.act_on(Action::Answer(origin));
         self.act_on(Action::Beat(origin));
-    }
-
-    fn meet(&mut self, origin: usize) {
-        let me = self.homes[origin].me.clone();
-        self.freshness.met(&me, self.now);
-        let seen = &mut self.seen[origin];
-        if *seen.follower.origin() != me {
-            seen.follower = Follower::new(me, lanes());
-            seen.attempts = [None; 2];
-            seen.fences = [None, None];
-            self.homes[origin].wire = Default::default();
-        }
-        seen.met = true;
-        self.admit(origin);
-        self.learn(origin);
-    }
-
-    /// Everybody whom an origin knows is known from it.
-    fn learn(&mut self, origin: usize) {
-        let (seen, version) = (&mut self.seen[origin], self.homes[origin].version);
-        seen.version = version;
-        let said = if self.planted == Planted::UnknownMember { u64::MAX } else { version };
-        seen.follower.on_members(said);
     }
 
     fn probe(&mut self, origin: usize) {
@@ -263,16 +270,22 @@ impl World {
         if let Some(confirmed) = follower.confirmed() {
             let known = self.freshness.relevant().find(|(known, _)| *known == follower.origin());
             let is_news = known.and_then(|(_, known)| known) < Some(confirmed);
-            let at_receipt = is_news && self.planted == Planted::ConfirmedAtReceipt;
+            let at_receipt = self.planted == Planted::ConfirmedAtReceipt;
             let me = follower.origin().clone();
-            self.freshness.confirmed(&me, if at_receipt { self.now } else { confirmed });
+            if is_news {
+                self.freshness.confirmed(&me, if at_receipt { self.now } else { confirmed });
+            }
+            if !self.homes[origin].alive || self.homes[origin].me != me {
+                // What it had sent last says nothing else: no live member hears it.
+                self.freshness.lost(&me, self.now);
+            }
         }
         self.publish();
     }
 
-    /// Whether a change of this origin counts: the reader knows it, or the first origin does.
+    /// Whether a change of this origin counts: it has met the reader, or the first origin does know it.
     fn counts(&self, origin: usize) -> bool {
-        self.seen[origin].met || origin == 1 && self.homes[0].version > 1
+        self.homes[origin].counts || origin == 1 && self.homes[0].version > 1
     }
 
     fn announce(&mut self, key: usize, version: usize) {
@@ -327,14 +340,16 @@ impl World {
         let (follower, lane) = (&mut seen.follower, lane(key));
         let judged = match frame {
             Frame::Resume(from) => follower.on_resume(lane, attempt, from),
-            Frame::Reset(from) => follower.on_reset(lane, attempt, from).map(|fence| match self.planted {
-                Planted::NoFence => follower.fenced(fence),
-                Planted::LateFence => {
-                    follower.fenced(fence);
-                    seen.fences[key] = Some(Due::Late);
-                }
-                _ => seen.fences[key] = Some(Due::Must(fence)),
-            }),
+            Frame::Reset(from) => {
+                Owed::of_reset(follower, (lane, attempt, from)).map(|owed| match self.planted {
+                    Planted::NoFence => owed.fenced(follower),
+                    Planted::LateFence => {
+                        owed.fenced(follower);
+                        seen.fences[key] = Some(Due::Late);
+                    }
+                    _ => seen.fences[key] = Some(Due::Must(Box::new(owed))),
+                })
+            }
             Frame::Events(first, count) => follower.on_events(lane, attempt, first, count).map(|accept| {
                 let next = first + u64::from(count);
                 changes.extend((accept.from..next).map(|at| self.homes[origin].said[key][at as usize - 1]));
@@ -354,8 +369,8 @@ impl World {
     fn fence(&mut self, origin: usize, key: usize) {
         let Some(due) = self.seen[origin].fences[key].take() else { return };
         self.epochs[key] += 1;
-        if let Due::Must(fence) = due {
-            self.seen[origin].follower.fenced(fence);
+        if let Due::Must(owed) = due {
+            owed.fenced(&mut self.seen[origin].follower);
         }
         let behind = self.seen[origin].follower.applied_in(lane(key)) as usize;
         let fenced = self.homes[origin].said[key].iter().take(behind).map(|change| change.version).max();
@@ -373,20 +388,6 @@ impl World {
             Planted::SequenceOutsideLock => self.homes[origin].entering[key] = Some(change),
             _ => self.homes[origin].enter(key, change),
         }
-    }
-
-    fn crash(&mut self, origin: usize) {
-        self.homes[origin].alive = false;
-        let counts = self.counts(origin);
-        for key in 0..2 {
-            if let Some(version) = self.homes[origin].open[key].take()
-                && counts
-            {
-                self.announce(key, version);
-            }
-        }
-        let me = self.homes[origin].me.clone();
-        self.freshness.lost(&me, self.now);
     }
 
     fn act_on(&mut self, action: Action) {
@@ -425,11 +426,7 @@ impl World {
             Action::BeginRead(key) => self.begin_read(key),
             Action::EndRead(key) => self.end_read(key),
             Action::Crash(origin) => self.crash(origin),
-            Action::Restart(origin) => {
-                self.lives += 1;
-                self.homes[origin] = Home::new(life(origin, self.lives));
-                self.seen[origin].met = false;
-            }
+            Action::Restart(origin) => self.restart(origin),
             Action::Meet(origin) => {
                 self.meet(origin);
                 self.publish();
@@ -453,6 +450,7 @@ impl World {
             Action::Ask(origin, key) => self.ask(origin, key),
             Action::Ack(origin) => self.ack(origin),
             Action::Look(origin, key) => self.look(origin, key),
+            Action::Renew => self.renew(),
         }
     }
 }

@@ -11,7 +11,6 @@ mod naming;
 #[allow(dead_code, reason = "the model draws in more ways")]
 #[path = "../model/rng.rs"]
 mod rng;
-#[path = "../interleavings/search.rs"]
 mod search;
 mod simulation;
 

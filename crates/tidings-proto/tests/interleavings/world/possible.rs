@@ -24,8 +24,9 @@ impl World {
             add(alive && home.open[key].is_some(), Action::Append(origin, key));
             add(alive && home.open[key].is_some() && left.clears > 0, Action::Clear(origin, key));
             add(home.entering[key].is_some(), Action::Enter(origin, key));
-            let follows = alive && seen.met && seen.attempts[key].is_none();
-            add(follows && left.follows > 0, Action::Follow(origin, key));
+            // A lane that is not followed will be; one that is may be followed anew, by another connection.
+            let may_follow = seen.attempts[key].is_none() || left.follows > 0;
+            add(alive && seen.met && may_follow, Action::Follow(origin, key));
             add(alive && news && wire.len() < WIRE_MAX, Action::Send(origin, key));
             let waits = matches!(seen.fences[key], Some(Due::Must(_)));
             add(!wire.is_empty() && !waits, Action::Take(origin, key));
@@ -39,12 +40,12 @@ impl World {
 
     /// Takes what an action costs off what is left.
     fn pay(&mut self, action: Action) {
-        let left = &mut self.left;
+        let (left, seen) = (&mut self.left, &self.seen);
         let cost = match action {
             Action::Commit(..) => &mut left.writes,
             Action::Probe(_) => &mut left.probes,
             Action::Lose(..) | Action::LoseBeat(_) => &mut left.losses,
-            Action::Follow(..) => &mut left.follows,
+            Action::Follow(origin, key) if seen[origin].attempts[key].is_some() => &mut left.follows,
             Action::Clear(..) => &mut left.clears,
             Action::Load(_) => &mut left.loads,
             Action::Call(_) => &mut left.calls,
@@ -52,6 +53,7 @@ impl World {
             Action::BeginRead(_) => &mut left.reads,
             Action::Crash(_) => &mut left.crashes,
             Action::Restart(_) => &mut left.restarts,
+            Action::Renew => &mut left.renewals,
             Action::Pass => &mut left.passes,
             _ => return,
         };
@@ -59,10 +61,9 @@ impl World {
     }
 }
 
-impl search::World for World {
-    type Action = Action;
-
-    fn actions(&self) -> Vec<Action> {
+impl World {
+    /// What can happen next.
+    pub(super) fn possible(&self) -> Vec<Action> {
         let mut out = Vec::new();
         (0..self.scope.origins).for_each(|origin| self.actions_of(origin, &mut out));
         let mut add = |holds: bool, action| out.extend(holds.then_some(action));
@@ -78,14 +79,38 @@ impl search::World for World {
         add(self.scope.joins && self.homes[0].version == 1, Action::Join);
         let over = self.homes.get(1).is_some_and(|home| !home.alive);
         add(self.scope.ends && over && self.homes[0].version == JOINED, Action::End);
-        add(self.seen[0].version < self.homes[0].version, Action::Learn);
+        add(self.scope.joins && self.seen[0].version < self.homes[0].version, Action::Learn);
         add(self.left.passes > 0, Action::Pass);
+        add(self.left.renewals > 0, Action::Renew);
         out
     }
 
-    fn act(&mut self, action: Action) {
-        self.pay(action);
-        self.act_on(action);
+    /// The world after one of these.
+    pub(super) fn after(&self, action: Action) -> Self {
+        let mut after = self.clone();
+        after.pay(action);
+        after.act_on(action);
+        if self.reduced {
+            after.tell_apart(action);
+            after.settle();
+        }
+        after
+    }
+}
+
+impl search::World for World {
+    type Action = Action;
+
+    fn next(&self) -> Vec<(Vec<Action>, Self)> {
+        match self.reduced {
+            true if !self.is_anything_at_stake() => Vec::new(),
+            true => self.next_in_order(),
+            false => self.possible().into_iter().map(|action| (vec![action], self.after(action))).collect(),
+        }
+    }
+
+    fn step(&self, action: Action) -> Option<Self> {
+        self.possible().contains(&action).then(|| self.after(action))
     }
 
     fn broken(&self) -> Option<String> {

@@ -7,7 +7,7 @@ use super::{BOUNDS, Entry, Flight, World};
 use crate::Planted;
 
 /// A read that takes its time.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Reading {
     read: Read,
     /// The oldest version that it may be answered with.
@@ -15,7 +15,7 @@ pub(super) struct Reading {
 }
 
 /// What it has read first.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 enum Read {
     Fresh(Tick),
     Entry(Entry),

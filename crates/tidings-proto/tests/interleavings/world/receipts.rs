@@ -14,11 +14,25 @@ use crate::Planted;
 const BOUND: Duration = Duration::from_nanos(2);
 
 /// A receipt that is waited for.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Asked {
     sequence: Sequence,
     version: usize,
     pending: Pending,
+    /// What the life that is waited for has said, if that has ended.
+    last: Option<Said>,
+}
+
+impl Asked {
+    /// Another life of the reader's follows, which this does not wait for.
+    fn last_word(&mut self, acked: Sequence, heard: Tick) {
+        let last = Said { reached: acked >= self.sequence, heard, reachable: false };
+        self.last.get_or_insert(last);
+    }
+
+    fn said(&self, acked: Sequence, heard: Tick) -> Said {
+        self.last.unwrap_or(Said { reached: acked >= self.sequence, heard, reachable: true })
+    }
 }
 
 impl World {
@@ -26,8 +40,12 @@ impl World {
     pub(super) fn admit(&mut self, origin: usize) {
         if self.scope.receipts > 0 {
             let home = &mut self.homes[origin];
+            for (asked, acked) in home.asked.iter_mut().zip(&home.acked) {
+                asked.iter_mut().for_each(|asked| asked.last_word(*acked, home.heard));
+            }
             home.tenure = Some(Tenure { since: home.log.heads(), until: None });
             home.acked = vec![0; lanes().count().into()];
+            home.heard = Tick::NEVER;
         }
     }
 
@@ -47,11 +65,11 @@ impl World {
 
     pub(super) fn ask(&mut self, origin: usize, key: usize) {
         let asked = if self.planted == Planted::ExpiresByProbes { Tick::NEVER } else { self.now };
-        let pending = Pending::new(asked, BOUND, [life(2, 1)]);
+        let pending = Pending::new(asked, BOUND, [life(2, self.reader_lives)]);
         let home = &mut self.homes[origin];
         let Some(change) = home.said[key].last() else { return };
         home.asked[key] =
-            Some(Asked { sequence: home.log.head(lane(key)), version: change.version, pending });
+            Some(Asked { sequence: home.log.head(lane(key)), version: change.version, pending, last: None });
     }
 
     /// What the reader would acknowledge.
@@ -76,18 +94,18 @@ impl World {
     /// Whether it may be that nobody is waited for any longer.
     pub(super) fn may_look(&self, origin: usize, key: usize) -> bool {
         let home = &self.homes[origin];
-        let Some(Asked { sequence, pending, .. }) = &home.asked[key] else { return false };
-        let due = pending.due().is_some_and(|due| due <= self.now);
-        home.alive && (due || home.acked[key] >= *sequence)
+        let Some(asked) = &home.asked[key] else { return false };
+        let due = asked.pending.due().is_some_and(|due| due <= self.now);
+        home.alive && (due || asked.said(home.acked[key], home.heard).reached)
     }
 
     pub(super) fn look(&mut self, origin: usize, key: usize) {
         let (home, now) = (&mut self.homes[origin], self.now);
-        let Some(Asked { sequence, version, pending }) = &mut home.asked[key] else { return };
-        let said = Said { reached: home.acked[key] >= *sequence, heard: home.heard, reachable: true };
-        pending.said(0, said, now);
-        if pending.receipt().is_complete() {
-            self.least[key] = self.least[key].max(*version);
+        let Some(asked) = &mut home.asked[key] else { return };
+        let said = asked.said(home.acked[key], home.heard);
+        asked.pending.said(0, said, now);
+        if asked.pending.receipt().is_complete() {
+            self.least[key] = self.least[key].max(asked.version);
             home.asked[key] = None;
         }
     }
