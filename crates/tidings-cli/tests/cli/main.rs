@@ -9,5 +9,6 @@ mod configuration;
 mod general;
 mod http;
 mod replay;
+mod secured;
 mod streams;
 mod support;
