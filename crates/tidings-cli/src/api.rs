@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tidings::Node;
-use tidings_http::{BindError, LogLevel, Options, Server};
+use tidings_http::{BindError, LogLevel, Options, Reloader, Server};
 use tokio::net::lookup_host;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,15 +19,19 @@ pub(crate) struct Servers {
 }
 
 impl Servers {
-    /// Serves a node, and says where.
+    /// Serves a node, and says where, and with what its files are read again.
     ///
     /// # Errors
-    /// The address cannot be bound.
-    pub(crate) async fn add(&mut self, node: &Node, options: Options) -> Result<SocketAddr, Failure> {
+    /// The address cannot be bound, or what protects it cannot be used.
+    pub(crate) async fn add(
+        &mut self,
+        node: &Node,
+        options: Options,
+    ) -> Result<(SocketAddr, Reloader), Failure> {
         let server = Server::bind(node.clone(), options).await.map_err(|error| cannot_bind(&error))?;
-        let address = server.local_addr();
+        let (address, reloader) = (server.local_addr(), server.reloader());
         self.tasks.spawn(server.run(self.stop.clone().cancelled_owned()));
-        Ok(address)
+        Ok((address, reloader))
     }
 
     /// Ends all servers and waits until they have.
@@ -53,7 +57,11 @@ pub(crate) async fn resolve(setting: &str, address: &str) -> Result<SocketAddr, 
 }
 
 fn cannot_bind(error: &BindError) -> Failure {
-    let failure = Failure::new(Exit::Failed, format!("cannot start the HTTP API: {}", chain(error)));
+    let exit = match error {
+        BindError::Unprotected(_) | BindError::Tokens(_) | BindError::Certificate(_) => Exit::Configuration,
+        _ => Exit::Failed,
+    };
+    let failure = Failure::new(exit, format!("cannot start the HTTP API: {}", chain(error)));
     match error {
         BindError::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse => failure
             .hint("another process has this port: stop it, or choose another one (http.listen, --http-port)"),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use serde_json::Value as Json;
@@ -109,7 +110,15 @@ fn what_the_example_comments_out_is_understood_or_said_to_be_of_no_use() -> Resu
     let directory = Directory::create()?;
     let file = directory.path().join("n1.toml");
     fs::write(&file, uncommented(&text(EXAMPLE)?))?;
-    certificates(&directory.path().join("certs"), "shop", &["n1"])?;
+    let certs = directory.path().join("certs");
+    certificates(&certs, "shop", &["n1"])?;
+    // What HTTP is protected with, where it is: a certificate that a node has will do.
+    fs::copy(certs.join("n1.pem"), directory.path().join("http.pem"))?;
+    fs::copy(certs.join("n1.key"), directory.path().join("http.key"))?;
+    let token: Json = serde_json::from_str(&run_program(&["token", "create", "--role", "admin", "--json"])?)?;
+    let (tokens, line) = (directory.path().join("tokens"), token["line"].as_str().context("no line")?);
+    fs::write(&tokens, line)?;
+    fs::set_permissions(&tokens, PermissionsExt::from_mode(0o600))?;
     for finding in findings(&file, &[])? {
         let message = finding["message"].as_str().context("no message")?;
         assert!(NOT_FOLLOWED.iter().any(|known| message.contains(known)), "{finding}");

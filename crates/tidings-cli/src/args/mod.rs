@@ -5,11 +5,12 @@ mod load;
 mod streams;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use tidings_http::Role;
 use tidings_proto::id::{InvalidName, NodeId, check_name};
 use tidings_transport::AUTHORITY_VALIDITY;
 
@@ -19,6 +20,7 @@ pub(crate) use self::streams::{
     ConsumeArgs, DeadVerb, Filter, GroupArgs, GroupVerb, LettersArgs, NewestFirst, PublishArgs,
     ReplayEventsArgs, StreamVerb, TrimArgs, ViewArgs,
 };
+use crate::client::Credentials;
 use crate::units;
 
 /// Where a node's HTTP API is looked for unless told otherwise.
@@ -67,12 +69,24 @@ pub(crate) struct Global {
     /// File whose first line is the bearer token for the HTTP API
     #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_TOKEN_FILE", hide_env_values = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// Authorities whose certificates count for https URLs (PEM). Default: those that the system trusts
+    #[arg(long, global = true, value_name = "FILE", env = "TIDINGS_CA_FILE", hide_env_values = true)]
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 impl Global {
     /// HTTP API of the node to speak to. A variable that is empty is as good as none.
     pub(crate) fn url(&self) -> &str {
         if self.url.is_empty() { URL_DEFAULT } else { &self.url }
+    }
+
+    /// What clients show, and whom they believe. A variable that is empty is as good as none.
+    pub(crate) fn credentials(&self) -> Credentials<'_> {
+        let is_given = |file: &&Path| !file.as_os_str().is_empty();
+        Credentials {
+            token_file: self.token_file.as_deref().filter(is_given),
+            ca_file: self.ca_file.as_deref().filter(is_given),
+        }
     }
 }
 
@@ -96,7 +110,8 @@ pub(crate) enum Verb {
     /// Run a node as a process of its own
     #[command(
         after_help = "Example:\n  tidings node --config n1.toml\n\nSIGTERM or the first Ctrl-C shuts down cleanly \
-        (exit 0); a second one ends at once (exit 130). SIGHUP reads the certificates and tls.denied again."
+        (exit 0); a second one ends at once (exit 130). SIGHUP reads the certificates, tls.denied and the tokens \
+        again."
     )]
     Node(NodeArgs),
     /// Write configuration and certificates for a first node, or for another one of the same cluster
@@ -107,6 +122,9 @@ pub(crate) enum Verb {
     /// Make and inspect the certificates of a cluster
     #[command(subcommand)]
     Certs(CertsVerb),
+    /// Make tokens for the HTTP API
+    #[command(subcommand)]
+    Token(TokenVerb),
     /// Check, show and explain configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -235,6 +253,29 @@ pub(crate) enum CertsVerb {
     },
 }
 
+/// Verbs about tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenVerb {
+    /// Print a new token, once, and the line by which a node knows it
+    #[command(
+        after_help = "Example:\n  tidings token create --role operator --name deploy\n\nThe token goes to whoever \
+        uses it, in a file for --token-file. The line goes to the file that http.token_file names on every node that \
+        is to know the token; nodes read it again when it changes. Mode 0600 for both.\n\nRoles: a viewer looks, an \
+        operator works with caches and streams, an admin does everything, also what cannot be undone."
+    )]
+    Create {
+        /// What its holder may do: viewer, operator or admin
+        #[arg(long, value_parser = role)]
+        role: Role,
+        /// By what name the audit log knows it. Default: the role and eight random letters
+        #[arg(long, value_parser = cluster)]
+        name: Option<String>,
+        /// Lets it see values and payloads as well: whoever reads caches or consumes streams needs that
+        #[arg(long)]
+        payloads: bool,
+    },
+}
+
 /// Verbs about configuration.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
@@ -279,7 +320,7 @@ pub(crate) enum CheckVerb {
 
 /// Whether a command line is that of a probe, even if the rest of it makes no sense: its exit codes mean other things.
 pub(crate) fn is_probe(arguments: impl Iterator<Item = OsString>) -> bool {
-    const WITH_VALUES: [&str; 3] = ["--color", "--url", "--token-file"];
+    const WITH_VALUES: [&str; 4] = ["--color", "--url", "--token-file", "--ca-file"];
     let mut arguments = arguments.skip(1);
     while let Some(argument) = arguments.next() {
         if WITH_VALUES.iter().any(|option| argument == *option) {
@@ -289,6 +330,10 @@ pub(crate) fn is_probe(arguments: impl Iterator<Item = OsString>) -> bool {
         }
     }
     false
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    Role::parse(text).ok_or_else(|| "write viewer, operator or admin".to_owned())
 }
 
 fn cluster(name: &str) -> Result<String, InvalidName> {

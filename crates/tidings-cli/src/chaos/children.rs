@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::relay::{Cuts, Relay};
-use crate::client::Client;
+use crate::client::{Client, Credentials};
 use crate::exit::{Exit, Failure};
 use crate::files::{self, Draft, Present};
 use crate::units;
@@ -110,7 +110,7 @@ impl Children {
             let configuration = all.directory.write(settings, &authority, node, ports, &fronts)?;
             let process = spawn(&configuration, all.verbose)?;
             all.nodes.push(ChildNode { configuration, process });
-            all.clients.push(Client::new(&format!("http://{}", ports.http), None)?);
+            all.clients.push(Client::new(&format!("http://{}", ports.http), Credentials::default())?);
         }
         all.ready().await?;
         Ok(all)

@@ -16,7 +16,7 @@ impl Address {
     /// Reads a URL such as `http://127.0.0.1:7480`.
     ///
     /// # Errors
-    /// It is not an http URL.
+    /// It is neither an http nor an https URL.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             Failure::new(Exit::Usage, format!("{:?} is not the URL of a node: {why}", redacted(text)))
@@ -24,10 +24,14 @@ impl Address {
         let url =
             Url::parse(text).map_err(|error| wrong(&error.to_string()).hint("write http://HOST:PORT"))?;
         match url.scheme() {
-            "http" if url.has_host() => Ok(Self(url)),
-            "https" => Err(wrong("HTTPS is not available in this release").hint("write http://HOST:PORT")),
-            _ => Err(wrong("it does not start with http://").hint("write http://HOST:PORT")),
+            "http" | "https" if url.has_host() => Ok(Self(url)),
+            _ => Err(wrong("it starts with neither http:// nor https://").hint("write http://HOST:PORT")),
         }
+    }
+
+    /// Whether what goes there is encrypted, and the other end is known by its certificate.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.0.scheme() == "https"
     }
 
     /// Whether it is this machine's own.
@@ -146,8 +150,10 @@ mod tests {
 
     #[test]
     fn only_http_urls_are_accepted() {
-        for text in ["", "127.0.0.1:7480", "https://127.0.0.1:7480", "ftp://x", "http://"] {
+        for text in ["", "127.0.0.1:7480", "ftp://x", "http://", "https://"] {
             assert_eq!(Address::parse(text).unwrap_err().exit(), Exit::Usage, "{text}");
         }
+        assert!(Address::parse("https://127.0.0.1:7480").unwrap().is_encrypted());
+        assert!(!Address::parse("http://127.0.0.1:7480").unwrap().is_encrypted());
     }
 }

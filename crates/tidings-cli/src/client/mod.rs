@@ -4,11 +4,13 @@ mod address;
 mod call;
 mod problem;
 mod sse;
+mod trust;
 
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use reqwest::redirect::Policy;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
@@ -34,6 +36,15 @@ pub(crate) struct Client {
     http: reqwest::Client,
     address: Address,
     token: Option<String>,
+}
+
+/// What a client shows, and whom it believes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Credentials<'a> {
+    /// File whose first line is the token.
+    pub(crate) token_file: Option<&'a Path>,
+    /// Authorities of nodes with HTTPS; else those that the system trusts.
+    pub(crate) ca_file: Option<&'a Path>,
 }
 
 /// What a node holds for a key.
@@ -87,25 +98,33 @@ pub(crate) struct Put {
 }
 
 impl Client {
-    /// A client for the node at a URL, with the token that the first line of a file holds.
+    /// A client for the node at a URL.
     ///
     /// # Errors
-    /// The URL or the token file cannot be used.
-    pub(crate) fn new(url: &str, token_file: Option<&Path>) -> Result<Self, Failure> {
-        let http = reqwest::Client::builder()
+    /// The URL or a file cannot be used.
+    pub(crate) fn new(url: &str, with: Credentials<'_>) -> Result<Self, Failure> {
+        let address = Address::parse(url)?;
+        let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            // An answer that leads elsewhere is none of a node's API, and a token is not for elsewhere.
+            .redirect(Policy::none())
             // Nodes are on this machine or near it: a proxy of the environment is not meant for them.
-            .no_proxy()
+            .no_proxy();
+        if address.is_encrypted() {
+            builder = trust::roots(with.ca_file)?
+                .into_iter()
+                .fold(builder, reqwest::ClientBuilder::add_root_certificate);
+        }
+        let http = builder
             .build()
             .map_err(|error| Failure::new(Exit::Failed, format!("cannot set up the HTTP client: {error}")))?;
-        let address = Address::parse(url)?;
-        let token = token_file.map(token_in).transpose()?;
+        let token = with.token_file.map(token_in).transpose()?;
         Ok(Self { http, address, token })
     }
 
     /// Whether it sends a token over a network in clear text.
     pub(crate) fn exposes_token(&self) -> bool {
-        self.token.is_some() && !self.address.is_loopback()
+        self.token.is_some() && !self.address.is_loopback() && !self.address.is_encrypted()
     }
 
     /// The address it speaks to.

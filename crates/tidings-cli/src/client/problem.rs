@@ -49,6 +49,7 @@ fn read(status: StatusCode, body: &[u8]) -> Problem {
 pub(super) fn failure_of(problem: &Problem) -> Failure {
     let exit = match problem.status {
         401 | 403 | 421 => Exit::Refused,
+        429 if problem.code == "too_many_failures" => Exit::Refused,
         404 | 410 => Exit::NotFound,
         409 | 412 => Exit::Conflict,
         408 | 502..=504 => Exit::Unreachable,
@@ -62,7 +63,10 @@ pub(super) fn failure_of(problem: &Problem) -> Failure {
         ("unknown_topic", _) => failure.hint("`tidings stream ls` lists the node's topics"),
         ("unknown_group", _) => failure.hint("`tidings group add` makes one"),
         ("not_configured", _) => failure.hint("the node's configuration has no section for this"),
-        (_, 401 | 403) => failure.hint("pass a token with --token-file"),
+        (_, 401) => failure.hint("pass a token that the node knows with --token-file"),
+        ("forbidden" | "payloads_forbidden", _) => {
+            failure.hint("--token-file names the token; `tidings token create` makes one that may")
+        }
         (_, 421) => {
             failure.hint("use the address that the node listens on, or add the host to http.allowed_hosts")
         }
@@ -78,6 +82,11 @@ pub(super) fn unreachable(address: &Address, error: &reqwest::Error) -> Failure 
     while let Some(source) = cause.source() {
         cause = source;
     }
+    if let Some(refused) = tls_failure(error) {
+        let message = format!("{address} is not trusted: {refused}");
+        let hint = "--ca-file or TIDINGS_CA_FILE names the authority of the node's certificate; it has to name the host";
+        return Failure::new(Exit::Refused, plain(&message)).hint(hint);
+    }
     let failure = if error.is_timeout() {
         Failure::new(Exit::Unreachable, format!("{address} did not answer in time"))
     } else if error.is_builder() {
@@ -86,6 +95,15 @@ pub(super) fn unreachable(address: &Address, error: &reqwest::Error) -> Failure 
         Failure::new(Exit::Unreachable, format!("cannot reach {address}: {cause}"))
     };
     failure.hint("is the node running, and its [http] section set? --url or TIDINGS_URL names another")
+}
+
+/// What TLS has to object, if that is why there is no answer.
+fn tls_failure(error: &reqwest::Error) -> Option<&rustls::Error> {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).find_map(|error| {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
+    })
 }
 
 #[cfg(test)]

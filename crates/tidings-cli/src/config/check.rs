@@ -1,5 +1,7 @@
 //! What single values cannot show: missing ones, contradictions, files, and what this release cannot do.
 
+mod http;
+
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -28,7 +30,7 @@ pub(super) fn whole(values: &Values, directory: &Path, findings: &mut Vec<Findin
     let mut judge = Judge { values, findings };
     judge.cluster();
     judge.identity(directory);
-    judge.http();
+    judge.http(directory);
     judge.coherence();
     for index in 0..values.count("cache") {
         judge.cache(index);
@@ -121,11 +123,13 @@ impl<'a> Judge<'a> {
                 "`tidings certs inspect` shows what a certificate says, `tidings certs issue` makes one";
             self.error(path, &chain(&error), help);
         }
-        let key = file("tls.key");
+        self.private("tls.key", &file("tls.key"));
+    }
+
+    /// A warning, if others than its owner can read a private key.
+    fn private(&mut self, path: &str, key: &Path) {
         if key.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0) {
-            let finding = Finding::warning("tls.key", "others than its owner can read the private key");
-            let help = format!("chmod 600 {}", key.display());
-            self.findings.push(finding.at(self.values.line("tls.key")).help(help));
+            self.warning(path, "others than its owner can read the private key", &chmod(key));
         }
     }
 
@@ -134,6 +138,10 @@ impl<'a> Judge<'a> {
             self.error(path, "is needed beside the other certificate files", "`tidings certs` makes them");
             return;
         };
+        self.readable(path, name, directory);
+    }
+
+    fn readable(&mut self, path: &str, name: &str, directory: &Path) {
         let file = directory.join(name);
         // Opening is the only honest test of whether it can be read.
         if let Err(error) = File::open(&file).and_then(|file| file.metadata()).and_then(|metadata| {
@@ -144,7 +152,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn http(&mut self) {
+    fn http(&mut self, directory: &Path) {
         let Some(listen) = self.text("http.listen") else {
             if self.values.has_table("http") {
                 let finding = Finding::warning("http.listen", "is not set: there will be no HTTP API");
@@ -153,16 +161,7 @@ impl<'a> Judge<'a> {
             }
             return;
         };
-        if !is_loopback(listen) {
-            let message = format!(
-                "{listen} is not a loopback address: it would need TLS and a token, which this release lacks"
-            );
-            self.error(
-                "http.listen",
-                &message,
-                "listen on 127.0.0.1 or [::1], behind a proxy that authenticates if needed",
-            );
-        }
+        http::judge(self, listen, directory);
     }
 
     fn coherence(&mut self) {
@@ -276,10 +275,6 @@ impl<'a> Judge<'a> {
                     let message = "not available in this release: it has no effect";
                     self.findings.push(Finding::warning(path.as_str(), message).at(line));
                 }
-                State::Refused => {
-                    let message = "not available in this release, and going on without it would be unsafe";
-                    self.findings.push(Finding::error(path.as_str(), message).at(line).help("remove it"));
-                }
             }
         }
     }
@@ -298,6 +293,10 @@ impl<'a> Judge<'a> {
         }
     }
 
+    fn warning(&mut self, path: &str, message: &str, help: &str) {
+        self.findings.push(Finding::warning(path, message).at(self.values.line(path)).help(help));
+    }
+
     fn error(&mut self, path: &str, message: &str, help: &str) {
         self.findings.push(Finding::error(path, message).at(self.values.line(path)).help(help));
     }
@@ -305,6 +304,10 @@ impl<'a> Judge<'a> {
     fn text(&self, path: &str) -> Option<&'a str> {
         text_of(self.values, path)
     }
+}
+
+fn chmod(file: &Path) -> String {
+    format!("chmod 600 {}", file.display())
 }
 
 fn text_of<'a>(values: &'a Values, path: &str) -> Option<&'a str> {

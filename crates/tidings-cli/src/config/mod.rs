@@ -171,9 +171,18 @@ mod tests {
     }
 
     #[test]
-    fn what_would_be_unsafe_to_ignore_is_an_error() {
-        let found = errors(&format!("{SOUND}[http]\nlisten = \"127.0.0.1:1\"\ntoken_file = \"t\"\n"));
-        assert!(found[0].starts_with("http.token_file (line 8): not available in this release"), "{found:?}");
+    fn an_address_that_others_can_reach_needs_tls_and_tokens() {
+        let with = |more: &str| errors(&format!("{SOUND}[http]\nlisten = \"0.0.0.0:1\"\n{more}"));
+        for more in ["", "token_file = \"t\"\n", "tls_cert = \"c\"\ntls_key = \"k\"\n"] {
+            let found = with(more);
+            assert!(found.iter().any(|text| text.starts_with("http.listen (line 7)")), "{more}: {found:?}");
+        }
+        let all = with("token_file = \"t\"\ntls_cert = \"c\"\ntls_key = \"k\"\n");
+        assert!(!all.iter().any(|text| text.starts_with("http.listen")), "{all:?}");
+        assert!(all[0].starts_with("http.token_file (line 8): cannot read /nonexistent/t"), "{all:?}");
+        assert!(all[1].starts_with("http.tls_cert (line 9): cannot read /nonexistent/c"), "{all:?}");
+        let alone = errors(&format!("{SOUND}[http]\nlisten = \"127.0.0.1:1\"\ntls_cert = \"c\"\n"));
+        assert!(alone[0].starts_with("http.tls_key: is needed beside tls_cert"), "{alone:?}");
     }
 
     proptest::proptest! {

@@ -62,8 +62,6 @@ pub(crate) enum State {
     Works,
     /// It is understood and has no effect yet: a warning.
     Later,
-    /// Going on without it would be unsafe: an error.
-    Refused,
 }
 
 const fn works(path: &'static str, kind: Kind, default: &'static str, doc: &'static str) -> Setting {
@@ -76,10 +74,6 @@ const fn unset(path: &'static str, kind: Kind, example: &'static str, doc: &'sta
 
 const fn later(setting: Setting) -> Setting {
     Setting { state: State::Later, ..setting }
-}
-
-const fn refused(setting: Setting) -> Setting {
-    Setting { state: State::Refused, ..setting }
 }
 
 const ANY: Kind = Kind::Count(0, u64::MAX);
@@ -154,25 +148,41 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "http.listen",
         Kind::Address,
         "\"127.0.0.1:7481\"",
-        "TCP address of the API; loopback only in this release.",
+        "TCP address of the API; one that is no loopback address needs the three below.",
     ),
-    refused(unset("http.token_file", Kind::Path, "\"tokens\"", "File of hashed bearer tokens.")),
-    refused(unset("http.tls_cert", Kind::Path, "\"http.pem\"", "Certificate for HTTPS.")),
-    refused(unset("http.tls_key", Kind::Path, "\"http.key\"", "Private key for HTTPS.")),
+    unset(
+        "http.token_file",
+        Kind::Path,
+        "\"tokens\"",
+        "Hashes of the tokens that callers need, by `tidings token create`; read again when it changes.",
+    ),
+    unset("http.tls_cert", Kind::Path, "\"http.pem\"", "Certificate for HTTPS; read again when it changes."),
+    unset("http.tls_key", Kind::Path, "\"http.key\"", "Private key for HTTPS."),
     works(
         "http.allowed_hosts",
         Kind::Texts,
         "[]",
-        "Host names that requests may use besides the listen address.",
+        "Host names that requests may use besides the address they come to.",
     ),
-    later(works("http.open_health_and_metrics", Kind::Flag, "true", "Health and metrics without a token.")),
-    later(works(
+    works("http.open_health_and_metrics", Kind::Flag, "true", "Health and metrics without a token."),
+    works(
         "http.allow_destructive_actions",
         Kind::Flag,
         "false",
-        "Buttons of the dashboard that destroy.",
-    )),
-    later(works("http.allow_payloads", Kind::Flag, "true", "Whether the dashboard shows values.")),
+        "Whether a browser's session may do what cannot be undone.",
+    ),
+    works(
+        "http.allow_payloads",
+        Kind::Flag,
+        "true",
+        "Whether anybody sees values and payloads: with a token that has the permission.",
+    ),
+    unset(
+        "http.audit_file",
+        Kind::Path,
+        "\"audit.jsonl\"",
+        "Gets a line of JSON for whatever somebody does; opened anew on SIGHUP.",
+    ),
     later(works("http.dashboard", Kind::Flag, "true", "The dashboard.")),
     later(works("http.base_path", Kind::Text, "\"/\"", "Where a reverse proxy puts the dashboard.")),
     later(works("http.page_size", SOME, "50", "Rows of a page.")),

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tidings_http::TlsFiles;
 use tidings_proto::id::{Lanes, NodeId};
 
 use super::source::Values;
@@ -63,11 +64,17 @@ pub(crate) enum Identity {
 
 /// The HTTP API.
 #[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each is the setting of its name")]
 pub(crate) struct Http {
-    /// TCP address, loopback.
     pub(crate) listen: String,
-    /// Host names that requests may use besides.
+    pub(crate) token_file: Option<PathBuf>,
+    /// Certificate and key.
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) open_health_and_metrics: bool,
+    pub(crate) allow_destructive_actions: bool,
+    pub(crate) allow_payloads: bool,
+    pub(crate) audit_file: Option<PathBuf>,
 }
 
 /// What a hit may be.
@@ -134,7 +141,7 @@ impl Config {
             Identity::Files { ca: path("tls.ca")?, cert: path("tls.cert")?, key: path("tls.key")? }
         };
         let http = match get.text("http.listen") {
-            Some(listen) => Some(Http { listen, allowed_hosts: get.list("http.allowed_hosts")? }),
+            Some(listen) => Some(http(&get, listen, directory)?),
             None => None,
         };
         Some(Self {
@@ -159,6 +166,20 @@ impl Config {
             log: get.text("telemetry.log")?,
         })
     }
+}
+
+fn http(get: &Getter<'_>, listen: String, directory: &Path) -> Option<Http> {
+    let path = |key: &str| get.text(key).map(|name| directory.join(name));
+    Some(Http {
+        listen,
+        token_file: path("http.token_file"),
+        tls: path("http.tls_cert").zip(path("http.tls_key")).map(|(cert, key)| TlsFiles { cert, key }),
+        allowed_hosts: get.list("http.allowed_hosts")?,
+        open_health_and_metrics: get.flag("http.open_health_and_metrics")?,
+        allow_destructive_actions: get.flag("http.allow_destructive_actions")?,
+        allow_payloads: get.flag("http.allow_payloads")?,
+        audit_file: path("http.audit_file"),
+    })
 }
 
 fn coherence(get: &Getter<'_>, directory: &Path) -> Option<Coherence> {

@@ -105,7 +105,7 @@ async fn serve(
     for (node, index) in nodes.nodes().iter().zip(0_u16..) {
         let port = if first_port == 0 { 0 } else { first_port + index };
         let options = api::options(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), log_level);
-        let url = format!("http://{}", servers.add(node, options).await?);
+        let url = format!("http://{}", servers.add(node, options).await?.0);
         output.note(format!("{}  {url}  {} (QUIC, mutual TLS)", node.origin().node, node.address()));
         urls.push(url);
     }

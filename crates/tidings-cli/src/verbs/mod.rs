@@ -16,6 +16,7 @@ pub(crate) mod init;
 pub(crate) mod node;
 pub(crate) mod replay;
 pub(crate) mod stream;
+pub(crate) mod token;
 pub(crate) mod watch;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
         Verb::Node(args) => node::run(&args, output).await,
         Verb::Init(args) => init::run(&args, output),
         Verb::Certs(verb) => certs::run(&verb, output),
+        Verb::Token(verb) => token::run(&verb, output),
         Verb::Config(verb) => config::run(&verb, output).await,
         Verb::Members => cluster::members(&client(global, output)?, output).await,
         Verb::Status => cluster::status(&client(global, output)?, output).await,
@@ -56,7 +58,7 @@ pub(crate) async fn run(cli: Cli, output: &Output) -> Result<ExitCode, Failure> 
 }
 
 fn client(global: &Global, output: &Output) -> Result<Client, Failure> {
-    let client = Client::new(global.url(), global.token_file.as_deref())?;
+    let client = Client::new(global.url(), global.credentials())?;
     if client.exposes_token() {
         output.warn(format!("the token goes to {} in clear text", client.address()));
     }

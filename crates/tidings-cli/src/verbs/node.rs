@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidings::{IdentityError, Node, NotReady};
-use tidings_http::{LogLevel, Options};
+use tidings_http::{LogLevel, Options, Reloader};
 use tokio::time::interval;
 
 use crate::api::{self, Servers};
@@ -44,8 +44,9 @@ pub(crate) async fn run(args: &NodeArgs, output: &Output) -> Result<(), Failure>
     let result = async {
         open_caches(&node, config)?;
         let http = serve_http(&node, config, &judged.values, &log_level, &mut servers).await?;
-        greet(&node, http, output)?;
-        serve(&node, args, config, &mut signals, output).await
+        greet(&node, config, http.as_ref().map(|(address, _)| *address), output)?;
+        let running = Running { node: &node, http: http.map(|(_, reloader)| reloader) };
+        serve(&running, args, config, &mut signals, output).await
     }
     .await;
     signals.patiently(servers.stop()).await?;
@@ -74,14 +75,16 @@ async fn serve_http(
     values: &Values,
     log_level: &Arc<LogLevel>,
     servers: &mut Servers,
-) -> Result<Option<SocketAddr>, Failure> {
+) -> Result<Option<(SocketAddr, Reloader)>, Failure> {
     let Some(http) = &config.http else { return Ok(None) };
     let listen = api::resolve("http.listen", &http.listen).await?;
-    if !listen.ip().is_loopback() {
-        let message = format!("http.listen: {} is {listen}, which is not a loopback address", http.listen);
-        return Err(Failure::new(Exit::Configuration, message));
-    }
     let options = Options {
+        tls: http.tls.clone(),
+        token_file: http.token_file.clone(),
+        open_health_and_metrics: http.open_health_and_metrics,
+        allow_payloads: http.allow_payloads,
+        allow_destructive_actions: http.allow_destructive_actions,
+        audit_file: http.audit_file.clone(),
         allowed_hosts: http.allowed_hosts.clone(),
         drains: true,
         configuration: Some(config::document(values)),
@@ -91,11 +94,19 @@ async fn serve_http(
     servers.add(node, options).await.map(Some)
 }
 
+/// What runs, and what it reads again when it is told to.
+struct Running<'a> {
+    node: &'a Node,
+    http: Option<Reloader>,
+}
+
 /// Says where the node listens.
-fn greet(node: &Node, http: Option<SocketAddr>, output: &Output) -> Result<(), Failure> {
+fn greet(node: &Node, config: &Config, http: Option<SocketAddr>, output: &Output) -> Result<(), Failure> {
     let origin = node.origin();
     let (name, address) = (origin.node.as_str(), node.address());
-    let http = http.map(|address| format!("http://{address}"));
+    let has_tls = config.http.as_ref().is_some_and(|http| http.tls.is_some());
+    let scheme = if has_tls { "https" } else { "http" };
+    let http = http.map(|address| format!("{scheme}://{address}"));
     if output.is_json() {
         return output
             .json(&json!({ "cluster": node.cluster(), "node": name, "address": address, "http": http }));
@@ -106,12 +117,13 @@ fn greet(node: &Node, http: Option<SocketAddr>, output: &Output) -> Result<(), F
 
 /// Says when the node is ready, and waits until it is told to stop or can no longer take part.
 async fn serve(
-    node: &Node,
+    running: &Running<'_>,
     args: &NodeArgs,
     config: &Config,
     signals: &mut Signals,
     output: &Output,
 ) -> Result<(), Failure> {
+    let node = running.node;
     let readiness = tokio::select! {
         readiness = node.ready(config.cluster.ready_timeout) => readiness,
         () = signals.stop() => return Ok(()),
@@ -129,7 +141,7 @@ async fn serve(
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop => return Ok(()),
-                Told::Hangup => reload(node, &args.config).await,
+                Told::Hangup => reload(running, &args.config).await,
             },
             _ = look.tick() => {}
         }
@@ -142,8 +154,12 @@ async fn serve(
     }
 }
 
-/// Reads the certificates and the deny list again. What cannot be used changes nothing.
-async fn reload(node: &Node, file: &Path) {
+/// Reads the certificates, the deny list and the tokens again. What cannot be used changes nothing.
+async fn reload(Running { node, http }: &Running<'_>, file: &Path) {
+    match http.as_ref().map_or(Ok(()), Reloader::reload) {
+        Ok(()) => tracing::info!("what the HTTP API reads was reloaded"),
+        Err(errors) => errors.iter().for_each(|error| tracing::error!("{}", chain(error))),
+    }
     let judged = match config::load(file).await {
         Ok(judged) => judged,
         Err(failure) => return tracing::error!("nothing was reloaded: {failure}"),

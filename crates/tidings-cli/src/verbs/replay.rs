@@ -81,7 +81,7 @@ async fn over_http(
     output: &Output,
 ) -> Result<Completed, Failure> {
     let clients: Result<Vec<Client>, Failure> =
-        args.urls.iter().map(|url| Client::new(url, global.token_file.as_deref())).collect();
+        args.urls.iter().map(|url| Client::new(url, global.credentials())).collect();
     let nodes = HttpNodes::prepare(clients?, &args.cache, args.load.capacity).await?;
     let run = Run::new(nodes, settings(args, WORKERS_HTTP));
     let completed = complete(&run, workload, args, output, ready(Ok(()))).await;

@@ -38,7 +38,7 @@ fn a_command_line_without_sense_exits_2() {
         &["demo", "--nodes", "0"],
         &["forget", "no spaces"],
         &["members", "--url", "127.0.0.1:7480"],
-        &["members", "--url", "https://127.0.0.1:7480"],
+        &["members", "--url", "ftp://127.0.0.1:7480"],
         &["cache", "get", "users", ".."],
     ] {
         let ran = run(arguments).exits(2);

@@ -11,5 +11,6 @@ mod http;
 mod nats;
 mod redis;
 mod replay;
+mod secured;
 mod streams;
 mod support;
