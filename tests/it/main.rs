@@ -2,6 +2,7 @@
 
 mod architecture;
 mod clocks;
+mod consumers;
 mod crashes;
 mod cuts;
 mod deploy;

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 
 /// Runs a verb; a signal ends it, and whatever it has started, unless it has a clean way to shut down.
 async fn interruptible(cli: Cli, output: &Output) -> Result<ExitCode, Failure> {
-    let shuts_down_itself = matches!(cli.verb, Verb::Demo(_) | Verb::Node(_));
+    let shuts_down_itself = matches!(cli.verb, Verb::Consume(_) | Verb::Demo(_) | Verb::Node(_));
     let run = verbs::run(cli, output);
     if shuts_down_itself {
         return run.await;

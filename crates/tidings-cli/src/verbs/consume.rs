@@ -1,5 +1,6 @@
 //! `consume`: taking the events of a topic for a group.
 
+use std::future::Future;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -10,13 +11,14 @@ use serde_json::{Value as Json, json};
 use tidings::streams::RECEIVE_EVENTS_MAX;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::time::{Instant, interval_at};
+use tokio::time::{Instant, interval_at, timeout};
 
 use super::stream::{cell, excerpt, get, items};
 use crate::args::ConsumeArgs;
 use crate::client::{Call, Client};
 use crate::exit::{Exit, Failure};
 use crate::output::{Output, plain};
+use crate::signals::Signals;
 use crate::units;
 
 /// How long one request waits for events.
@@ -24,6 +26,9 @@ const WAIT: Duration = Duration::from_secs(20);
 
 /// How long events may take where the node does not say.
 const IDLE: Duration = Duration::from_secs(30);
+
+/// How long an answer that is on its way is waited for once the program is told to stop: what it brings was taken.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What became of the events.
 #[derive(Debug, Default)]
@@ -33,7 +38,38 @@ struct Counts {
     failed: u64,
 }
 
-/// Takes events until there were enough, or none for long enough.
+/// Being told to stop: what was taken is finished first, unless that is said again.
+struct Stop {
+    signals: Signals,
+    told: bool,
+}
+
+impl Stop {
+    /// An answer, unless the program is told to stop and none is on its way.
+    async fn last<F: Future>(&mut self, answer: F) -> Option<F::Output> {
+        tokio::pin!(answer);
+        tokio::select! {
+            biased;
+            answered = &mut answer => return Some(answered),
+            _ = self.signals.next() => self.told = true,
+        }
+        timeout(LAST_ANSWER, answer).await.ok()
+    }
+
+    /// Finishes what was begun. Told to stop again, it does not.
+    async fn finish<F: Future>(&mut self, work: F) -> Result<F::Output, Failure> {
+        tokio::pin!(work);
+        if !self.told {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                _ = self.signals.next() => self.told = true,
+            }
+        }
+        self.signals.patiently(work).await
+    }
+}
+
+/// Takes events until there were enough, or none for long enough, or the program is told to stop.
 pub(crate) async fn run(args: &ConsumeArgs, client: &Client, output: &Output) -> Result<(), Failure> {
     if !(1..=RECEIVE_EVENTS_MAX).contains(&args.batch) {
         return Err(Failure::new(Exit::Usage, format!("--batch is from 1 to {RECEIVE_EVENTS_MAX}")));
@@ -53,12 +89,14 @@ pub(crate) async fn run(args: &ConsumeArgs, client: &Client, output: &Output) ->
     }
     let mut counts = Counts::default();
     let mut heard = Instant::now();
-    while args.max.is_none_or(|max| counts.taken < max) {
+    let mut stop = Stop { signals: Signals::listen()?, told: false };
+    while !stop.told && args.max.is_none_or(|max| counts.taken < max) {
         let left = args.max.map_or(u64::MAX, |max| max - counts.taken);
         let most = args.batch.min(usize::try_from(left).unwrap_or(usize::MAX));
         let wait = args.wait.map_or(WAIT, |wait| wait.saturating_sub(heard.elapsed()).min(WAIT));
         let what = json!({ "max": most, "wait": units::show_duration(wait), "consumer": args.consumer });
-        let taken = group.post("receive", &what, wait).await?.0;
+        let Some(taken) = stop.last(group.post("receive", &what, wait)).await else { break };
+        let taken = taken?.0;
         let events = items(&taken, "events");
         if events.is_empty() {
             if args.wait.is_some_and(|wait| heard.elapsed() >= wait) {
@@ -67,18 +105,30 @@ pub(crate) async fn run(args: &ConsumeArgs, client: &Client, output: &Output) ->
             continue;
         }
         counts.taken += events.len() as u64;
-        if args.auto_ack {
-            counts.acked += group.ack(events, output).await?;
-        }
-        match &args.exec {
-            Some(command) => handle(&group, args, (command, idle_time), events, &mut counts, output).await?,
-            None => events.iter().try_for_each(|event| print(event, output))?,
-        }
+        stop.finish(settle(&group, args, idle_time, events, &mut counts, output)).await??;
         heard = Instant::now();
     }
     let Counts { taken, acked, failed } = counts;
     output.note(format!("{taken} events, {acked} acknowledged, {failed} failed"));
     Ok(())
+}
+
+/// Does what is to be done with events that were taken.
+async fn settle(
+    group: &Group<'_>,
+    args: &ConsumeArgs,
+    idle_time: Duration,
+    events: &[Json],
+    counts: &mut Counts,
+    output: &Output,
+) -> Result<(), Failure> {
+    if args.auto_ack {
+        counts.acked += group.ack(events, output).await?;
+    }
+    match &args.exec {
+        Some(command) => handle(group, args, (command, idle_time), events, counts, output).await,
+        None => events.iter().try_for_each(|event| print(event, output)),
+    }
 }
 
 /// A group of a topic, at a node.

@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value as Json, json};
+use tokio::time::Instant;
 
 use crate::cluster::Node;
-use crate::support::{Ran, ran, run, tidings};
+use crate::support::{DEADLINE, Ran, ran, run, tidings, until};
 
 /// A configuration with streams, and where their store is.
 struct Scene {
@@ -103,6 +105,51 @@ fn events_go_through_a_command_that_acknowledges_or_fails_them() {
         node.ask(&["consume", "orders", "--group", "g", "--wait", "0s", "--auto-ack", "--json"]).exits(0);
     assert_eq!(events(&again.stdout)[0]["payload"], "bad");
     node.ask(&["dlq", "view", id]).exits(3);
+    stops(node);
+}
+
+#[test]
+fn a_consumer_that_is_told_to_stop_finishes_what_it_has_and_leaves_nothing_pending() {
+    let scene = Scene::new();
+    let node = scene.start();
+    ["a", "b", "c"].map(|payload| publish(&node, payload));
+    let file = |name: &str| scene.path().join(name);
+    let command = format!(
+        "touch {}; while [ ! -e {} ]; do sleep 0.02; done",
+        file("begun").display(),
+        file("go").display()
+    );
+    let mut consume = tidings();
+    consume
+        .args(["consume", "orders", "--group", "g", "--batch", "1", "--exec", &command, "--url", &node.url]);
+    let child = consume.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the first event is being handled", DEADLINE, || file("begun").exists().then_some(()));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    std::fs::write(file("go"), "").unwrap();
+    let ended = ran(child.wait_with_output().unwrap()).exits(0);
+    assert!(ended.stderr.contains("1 events, 1 acknowledged, 0 failed"), "{ended:?}");
+    let group = node.ask(&["group", "ls", "orders", "--json"]).exits(0).json()["groups"][0].clone();
+    assert_eq!((&group["pending"], &group["lag"]), (&json!(0), &json!(2)), "{group}");
+    stops(node);
+}
+
+#[test]
+fn a_consumer_that_waits_ends_at_once_when_it_is_told_to_stop() {
+    let scene = Scene::new();
+    let node = scene.start();
+    let mut consume = tidings();
+    consume.args(["consume", "orders", "--group", "g", "--auto-ack", "--url", &node.url]);
+    let child = consume.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It waits for events once its group is there.
+    until("it waits", DEADLINE, || {
+        let groups = node.ask(&["group", "ls", "orders", "--json"]);
+        (groups.code == 0 && groups.stdout.contains("\"g\"")).then_some(())
+    });
+    let begun = Instant::now();
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let ended = ran(child.wait_with_output().unwrap()).exits(0);
+    assert!(ended.stderr.contains("0 events"), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waited for its answer");
     stops(node);
 }
 

@@ -43,7 +43,7 @@
 //!   `an_event_that_failed_comes_back_after_its_wait`
 //! - what a consumer had that was killed goes to another of its group:
 //!   `what_nobody_settles_goes_to_another_consumer`,
-//!   `on_redis::killed::what_a_killed_consumer_had_goes_to_another`
+//!   `on_redis::killed::what_a_killed_consumer_had_goes_to_another`, processes: `tests/it/consumers.rs`
 //! - settling is explicit, acknowledging by itself is asked for, a stale or unknown delivery is a value:
 //!   `consuming::automatic_acknowledgement_comes_before_the_handler`, `a_word_about_an_earlier_delivery_is_stale`,
 //!   `what_is_not_there_is_said_to_be_unknown`, `an_extended_delivery_stays_where_it_is`
@@ -66,7 +66,8 @@
 //!   nothing pending:
 //!   `no_more_events_come_than_asked_for`, `consuming::a_consumer_ends_after_as_many_deliveries_as_it_may_take`,
 //!   `consuming::a_consumer_ends_when_nothing_comes_any_more`,
-//!   `consuming::stopping_lets_handlers_finish_and_leaves_nothing_pending`
+//!   `consuming::stopping_lets_handlers_finish_and_leaves_nothing_pending`, `cli:
+//!   a_consumer_that_is_told_to_stop_finishes_what_it_has_and_leaves_nothing_pending`
 //! - names with dots and of any script; an unknown topic of a strict store is refused before anything is asked:
 //!   `name: names_with_dots_and_of_any_script_are_names`, `settings:
 //!   a_strict_store_has_only_configured_topics_dots_included`,
