@@ -112,7 +112,9 @@ fn events_go_through_a_command_that_acknowledges_or_fails_them() {
 fn a_consumer_that_is_told_to_stop_finishes_what_it_has_and_leaves_nothing_pending() {
     let scene = Scene::new();
     let node = scene.start();
-    ["a", "b", "c"].map(|payload| publish(&node, payload));
+    for payload in ["a", "b", "c"] {
+        publish(&node, payload);
+    }
     let file = |name: &str| scene.path().join(name);
     let command = format!(
         "touch {}; while [ ! -e {} ]; do sleep 0.02; done",
