@@ -98,12 +98,13 @@ pub(super) fn unreachable(address: &Address, error: &reqwest::Error) -> Failure 
 }
 
 /// What TLS has to object, if that is why there is no answer.
-fn tls_failure(error: &reqwest::Error) -> Option<&rustls::Error> {
-    let first: &(dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(first), |error| error.source()).find_map(|error| {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        inner.and_then(|inner| inner.downcast_ref()).or_else(|| error.downcast_ref())
-    })
+fn tls_failure<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let inner = match error.downcast_ref::<std::io::Error>() {
+        // Its source is not what it holds, but the source of that.
+        Some(error) => error.get_ref().map(|held| held as &(dyn std::error::Error + 'static)),
+        None => error.source(),
+    };
+    error.downcast_ref().or_else(|| tls_failure(inner?))
 }
 
 #[cfg(test)]
