@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -307,10 +307,10 @@ fn judge(requests: &[Request], handled: &mut [(u64, u32)]) -> Result<usize> {
     Ok(again)
 }
 
-fn configuration(directory: &Path, listen: &str, http: &str) -> Result<PathBuf> {
+fn configuration(directory: &Path, http: &str) -> Result<PathBuf> {
     let path = directory.join("n1.toml");
     let text = format!(
-        "[cluster]\nname = \"rig\"\nnode_id = \"n1\"\nlisten = \"{listen}\"\n[tls]\ndevelopment = true\n\
+        "[cluster]\nname = \"rig\"\nnode_id = \"n1\"\nlisten = \"127.0.0.1:0\"\n[tls]\ndevelopment = true\n\
          [http]\nlisten = \"{http}\"\n[streams]\npath = \"streams\"\n[[streams.topic]]\nname = \"requests\"\n\
          ordered = true\nmax_deliveries = 1000\nmin_idle_time = \"{}ms\"\n",
         IDLE.as_millis()
@@ -322,10 +322,10 @@ fn configuration(directory: &Path, listen: &str, http: &str) -> Result<PathBuf> 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn consumers_that_are_killed_handle_every_event_and_each_key_in_order() -> Result<()> {
     let (_alone, directory, requests) = (Alone::wait()?, Directory::create()?, Arc::new(requests()?));
-    let (listen, http) = (UdpSocket::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    let (listen, address) = (listen.local_addr()?.to_string(), http.local_addr()?.to_string());
+    let http = TcpListener::bind("127.0.0.1:0")?;
+    let address = http.local_addr()?.to_string();
     drop(http);
-    let config = configuration(directory.path(), &listen, &address)?;
+    let config = configuration(directory.path(), &address)?;
     let mut node = Node::new("n1", &config, &address, None)?;
     node.start()?;
     node.ready().await?;

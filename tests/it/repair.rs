@@ -53,7 +53,7 @@ async fn one_lost_event_among_many_entries_reloads_one_key() -> Result<()> {
     let lost = entries / 2;
     // Nothing is doubted while this runs, nor does anything end that was loaded before all knew of the node: what is
     // loaded again was evicted.
-    let coherence = "write_horizon = \"0s\"";
+    let coherence = "write_horizon = \"0s\"\nlost_grace = \"1h\"";
     let setup = Setup { max_staleness: STALENESS, coherence, ..Setup::hosts(2)? };
     let mut cluster = Cluster::start(setup).await?;
     let [writer, reader] = &cluster.apis()[..] else { unreachable!("two were started") };

@@ -11,7 +11,7 @@ use crate::event::{NewRow, Row};
 use crate::outbox::{Backlog, FailedEvent};
 use crate::table::{Dialect, Table};
 
-/// A database that an outbox can be in: [`sqlx::Postgres`] and [`sqlx::Sqlite`], each with the feature of its name.
+/// A database that an outbox can be in: `sqlx::Postgres` and `sqlx::Sqlite`, each with the feature of its name.
 pub trait Database: Tables {}
 
 impl<DB: Tables> Database for DB {}
