@@ -14,7 +14,7 @@ struct Needed {
     package: &'static str,
 }
 
-const NEEDED: [Needed; 7] = [
+const NEEDED: [Needed; 8] = [
     // Hosts of their own: namespaces, links, bridges.
     Needed { program: "ip", package: "iproute2" },
     // Cuts and loss between them.
@@ -24,6 +24,8 @@ const NEEDED: [Needed; 7] = [
     // What the outbox can be in; tests start a server of their own.
     Needed { program: "initdb", package: "postgresql" },
     Needed { program: "nats-server", package: "nats-server" },
+    // A browser that logs in.
+    Needed { program: "chromium", package: "chromium" },
     // Judges rules, alerts and their tests.
     Needed { program: "promtool", package: "prometheus" },
     // Judges the unit; need not run here.
