@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Method;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 use tidings_http::limits::{CONNECTIONS_MAX, LOBBY_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +23,12 @@ fn many() -> usize {
 /// Longest time that an answer may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Both ends of each connection are files of this process, of which a shell may allow it a thousand only.
+fn take_all_files() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+}
+
 /// A connection from another address of this machine.
 async fn from(last: u8, guarded: &Guarded) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
@@ -31,6 +38,7 @@ async fn from(last: u8, guarded: &Guarded) -> TcpStream {
 
 #[tokio::test]
 async fn many_silent_connections_keep_nobody_out() {
+    take_all_files();
     let guarded = Guarded::start().await;
     let settled = guarded.client("operator");
     settled.open("c", &json!({})).await;
