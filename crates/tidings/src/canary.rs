@@ -87,6 +87,11 @@ impl Canary {
         *self.sung.lock() == heads
     }
 
+    /// Whether no life of the node has made the round yet.
+    pub(crate) fn is_first(&self) -> bool {
+        self.passed.load(Ordering::Acquire) == 0
+    }
+
     /// A peer was met.
     pub(crate) fn contacted(&self, now: Tick) {
         let _ = self.contact.compare_exchange(Tick::NEVER.0, now.0, Ordering::AcqRel, Ordering::Acquire);

@@ -387,7 +387,9 @@ impl Node {
             reasons.push("the log files can be neither written nor removed".to_owned());
         }
         let members = self.members();
-        if self.inner.has_seeds && members.len() == 1 {
+        // Before it was ready for the first time, one who was only named has not let it in.
+        let heard = || members.iter().any(|member| !member.this_node && member.state == State::Live);
+        if self.inner.has_seeds && (members.len() == 1 || bus.canary.is_first() && !heard()) {
             reasons.push("no seed has been reached".to_owned());
             let unreachable = bus.transport().map(|transport| transport.unreachable()).unwrap_or_default();
             let said = |(address, why): (_, Option<String>)| Some(format!("{address}: {}", why?));

@@ -34,6 +34,22 @@ async fn a_node_that_is_gone_holds_no_memory() {
     }
 }
 
+#[tokio::test]
+async fn a_node_that_was_only_told_of_others_is_not_ready() {
+    let nowhere = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = nowhere.local_addr().unwrap();
+    let node = Node::builder("shop").node_id("n2").seeds([address.to_string()]).start().await.unwrap();
+    let origin = Origin { node: NodeId::new("n1").unwrap(), incarnation: Incarnation(1) };
+    let (zone, release) = (String::new(), String::new());
+    let record = tidings_membership::Record { origin: origin.clone(), address, zone, release };
+    // Named, and let go again, as one whose handshake is refused after its names were read.
+    node.bus().membership().unwrap().link_up(record);
+    node.bus().membership().unwrap().link_down(&origin);
+    until("it is not heard", || node.members().iter().any(|member| member.state == State::Suspect)).await;
+    let NotReady::Waiting { reasons } = node.readiness().unwrap_err() else { panic!("no conflict is known") };
+    assert!(reasons.iter().any(|reason| reason == "no seed has been reached"), "{reasons:?}");
+}
+
 /// The authorities' certificates and a node's own, in PEM form.
 fn issued(trusted: &[&Authority], by: &Authority, node: &str) -> [String; 3] {
     let roots: String = trusted.iter().map(|authority| authority.ca_pem()).collect();
