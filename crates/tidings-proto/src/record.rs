@@ -27,6 +27,7 @@
 
 mod canary;
 mod more;
+mod parse;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -35,7 +36,7 @@ use crate::event::{EventKind, Operation};
 use crate::hash::CacheId;
 use crate::hlc::Stamp;
 use crate::id::{LaneId, Lanes, Sequence, Slot};
-use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, text, varint_bytes, varint_word};
+use crate::varint::{Reader, VARINT_BYTES_MAX, put_block, put_varint, varint_bytes, varint_word};
 
 pub use crate::batch::Batch;
 pub use crate::varint::{Extend8, Unsound};
@@ -397,7 +398,7 @@ impl<'a> BatchRef<'a> {
                 match reader.block() {
                     Ok(_) if at < from => {}
                     Ok(body) => {
-                        let parsed = parse_record(body, base);
+                        let parsed = parse::parse(body, base);
                         if parsed.is_err() {
                             reader = Reader(&[]);
                             sequence = end;
@@ -418,81 +419,6 @@ impl<'a> BatchRef<'a> {
             Some((end, Err(Unsound("bytes left over"))))
         })
     }
-}
-
-fn parse_record(body: &[u8], base: Stamp) -> Result<Result<Record<'_>, Opaque>, Unsound> {
-    let mut reader = Reader(body);
-    let kind = reader.byte()?;
-    let cache = CacheId(u32::from_le_bytes(reader.array()?));
-    let slot = Slot::new(reader.byte()?).ok_or(Unsound("no such slot"))?;
-    let ignorable = kind & IGNORABLE != 0;
-    let Some(known) = EventKind::of(kind & 0x0f) else {
-        return Ok(Err(Opaque { ignorable, cache, unknown_kind: Some(kind & 0x0f) }));
-    };
-    let record = parse_body(reader, known, kind >> 5, cache, slot, base);
-    Ok(record.map_err(|_| Opaque { ignorable: false, cache, unknown_kind: None }))
-}
-
-fn parse_body<'a>(
-    mut reader: Reader<'a>,
-    kind: EventKind,
-    target: u8,
-    cache: CacheId,
-    slot: Slot,
-    base: Stamp,
-) -> Result<Record<'a>, Unsound> {
-    let flags = reader.byte()?;
-    let operation = Operation::of(flags & 0x0f).ok_or(Unsound("operation"))?;
-    let stamp = Stamp(base.0.checked_add(reader.varint()?).ok_or(Unsound("stamp"))?);
-    let more = if flags & HAS_MORE != 0 { more::read(&mut reader)? } else { more::More::default() };
-    let version = if flags & HAS_VERSION != 0 { Some(reader.varint()?) } else { None };
-    let metadata = Metadata(if flags & HAS_METADATA != 0 { reader.block()? } else { &[] });
-    let mut pairs = Reader(metadata.0);
-    while !pairs.0.is_empty() {
-        pairs.text()?;
-        pairs.text()?;
-    }
-    let value = if flags & HAS_VALUE != 0 { Some(reader.block()?) } else { None };
-    let rest = reader.0;
-    if !matches!(target, 1 | 5) && rest.len() > KEY_BYTES_MAX {
-        return Err(Unsound("key length"));
-    }
-    let target = match target {
-        0 => Target::Key(rest),
-        1 | 5 => {
-            let count = usize::try_from(reader.varint()?).map_err(|_| Unsound("count of keys"))?;
-            let bytes = reader.0;
-            for _ in 0..count {
-                if reader.block()?.len() > KEY_BYTES_MAX {
-                    return Err(Unsound("key length"));
-                }
-            }
-            if !reader.0.is_empty() {
-                return Err(Unsound("bytes left over"));
-            }
-            let keys = Keys { count, bytes };
-            if target == 1 { Target::Keys(keys) } else { Target::MoreKeys(keys) }
-        }
-        2 => Target::Tag(text(rest)?),
-        3 => Target::Prefix(text(rest)?),
-        4 if rest.is_empty() => Target::All,
-        _ => return Err(Unsound("target")),
-    };
-    let more::More { uncertain, schema, former } = more;
-    Ok(Record {
-        kind,
-        operation,
-        cache,
-        slot,
-        stamp,
-        schema,
-        version,
-        metadata,
-        value,
-        target,
-        uncertain,
-        former,
-    })
 }
 
 #[cfg(test)]

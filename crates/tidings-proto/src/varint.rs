@@ -19,9 +19,18 @@ pub trait Extend8 {
 }
 
 impl Extend8 for bytes::BytesMut {
+    /// Most keys have 16 to 32 bytes: those without a call, as two blocks of a known length that may overlap.
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
+        match (bytes.first_chunk::<16>(), bytes.last_chunk::<16>()) {
+            (Some(head), Some(tail)) if bytes.len() <= 32 => {
+                let tail_at = self.len() + bytes.len() - 16;
+                self.extend_from_slice(head);
+                self.truncate(tail_at);
+                self.extend_from_slice(tail);
+            }
+            _ => self.extend_from_slice(bytes),
+        }
     }
 
     /// All at once, which needs no loop, and the rest away again.
@@ -69,6 +78,23 @@ pub(crate) fn varint_word(mut value: u64) -> (u64, usize) {
         bytes += 1;
     }
     (word | value << (8 * bytes), bytes + 1)
+}
+
+/// The varint that a word begins with, and how many bytes it has; nothing if it is longer than the word. The groups of
+/// seven bits are moved together in pairs, then in fours, then in eights.
+#[inline]
+pub(crate) fn word_varint(word: u64) -> Option<(u64, usize)> {
+    const CONTINUED: u64 = 0x8080_8080_8080_8080;
+    let last = !word & CONTINUED;
+    if last == 0 {
+        return None;
+    }
+    // All bits below that of the last byte which says that it is the last.
+    let groups = word & (last ^ (last - 1)) & !CONTINUED;
+    let pairs = groups & 0x007f_007f_007f_007f | (groups & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    let value = fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4;
+    Some((value, last.trailing_zeros() as usize / 8 + 1))
 }
 
 pub(crate) fn put_block(out: &mut impl Extend8, block: &[u8]) {
@@ -138,5 +164,33 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn text(&mut self) -> Result<&'a str, Unsound> {
         text(self.block()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_varint_is_read_from_a_word_as_it_is_byte_by_byte(bits in 0_u32..64, noise: u64, after: [u8; 8]) {
+            let value = noise >> bits;
+            let mut bytes = SmallVec::<[u8; 32]>::new();
+            put_varint(&mut bytes, value);
+            let length = bytes.len();
+            bytes.put(&after);
+            let word = u64::from_le_bytes(*bytes.first_chunk().expect("eight bytes and more"));
+            prop_assert_eq!(word_varint(word), (length <= 8).then_some((value, length)));
+        }
+
+        #[test]
+        fn bytes_of_any_length_are_put_behind_what_is_there(bytes: Vec<u8>, before in 0_usize..40) {
+            let mut out = bytes::BytesMut::from(&vec![7; before][..]);
+            out.put(&bytes);
+            prop_assert_eq!(&out[..before], &vec![7; before][..]);
+            prop_assert_eq!(&out[before..], &bytes[..]);
+        }
     }
 }
