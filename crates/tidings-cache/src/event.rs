@@ -12,6 +12,7 @@ use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{LaneId, Origin, Sequence, SlotSet};
 
 use crate::key::Key;
+use crate::topic::Told;
 
 /// Names and texts that a writer hands to subscribers.
 pub type Metadata = Arc<[(String, String)]>;
@@ -31,9 +32,9 @@ pub enum RawTarget {
     All,
 }
 
-/// An event whose key's type is not known.
-#[derive(Clone, Debug)]
-pub struct RawEvent {
+/// An event whose key's type is not known. Behind it are its keys as the cache's users know them: decoded once, by the
+/// first subscriber that wants them, in the one allocation that an event takes.
+pub struct RawEvent<D: ?Sized = dyn Any + Send + Sync> {
     /// What happened.
     pub kind: EventKind,
     /// By which call.
@@ -59,24 +60,60 @@ pub struct RawEvent {
     pub(crate) whole: u64,
     /// No event, but that slots were fenced.
     pub(crate) fenced: Option<SlotSet>,
-    pub(crate) decoded: Decoded,
+    decoded: D,
 }
 
-/// What an event names, with its keys decoded: once, by the first subscriber that wants them. Nothing if they do not
-/// decode.
-#[derive(Default)]
-pub(crate) struct Decoded(OnceLock<Option<Box<dyn Any + Send + Sync>>>);
-
-impl Clone for Decoded {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl fmt::Debug for Decoded {
+impl<D: ?Sized> fmt::Debug for RawEvent<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("..")
+        f.debug_struct("RawEvent")
+            .field("kind", &self.kind)
+            .field("operation", &self.operation)
+            .field("cache", &self.cache)
+            .field("target", &self.target)
+            .field("origin", &self.origin)
+            .field("position", &self.position)
+            .field("partition", &self.partition)
+            .field("stamp", &self.stamp)
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
     }
+}
+
+/// What an event names with its keys decoded, once somebody wanted that; nothing if they do not decode.
+type Decoded<K> = OnceLock<Option<Target<K>>>;
+
+/// Where an event is told.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) cache: Arc<str>,
+    pub(crate) target: RawTarget,
+    pub(crate) partition: Option<usize>,
+    pub(crate) whole: u64,
+}
+
+/// Makes the events of a cache.
+pub(crate) type Make = fn(Place, Told) -> Arc<RawEvent>;
+
+/// The [`Make`] of a cache with keys of type `K`.
+pub(crate) fn make<K: Key>(place: Place, told: Told) -> Arc<RawEvent> {
+    let Place { cache, target, partition, whole } = place;
+    let Told { kind, operation, origin, position, local, stamp, metadata, writer, fenced } = told;
+    Arc::new(RawEvent {
+        kind,
+        operation,
+        cache,
+        target,
+        origin,
+        position,
+        partition,
+        local,
+        stamp,
+        metadata,
+        writer,
+        whole,
+        fenced,
+        decoded: Decoded::<K>::new(),
+    })
 }
 
 /// Identifies a subscription, so that its owner's writes can be left out of it.
@@ -93,7 +130,7 @@ impl RawEvent {
             RawTarget::All => 0,
         };
         let metadata: usize = self.metadata.iter().map(|(name, text)| name.len() + text.len()).sum();
-        size_of::<Self>() + 2 * target + metadata
+        size_of_val(self) + 2 * target + metadata
     }
 
     /// The encoded keys that it names.
@@ -151,10 +188,8 @@ impl<K: Key> Event<K> {
     /// `None` if a key does not decode: another node wrote keys of another type under this cache's name.
     #[inline]
     pub(crate) fn decode(raw: Arc<RawEvent>) -> Option<Self> {
-        let decode = || Some(Box::new(decoded_target::<K>(&raw.target)?) as _);
-        if raw.decoded.0.get_or_init(decode).is_none() {
-            return None;
-        }
+        let decoded: &Decoded<K> = raw.decoded.downcast_ref()?;
+        decoded.get_or_init(|| decoded_target(&raw.target)).as_ref()?;
         Some(Self { raw, key: PhantomData })
     }
 
@@ -164,8 +199,8 @@ impl<K: Key> Event<K> {
     /// Never: an event's keys are decoded before it is handed out.
     #[must_use]
     pub fn target(&self) -> &Target<K> {
-        let decoded = self.raw.decoded.0.get().and_then(Option::as_deref);
-        decoded.and_then(<dyn Any + Send + Sync>::downcast_ref).expect("the keys of a cache are of one type")
+        let decoded = self.raw.decoded.downcast_ref::<Decoded<K>>().and_then(OnceLock::get);
+        decoded.and_then(Option::as_ref).expect("the keys of a cache are of one type")
     }
 
     /// The key, if the event names exactly one.

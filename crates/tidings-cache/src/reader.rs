@@ -69,6 +69,15 @@ impl Reader {
         self.ready.pop_front()
     }
 
+    /// Whether there is certainly nothing to read, and each ring has this waker: asked after every event, for a subscriber
+    /// that keeps up.
+    #[inline]
+    pub(crate) fn is_idle(&self, topic: &Topic, waker: &Waker) -> bool {
+        let quiet = |cursor: &Cursor| topic.ring(cursor.partition).is_quiet(cursor.position);
+        let held = !self.ready.is_empty() || self.next_whole.is_some();
+        !held && !self.cursors.is_empty() && self.cursors.iter().all(quiet) && self.waker.will_wake(waker)
+    }
+
     /// The next event, or how many were lost before it.
     pub(crate) fn next(&mut self, topic: &Topic, waker: &Waker) -> Found {
         if !self.waker.will_wake(waker) {

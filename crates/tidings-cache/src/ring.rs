@@ -55,12 +55,14 @@ pub(crate) struct Position {
 impl Position {
     /// Makes its next read leave another waker.
     pub(crate) fn forget_waker(&mut self) {
-        self.asleep = AWAKE;
+        self.asleep = ANOTHER;
     }
 }
 
 /// No round: no waker was left.
 const AWAKE: u64 = 0;
+/// No round: one that was left may still be there, and is another one now.
+const ANOTHER: u64 = u64::MAX;
 
 /// Readers to wake after the locks are released.
 #[derive(Debug, Default)]
@@ -216,8 +218,12 @@ impl Ring {
         }
         inner.forget_read();
         if position.at == inner.end() && !self.is_quiet(*position) {
+            match position.asleep {
+                ANOTHER => inner.sleepers.add(caller),
+                // What was left in an earlier round was taken when that ended.
+                _ => inner.sleepers.0.push((caller.id, caller.waker.clone())),
+            }
             position.asleep = self.round.load(Ordering::Relaxed);
-            inner.sleepers.add(caller);
         }
         gone - whole_gone
     }

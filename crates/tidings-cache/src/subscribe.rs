@@ -298,6 +298,9 @@ impl RawSubscription {
                 return Poll::Ready(Some(item));
             }
         }
+        if !self.ended && self.reader.is_idle(&self.topic, context.waker()) && !self.topic.is_closed() {
+            return Poll::Pending;
+        }
         self.poll_rings(context)
     }
 

@@ -11,7 +11,7 @@ use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{LaneId, Origin, Sequence, SlotSet};
 
-use crate::event::{Decoded, Metadata, RawEvent, RawTarget, WriterId};
+use crate::event::{Make, Metadata, Place, RawEvent, RawTarget, WriterId};
 use crate::key::KeyRef;
 use crate::ring::{Position, Ring, RingBounds, Sleepers};
 
@@ -80,6 +80,7 @@ impl Audience {
 #[derive(Debug)]
 pub(crate) struct Topic {
     cache: Arc<str>,
+    make: Make,
     rings: Box<[Ring]>,
     audience: Audience,
     closed: AtomicBool,
@@ -89,9 +90,15 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    pub(crate) fn new(cache: Arc<str>, partitions: usize, bounds: RingBounds, audience: Audience) -> Self {
+    pub(crate) fn new(
+        cache: Arc<str>,
+        make: Make,
+        partitions: usize,
+        bounds: RingBounds,
+        audience: Audience,
+    ) -> Self {
         let rings = (0..partitions).map(|_| Ring::new(bounds)).collect();
-        Self { cache, rings, audience, closed: AtomicBool::new(false), whole: Mutex::default() }
+        Self { cache, make, rings, audience, closed: AtomicBool::new(false), whole: Mutex::default() }
     }
 
     /// Whether anybody listens: if not, events are not even made.
@@ -146,22 +153,7 @@ impl Topic {
 
     #[inline]
     fn event(&self, target: RawTarget, partition: Option<usize>, whole: u64, told: Told) -> Arc<RawEvent> {
-        Arc::new(RawEvent {
-            kind: told.kind,
-            operation: told.operation,
-            cache: self.cache.clone(),
-            target,
-            origin: told.origin,
-            position: told.position,
-            partition,
-            local: told.local,
-            stamp: told.stamp,
-            metadata: told.metadata,
-            writer: told.writer,
-            whole,
-            fenced: told.fenced,
-            decoded: Decoded::default(),
-        })
+        (self.make)(Place { cache: self.cache.clone(), target, partition, whole }, told)
     }
 
     /// Tells of one key.
