@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::aside::Aside;
 use crate::credit::CreditSender;
 use crate::drive::{Publisher, drive};
 use crate::message::{Message, Sink};
@@ -45,7 +46,7 @@ async fn publish(setup: &Setup) -> Result<()> {
 
 async fn subscribe(setup: &Setup) -> Result<()> {
     let (credit, address) = CreditSender::listen()?;
-    let sink = Sink::new(credit);
+    let sink = Sink::new(credit, Aside::beside(setup).map(|aside| aside.filled(setup)));
     let listening = |data: Option<SocketAddr>| Line::Listening(Peer { credit: address, data }).say();
     match setup.system {
         System::Tidings | System::TidingsResident | System::TidingsThread => {

@@ -8,6 +8,7 @@ use tidings_benches::clock::{now_ns, seconds_since};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::aside::Aside;
 use crate::credit::Credits;
 use crate::message::Message;
 use crate::setup::{Line, Pace, Phase, Setup};
@@ -30,7 +31,8 @@ pub(crate) trait Publisher {
 /// Publishes one phase after another, as standard input asks, until that ends.
 pub(crate) async fn drive(publisher: impl Publisher, setup: &Setup) -> Result<()> {
     let credits = Credits::connect(&setup.peers).await?;
-    let mut driver = Driver { publisher, credits, sent: 0, departures: Vec::new() };
+    let mut driver =
+        Driver { publisher, aside: Aside::beside(setup), credits, sent: 0, departures: Vec::new() };
     Line::Connected.say();
     let mut phases = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = phases.next_line().await? {
@@ -50,6 +52,7 @@ pub(crate) async fn drive(publisher: impl Publisher, setup: &Setup) -> Result<()
 
 struct Driver<P> {
     publisher: P,
+    aside: Option<Aside>,
     credits: Credits,
     sent: u64,
     departures: Vec<(u64, u64)>,
@@ -59,6 +62,9 @@ impl<P: Publisher> Driver<P> {
     async fn publish(&mut self, timed: bool, last: bool) -> Result<()> {
         let message = Message { sequence: self.sent, timed, last };
         self.sent += 1;
+        if let Some(aside) = &mut self.aside {
+            aside.put(message.sequence);
+        }
         self.publisher.publish(message).await
     }
 

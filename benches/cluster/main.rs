@@ -3,6 +3,7 @@
 //! Every system carries the same messages from one publisher process to N subscriber processes. In a burst they flow
 //! as fast as the slowest subscriber takes them; at a fixed pace each carries the time at which it was handed over.
 
+mod aside;
 mod brokers;
 mod certificates;
 mod child;

@@ -1,13 +1,21 @@
 //! The message that every system carries, and its receiver.
 
 use anyhow::{Result, ensure};
+use bytes::Bytes;
 use tidings_benches::clock::now_ns;
 
+use crate::aside::Aside;
 use crate::credit::CreditSender;
 use crate::setup::Line;
 
 /// Length of a message on every reference.
 pub(crate) const MESSAGE_BYTES: usize = 100;
+
+/// Length of a key, in bytes, in every cache.
+pub(crate) const KEY_BYTES: usize = 24;
+
+/// What a cache may hold beside twice the keys that it is filled with, so that nothing is displaced.
+pub(crate) const CAPACITY_BESIDE_RESIDENT: u64 = 1_000_000;
 
 /// Name of the channel, subject or cache.
 pub(crate) const TOPIC: &str = "tidings";
@@ -39,9 +47,30 @@ impl Message {
     }
 }
 
+/// What every cache holds.
+pub(crate) fn value() -> Bytes {
+    Bytes::from_static(&[b'v'; MESSAGE_BYTES])
+}
+
+/// Writes the key of a message: its number, in 24 digits.
+pub(crate) fn write_key(sequence: u64, key: &mut String) {
+    let mut digits = [b'0'; KEY_BYTES];
+    let mut rest = sequence;
+    for digit in digits.iter_mut().rev() {
+        if rest == 0 {
+            break;
+        }
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    key.clear();
+    key.push_str(std::str::from_utf8(&digits).expect("digits are text"));
+}
+
 /// Counts what a subscriber receives, checks that nothing is missing or doubled, and reports each phase.
 #[derive(Debug)]
 pub(crate) struct Sink {
+    aside: Option<Aside>,
     credit: CreditSender,
     received: u64,
     received_before_phase: u64,
@@ -51,8 +80,10 @@ pub(crate) struct Sink {
 }
 
 impl Sink {
-    pub(crate) fn new(credit: CreditSender) -> Self {
+    /// `aside`: a cache from which each message evicts a key before it has arrived.
+    pub(crate) fn new(credit: CreditSender, aside: Option<Aside>) -> Self {
         Self {
+            aside,
             credit,
             received: 0,
             received_before_phase: 0,
@@ -64,6 +95,9 @@ impl Sink {
 
     /// Takes one message in. Messages may arrive in any order, as they do from a system with several lanes.
     pub(crate) fn take(&mut self, message: Message) -> Result<()> {
+        if let Some(aside) = &mut self.aside {
+            aside.evict(message.sequence);
+        }
         if message.timed {
             self.arrivals.push((message.sequence, now_ns()));
         }

@@ -16,7 +16,7 @@ use futures_util::Stream;
 use tidings::{Cache, EventKind, Item, Node, RawSubscription};
 
 use crate::drive::Publisher;
-use crate::message::{MESSAGE_BYTES, Message, Sink, TOPIC};
+use crate::message::{CAPACITY_BESIDE_RESIDENT, KEY_BYTES, Message, Sink, TOPIC, value, write_key};
 use crate::setup::{Pace, Setup, System};
 
 /// Marks the last message of a phase: in a burst a change of the cache of this name, whose key is the number of messages
@@ -28,9 +28,6 @@ const FORMING: Duration = Duration::from_secs(20);
 
 /// How often a subscriber looks at its counter in a burst.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// Length of a key, in bytes.
-const KEY_BYTES: usize = 24;
 
 /// The cache's value.
 type Value = Bytes;
@@ -196,24 +193,5 @@ async fn start(setup: &Setup) -> Result<Node> {
 
 fn open(node: &Node, setup: &Setup) -> Result<Cache<String, Value>> {
     // Nothing is displaced.
-    Ok(node.cache(TOPIC).max_capacity(2 * setup.resident + 1_000_000).open()?)
-}
-
-fn value() -> Value {
-    Bytes::from_static(&[b'v'; MESSAGE_BYTES])
-}
-
-/// Writes the key of a message: its number, in 24 digits.
-fn write_key(sequence: u64, key: &mut String) {
-    let mut digits = [b'0'; KEY_BYTES];
-    let mut rest = sequence;
-    for digit in digits.iter_mut().rev() {
-        if rest == 0 {
-            break;
-        }
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    key.clear();
-    key.push_str(std::str::from_utf8(&digits).expect("digits are text"));
+    Ok(node.cache(TOPIC).max_capacity(2 * setup.resident + CAPACITY_BESIDE_RESIDENT).open()?)
 }

@@ -1,8 +1,10 @@
-//! `tokio::sync::broadcast` to tasks of one current-thread runtime: the usual way to fan events out in a process.
+//! `moka` and `tokio::sync::broadcast` to tasks of one current-thread runtime: the usual way to change a cache and to fan
+//! that out in a process.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
+use moka::sync::Cache;
 use tidings_benches::interleave::{Case, Sample, timed};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
@@ -18,13 +20,16 @@ pub(crate) const EVENTS: u64 = 8_192;
 /// and every delivery wakes a task.
 pub(crate) const TURN: u64 = 64;
 
-pub(crate) const BUSY: &str = "tokio broadcast, busy";
-pub(crate) const IDLE: &str = "tokio broadcast, a wake each";
+pub(crate) const BUSY: &str = "moka and tokio broadcast, busy";
+pub(crate) const IDLE: &str = "moka and tokio broadcast, a wake each";
+
+/// Never reached.
+const CAPACITY: u64 = 1_000_000;
 
 /// What a change event is like: its parts are not copied per subscriber.
 #[derive(Debug)]
 struct Event {
-    key: Vec<u8>,
+    key: String,
     sequence: u64,
 }
 
@@ -36,8 +41,9 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
     vec![case(BUSY, TURN), case(IDLE, 1)]
 }
 
-/// Per delivery.
+/// Per delivery; the change that is told is part of it.
 fn sample(runtime: &Runtime, turn: u64) -> Sample {
+    let cache: Cache<String, ()> = Cache::new(CAPACITY);
     let (sender, _) = broadcast::channel::<Arc<Event>>(1_024);
     let mut subscribers = JoinSet::new();
     for _ in 0..SUBSCRIBERS {
@@ -52,9 +58,11 @@ fn sample(runtime: &Runtime, turn: u64) -> Sample {
         );
     }
     runtime.block_on(yield_now());
+    let names: Vec<String> = (0..EVENTS).map(|number| format!("k:{number:022}")).collect();
     let work = async {
-        for sequence in 0..EVENTS {
-            let event = Event { key: vec![b'k'; 24], sequence };
+        for (sequence, key) in (0..EVENTS).zip(&names) {
+            cache.invalidate(key);
+            let event = Event { key: key.clone(), sequence };
             sender.send(Arc::new(event)).expect("subscribers wait");
             if sequence % turn == turn - 1 {
                 yield_now().await;

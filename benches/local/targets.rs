@@ -43,19 +43,31 @@ pub(crate) const CACHE: [Against; 4] = [
 ];
 
 pub(crate) const FAN_OUT: [Against; 4] = [
-    against(subscriptions::IDLE, broadcast::IDLE, "delivery to 16, a wake each ÷ tokio broadcast", 1.0, 0.35),
-    against(subscriptions::BUSY, broadcast::BUSY, "delivery to 16, busy ÷ tokio broadcast", 1.0, 0.35),
+    against(
+        subscriptions::IDLE,
+        broadcast::IDLE,
+        "delivery to 16, a wake each ÷ moka and tokio broadcast",
+        1.0,
+        0.35,
+    ),
+    against(
+        subscriptions::BUSY,
+        broadcast::BUSY,
+        "delivery to 16, busy ÷ moka and tokio broadcast",
+        1.0,
+        0.35,
+    ),
     against(
         subscriptions::IDLE_RAW,
         broadcast::IDLE,
-        "raw delivery to 16, a wake each ÷ tokio broadcast",
+        "raw delivery to 16, a wake each ÷ moka and tokio broadcast",
         1.0,
         0.35,
     ),
     against(
         subscriptions::BUSY_RAW,
         broadcast::BUSY,
-        "raw delivery to 16, busy ÷ tokio broadcast",
+        "raw delivery to 16, busy ÷ moka and tokio broadcast",
         1.0,
         0.35,
     ),
