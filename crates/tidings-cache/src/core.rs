@@ -31,7 +31,6 @@ use crate::crossed::Crossed;
 use crate::derive::Rules;
 use crate::domain::Domain;
 use crate::entry::Entry;
-use crate::event::make as make_event;
 use crate::key::{Key, KeyRef, SHARDS};
 use crate::recent::{Recents, Sweeps};
 use crate::repair::Doubts;
@@ -175,13 +174,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         Self {
             id: CacheId::of_name(&name),
             entries: Table::new(&settings, domain.clock(), weigher, &local_events),
-            topic: Arc::new(Topic::new(
-                name.clone(),
-                make_event::<K>,
-                settings.partitions,
-                settings.ring,
-                audience,
-            )),
+            topic: Arc::new(Topic::of::<K>(&name, &settings, audience)),
             shards: (0..SHARDS).map(|_| Padded(Mutex::new(Shard::new(&settings, domain.clock())))).collect(),
             epochs: std::array::from_fn(|_| AtomicU32::new(1)),
             stats: CacheStats::default(),

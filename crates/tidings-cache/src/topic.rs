@@ -11,9 +11,10 @@ use tidings_proto::event::{EventKind, Operation};
 use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{LaneId, Origin, Sequence, SlotSet};
 
-use crate::event::{Make, Metadata, Place, RawEvent, RawTarget, WriterId};
-use crate::key::KeyRef;
-use crate::ring::{Position, Ring, RingBounds, Sleepers};
+use crate::builder::Settings;
+use crate::event::{self, Make, Metadata, Place, RawEvent, RawTarget, WriterId};
+use crate::key::{Key, KeyRef};
+use crate::ring::{Position, Ring, Sleepers};
 
 /// Everything of an event but its target and partition.
 #[derive(Clone, Debug)]
@@ -90,15 +91,11 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    pub(crate) fn new(
-        cache: Arc<str>,
-        make: Make,
-        partitions: usize,
-        bounds: RingBounds,
-        audience: Audience,
-    ) -> Self {
-        let rings = (0..partitions).map(|_| Ring::new(bounds)).collect();
-        Self { cache, make, rings, audience, closed: AtomicBool::new(false), whole: Mutex::default() }
+    /// For the keys of a cache with this name.
+    pub(crate) fn of<K: Key>(cache: &Arc<str>, settings: &Settings, audience: Audience) -> Self {
+        let rings = (0..settings.partitions).map(|_| Ring::new(settings.ring)).collect();
+        let (cache, closed, whole) = (cache.clone(), AtomicBool::new(false), Mutex::default());
+        Self { cache, make: event::make::<K>, rings, audience, closed, whole }
     }
 
     /// Whether anybody listens: if not, events are not even made.

@@ -87,9 +87,9 @@ impl Canary {
         *self.sung.lock() == heads
     }
 
-    /// Whether no life of the node has made the round yet.
-    pub(crate) fn is_first(&self) -> bool {
-        self.passed.load(Ordering::Acquire) == 0
+    /// Whether some life of the node has made the round.
+    pub(crate) fn was_ready(&self) -> bool {
+        self.passed.load(Ordering::Acquire) != 0
     }
 
     /// A peer was met.

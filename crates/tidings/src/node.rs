@@ -379,21 +379,20 @@ impl Node {
         if let Some(conflict) = bus.conflict.borrow().clone() {
             return Err(conflict.into());
         }
-        let mut reasons = Vec::new();
+        let (mut reasons, members) = (Vec::new(), self.members());
         if bus.goodbye.borrow().is_some() {
             reasons.push("the node is leaving".to_owned());
         }
         if bus.is_stuck() {
             reasons.push("the log files can be neither written nor removed".to_owned());
         }
-        let members = self.members();
-        // Before it was ready for the first time, one who was only named has not let it in.
         let heard = || members.iter().any(|member| !member.this_node && member.state == State::Live);
-        if self.inner.has_seeds && (members.len() == 1 || bus.canary.is_first() && !heard()) {
+        // One who was only named has not let a new node in.
+        if self.inner.has_seeds && (members.len() == 1 || !bus.canary.was_ready() && !heard()) {
             reasons.push("no seed has been reached".to_owned());
-            let unreachable = bus.transport().map(|transport| transport.unreachable()).unwrap_or_default();
             let said = |(address, why): (_, Option<String>)| Some(format!("{address}: {}", why?));
-            reasons.extend(unreachable.into_iter().filter_map(said));
+            let unreachable = bus.transport().map(|transport| transport.unreachable());
+            reasons.extend(unreachable.into_iter().flatten().filter_map(said));
         }
         for member in &members {
             if member.state == State::Live && !member.synced() {
