@@ -41,6 +41,7 @@ mod recent;
 mod reclaim;
 mod refusals;
 mod remote;
+mod renamed;
 mod repair;
 mod replica;
 mod replicate;
