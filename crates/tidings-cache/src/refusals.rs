@@ -58,6 +58,15 @@ impl Refused {
         }
     }
 
+    /// How many bytes it names it with.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Key(key) => key.len(),
+            Self::Tag(text) | Self::Prefix(text) => text.len(),
+            Self::All => 0,
+        }
+    }
+
     pub(crate) fn of_whole(target: &RawTarget) -> Self {
         match target {
             RawTarget::Tag(tag) => Self::Tag(tag.clone()),

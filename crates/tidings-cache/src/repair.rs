@@ -21,6 +21,7 @@ use tidings_proto::time::Tick;
 
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
+use crate::renamed::Renamed;
 use crate::replicate::Merged;
 use crate::travel::Arrival;
 use crate::write::WriteError;
@@ -37,12 +38,19 @@ pub(crate) struct Doubts {
     pub(crate) floor: AtomicU64,
     /// Held while bits change together with epochs.
     pub(crate) order: Mutex<()>,
+    /// Slots that will be doubted soon.
+    pub(crate) renamed: Renamed,
 }
 
 impl Default for Doubts {
     /// Others may hold what this node has never heard of.
     fn default() -> Self {
-        Self { slots: AtomicU64::new(SlotSet::ALL.bits()), floor: AtomicU64::new(0), order: Mutex::new(()) }
+        Self {
+            slots: AtomicU64::new(SlotSet::ALL.bits()),
+            floor: AtomicU64::new(0),
+            order: Mutex::default(),
+            renamed: Renamed::default(),
+        }
     }
 }
 
@@ -87,9 +95,10 @@ pub struct Wanted {
 pub trait Replicating: Send + Sync {
     /// Answers a member's question. Of a refusal it only takes note: see [`Replicating::restamp`].
     fn answer(&self, question: &Question<'_>) -> Bytes;
-    /// Begins a comparison of all slots of which writes may have been missed, if there are any.
+    /// Begins a comparison of all slots of which writes may have been missed, if there are any. Slots where writes were renamed
+    /// ([`Replicating::restamp`], or what came of it elsewhere) are among them a second later.
     fn begin(&self) -> Option<Comparison>;
-    /// The slots that do not add up to what they do here.
+    /// The slots that do not add up to what they do here, or may differ all the same.
     fn differing(&self, digests: &Digests) -> SlotSet;
     /// Compares a page of a member's list. Applies removals; returns the values that are later there. `doubted`
     /// are the member's floors, where writes may have been missed here.
@@ -124,6 +133,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn begin(&self) -> Option<Comparison> {
+        let renamed = self.doubts.renamed.take_due(self.domain.clock().coarse());
+        if !renamed.is_empty() {
+            self.fence_and_tell(renamed);
+        }
         let _order = self.doubts.order.lock();
         let floor = self.domain.gate().floor();
         if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
@@ -140,7 +153,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     fn differing(&self, digests: &Digests) -> SlotSet {
         let own = self.digests();
         let differs = |slot: &Slot| own.sums[slot.index()] != digests.sums[slot.index()];
-        let slots: SlotSet = Slot::all().filter(differs).collect();
+        let slots = Slot::all().filter(differs).collect::<SlotSet>().or(self.doubts.renamed.listed());
         self.stats.slots_repaired.add(slots.iter().count() as u64);
         slots
     }
@@ -214,6 +227,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
             self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
             let settled: SlotSet = comparison.slots.iter().filter(|slot| !fenced(slot)).collect();
             self.doubts.slots.fetch_and(!settled.bits(), Ordering::AcqRel);
+            self.doubts.renamed.compared(settled);
             settled
         };
         // After that: what was stored as doubted until then is found under its shard's lock.

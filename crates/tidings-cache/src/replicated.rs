@@ -99,10 +99,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if change.record.uncertain {
             self.open_window(shard, key);
         }
-        if let Some(former) = former_of(change)
-            && let Some(replica) = &mut shard.replica
-        {
-            replica.restamp(key.sought(), former, stamp);
+        if let Some(former) = former_of(change) {
+            self.restamp_key(shard, key, (former, stamp));
         }
         if matches!(arrival, Arrival::Value { .. }) && self.crossed.may_have_named(stamp) {
             self.doubt(SlotSet::from_iter([key.slot()]));

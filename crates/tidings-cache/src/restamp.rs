@@ -10,6 +10,7 @@ use tidings_proto::replicate::copy::Changed;
 use tidings_proto::replicate::{Held, WriteStamp};
 
 use crate::core::{Core, ShardGuard};
+use crate::crossed::Arrived;
 use crate::key::{Key, KeyRef};
 use crate::topic::Told;
 use crate::write::WriteError;
@@ -46,7 +47,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     fn key_anew(&self, key: KeyRef<'_>, Anew { from, to }: Anew) -> Result<(), WriteError> {
         let value = self.travelling_of(key).filter(|(stamp, _)| *stamp == from);
         let mut shard = self.shard(key);
-        let Some(replica) = &mut shard.replica else { return Ok(()) };
+        let Some(replica) = &shard.replica else { return Ok(()) };
         let value = match (replica.held(key.sought()).filter(|held| held.stamp() == from), value) {
             (Some(Held::Entry { .. }), Some((_, value))) => Some(value),
             (Some(Held::Tombstone { .. }), _) => None,
@@ -56,7 +57,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 return Ok(());
             }
             (None, _) => {
-                replica.restamp(key.sought(), from, to);
+                self.restamp_key(&mut shard, key, (from, to));
                 return Ok(());
             }
         };
@@ -78,7 +79,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let draft = draft.in_place_of(from.at);
         let draft = if value.is_some() { draft.with_schema(self.settings.schema)? } else { draft };
         let appended = self.domain.log().append_as(key.slot(), to.at, &draft)?;
-        replica.restamp(key.sought(), from, to);
+        self.restamp_key(&mut shard, key, (from, to));
         self.stats.restamped.count();
         drop(shard);
         appended.waiters.wake();
@@ -105,7 +106,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if !self.restamp_whole(&mut shards, SlotSet::ALL, (from, to)) {
             return Ok(());
         }
-        let appended = self.domain.log().append_to_all_as(to.at, &draft.in_place_of(from.at), || {})?;
+        let appended = self.domain.log().append_to_all_as(to.at, &draft.in_place_of(from.at), || {});
+        if appended.is_err() {
+            // It is what it was.
+            self.restamp_whole(&mut shards, SlotSet::ALL, (to, from));
+        }
+        let appended = appended?;
         self.stats.restamped.count();
         drop(shards);
         appended.into_iter().for_each(|one| one.waiters.wake());
@@ -119,11 +125,50 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         slots: SlotSet,
         (from, to): (WriteStamp, WriteStamp),
     ) -> bool {
-        let mut any = self.crossed.restamp(from, to);
+        let wall = Stamp::from_wall_ms(self.domain.clock().wall_ms());
+        let crossed = self.crossed.restamp(slots, (from, to), wall);
+        let mut any = crossed;
         for replica in shards.iter_mut().filter_map(|shard| shard.replica.as_mut()) {
             any |= replica.restamp_all(slots, from, to);
         }
+        if any {
+            self.doubts.renamed.note(slots, crossed, self.domain.clock().coarse());
+        }
         any
+    }
+
+    /// Knows a write of a key by another stamp, if it was known. What a tag or prefix names now goes, but for those of its own
+    /// author that it came after: they are written anew in the same order. Call under its shard lock.
+    pub(crate) fn restamp_key(
+        &self,
+        shard: &mut ShardGuard<'_, V>,
+        key: KeyRef<'_>,
+        (from, to): (WriteStamp, WriteStamp),
+    ) {
+        let Some(replica) = &mut shard.replica else { return };
+        if !replica.restamp(key.sought(), from, to) {
+            return;
+        }
+        let now = self.domain.clock().coarse();
+        self.doubts.renamed.note(SlotSet::from_iter([key.slot()]), false, now);
+        if !matches!(replica.held(key.sought()), Some(Held::Entry { stamp, .. }) if stamp == to) {
+            return;
+        }
+        let tags = shard.tags.as_ref().and_then(|tags| tags.get(key)).cloned().unwrap_or_default();
+        let (slot, text) = (key.slot(), self.text(key));
+        let arrived = Arrived { slot, text, tags: &tags, write: to, former: from };
+        if let Some(removed) = self.crossed.after(arrived) {
+            shard.end(key);
+            self.evict(key);
+            self.note_write(shard, key, removed, None, now);
+        } else if self.crossed.may_have_named(to) {
+            // Members that have not forgotten it say.
+            shard.end(key);
+            self.evict(key);
+            if let Some(replica) = &mut shard.replica {
+                replica.disown(key.sought());
+            }
+        }
     }
 
     /// Drops a value of this node's that is nobody's.

@@ -264,6 +264,12 @@ impl SlotSet {
         Self(self.0 & other.0)
     }
 
+    /// The slots that are in one of both.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The slots that are not in the other one.
     #[must_use]
     pub fn without(self, other: Self) -> Self {

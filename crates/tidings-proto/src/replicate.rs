@@ -253,6 +253,11 @@ impl<K: ReplicaKey> Replica<K> {
         while self.tombstones > self.bounds.count || self.tombstone_bytes > self.bounds.bytes {
             self.forget_oldest();
         }
+        self.trim_by_age();
+    }
+
+    /// Those that were replaced take no more room than there may be tombstones.
+    fn trim_by_age(&mut self) {
         if self.by_age.len() > 2 * self.bounds.count.max(self.tombstones) {
             let mut by_age = std::mem::take(&mut self.by_age);
             by_age.retain(|(hash, stamp)| self.tombstone(*hash, *stamp).is_some());
@@ -296,12 +301,12 @@ impl<K: ReplicaKey> Replica<K> {
         }
     }
 
-    /// Notes that a write has another stamp than it was known by: its author has written it anew. Returns whether it is the
-    /// last one of its key. One that was forgotten has left its stamp in the floor of the key's slot, which becomes lower.
+    /// Notes that a write has another stamp than it was known by: its author has written it anew. Returns whether anything was
+    /// known by that stamp. One that was forgotten has left it in the floor of the key's slot, which becomes lower: what was
+    /// forgotten between is to be asked of the members.
     pub fn restamp(&mut self, key: Sought<'_>, from: WriteStamp, to: WriteStamp) -> bool {
         let Some(place) = self.place(key) else {
-            self.lower(key.slot(), from, to);
-            return false;
+            return self.lower(key.slot(), from, to);
         };
         self.restamp_place(place, from, to)
     }
@@ -331,6 +336,7 @@ impl<K: ReplicaKey> Replica<K> {
                 *stamp = to;
                 let hash = key.sought().hash;
                 self.by_age.push_back((hash, to));
+                self.trim_by_age();
             }
         }
         true

@@ -43,7 +43,7 @@ fn a_write_that_is_written_anew_is_known_by_its_new_stamp_alone() {
     // What was forgotten is in the floor.
     replica.put(keys[2].sought(), at(95), birth);
     replica.forget(keys[2].sought());
-    assert!(!replica.restamp(keys[2].sought(), at(95), at(12)));
+    assert!(replica.restamp(keys[2].sought(), at(95), at(12)));
     assert_eq!(replica.judge(keys[2].sought(), at(13)), Verdict::Newer);
     // A tombstone is found by its new stamp when its time is over.
     replica.expire(Tick::FOREVER);
@@ -56,6 +56,18 @@ fn a_write_that_is_written_anew_is_known_by_its_new_stamp_alone() {
         (replica.judge(key(1).sought(), at(30)), replica.judge(key(1).sought(), at(31))),
         (Verdict::Older, Verdict::Newer)
     );
+}
+
+#[test]
+fn tombstones_that_are_written_anew_take_no_more_room() {
+    let at = |time| WriteStamp { at: Stamp(time), author: 1 };
+    let bounds = TombstoneBounds { count: 8, ..AMPLE };
+    let mut replica = Replica::<Key>::new(bounds);
+    replica.remove(key(0).sought(), at(1_000), Tick(1));
+    for time in (1..1_000).rev() {
+        assert!(replica.restamp(key(0).sought(), at(time + 1), at(time)));
+    }
+    assert!(replica.by_age.len() <= 2 * bounds.count && replica.tombstones() == 1);
 }
 
 #[derive(Clone, Copy, Debug)]

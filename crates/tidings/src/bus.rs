@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tidings_cache::Domain;
+use tidings_cache::{Domain, Restamps};
 use tidings_membership::{GossipSeam, Inbound, Membership, Record};
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::Applied;
@@ -43,7 +43,6 @@ use crate::measure::Spent;
 use crate::observe::{Observation, Observers};
 use crate::receipts::{self, Receipts};
 use crate::relays::Relays;
-use crate::restamps::Restamps;
 use crate::spending::Spending;
 
 /// Gossip frames that wait to be read; more are dropped, as gossip may be.

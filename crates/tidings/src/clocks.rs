@@ -110,17 +110,21 @@ impl Clocks {
         Some(ClockOffset { ahead: offset.ahead(), uncertainty: offset.uncertainty(), exceeded })
     }
 
-    /// Whether this node's wall clock is for certain further ahead of most of these peers' than what is refused.
-    pub(crate) fn is_ahead<'a>(&self, live: impl Iterator<Item = &'a NodeId>, now: Tick) -> bool {
+    /// How far this node's wall clock is ahead of that in the middle of these peers', if it is for certain further ahead of
+    /// most than what is refused.
+    pub(crate) fn ahead<'a>(&self, live: impl Iterator<Item = &'a NodeId>, now: Tick) -> Option<Duration> {
         let peers = self.peers.lock();
         let said = live.filter_map(|node| Some(peers.get(node)?.1.offset.aged(now)));
-        let (mut behind, mut all) = (0, 0);
-        for offset in said {
-            all += 1;
-            let is_behind = offset.ahead() < 0.0 && offset.judge(SKEW_MAX) == Judgement::Beyond;
-            behind += usize::from(is_behind);
+        let mut offsets: Vec<Offset> = said.collect();
+        let is_behind =
+            |offset: &&Offset| offset.ahead() < 0.0 && offset.judge(SKEW_MAX) == Judgement::Beyond;
+        let behind = offsets.iter().filter(is_behind).count();
+        if behind * 2 <= offsets.len() {
+            return None;
         }
-        behind * 2 > all
+        offsets.sort_by(|a, b| a.ahead().total_cmp(&b.ahead()));
+        let middle = offsets[offsets.len() / 2];
+        Duration::try_from_secs_f64(-middle.ahead()).ok()
     }
 
     /// How often a peer's clock has come to be beyond the bound.
@@ -167,13 +171,14 @@ mod tests {
             let walls = (1_700_000_000_000_u64.saturating_add_signed(ahead_ms), 1_700_000_000_000);
             clocks.measured(&nodes[node], Offset::measure(walls, Duration::from_millis(5), now), now);
         };
-        assert!(!clocks.is_ahead(nodes.iter(), now), "nobody has said");
+        assert!(clocks.ahead(nodes.iter(), now).is_none(), "nobody has said");
         measure(0, -600_000);
         measure(1, 0);
         measure(2, 600_000);
-        assert!(!clocks.is_ahead(nodes.iter(), now), "one slow peer decides nothing");
+        assert!(clocks.ahead(nodes.iter(), now).is_none(), "one slow peer decides nothing");
         measure(1, -600_000);
-        assert!(clocks.is_ahead(nodes.iter(), now));
+        let ahead = clocks.ahead(nodes.iter(), now).expect("two of three are behind");
+        assert!(ahead.abs_diff(Duration::from_secs(600)) < Duration::from_millis(10), "{ahead:?}");
     }
 
     #[test]

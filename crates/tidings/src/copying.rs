@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use tidings_cache::{AnyCache, CompareError, Comparison, Refusal, Replicating, compare_with};
+use tidings_cache::{Ahead, AnyCache, CompareError, Comparison, Refusal, Replicating, Said, compare_with};
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{NodeId, Origin};
@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::asked::Answering;
 use crate::bus::Bus;
-use crate::restamps::Said;
+use crate::hosted;
 
 /// How often it is looked whether something has to be compared.
 const LOOK: Duration = Duration::from_millis(250);
@@ -98,11 +98,15 @@ fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> 
 
 /// Writes anew what most members refuse.
 fn heed(bus: &Bus, cache: &dyn Replicating, said: Said) {
-    let members: BTreeSet<NodeId> = members(bus).into_iter().map(|origin| origin.node).collect();
-    let now = bus.domain.clock().now();
-    let is_ahead = bus.clocks.is_ahead(members.iter(), now);
+    let mut hosts: BTreeSet<NodeId> = members(bus).into_iter().map(|origin| origin.node).collect();
+    let (now, wall_ms) = (bus.domain.clock().now(), bus.domain.clock().wall_ms());
+    let ahead = bus.clocks.ahead(hosts.iter(), now).map(|by| Ahead { by, wall_ms });
+    // Whoever does not have it refuses nothing.
+    let announced = bus.domain.cache_of(said.cache).map(|cache| hosted::announced(&*cache));
+    let have = announced.map(|announced| bus.coherence.hosts(&announced)).unwrap_or_default();
+    hosts.retain(|node| have.contains(node));
     let (by, of, stamp) = (said.by.clone(), said.of.clone(), said.stamp);
-    let Some(at) = bus.restamps.lock().refused(said, &members, is_ahead, now) else {
+    let Some(at) = bus.restamps.lock().refused(said, &hosts, ahead, now) else {
         tracing::debug!(%by, "refuses a write of this node, which most members have not refused: it is kept");
         return;
     };
@@ -163,9 +167,6 @@ async fn compare_all(bus: &Arc<Bus>) {
             }
             let members = members(bus);
             known.with.retain(|origin| members.contains(origin));
-            if bus.restamps.lock().is_due(id, now) {
-                known.with.clear();
-            }
             match replicating.begin() {
                 Some(comparison) if !is_apart(bus, &members) => {
                     if repair(bus, &*cache, (&*replicating, &comparison), &members).await {
@@ -291,7 +292,9 @@ async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>) {
     say_refusals(&refusals, quiet, Instant::now());
     // Of each author and key the last one: those before it are gone there.
     let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.of), one)).collect();
-    let refusals: Vec<&Refusal> = last.into_values().collect();
+    let mut refusals: Vec<&Refusal> = last.into_values().collect();
+    // In the order in which they were written: so they are moved back all alike.
+    refusals.sort_by_key(|one| one.stamp);
     for some in refusals.chunks(REFUSALS_AT_ONCE) {
         let told = some.iter().map(|refusal| async move {
             let question = refusal.question().encode(refusal.cache);

@@ -27,7 +27,6 @@ mod node;
 mod observe;
 mod receipts;
 mod relays;
-mod restamps;
 mod spending;
 mod streaming;
 #[cfg(feature = "streams")]

@@ -29,6 +29,7 @@ mod replicate_future;
 mod replicate_limits;
 mod replicate_model;
 mod replicate_repair;
+mod replicate_restamped;
 mod schemas;
 mod shared;
 mod subscriptions;

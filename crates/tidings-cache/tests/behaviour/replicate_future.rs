@@ -11,10 +11,10 @@ use crate::replicate::{Users, alone, builder, insert, users};
 use crate::replicate_repair::{repair, tell};
 
 /// Longer than a clock may be ahead of another.
-const AHEAD: Duration = Duration::from_secs(1);
+pub(crate) const AHEAD: Duration = Duration::from_secs(1);
 
 /// Three nodes, of which the first is ahead.
-fn three() -> ([Node; 3], [Users; 3]) {
+pub(crate) fn three() -> ([Node; 3], [Users; 3]) {
     let nodes = ["a", "b", "c"].map(Node::new);
     let caches = [0, 1, 2].map(|at: usize| alone(builder(&nodes[at]).explicit_tags()));
     nodes[0].clock.advance(AHEAD);
@@ -27,7 +27,7 @@ fn refused(by: &Node, author: &Users) -> Vec<Refused> {
     refusals.into_iter().map(|refusal| refusal.of).collect()
 }
 
-fn values(caches: &[Users], name: &str) -> Vec<Option<u64>> {
+pub(crate) fn values(caches: &[Users], name: &str) -> Vec<Option<u64>> {
     caches.iter().map(|cache| cache.get(&key(name))).collect()
 }
 

@@ -1,13 +1,15 @@
-//! Nodes whose values travel, in any order of changes, deliveries and comparisons: once all have heard of everything
-//! and were compared, they hold the same. What that is, other tests say.
+//! Nodes whose values travel, in any order of changes, deliveries and comparisons, with clocks that are ahead and refusals of
+//! what they write: once all have heard of everything and were compared, they hold the same. What that is, other tests say.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tidings_cache::{Refusal, Restamps, Said};
 
 use crate::common::{Node, Wire};
-use crate::replicate::{Users, users};
-use crate::replicate_repair::repair;
+use crate::replicate::{Users, alone, builder};
+use crate::replicate_repair::{look, repair};
 
 const NODES: usize = 3;
 const KEYS: u8 = 5;
@@ -19,11 +21,19 @@ enum Step {
     Increment(usize, u8),
     Clear(usize),
     Prefix(usize),
+    Tag(usize),
+    InsertTagged(usize, u8),
     Many(usize),
     Carry(usize, usize),
     Pass(usize, u64),
     /// The node may have missed writes, and compares with the others.
     Doubt(usize),
+    /// Its clock is set ahead of what others accept.
+    Leap(usize, u64),
+    /// It tells authors what it has refused: in the order of their writes, or the other way round.
+    Tell(usize, bool),
+    /// What it has refused is told to nobody.
+    Lose(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -34,10 +44,15 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (node(), 0..KEYS).prop_map(|(node, key)| Step::Increment(node, key)),
         1 => node().prop_map(Step::Clear),
         1 => node().prop_map(Step::Prefix),
+        1 => node().prop_map(Step::Tag),
+        2 => (node(), 0..KEYS).prop_map(|(node, key)| Step::InsertTagged(node, key)),
         1 => node().prop_map(Step::Many),
         6 => (node(), node()).prop_map(|(from, to)| Step::Carry(from, to)),
         3 => (node(), 1_u64..40).prop_map(|(node, ms)| Step::Pass(node, ms)),
         1 => node().prop_map(Step::Doubt),
+        1 => (node(), 600_u64..1_500).prop_map(|(node, ms)| Step::Leap(node, ms)),
+        4 => (node(), any::<bool>()).prop_map(|(node, in_order)| Step::Tell(node, in_order)),
+        1 => node().prop_map(Step::Lose),
     ]
 }
 
@@ -45,24 +60,66 @@ fn name(key: u8) -> String {
     format!("{}-{key}", if key < 2 { "user" } else { "page" })
 }
 
-fn run(step: Step, number: u64, nodes: &[Node], caches: &[Users], wire: &mut Wire<'_>) {
+/// What the authors do about refusals, in any order, as the bus has them do.
+struct Authors<'a> {
+    nodes: &'a [Node],
+    caches: &'a [Users],
+    restamps: Vec<Restamps>,
+}
+
+impl Authors<'_> {
+    fn heed(&mut self, by: usize, refusals: &[Refusal]) {
+        for refusal in refusals {
+            let Refusal { origin, cache, of, stamp, instead } = refusal.clone();
+            let author = self.nodes.iter().position(|node| node.origin == origin).unwrap();
+            let of_node = |node: usize| self.nodes[node].origin.node.clone();
+            let hosts: BTreeSet<_> = (0..NODES).filter(|node| *node != author).map(of_node).collect();
+            let said = Said { by: of_node(by), cache, of: of.clone(), stamp, instead };
+            let now = self.nodes[author].clock.now();
+            if let Some(at) = self.restamps[author].refused(said, &hosts, None, now) {
+                let cache = self.caches[author].erased().replicating().unwrap();
+                cache.restamp(of.borrowed(), stamp, at).unwrap();
+            }
+        }
+    }
+
+    fn tell(&mut self, by: usize, in_order: bool) {
+        let mut refusals = self.nodes[by].domain.take_refusals();
+        refusals.sort_by_key(|one| one.stamp);
+        if !in_order {
+            refusals.reverse();
+        }
+        self.heed(by, &refusals);
+    }
+}
+
+fn others(caches: &[Users], node: usize) -> Vec<&Users> {
+    (0..NODES).filter(|other| *other != node).map(|other| &caches[other]).collect()
+}
+
+fn run(step: Step, number: u64, authors: &mut Authors<'_>, wire: &mut Wire<'_>) {
+    let (nodes, caches) = (authors.nodes, authors.caches);
     match step {
         Step::Insert(node, key) => drop(caches[node].insert(name(key), number).unwrap()),
         Step::Remove(node, key) => drop(caches[node].remove(&name(key)).unwrap()),
         Step::Increment(node, key) => drop(caches[node].increment(&name(key), 1_000).unwrap()),
         Step::Clear(node) => drop(caches[node].clear().unwrap()),
         Step::Prefix(node) => drop(caches[node].invalidate_prefix("user-").unwrap()),
+        Step::Tag(node) => drop(caches[node].invalidate_tag("t").unwrap()),
+        Step::InsertTagged(node, key) => {
+            drop(caches[node].write().tag("t").insert(name(key), number).unwrap());
+        }
         Step::Many(node) => {
             let entries = (0..KEYS).map(|key| (name(key), number));
             drop(caches[node].write().insert_many(entries).unwrap());
         }
         Step::Carry(from, to) if from != to => wire.carry_between(from, to),
-        Step::Pass(node, ms) => nodes[node].clock.advance(Duration::from_millis(ms)),
+        Step::Tell(node, in_order) => authors.tell(node, in_order),
+        Step::Lose(node) => drop(nodes[node].domain.take_refusals()),
+        Step::Pass(node, ms) | Step::Leap(node, ms) => nodes[node].clock.advance(Duration::from_millis(ms)),
         Step::Doubt(node) => {
             nodes[node].domain.fence_all();
-            let others: Vec<_> =
-                (0..NODES).filter(|other| *other != node).map(|other| &caches[other]).collect();
-            repair(&caches[node], &others);
+            repair(&caches[node], &others(caches, node));
         }
         Step::Carry(..) => {}
     }
@@ -74,21 +131,34 @@ proptest! {
     #[test]
     fn every_node_ends_with_the_same_values_whatever_came_in_which_order(
         steps in prop::collection::vec(step(), 0..40),
+        fenced in any::<bool>(),
     ) {
         let nodes = ["a", "b", "c"].map(Node::new);
-        let caches: Vec<_> = nodes.iter().map(users).collect();
+        let caches: Vec<_> = nodes.iter().map(|node| alone(builder(node).explicit_tags())).collect();
         let mut wire = Wire::new(&nodes);
+        let restamps = nodes.iter().map(|_| Restamps::default()).collect();
+        let mut authors = Authors { nodes: &nodes, caches: &caches, restamps };
         for (number, step) in steps.iter().enumerate() {
-            run(*step, number as u64, &nodes, &caches, &mut wire);
+            run(*step, number as u64, &mut authors, &mut wire);
         }
         // Clocks differ by less than what is refused, but may by more than that here.
         let latest = nodes.iter().map(|node| node.clock.now()).max().unwrap();
         nodes.iter().for_each(|node| node.clock.advance(latest.since(node.clock.now())));
         wire.carry();
+        (0..NODES).for_each(|node| authors.tell(node, true));
+        wire.carry();
+        nodes.iter().for_each(|node| node.clock.advance(Duration::from_secs(1)));
         for node in 0..NODES {
-            let others: Vec<_> = (0..NODES).filter(|other| *other != node).map(|other| &caches[other]).collect();
-            nodes[node].domain.fence_all();
-            repair(&caches[node], &others);
+            if fenced {
+                nodes[node].domain.fence_all();
+            }
+            repair(&caches[node], &others(&caches, node));
+        }
+        // As members do now and then.
+        for node in (0..NODES).filter(|_| !fenced) {
+            for other in others(&caches, node) {
+                look(&caches[node], other);
+            }
         }
         let names: Vec<_> = (0..KEYS).map(name).collect();
         let first = caches[0].get_many(&names);

@@ -47,7 +47,7 @@ pub(crate) fn repair<K: Key>(users: &Cache<K, u64>, members: &[&Cache<K, u64>]) 
 }
 
 /// Compares where nothing was missed.
-fn look(users: &Users, member: &Users) -> usize {
+pub(crate) fn look(users: &Users, member: &Users) -> usize {
     compare(users, member, None).unwrap()
 }
 
