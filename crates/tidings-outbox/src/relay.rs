@@ -78,7 +78,8 @@ pub struct RelayStatus {
     pub found: u64,
     /// Events that it set aside.
     pub failed: u64,
-    /// Events that may be published twice: they were looked for, and their topic had been trimmed meanwhile.
+    /// Events that may be published twice: they were looked for, and their topic had been trimmed meanwhile. One counts
+    /// each time it is looked for.
     pub unsure: u64,
     /// How often the database, the store or a topic would not.
     pub setbacks: u64,
@@ -118,7 +119,7 @@ impl Relay {
         self.wake.notify_one();
     }
 
-    /// Finishes the batch that it has, gives up the lead, closes its connection and ends. What it was.
+    /// Finishes what it has asked the store for, gives up the lead, closes its connection and ends. What it was.
     ///
     /// Takes as long as the store and the database take for that: a call to a database at most 30 s.
     ///
@@ -164,6 +165,8 @@ impl<DB: Database> Outbox<DB> {
                 config,
                 shared: shared.clone(),
                 troubles: Troubles::default(),
+                stop: stop.clone(),
+                rest: Vec::new(),
             },
         };
         let task = Some(TaskTracker::new().spawn(life.run()));
@@ -249,7 +252,10 @@ impl<DB: Database> Life<DB> {
         let mut forget = Instant::now();
         while !self.stop.is_cancelled() {
             let setbacks = self.setbacks();
-            let has_worked = self.rounds.round(connection).await?;
+            let has_worked = match self.rounds.round(connection).await {
+                Err(Halt::Stopped) => break,
+                ended => ended?,
+            };
             self.failures = 0;
             if self.setbacks() == setbacks && self.rounds.troubles.is_empty() {
                 self.rounds.shared.change(|status| status.error = None);
