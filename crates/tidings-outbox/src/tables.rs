@@ -122,6 +122,7 @@ pub trait Tables: Backend {
 }
 
 /// Does it for a database: sqlx has a type for each, and no short name for all that they have in common.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! tables {
     ($database:ident) => {
         #[async_trait]
