@@ -18,6 +18,9 @@ use crate::round::{Halt, Rounds, text_of, timed};
 use crate::tables::{Database, Options};
 use crate::trouble::Troubles;
 
+/// The least time between two looks at a database of which nobody tells anything.
+pub const POLL_MIN: Duration = Duration::from_millis(10);
+
 /// How often a relay that does not lead asks for the lead.
 const LEAD_POLL: Duration = Duration::from_secs(1);
 
@@ -33,7 +36,7 @@ const FORGOTTEN_MAX: i64 = 1_000;
 /// How to relay.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    /// How often to look whether something was committed, where nobody tells. Default: 500 ms.
+    /// How often to look whether something was committed, where nobody tells. Default: 500 ms; at least [`POLL_MIN`].
     pub poll: Duration,
     /// How long to wait after a failure. Default: 500 ms, doubled up to one minute, by a fifth shorter or longer.
     pub backoff: Backoff,
@@ -272,7 +275,7 @@ impl<DB: Database> Life<DB> {
                 tokio::select! {
                     () = self.wake.notified() => {}
                     () = self.stop.cancelled() => {}
-                    () = tokio::time::sleep(next.min(self.rounds.config.poll)) => {}
+                    () = tokio::time::sleep(next.min(self.rounds.config.poll.max(POLL_MIN))) => {}
                 }
             }
         }
