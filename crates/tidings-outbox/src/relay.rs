@@ -66,7 +66,7 @@ pub enum RelayState {
     Relaying,
     /// The database or the store failed, and it waits before it tries again.
     BackingOff,
-    /// It was stopped, or its streams were closed.
+    /// It was stopped, its streams were closed, or a driver of theirs has panicked.
     Ended,
 }
 
@@ -114,7 +114,12 @@ impl Relay {
     /// What it is about.
     #[must_use]
     pub fn status(&self) -> RelayStatus {
-        self.shared.0.lock().clone()
+        let mut status = self.shared.0.lock().clone();
+        // Who has panicked could not say so.
+        if self.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            status.state = RelayState::Ended;
+        }
+        status
     }
 
     /// Has it look now.
