@@ -6,6 +6,7 @@ use sqlx::{Postgres, Sqlite};
 use tidings_outbox::{BATCH_EVENTS, Outbox, RelayConfig, RelayState};
 use tidings_streams::{NewEvent, PAYLOAD_BYTES_MAX, Retention, Streams, TrimMode};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::databases::{Lab, in_both};
 use crate::postgres_server::Server;
@@ -320,7 +321,7 @@ async fn a_relay_whose_driver_panics_says_that_it_ended<DB: Lab>() {
     assert!(world.commit("orders", NewEvent::new("1")).await);
     let relay = world.relay();
     status(&relay, |status| status.state == RelayState::Ended).await;
-    let stopped = tokio::spawn(relay.stop()).await;
+    let stopped = TaskTracker::new().spawn(relay.stop()).await;
     assert!(stopped.is_err_and(|error| error.is_panic()), "whoever stops it hears of it");
     world.store.goes(Way::Good);
     let relay = world.relay();
