@@ -2,12 +2,11 @@
 //! processes of one group, of which one is killed every few seconds. Every event is handled, those of a key one after
 //! the other.
 //!
-//! A consumer is this test binary itself. It says on its standard output what it handles, and when; the one that
-//! started it compares that with what was published.
+//! A consumer is a program of its own (`consumer`). It says on its standard output what it handles, and when; the one
+//! that started it compares that with what was published.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -18,38 +17,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Method, StatusCode};
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use tidings_tests::api::Api;
+use tidings_tests::consumer::{BATCH, GROUP, IDLE, of_group};
 use tidings_tests::directory::{Alone, Directory};
 use tidings_tests::node::Node;
 use tidings_tests::scale;
+use tidings_tests::trace::{Request, Trace};
 use tidings_tests::wait::until;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-/// Requests of the sample that are published. A whole trace, `time_s,key,size_bytes` a line and compressed or not, by
-/// `TIDINGS_TEST_TRACE`.
+/// Requests of the sample that are published. Of a trace that the environment names it is all.
 const REQUESTS: usize = 1_500;
-const TRACE: &str = "TIDINGS_TEST_TRACE";
-
-/// Tell a consumer which node to ask, and its name. Without them its test does nothing.
-const URL: &str = "TIDINGS_TEST_CONSUMES_FROM";
-const NAME: &str = "TIDINGS_TEST_CONSUMER";
 
 /// Publishers at once, each with the keys that are its.
 const PUBLISHERS: usize = 16;
 
 /// Consumers of the group.
 const CONSUMERS: usize = 3;
-
-/// Events that a consumer takes at a time.
-const BATCH: usize = 20;
-
-/// How long a delivery is its consumer's, and how much of that a consumer uses: it handles nothing that might be
-/// somebody else's by then, however long it stood still.
-const IDLE: Duration = Duration::from_secs(2);
-const USED: Duration = Duration::from_millis(1_500);
 
 /// A consumer is killed so often, or earlier: when a part of all events was handled since the last one was.
 const KILL_EVERY: Duration = Duration::from_secs(3);
@@ -59,65 +45,8 @@ const KILLS_MIN: usize = 5;
 const EACH_WITHIN: Duration = Duration::from_millis(20);
 const DONE_WITHIN: Duration = Duration::from_secs(60);
 
-const TOPIC: [&str; 3] = ["v1", "streams", "requests"];
-const GROUP: [&str; 5] = ["v1", "streams", "requests", "groups", "g"];
-
 fn of_topic(what: &'static str) -> [&'static str; 4] {
-    [TOPIC[0], TOPIC[1], TOPIC[2], what]
-}
-
-fn of_group(what: &'static str) -> [&'static str; 6] {
-    [GROUP[0], GROUP[1], GROUP[2], GROUP[3], GROUP[4], what]
-}
-
-/// On a clock that all processes have.
-fn now() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
-}
-
-#[test]
-fn consumer() -> Result<()> {
-    let (Ok(url), Ok(name)) = (std::env::var(URL), std::env::var(NAME)) else { return Ok(()) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let api = Api::new(&url, None)?;
-        loop {
-            consume(&api, &name).await?;
-        }
-    })
-}
-
-/// Takes some events, handles each, and acknowledges them together.
-async fn consume(api: &Api, name: &str) -> Result<()> {
-    let asked = now();
-    let ask = json!({ "max": BATCH, "wait": "1s", "consumer": name });
-    let answer = api.send(api.request(Method::POST, &of_group("receive")).json(&ask)).await?;
-    let taken: Value = answer.must_be(StatusCode::OK)?.json()?;
-    let mut done = Vec::new();
-    for event in taken["events"].as_array().context("no events")? {
-        let at = now();
-        if at - asked > USED {
-            println!("@ late");
-            continue;
-        }
-        let number = event["payload"].as_str().and_then(|payload| payload.split(' ').next());
-        println!("@ handled {} {}", at.as_nanos(), number.context("no number")?);
-        done.push(json!({ "id": event["id"], "delivery": event["delivery"] }));
-    }
-    if done.is_empty() {
-        return Ok(());
-    }
-    let answer =
-        api.send(api.request(Method::POST, &of_group("ack")).json(&json!({ "deliveries": done }))).await?;
-    ensure!(answer.status.is_success(), "not acknowledged: {}", answer.text());
-    let results: Value = answer.json()?;
-    for one in results["results"].as_array().context("no results")? {
-        if one["outcome"] != "acked" {
-            println!("@ unheard {}", one["id"]);
-        }
-    }
-    Ok(())
+    ["v1", "streams", "requests", what]
 }
 
 /// What consumers said, all of them in all of their lives.
@@ -134,9 +63,7 @@ struct Said {
 
 impl Said {
     fn hear(&self, line: &str) {
-        // What libtest says comes first on the line, if at all.
-        let Some((_, words)) = line.split_once("@ ") else { return };
-        match words.split(' ').collect::<Vec<_>>()[..] {
+        match line.split(' ').collect::<Vec<_>>()[..] {
             ["handled", at, number] => {
                 let entry = (at.parse().expect("a moment"), number.parse().expect("a number"));
                 self.handled.lock().expect("no reader panics").push(entry);
@@ -165,10 +92,8 @@ impl Drop for Consumer {
 
 impl Consumer {
     fn start(number: usize, address: &str, said: &Arc<Said>) -> Result<Self> {
-        let mut process = Command::new(std::env::current_exe()?)
-            .args(["consumers::consumer", "--exact", "--nocapture", "--test-threads=1"])
-            .env(URL, address)
-            .env(NAME, format!("c{number}"))
+        let mut process = Command::new(env!("CARGO_BIN_EXE_consumer"))
+            .args([address, &format!("c{number}")])
             .stdout(Stdio::piped())
             .spawn()?;
         let (lines, said) = (BufReader::new(process.stdout.take().context("it is piped")?), Arc::clone(said));
@@ -190,34 +115,9 @@ impl Consumer {
     }
 }
 
-/// A request: its key, and the size of what it asked for.
-struct Request {
-    key: String,
-    bytes: usize,
-}
-
 fn requests() -> Result<Vec<Request>> {
-    let (path, most) = match std::env::var_os(TRACE) {
-        Some(path) => (PathBuf::from(path), usize::MAX),
-        None => {
-            let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/twitter_cluster52_20k.csv");
-            (sample, scale::count(REQUESTS))
-        }
-    };
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
-    let is_compressed = path.extension().is_some_and(|extension| extension == "zst");
-    let file: Box<dyn Read> =
-        if is_compressed { Box::new(zstd::Decoder::new(file)?) } else { Box::new(file) };
-    let mut requests = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line?;
-        let fields: Vec<&str> = line.split(',').collect();
-        let [time, key, bytes] = fields[..] else { continue };
-        if time != "time_s" && !line.starts_with('#') && requests.len() < most {
-            requests.push(Request { key: key.to_owned(), bytes: bytes.trim().parse()? });
-        }
-    }
-    ensure!(requests.len() > 100, "{} requests in {}", requests.len(), path.display());
+    let requests = Trace::load_part(scale::count(REQUESTS))?.requests;
+    ensure!(requests.len() > 100, "{} requests", requests.len());
     Ok(requests)
 }
 
@@ -233,7 +133,7 @@ async fn publish(api: &Api, requests: &Arc<Vec<Request>>) -> Result<()> {
         let (api, requests) = (api.clone(), Arc::clone(requests));
         publishers.spawn(async move {
             for number in share {
-                let Request { key, bytes } = &requests[number];
+                let Request { key, bytes, .. } = &requests[number];
                 let payload = format!("{number} {}", "x".repeat(*bytes));
                 let event = json!({ "key": key, "payload": payload });
                 let answer = api.send(api.request(Method::POST, &of_topic("events")).json(&event)).await?;

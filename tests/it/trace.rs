@@ -25,7 +25,7 @@ const GONE: usize = 0;
 /// Requests under way at once: as many as come in 20 ms, which is several times as long as one takes.
 const CLIENTS: usize = 40;
 
-/// How long hits are counted before, and after. All caches have seen the trace by then.
+/// How long hits are counted before. All caches have seen the trace by then.
 const STEADY: Duration = Duration::from_secs(5);
 
 /// How long they are counted while a node is gone, and its entries' bound has passed.
@@ -168,10 +168,6 @@ async fn a_production_trace_keeps_half_of_its_hits_while_one_of_five_nodes_is_go
     // Until then all that was confirmed before counts.
     sleep(cluster.max_staleness()).await;
     let during = traffic.count(scale::duration(DURING)).await;
-    cluster.node_mut(GONE).start()?;
-    cluster.formed().await?;
-    *traffic.there() = (0..NODES).collect();
-    let after = traffic.count(scale::duration(STEADY)).await;
     running.abort_all();
     while let Some(ended) = running.join_next().await {
         ensure!(ended.is_err_and(|error| error.is_cancelled()), "a client has ended by itself");
@@ -182,18 +178,19 @@ async fn a_production_trace_keeps_half_of_its_hits_while_one_of_five_nodes_is_go
         "G2",
         format!(
             "{:.0} requests a second ({made:.2} of those that were due), hit ratio of the four {before} before, {during} while \
-             one was gone, {after} after",
+             one was gone",
             traffic.trace.pace() * made,
         ),
     );
     ensure!(during.failed == 0, "{} requests failed at nodes that were there", during.failed);
     ensure!(before.hit_ratio > 0.4, "hit ratio {before}: the caches were not warm");
     ensure!(during.loads_per_second > before.loads_per_second, "{during}: the end of the node was not felt");
-    // A machine that cannot ask at about this pace shows nothing of it.
-    if made >= KEPT_UP {
-        ensure!(during.hit_ratio >= before.hit_ratio / 2.0, "{before} before, {during} while one was gone");
-    } else {
+    let has_kept_half = during.hit_ratio >= before.hit_ratio / 2.0;
+    // What fails at a slower pace says nothing: that was harder than the trace.
+    if !has_kept_half && made < KEPT_UP {
         facts::note("G2", "not judged: this machine cannot keep up with the trace");
+        return Ok(());
     }
+    ensure!(has_kept_half, "{before} before, {during} while one was gone");
     Ok(())
 }

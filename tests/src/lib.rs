@@ -11,6 +11,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod consumer;
 pub mod directory;
 pub mod drive;
 pub mod host;

@@ -69,7 +69,8 @@
 //!   there. That holds however long nobody relayed. The topic's own window of idempotency keys is needed only against a
 //!   call that reaches the store late: by a server that had it in a queue, or by a process that was stopped between two
 //!   instructions while another one took over. What was trimmed from a topic cannot be looked for: such events are
-//!   published again, and counted ([`RelayStatus::unsure`]).
+//!   published again, and counted each time that they were looked for ([`RelayStatus::unsure`]). What cannot be looked
+//!   for, because the store cannot read, waits.
 //! - **Once per idempotency key.** A key that an event brings is taken once for each topic: published again, while it
 //!   waits or within [`RelayConfig::remember_keys`] after it went out, it is not stored ([`Enqueued::duplicate`]).
 //!   Where two open transactions publish with one key, the second one waits for the end of the first. In PostgreSQL two
@@ -84,15 +85,17 @@
 //! - **Nothing is lost for being wrong.** What no topic takes is set aside with its error: an event of a topic that is
 //!   not configured, one that the store refuses while it takes what stands behind it, a row that this release cannot
 //!   read. It is counted, and [`Outbox::failed`] shows, [`Outbox::retry`] publishes, [`Outbox::discard`] removes it.
+//!   What a store has no room for is not wrong: it waits, with all behind it.
 //! - **Everything goes with it**: payload, key, headers, content type, and the moment before which it is not delivered.
 //!
 //! # Relays
 //!
 //! Any number of processes may have a relay; one at a time relays, for otherwise there would be no order. In PostgreSQL
 //! it holds an advisory lock on a connection of its own, on which it does all else too: with the connection it loses
-//! the lock, and learns of it. That, and `LISTEN`, needs a session: behind a pooler of transactions give it a pool that
-//! goes to the server. In SQLite it holds a lock on a file beside the database. All relays of an outbox publish to the
-//! same store; with an embedded one that is one process.
+//! the lock, and learns of it. While it relays it has a second one, for `LISTEN`. Both need a session: behind a pooler of
+//! transactions give it a pool that goes to the server. In SQLite it holds a lock on a file beside the database; one in
+//! memory has no such file, and may have one relay only. All relays of an outbox publish to the same store; with an
+//! embedded one that is one process.
 //!
 //! A relay takes at most [`BATCH_EVENTS`] events or [`BATCH_BYTES`] at a time, and holds no more. It is told of commits
 //! by `NOTIFY`, which is part of the transaction, or [`Outbox::wake`]; else it looks every [`RelayConfig::poll`]. Where
@@ -103,7 +106,13 @@
 //!
 //! - Who publishes to topics that nobody configured finds out from [`Outbox::failed`] only: the transaction does not
 //!   know the relay's settings.
-//! - A topic with a lot of trouble holds back no other; but of more than [`TROUBLED_TOPICS_MAX`] at once all wait.
+//! - A topic with a lot of trouble holds back no other; but of more than [`TROUBLED_TOPICS_MAX`] at once all wait. What
+//!   waits for such a topic is walked past at each look at the table: the more of it, the more a look costs.
+//! - Where a topic refuses more than [`BATCH_EVENTS`], or [`BATCH_BYTES`], one after the other, nothing tells whether it is
+//!   the events or the topic: all of it waits until somebody mends it. [`RelayStatus::error`] says so.
+//! - Every event that is relayed has an idempotency key, and the embedded store remembers at most 2^18 of a topic within
+//!   its `idempotency_window`: a topic takes no more events in that time, and the rest of a larger backlog waits. The
+//!   relay itself needs no window.
 //! - For those without a database `tidings_streams` has `Streams::after_commit`, in memory.
 
 #![cfg_attr(
@@ -124,7 +133,7 @@ mod tables;
 mod trouble;
 
 pub use outbox::{Backlog, Enqueued, FailedEvent, InvalidPrefix, Outbox, OutboxError, PREFIX_BYTES_MAX};
-pub use relay::{Relay, RelayConfig, RelayState, RelayStatus};
+pub use relay::{POLL_MIN, Relay, RelayConfig, RelayState, RelayStatus};
 pub use round::{BATCH_BYTES, BATCH_EVENTS};
 pub use tables::Database;
 pub use trouble::TROUBLED_TOPICS_MAX;

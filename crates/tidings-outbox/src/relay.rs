@@ -18,6 +18,9 @@ use crate::round::{Halt, Rounds, text_of, timed};
 use crate::tables::{Database, Options};
 use crate::trouble::Troubles;
 
+/// The least time between two looks at a database of which nobody tells anything.
+pub const POLL_MIN: Duration = Duration::from_millis(10);
+
 /// How often a relay that does not lead asks for the lead.
 const LEAD_POLL: Duration = Duration::from_secs(1);
 
@@ -33,7 +36,7 @@ const FORGOTTEN_MAX: i64 = 1_000;
 /// How to relay.
 #[derive(Clone, Debug)]
 pub struct RelayConfig {
-    /// How often to look whether something was committed, where nobody tells. Default: 500 ms.
+    /// How often to look whether something was committed, where nobody tells. Default: 500 ms; at least [`POLL_MIN`].
     pub poll: Duration,
     /// How long to wait after a failure. Default: 500 ms, doubled up to one minute, by a fifth shorter or longer.
     pub backoff: Backoff,
@@ -63,7 +66,7 @@ pub enum RelayState {
     Relaying,
     /// The database or the store failed, and it waits before it tries again.
     BackingOff,
-    /// It was stopped, or its streams were closed.
+    /// It was stopped, its streams were closed, or a driver of theirs has panicked.
     Ended,
 }
 
@@ -78,7 +81,8 @@ pub struct RelayStatus {
     pub found: u64,
     /// Events that it set aside.
     pub failed: u64,
-    /// Events that may be published twice: they were looked for, and their topic had been trimmed meanwhile.
+    /// Events that may be published twice: they were looked for, and their topic had been trimmed meanwhile. One counts
+    /// each time it is looked for.
     pub unsure: u64,
     /// How often the database, the store or a topic would not.
     pub setbacks: u64,
@@ -110,7 +114,12 @@ impl Relay {
     /// What it is about.
     #[must_use]
     pub fn status(&self) -> RelayStatus {
-        self.shared.0.lock().clone()
+        let mut status = self.shared.0.lock().clone();
+        // Who has panicked could not say so.
+        if self.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            status.state = RelayState::Ended;
+        }
+        status
     }
 
     /// Has it look now.
@@ -118,7 +127,7 @@ impl Relay {
         self.wake.notify_one();
     }
 
-    /// Finishes the batch that it has, gives up the lead, closes its connection and ends. What it was.
+    /// Finishes what it has asked the store for, gives up the lead, closes its connection and ends. What it was.
     ///
     /// Takes as long as the store and the database take for that: a call to a database at most 30 s.
     ///
@@ -164,6 +173,8 @@ impl<DB: Database> Outbox<DB> {
                 config,
                 shared: shared.clone(),
                 troubles: Troubles::default(),
+                stop: stop.clone(),
+                rest: Vec::new(),
             },
         };
         let task = Some(TaskTracker::new().spawn(life.run()));
@@ -249,7 +260,10 @@ impl<DB: Database> Life<DB> {
         let mut forget = Instant::now();
         while !self.stop.is_cancelled() {
             let setbacks = self.setbacks();
-            let has_worked = self.rounds.round(connection).await?;
+            let has_worked = match self.rounds.round(connection).await {
+                Err(Halt::Stopped) => break,
+                ended => ended?,
+            };
             self.failures = 0;
             if self.setbacks() == setbacks && self.rounds.troubles.is_empty() {
                 self.rounds.shared.change(|status| status.error = None);
@@ -266,7 +280,7 @@ impl<DB: Database> Life<DB> {
                 tokio::select! {
                     () = self.wake.notified() => {}
                     () = self.stop.cancelled() => {}
-                    () = tokio::time::sleep(next.min(self.rounds.config.poll)) => {}
+                    () = tokio::time::sleep(next.min(self.rounds.config.poll.max(POLL_MIN))) => {}
                 }
             }
         }

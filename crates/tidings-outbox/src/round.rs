@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::error::Error;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tidings_streams::{EventId, Page, PublishError, StoreError, Stream, Streams, cut_error};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::event::{Row, Waiting};
 use crate::outbox::Outbox;
 use crate::relay::{RelayConfig, Shared};
-use crate::tables::{Database, Settled};
+use crate::tables::{Database, SetAside, Settled};
 use crate::trouble::Troubles;
 
 /// Most events that a relay takes at a time.
@@ -25,12 +27,18 @@ const DATABASE_CALL_MAX: Duration = Duration::from_secs(30);
 /// Events of a topic that are looked at in one go for those that are in doubt: payloads come with them.
 const LOOK_EVENTS: usize = 100;
 
-/// A topic that refused a batch so often is asked event by event, for it may be one of them that it refuses. A store
-/// that was in trouble for a moment has got over it.
+/// Times that a topic is looked at so before the others have their turn.
+const LOOKS: usize = 50;
+
+/// A topic that had so many failures is asked event by event, for it may be one of them that it refuses. A store that was
+/// in trouble for a moment has got over it.
 const PROBE_AFTER: u32 = 5;
 
 /// Most events that are refused one after the other before it is the topic that is taken for the reason.
 const PROBES: usize = 16;
+
+/// That number doubles with each further failure, so often: in the end it is more than a relay takes at a time.
+const PROBE_DOUBLINGS: u32 = 5;
 
 /// Why a relay does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +52,9 @@ pub(crate) enum Halt {
     Closed,
     #[error("too many topics refuse their events")]
     TooManyTroubles,
+    /// No failure: it need not finish.
+    #[error("it was stopped")]
+    Stopped,
 }
 
 /// Why events of a topic were not published.
@@ -53,7 +64,7 @@ enum Setback {
     Halt(Halt),
     /// The topic's cannot be, for now. It may be one of them.
     Refused(String),
-    /// The topic's cannot be, for now.
+    /// The topic's cannot be, for now, whatever they are.
     Full(String),
 }
 
@@ -68,9 +79,15 @@ impl From<StoreError> for Setback {
         match error {
             StoreError::Closed => Self::Halt(Halt::Closed),
             StoreError::Unreachable(_) => Self::Halt(Halt::Store(error)),
+            StoreError::Failed(ref failed) if is_full(failed.kind()) => Self::Full(text_of(&error)),
             StoreError::Failed(_) | StoreError::Unsupported { .. } => Self::Refused(text_of(&error)),
         }
     }
+}
+
+/// A store without room takes a small event behind a large one: that says nothing against the large one.
+fn is_full(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::OutOfMemory)
 }
 
 impl From<PublishError> for Setback {
@@ -94,7 +111,7 @@ pub(crate) fn text_of(error: &dyn Error) -> String {
 pub(crate) async fn timed<T>(call: impl Future<Output = sqlx::Result<T>>) -> Result<T, Halt> {
     match tokio::time::timeout(DATABASE_CALL_MAX, call).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+        Err(_) => Err(sqlx::Error::Io(ErrorKind::TimedOut.into()).into()),
     }
 }
 
@@ -105,17 +122,33 @@ pub(crate) struct Rounds<DB: Database> {
     pub(crate) config: RelayConfig,
     pub(crate) shared: Shared,
     pub(crate) troubles: Troubles,
+    pub(crate) stop: CancellationToken,
+    /// Topics that are looked at, and have had their turn. No more than events of a batch.
+    pub(crate) rest: Vec<String>,
+}
+
+/// What a look has shown.
+#[derive(Debug, Default)]
+struct Looked {
+    /// Keys of events that are there.
+    found: HashSet<String>,
+    /// Up to where nothing else is, if there is more to look at.
+    reached: Option<EventId>,
 }
 
 impl<DB: Database> Rounds<DB> {
-    /// Publishes the oldest events that wait. `false`: there was none.
+    /// Publishes the oldest events that wait. `false`: there is nothing to go on with.
     ///
     /// What was published is settled also where the round ends with an error.
     pub(crate) async fn round(&mut self, connection: &mut DB::Connection) -> Result<bool, Halt> {
         let now = Instant::now();
-        let passed_over = self.troubles.passed_over(now);
+        let (mut passed_over, rest) = (self.troubles.passed_over(now), std::mem::take(&mut self.rest));
+        passed_over.extend_from_slice(&rest);
         let bounds = (BATCH_EVENTS as i64, BATCH_BYTES as i64);
         let rows = timed(DB::waiting(connection, self.outbox.table(), &passed_over, bounds)).await?;
+        if rows.is_empty() && !rest.is_empty() {
+            return Ok(true);
+        }
         if rows.is_empty() {
             self.troubles.clear_past(now);
             return Ok(false);
@@ -128,7 +161,7 @@ impl<DB: Database> Rounds<DB> {
             }
         }
         timed(DB::settle(connection, self.outbox.table(), &settled)).await?;
-        for (id, error) in &settled.failed {
+        for SetAside { id, error, .. } in &settled.failed {
             tracing::warn!(id, error, table = self.outbox.table_name(), "an event was set aside");
         }
         self.shared.change(|status| status.failed += settled.failed.len() as u64);
@@ -147,7 +180,7 @@ impl<DB: Database> Rounds<DB> {
             Ok(stream) => stream,
             Err(error) => {
                 let error = text_of(&error);
-                settled.failed.extend(rows.iter().map(|row| (row.id, error.clone())));
+                settled.failed.extend(rows.iter().map(|row| SetAside::new(row.id, error.clone())));
                 return Ok(());
             }
         };
@@ -156,21 +189,13 @@ impl<DB: Database> Rounds<DB> {
             let id = row.id;
             match row.waiting() {
                 Ok(event) => waiting.push(event),
-                Err(reason) => settled.failed.push((id, text_of(&reason))),
+                Err(reason) => settled.failed.push(SetAside::new(id, text_of(&reason))),
             }
         }
-        let published = match self.prepare(connection, &stream, &mut waiting, settled).await {
-            Ok(()) => self.publish(&stream, &waiting, settled).await,
-            Err(setback) => Err(setback),
-        };
-        let (error, may_be_one) = match published {
-            Ok(()) => {
-                self.troubles.clear(topic);
-                return Ok(());
-            }
+        let error = match self.relay_events(connection, &stream, waiting, settled).await {
+            Ok(()) => return Ok(()),
             Err(Setback::Halt(halt)) => return Err(halt),
-            Err(Setback::Refused(error)) => (error, true),
-            Err(Setback::Full(error)) => (error, false),
+            Err(Setback::Refused(error) | Setback::Full(error)) => error,
         };
         let now = Instant::now();
         let failures = self.troubles.note(topic, now, &self.config.backoff, rand::random());
@@ -180,47 +205,78 @@ impl<DB: Database> Rounds<DB> {
             status.setbacks += 1;
             status.error = Some(format!("{topic}: {error}"));
         });
-        if may_be_one && failures >= PROBE_AFTER {
-            self.probe(&stream, waiting, settled).await?;
-        }
         Ok(())
     }
 
-    /// Takes out what was published before, and notes of the rest where their topic ends.
+    /// Publishes what was looked for and noted, and nothing else.
+    async fn relay_events(
+        &mut self,
+        connection: &mut DB::Connection,
+        stream: &Stream,
+        mut waiting: Vec<Waiting>,
+        settled: &mut Settled,
+    ) -> Result<(), Setback> {
+        let topic = stream.topic().name.as_str();
+        if !self.prepare(connection, stream, &mut waiting, settled).await? {
+            self.rest.push(topic.to_owned());
+            return Ok(());
+        }
+        match self.troubles.failures(topic).checked_sub(PROBE_AFTER) {
+            None => self.publish(stream, &waiting, settled).await?,
+            // Instead of all at once: a store that failed may have stored them, and then they must be looked for.
+            Some(more) => {
+                let most = PROBES << more.min(PROBE_DOUBLINGS);
+                self.probe(stream, &waiting, most, settled).await?;
+            }
+        }
+        self.troubles.clear(topic);
+        Ok(())
+    }
+
+    /// Takes out what was published before, and notes of the rest where their topic ends. `false`: there is more to look
+    /// at, another time.
     async fn prepare(
         &mut self,
         connection: &mut DB::Connection,
         stream: &Stream,
         waiting: &mut Vec<Waiting>,
         settled: &mut Settled,
-    ) -> Result<(), Setback> {
-        let found = self.look(stream, waiting).await?;
+    ) -> Result<bool, Setback> {
+        let Looked { found, reached } = self.look(stream, waiting).await?;
         if !found.is_empty() {
             let is_found = |one: &mut Waiting| found.contains(key_of(one));
             let there: Vec<Waiting> = waiting.extract_if(.., is_found).collect();
             self.shared.change(|status| status.found += there.len() as u64);
             there.iter().for_each(|one| one.settle(settled));
         }
+        if let Some(reached) = reached {
+            // The next look goes on from there, also in another process.
+            let is_seen = |one: &&Waiting| one.after.is_some_and(|after| after < reached);
+            let seen: Vec<i64> = waiting.iter().filter(is_seen).map(|one| one.id).collect();
+            timed(DB::mark(connection, self.outbox.table(), &seen, reached)).await?;
+            return Ok(false);
+        }
         let fresh: Vec<i64> = waiting.iter().filter(|one| one.after.is_none()).map(|one| one.id).collect();
         if !fresh.is_empty() {
             let end = stream.info().await?.and_then(|info| info.last).unwrap_or_default();
             timed(DB::mark(connection, self.outbox.table(), &fresh, end)).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Looks for events that somebody may have published: their keys, if they are there.
-    async fn look(&self, stream: &Stream, waiting: &[Waiting]) -> Result<HashSet<String>, Setback> {
+    /// Looks for events that somebody may have published.
+    async fn look(&self, stream: &Stream, waiting: &[Waiting]) -> Result<Looked, Setback> {
         let doubted = || waiting.iter().filter_map(|one| Some((one.after?, key_of(one))));
-        let (mut missing, mut found) = (HashSet::new(), HashSet::new());
+        let (mut missing, mut found, mut looks) = (HashSet::new(), HashSet::new(), 0);
         missing.extend(doubted().map(|(_, key)| key));
         let mut after = doubted().map(|(after, _)| after).min();
-        while let Some(from) = after.filter(|_| !missing.is_empty()) {
+        while let Some(from) = after.filter(|_| !missing.is_empty() && looks < LOOKS) {
+            self.go_on()?;
             let page = Page { after: Some(from), limit: LOOK_EVENTS, ..Page::default() };
             let read = stream.read(&page).await?;
             let keys = read.events.iter().filter_map(|event| event.idempotency_key.as_deref());
             found.extend(keys.filter(|key| missing.remove(*key)).map(str::to_owned));
-            after = read.next;
+            (after, looks) = (read.next, looks + 1);
         }
         if !missing.is_empty() {
             // What was trimmed meanwhile was not seen. Asked afterwards, for a topic's beginning only moves on.
@@ -232,7 +288,11 @@ impl<DB: Database> Rounds<DB> {
             let unsure = doubted().filter(may_be_trimmed).count() as u64;
             self.shared.change(|status| status.unsure += unsure);
         }
-        Ok(found)
+        Ok(Looked { found, reached: after.filter(|_| !missing.is_empty()) })
+    }
+
+    fn go_on(&self) -> Result<(), Halt> {
+        if self.stop.is_cancelled() { Err(Halt::Stopped) } else { Ok(()) }
     }
 
     /// Publishes events as one batch; one by one where one of them is none to the store.
@@ -252,13 +312,8 @@ impl<DB: Database> Rounds<DB> {
             }
             Err(PublishError::Invalid(_)) => {
                 for one in waiting {
-                    match self.publish_one(stream, one, settled).await {
-                        Err(error @ PublishError::Invalid(_)) => {
-                            settled.failed.push((one.id, text_of(&error)));
-                        }
-                        Err(error) => return Err(error.into()),
-                        Ok(()) => {}
-                    }
+                    self.go_on()?;
+                    self.publish_one(stream, one, settled).await?;
                 }
                 Ok(())
             }
@@ -270,34 +325,48 @@ impl<DB: Database> Rounds<DB> {
     async fn probe(
         &mut self,
         stream: &Stream,
-        waiting: Vec<Waiting>,
+        waiting: &[Waiting],
+        most: usize,
         settled: &mut Settled,
-    ) -> Result<(), Halt> {
+    ) -> Result<(), Setback> {
         let mut refused = Vec::new();
-        for one in &waiting {
-            match self.publish_one(stream, one, settled).await.map_err(Setback::from) {
-                Ok(()) => {
+        for one in waiting {
+            self.go_on()?;
+            match self.publish_one(stream, one, settled).await {
+                Ok(false) => {}
+                Ok(true) => {
                     settled.failed.append(&mut refused);
                     self.troubles.clear(stream.topic().name.as_str());
                 }
-                Err(Setback::Halt(halt)) => return Err(halt),
-                Err(Setback::Refused(error)) if refused.len() < PROBES => refused.push((one.id, error)),
-                Err(_) => break,
+                Err(Setback::Refused(error)) if refused.len() < most => {
+                    refused.push(SetAside::new(one.id, error));
+                }
+                Err(setback) => return Err(setback),
             }
         }
-        Ok(())
+        refused.pop().map_or(Ok(()), |last| Err(Setback::Refused(last.error)))
     }
 
+    /// Publishes an event. `false`: it is none to the store, and was set aside.
     async fn publish_one(
         &self,
         stream: &Stream,
         one: &Waiting,
         settled: &mut Settled,
-    ) -> Result<(), PublishError> {
-        let published = stream.publish(one.event.clone()).await?;
-        self.count(1, usize::from(published.duplicate));
-        one.settle(settled);
-        Ok(())
+    ) -> Result<bool, Setback> {
+        match stream.publish(one.event.clone()).await {
+            Ok(published) => {
+                self.count(1, usize::from(published.duplicate));
+                one.settle(settled);
+                Ok(true)
+            }
+            Err(error @ PublishError::Invalid(_)) => {
+                let aside = SetAside { is_nowhere: true, ..SetAside::new(one.id, text_of(&error)) };
+                settled.failed.push(aside);
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn count(&self, events: usize, duplicates: usize) {

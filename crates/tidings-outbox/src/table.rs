@@ -35,7 +35,7 @@ pub struct Table {
     pub(crate) remove: Arc<str>,
     /// By ids.
     pub(crate) published: Arc<str>,
-    /// By id, error.
+    /// By id, error, 1 where its topic does not have it for sure.
     pub(crate) set_aside: Arc<str>,
     /// By age in milliseconds, most rows.
     pub(crate) forget: Arc<str>,
@@ -70,7 +70,11 @@ impl Table {
                  WHERE id IN ({ids})"
             )
             .into(),
-            set_aside: format!("UPDATE {name} SET error = $2, failed_at = {now} WHERE id = $1").into(),
+            set_aside: format!(
+                "UPDATE {name} SET error = $2, failed_at = {now}, \
+                 after_id = CASE WHEN $3 = 1 THEN NULL ELSE after_id END WHERE id = $1"
+            )
+            .into(),
             forget: format!(
                 "DELETE FROM {name} WHERE id IN (SELECT id FROM {name} \
                  WHERE published_at < {now} - $1 ORDER BY published_at LIMIT $2)"

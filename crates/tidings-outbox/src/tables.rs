@@ -26,8 +26,23 @@ pub struct Settled {
     pub(crate) gone: Vec<i64>,
     /// They are in their topics, and their keys are remembered.
     pub(crate) kept: Vec<i64>,
-    /// They were set aside, each with its error.
-    pub(crate) failed: Vec<(i64, String)>,
+    /// They were set aside.
+    pub(crate) failed: Vec<SetAside>,
+}
+
+/// A row that was set aside.
+#[derive(Debug)]
+pub(crate) struct SetAside {
+    pub(crate) id: i64,
+    pub(crate) error: String,
+    /// Its topic does not have it for sure: whoever tries it again need not look for it.
+    pub(crate) is_nowhere: bool,
+}
+
+impl SetAside {
+    pub(crate) fn new(id: i64, error: String) -> Self {
+        Self { id, error, is_nowhere: false }
+    }
 }
 
 /// What each database does in its own way.
@@ -107,6 +122,7 @@ pub trait Tables: Backend {
 }
 
 /// Does it for a database: sqlx has a type for each, and no short name for all that they have in common.
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
 macro_rules! tables {
     ($database:ident) => {
         #[async_trait]
@@ -172,11 +188,12 @@ macro_rules! tables {
                         settle.execute(&mut *transaction).await?;
                     }
                 }
-                for (id, error) in &settled.failed {
+                for one in &settled.failed {
                     let set_aside = sqlx::query(AssertSqlSafe(Arc::clone(&table.set_aside)));
                     // A text of PostgreSQL cannot hold this character.
-                    let error = error.replace('\0', "\u{fffd}");
-                    set_aside.bind(*id).bind(error).execute(&mut *transaction).await?;
+                    let error = one.error.replace('\0', "\u{fffd}");
+                    let set_aside = set_aside.bind(one.id).bind(error).bind(i64::from(one.is_nowhere));
+                    set_aside.execute(&mut *transaction).await?;
                 }
                 transaction.commit().await
             }

@@ -31,6 +31,11 @@ impl Troubles {
         Some(trouble.failures)
     }
 
+    /// The topic's failures in a row.
+    pub(crate) fn failures(&self, topic: &str) -> u32 {
+        self.0.get(topic).map_or(0, |trouble| trouble.failures)
+    }
+
     /// Notes that the topic takes events.
     pub(crate) fn clear(&mut self, topic: &str) {
         self.0.remove(topic);
@@ -70,6 +75,7 @@ mod tests {
         let (mut troubles, now) = (Troubles::default(), Instant::now());
         assert_eq!(troubles.note("a", now, &BACKOFF, 0.5), Some(1));
         assert_eq!(troubles.note("a", now, &BACKOFF, 0.5), Some(2));
+        assert_eq!((troubles.failures("a"), troubles.failures("b")), (2, 0));
         assert_eq!(troubles.passed_over(now), ["a"]);
         assert_eq!(troubles.next(now), Some(Duration::from_secs(2)));
         assert!(troubles.passed_over(now + Duration::from_secs(2)).is_empty());

@@ -1,7 +1,8 @@
 //! `cargo xtask guarantees`: runs the trials that try to break the guarantees, and prints what they read as a table.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -59,9 +60,9 @@ pub(crate) fn run(workspace: &Workspace, large: bool) -> Result<()> {
     let facts = workspace.target.join("guarantees.jsonl");
     let _ = std::fs::remove_file(&facts);
     let mut failed = Vec::new();
-    for mut command in trials(workspace, large) {
-        command.env(FACTS, &facts).env("TIDINGS_BIN", workspace.target.join("release/tidings"));
-        failed.extend(must(&mut command).err());
+    for mut trial in trials(workspace, large) {
+        trial.command.env(FACTS, &facts).env("TIDINGS_BIN", workspace.target.join("release/tidings"));
+        failed.extend(trial.run().err());
     }
     let facts = read(&facts)?;
     print!("{}", table(&facts)?);
@@ -72,32 +73,74 @@ pub(crate) fn run(workspace: &Workspace, large: bool) -> Result<()> {
     Ok(())
 }
 
-fn trials(workspace: &Workspace, large: bool) -> Vec<Command> {
+/// Tests that are run, and what their names contain: each of these stands for one at least.
+struct Trial {
+    command: Command,
+    names: Vec<&'static str>,
+}
+
+impl Trial {
+    /// All tests.
+    fn of_all(command: Command) -> Self {
+        // Every name contains it.
+        Self { command, names: vec![""] }
+    }
+
+    /// Runs them, and shows what they say as it comes.
+    fn run(&mut self) -> Result<()> {
+        let name = format!("{:?}", self.command);
+        let started = self.command.stdout(Stdio::piped()).spawn();
+        let mut child = started.with_context(|| format!("cannot start {name}"))?;
+        let output = child.stdout.take().context("it has no output")?;
+        let mut ran = Vec::new();
+        for line in BufReader::new(output).lines() {
+            let line = line.with_context(|| format!("cannot read what {name} prints"))?;
+            println!("{line}");
+            ran.extend(test_in(&line).map(str::to_owned));
+        }
+        let status = child.wait().with_context(|| format!("cannot wait for {name}"))?;
+        ensure!(status.success(), "{name}: {status}");
+        let nobodys = nobodys(&self.names, &ran);
+        ensure!(nobodys.is_empty(), "{name}: no test was run whose name contains {nobodys:?}");
+        Ok(())
+    }
+}
+
+/// The test that a line says was run: `test cuts::of_two ... ok`.
+fn test_in(line: &str) -> Option<&str> {
+    let (name, verdict) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    (!verdict.starts_with("ignored")).then_some(name)
+}
+
+/// What no name of a test contains.
+fn nobodys(names: &[&'static str], ran: &[String]) -> Vec<&'static str> {
+    names.iter().copied().filter(|name| !ran.iter().any(|test| test.contains(name))).collect()
+}
+
+fn trials(workspace: &Workspace, large: bool) -> Vec<Trial> {
     let (mut of_nodes, mut of_a_cache) = (workspace.cargo(&OF_NODES), workspace.cargo(&OF_A_CACHE));
     let mut trials: Vec<_> = OF_PARTS.into_iter().map(|part| of_a_part(workspace, part)).collect();
-    if !large {
-        trials.extend([of_nodes, of_a_cache]);
-        return trials;
+    if large {
+        of_nodes.arg("--");
+        for (name, scale) in LARGE {
+            of_nodes.args(["--skip", name]);
+            let mut command = workspace.cargo(&OF_NODES);
+            command.args(["--", name]).env(SCALE, scale);
+            trials.push(Trial { command, names: vec![name] });
+        }
+        if std::env::var_os(READS).is_none() {
+            of_a_cache.env(READS, LARGE_READS);
+        }
     }
-    of_nodes.arg("--");
-    for (name, scale) in LARGE {
-        of_nodes.args(["--skip", name]);
-        let mut trial = workspace.cargo(&OF_NODES);
-        trial.args(["--", name]).env(SCALE, scale);
-        trials.push(trial);
-    }
-    if std::env::var_os(READS).is_none() {
-        of_a_cache.env(READS, LARGE_READS);
-    }
-    trials.extend([of_nodes, of_a_cache]);
+    trials.extend([of_nodes, of_a_cache].map(Trial::of_all));
     trials
 }
 
-fn of_a_part(workspace: &Workspace, (package, binary, tests): (&str, &str, &[&str])) -> Command {
-    let mut trial =
+fn of_a_part(workspace: &Workspace, (package, binary, tests): (&str, &str, &[&'static str])) -> Trial {
+    let mut command =
         workspace.cargo(&["test", "--locked", "--no-fail-fast", "-p", package, "--test", binary, "--"]);
-    trial.args(tests);
-    trial
+    command.args(tests);
+    Trial { command, names: tests.to_vec() }
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -167,6 +210,20 @@ mod tests {
         let all: String = (1..=GUARANTEES).map(|number| fact(&format!("G{number} G1"), "a")).collect();
         assert_eq!(untried(&all), [] as [&str; 0]);
         assert_eq!(untried(&all.replace("\"G7 ", "\"G17 ")), ["G7"]);
+    }
+
+    #[test]
+    fn a_name_that_no_test_has_is_found() {
+        let said = [
+            "running 3 tests",
+            "test cuts::a_cut ... ok",
+            "test cuts::b ... ignored, slow",
+            "test result: ok. 1",
+        ];
+        let ran: Vec<String> = said.into_iter().filter_map(test_in).map(str::to_owned).collect();
+        assert_eq!(ran, ["cuts::a_cut"]);
+        assert_eq!(nobodys(&["cuts::", "", "cuts::b", "renamed"], &ran), ["cuts::b", "renamed"]);
+        assert_eq!(nobodys(&[""], &[]), [""], "no test at all");
     }
 
     #[test]

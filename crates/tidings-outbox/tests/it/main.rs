@@ -5,6 +5,7 @@
 
 mod databases;
 mod killed;
+mod looking;
 mod postgres_server;
 mod publishing;
 mod refusing;

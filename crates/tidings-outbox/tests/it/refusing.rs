@@ -13,6 +13,8 @@ in_both! {
     an_event_that_the_store_refuses_is_set_aside_when_it_takes_those_behind_it
     a_topic_without_room_waits_and_loses_nothing
     a_topic_with_trouble_holds_up_no_other
+    many_events_in_a_row_that_the_store_refuses_hold_up_those_behind_them_for_a_while_only
+    events_for_which_a_full_store_has_no_room_are_not_overtaken
 }
 
 async fn an_event_of_a_topic_that_is_not_configured_is_set_aside_until_it_is_retried<DB: Lab>() {
@@ -84,6 +86,9 @@ async fn an_event_that_is_none_to_the_store_is_set_aside_alone<DB: Lab>() {
     world.relayed().await;
     assert_eq!(world.payloads("orders").await, ["1", "2"]);
     assert_eq!(world.backlog().await.failed, 1);
+    // Nothing was stored: nobody has to look for it.
+    let noted = "SELECT COALESCE(after_id, 'nothing') FROM shop_outbox";
+    assert_eq!(DB::texts(&mut *world.connection().await, noted).await, ["nothing"]);
     relay.stop().await;
 }
 
@@ -144,5 +149,35 @@ async fn a_topic_with_trouble_holds_up_no_other<DB: Lab>() {
     status(&relay, |status| status.published == 1).await;
     assert_eq!(world.payloads("orders").await, ["1"]);
     // The relay ends though there is trouble.
+    relay.stop().await;
+}
+
+async fn many_events_in_a_row_that_the_store_refuses_hold_up_those_behind_them_for_a_while_only<DB: Lab>() {
+    let world = World::<DB>::new().await;
+    world.store.goes(Way::Refusing);
+    let mut transaction = world.begin().await;
+    for payload in std::iter::repeat_n("poison", 40).chain(["1"]) {
+        world.outbox.publish(&mut transaction, "orders", NewEvent::new(payload)).await.unwrap();
+    }
+    transaction.commit().await.unwrap();
+    let relay = world.relay();
+    status(&relay, |status| (status.failed, status.published) == (40, 1)).await;
+    assert_eq!(world.payloads("orders").await, ["1"]);
+    relay.stop().await;
+}
+
+async fn events_for_which_a_full_store_has_no_room_are_not_overtaken<DB: Lab>() {
+    let world = World::<DB>::new().await;
+    world.store.goes(Way::Crammed);
+    for payload in ["0", "poison", "1"] {
+        world.commit("orders", NewEvent::new(payload)).await;
+    }
+    let relay = world.relay();
+    // It was asked event by event meanwhile.
+    let waits = status(&relay, |status| status.published == 1 && status.setbacks >= 12).await;
+    assert_eq!((world.backlog().await.waiting, waits.failed), (2, 0));
+    world.store.goes(Way::Good);
+    world.relayed().await;
+    assert_eq!(world.payloads("orders").await, ["0", "poison", "1"]);
     relay.stop().await;
 }

@@ -6,6 +6,7 @@ use sqlx::{Postgres, Sqlite};
 use tidings_outbox::{BATCH_EVENTS, Outbox, RelayConfig, RelayState};
 use tidings_streams::{NewEvent, PAYLOAD_BYTES_MAX, Retention, Streams, TrimMode};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 use crate::databases::{Lab, in_both};
 use crate::postgres_server::Server;
@@ -24,6 +25,7 @@ in_both! {
     a_key_that_went_out_long_ago_can_be_used_again
     the_backlog_is_what_it_says
     a_relay_whose_streams_are_closed_ends_and_leaves_what_waits
+    a_relay_whose_driver_panics_says_that_it_ended
 }
 
 /// Writers, each with transactions one after the other.
@@ -181,7 +183,7 @@ async fn a_relay_that_cannot_reach_its_store_lets_another_one_try<DB: Lab>() {
     // As in a process of its own, from which the store can be reached.
     let other = Outbox::<DB>::new("shop_").unwrap().relay(&world.pool, reached.clone(), config());
     status(&other, |status| status.published == 1).await;
-    assert_eq!(world.backlog().await.waiting, 0);
+    world.relayed().await;
     other.stop().await;
     cut_off.stop().await;
     reached.shutdown().await.unwrap();
@@ -311,4 +313,19 @@ async fn a_relay_whose_streams_are_closed_ends_and_leaves_what_waits<DB: Lab>() 
     let ended = status(&relay, |status| status.state == RelayState::Ended).await;
     assert!(ended.error.is_some_and(|error| error.contains("closed")));
     assert_eq!(world.backlog().await.waiting, 1);
+}
+
+async fn a_relay_whose_driver_panics_says_that_it_ended<DB: Lab>() {
+    let world = World::<DB>::new().await;
+    world.store.goes(Way::Panicking);
+    assert!(world.commit("orders", NewEvent::new("1")).await);
+    let relay = world.relay();
+    status(&relay, |status| status.state == RelayState::Ended).await;
+    let stopped = TaskTracker::new().spawn(relay.stop()).await;
+    assert!(stopped.is_err_and(|error| error.is_panic()), "whoever stops it hears of it");
+    world.store.goes(Way::Good);
+    let relay = world.relay();
+    world.relayed().await;
+    assert_eq!(world.payloads("orders").await, ["1"]);
+    relay.stop().await;
 }

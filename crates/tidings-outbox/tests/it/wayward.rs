@@ -1,5 +1,6 @@
 //! The embedded store, which does not do as it is told.
 
+use std::io::{Error, ErrorKind};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -27,6 +28,16 @@ pub(crate) enum Way {
     Judging,
     /// The topic has no room for more keys.
     Full,
+    /// There is no room for it, if one of its events says `poison`.
+    Crammed,
+    /// Four are refused; of the fifth the same is said, but it is published.
+    Fitful,
+    /// It is published. Nothing can be read.
+    Unreadable,
+    /// It is published. A topic that is read has more, always.
+    Endless,
+    /// The driver panics.
+    Panicking,
 }
 
 #[derive(Debug)]
@@ -35,11 +46,13 @@ pub(crate) struct Wayward {
     way: Mutex<Way>,
     /// How many batches came.
     batches: Mutex<u64>,
+    /// How many pages were read.
+    reads: Mutex<u64>,
 }
 
 impl Wayward {
     pub(crate) fn new(inner: Embedded) -> Self {
-        Self { inner, way: Mutex::new(Way::Good), batches: Mutex::default() }
+        Self { inner, way: Mutex::new(Way::Good), batches: Mutex::default(), reads: Mutex::default() }
     }
 
     pub(crate) fn goes(&self, way: Way) {
@@ -56,6 +69,14 @@ impl Wayward {
     pub(crate) fn batches(&self) -> u64 {
         *self.batches.lock()
     }
+
+    pub(crate) fn reads(&self) -> u64 {
+        *self.reads.lock()
+    }
+}
+
+fn refused(kind: ErrorKind, text: &str) -> StoreError {
+    StoreError::Failed(Arc::new(Error::new(kind, text)))
 }
 
 fn is_poison(event: &NewEvent) -> bool {
@@ -73,16 +94,22 @@ impl Driver for Wayward {
     }
 
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError> {
-        *self.batches.lock() += 1;
+        let batches = {
+            let mut batches = self.batches.lock();
+            *batches += 1;
+            *batches
+        };
         self.is_there()?;
         let way = *self.way.lock();
         let has_poison = events.iter().any(is_poison);
         match way {
             Way::Full => return Err(PublishError::TooManyKeys),
             Way::Refusing if has_poison => {
-                let refused = Arc::new(std::io::Error::other("too large for the server"));
-                return Err(StoreError::Failed(refused).into());
+                return Err(refused(ErrorKind::Other, "too large for the server").into());
             }
+            Way::Crammed if has_poison => return Err(refused(ErrorKind::StorageFull, "no room").into()),
+            Way::Fitful if batches < 5 => return Err(refused(ErrorKind::Other, "not now").into()),
+            Way::Panicking => panic!("as it was told"),
             Way::Judging if has_poison => {
                 return Err(tidings_streams::InvalidEvent::Payload(9).into());
             }
@@ -91,6 +118,9 @@ impl Driver for Wayward {
         let published = self.inner.publish(topic, events).await?;
         if way == Way::Unheard {
             self.goes(Way::Away);
+        }
+        if way == Way::Fitful && batches == 5 {
+            return Err(refused(ErrorKind::Other, "what was done is not known").into());
         }
         self.is_there()?;
         Ok(published)
@@ -107,6 +137,15 @@ impl Driver for Wayward {
 
     async fn read(&self, topic: &Topic, page: &Page) -> Result<EventPage, StoreError> {
         self.is_there()?;
+        *self.reads.lock() += 1;
+        match *self.way.lock() {
+            Way::Unreadable => return Err(refused(ErrorKind::Other, "it cannot be read")),
+            Way::Endless => {
+                let next = page.after.map(|after| EventId::pair(after.major() + 1, 0));
+                return Ok(EventPage { events: Vec::new(), next });
+            }
+            _ => {}
+        }
         self.inner.read(topic, page).await
     }
 
