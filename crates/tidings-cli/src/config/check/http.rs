@@ -63,7 +63,7 @@ fn addable(file: &Path) -> io::Result<()> {
         Ok(_) => Ok(access(file, Access::WRITE_OK)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let directory = file.parent().filter(|directory| !directory.as_os_str().is_empty());
-            Ok(access(directory.unwrap_or(Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
+            Ok(access(directory.unwrap_or_else(|| Path::new(".")), Access::WRITE_OK | Access::EXEC_OK)?)
         }
         Err(error) => Err(error),
     }
