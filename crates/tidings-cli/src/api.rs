@@ -58,7 +58,10 @@ pub(crate) async fn resolve(setting: &str, address: &str) -> Result<SocketAddr, 
 
 fn cannot_bind(error: &BindError) -> Failure {
     let exit = match error {
-        BindError::Unprotected(_) | BindError::Tokens(_) | BindError::Certificate(_) => Exit::Configuration,
+        BindError::Unprotected(_)
+        | BindError::Tokens(_)
+        | BindError::Certificate(_)
+        | BindError::AuditFile { .. } => Exit::Configuration,
         _ => Exit::Failed,
     };
     let failure = Failure::new(exit, format!("cannot start the HTTP API: {}", chain(error)));

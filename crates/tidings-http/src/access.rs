@@ -13,12 +13,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::http::header::{AUTHORIZATION, COOKIE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 pub(crate) use self::failures::network;
 use self::failures::{Failures, Verdict};
 use self::sessions::Sessions;
 pub(crate) use self::sessions::{SESSION_COOKIE, SessionId};
+use self::tokens::Digest;
 pub use self::tokens::{NewToken, TokenError, TokenFileError, Tokens};
 use crate::problem::Problem;
 
@@ -27,9 +29,10 @@ use crate::problem::Problem;
 pub enum Role {
     /// Look at how things are: no values, no changes.
     Viewer,
-    /// Work with caches and streams, and repair what is wrong.
+    /// Work with caches and streams, and repair what is wrong: also invalidate, drain the node, and make a group go on
+    /// from elsewhere.
     Operator,
-    /// Everything, also what cannot be undone.
+    /// Everything, also what takes something away for good: caches, groups, events, dead letters, members.
     Admin,
 }
 
@@ -94,6 +97,12 @@ impl Needs {
         Self { audience, payloads: false, destroys: false, traffic: false }
     }
 
+    /// Whether a request that takes this, and is no safe one, is for nothing that is there: all that changes something
+    /// takes more than a viewer.
+    pub(crate) fn is_of_nothing(self) -> bool {
+        self.audience == Audience::Role(Role::Viewer)
+    }
+
     pub(crate) const fn payloads(self) -> Self {
         Self { payloads: true, ..self }
     }
@@ -119,11 +128,13 @@ pub(crate) enum Means {
 }
 
 /// Who asks.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
     pub(crate) payloads: bool,
+    /// The token that it showed, or began its session with.
+    pub(crate) token: Option<Digest>,
     pub(crate) means: Means,
 }
 
@@ -142,6 +153,8 @@ pub(crate) struct Access {
     switches: Switches,
     failures: Mutex<Failures>,
     sessions: Mutex<Sessions>,
+    /// Told whenever somebody may count no more: tokens were replaced, or sessions ended.
+    changed: watch::Sender<()>,
     refused: [AtomicU64; 4],
 }
 
@@ -175,6 +188,7 @@ impl Access {
             switches,
             failures: Mutex::default(),
             sessions: Mutex::default(),
+            changed: watch::Sender::default(),
             refused: Default::default(),
         }
     }
@@ -188,6 +202,45 @@ impl Access {
     pub(crate) fn replace(&self, tokens: Tokens) {
         if let Some(held) = &self.tokens {
             held.store(Arc::new(tokens));
+            self.changed.send_replace(());
+        }
+    }
+
+    /// Whether somebody who was let in would be let in now, to all that it might do then. To ask renews no session.
+    pub(crate) fn counts(&self, caller: &Caller) -> bool {
+        self.counts_until(caller, Instant::now()).is_some()
+    }
+
+    /// Until a caller counts no more, which for one without a token is never: what is endless has to end then.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn revoked(&self, caller: &Caller) {
+        let mut changed = self.changed.subscribe();
+        while let Some(until) = self.counts_until(caller, Instant::now()) {
+            let ended = async {
+                match until {
+                    Some(until) => sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = ended => {}
+                // The sender is this one's.
+                _ = changed.changed() => {}
+            }
+        }
+    }
+
+    /// Until when a caller counts if nothing changes; `Some(None)`: without an end.
+    fn counts_until(&self, caller: &Caller, now: Instant) -> Option<Option<Instant>> {
+        let Some(tokens) = &self.tokens else { return Some(None) };
+        if !tokens.load().allow(caller) {
+            return None;
+        }
+        match &caller.means {
+            Means::Session(id) => lock(&self.sessions).end_of(id, now).map(Some),
+            Means::Loopback | Means::Token => Some(None),
         }
     }
 
@@ -200,16 +253,18 @@ impl Access {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Who asks: nobody in particular, if neither a token nor a session that counts was shown.
+    /// Who asks: nobody in particular, if neither a token nor a session that counts was shown. `renews`: whether this is
+    /// a use of the session.
     pub(crate) fn caller(
         &self,
         headers: &HeaderMap,
         address: IpAddr,
         now: Instant,
+        renews: bool,
     ) -> Result<Option<Caller>, Problem> {
         let Some(tokens) = &self.tokens else {
             let (name, role) = (Arc::from(LOOPBACK), Role::Admin);
-            return Ok(Some(Caller { name, role, payloads: true, means: Means::Loopback }));
+            return Ok(Some(Caller { name, role, payloads: true, token: None, means: Means::Loopback }));
         };
         let tokens = tokens.load();
         let mut shown = headers.get_all(AUTHORIZATION).iter();
@@ -223,7 +278,7 @@ impl Access {
         }
         let mut sessions = lock(&self.sessions);
         Ok(cookies(headers).find_map(|id| {
-            let token = tokens.by_digest(&sessions.holder(&id, now)?)?;
+            let token = tokens.by_digest(&sessions.holder(&id, now, renews)?)?;
             Some(token.caller(Means::Session(id)))
         }))
     }
@@ -273,7 +328,7 @@ impl Access {
         if needs.payloads && !self.switches.allow_payloads {
             return forbidden("payloads_forbidden", "http.allow_payloads is false on this node".to_owned());
         }
-        if needs.payloads && !caller.payloads {
+        if needs.payloads && !self.shows_payloads(caller) {
             let detail = "the token may not see values and payloads: it lacks the permission payloads";
             return forbidden("payloads_forbidden", detail.to_owned());
         }
@@ -283,6 +338,11 @@ impl Access {
             return forbidden("destructive_forbidden", detail.to_owned());
         }
         Ok(())
+    }
+
+    /// Whether a caller may see values and payloads, and what tells something of them.
+    pub(crate) fn shows_payloads(&self, caller: &Caller) -> bool {
+        self.switches.allow_payloads && caller.payloads
     }
 
     /// Begins a session for the holder of a token.
@@ -296,6 +356,8 @@ impl Access {
         let tokens = self.tokens.as_ref().ok_or_else(Problem::not_configured)?.load();
         let Some(token) = tokens.find(token) else { return Err(self.wrong(address, now)) };
         lock(&self.sessions).begin(&id, token.digest(), now);
+        // Another one may have given way to it.
+        self.changed.send_replace(());
         Ok(token.caller(Means::Session(id)))
     }
 
@@ -303,6 +365,7 @@ impl Access {
     pub(crate) fn log_out(&self, caller: &Caller) {
         if let Means::Session(id) = &caller.means {
             lock(&self.sessions).end(id);
+            self.changed.send_replace(());
         }
     }
 }

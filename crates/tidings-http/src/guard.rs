@@ -21,10 +21,12 @@ use crate::app::App;
 use crate::lobby::Connection;
 use crate::problem::{Problem, Told, name_request};
 use crate::request_id::{REQUEST_ID, RequestId};
-use crate::routes::{Policy, to_login};
-use crate::trail::{Asked, Outcome, shown};
+use crate::routes::{Policy, RELOAD, to_login};
+use crate::trail::{Asked, Kind, Outcome, shown};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// What answers may do in a browser unless they say otherwise: nothing.
 const POLICY: &str = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
@@ -68,14 +70,16 @@ fn normal(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// Whether a request that may change something comes from another site's page. Programs send neither of the headers
-/// that say so; a browser without them would still send its cookies. `scheme` is the one that this server speaks.
+/// Whether a request comes from another site's page, which may only lead here: looking takes places and leases, too.
+/// Programs send neither of the headers that say so; a browser without them would still send its cookies, and counts
+/// where something may be changed. `scheme` is the one that this server speaks.
 fn is_cross_site(method: &Method, (scheme, host): (&str, &str), headers: &HeaderMap) -> bool {
+    if let Some(site) = headers.get(SEC_FETCH_SITE) {
+        let is_foreign = site != "same-origin" && site != "none";
+        return is_foreign && !(method.is_safe() && is_link(headers));
+    }
     if method.is_safe() {
         return false;
-    }
-    if let Some(site) = headers.get(SEC_FETCH_SITE) {
-        return site != "same-origin" && site != "none";
     }
     match headers.get(ORIGIN) {
         Some(origin) => {
@@ -87,6 +91,12 @@ fn is_cross_site(method: &Method, (scheme, host): (&str, &str), headers: &Header
         }
         None => headers.contains_key(COOKIE),
     }
+}
+
+/// Whether a browser goes to the answer, and shows it by itself.
+fn is_link(headers: &HeaderMap) -> bool {
+    headers.get(SEC_FETCH_MODE).is_some_and(|mode| mode == "navigate")
+        && headers.get(SEC_FETCH_DEST).is_none_or(|dest| dest == "document")
 }
 
 /// What the guard works with.
@@ -165,12 +175,13 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
     };
     let scheme = if app.options().tls.is_some() { "https" } else { "http" };
     if is_cross_site(request.method(), (scheme, host), request.headers()) {
-        let detail = "pages of other sites may not change anything here";
+        let detail = "pages of other sites may neither look at anything here nor change it";
         return Err(refused(Problem::new(StatusCode::FORBIDDEN, "cross_site", detail)));
     }
     let address = connection.peer().ip().to_canonical();
     let needs = gate.policy.of(request.extensions().get::<MatchedPath>(), request.method());
-    let judged = match app.access().caller(request.headers(), address, Instant::now()) {
+    let renews = !is_reload(request.uri());
+    let judged = match app.access().caller(request.headers(), address, Instant::now(), renews) {
         Ok(caller) => {
             app.access().judge(caller.as_ref(), needs).map(|()| caller.clone()).map_err(|why| (why, caller))
         }
@@ -199,7 +210,7 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
         }
     };
     if let Some(caller) = &caller {
-        connection.admit(app.room()).map_err(|problem| {
+        connection.admit(caller, app.room()).map_err(|problem| {
             let mut response = problem.into_response();
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Box::new((response, None))
@@ -207,6 +218,11 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
         request.extensions_mut().insert(caller.clone());
     }
     Ok((request, caller, needs))
+}
+
+/// Whether a page asks by itself, without anybody who uses it.
+fn is_reload(uri: &Uri) -> bool {
+    uri.path() == "/" && uri.query() == Some(RELOAD)
 }
 
 /// Whether a person looks at the answer.
@@ -226,6 +242,9 @@ async fn changed(
     let mut pending = Pending { gate, of: Some((caller, asked(&request, address, needs, &id))) };
     let response = next.run(request).await;
     if let Some((caller, asked)) = pending.of.take() {
+        // Who logs in is whom the new token names, whatever the browser was before.
+        let named = response.extensions().get::<Noted>().and_then(|noted| noted.caller.clone());
+        let caller = named.unwrap_or(caller);
         gate.app.trail().note(&caller, asked, outcome_of(&response)).await;
     }
     response
@@ -256,7 +275,13 @@ fn asked(request: &Request, address: IpAddr, needs: Needs, id: &RequestId) -> As
         action: format!("{} {route}", request.method()).trim_end().to_owned(),
         target: shown(target),
         request: id.clone(),
-        traffic: needs.traffic,
+        kind: if needs.is_of_nothing() {
+            Kind::Nothing
+        } else if needs.traffic {
+            Kind::Traffic
+        } else {
+            Kind::Act
+        },
     }
 }
 
@@ -342,7 +367,16 @@ mod tests {
     }
 
     #[test]
-    fn writes_from_other_sites_are_told_apart() {
+    fn only_the_page_that_loads_itself_anew_is_no_use_of_a_session() {
+        for (uri, expected) in
+            [("/?reload", true), ("/", false), ("/?reload=1", false), ("/v1/cluster?reload", false)]
+        {
+            assert_eq!(is_reload(&Uri::from_static(uri)), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn what_other_sites_send_is_told_apart() {
         for scheme in ["http", "https"] {
             let (own, other) = if scheme == "http" { ("http", "https") } else { ("https", "http") };
             let cross = |method: Method, named: &[(HeaderName, String)]| {
@@ -352,6 +386,9 @@ mod tests {
             };
             let site = |text: &str| (SEC_FETCH_SITE, text.to_owned());
             let origin = |of: &str, host: &str| (ORIGIN, format!("{of}://{host}"));
+            let fetched = |name: HeaderName, text: &str| (name, text.to_owned());
+            let mode = |text| fetched(SEC_FETCH_MODE, text);
+            let dest = |text| fetched(SEC_FETCH_DEST, text);
             for (named, expected) in [
                 (vec![], false),
                 (vec![site("same-origin")], false),
@@ -366,7 +403,23 @@ mod tests {
                 (vec![(COOKIE, "a=b".to_owned())], true),
             ] {
                 assert_eq!(cross(Method::POST, &named), expected, "{scheme} {named:?}");
-                assert!(!cross(Method::GET, &named), "{scheme} {named:?}");
+                let is_fetched = named.iter().any(|(name, _)| name == SEC_FETCH_SITE);
+                assert_eq!(cross(Method::GET, &named), expected && is_fetched, "{scheme} {named:?}");
+            }
+            for (named, expected) in [
+                (vec![site("cross-site"), mode("navigate"), dest("document")], false),
+                (vec![site("cross-site"), mode("navigate")], false),
+                (vec![site("cross-site"), mode("navigate"), dest("iframe")], true),
+                (vec![site("same-site"), mode("cors"), dest("empty")], true),
+                (vec![site("cross-site"), mode("no-cors"), dest("image")], true),
+                (vec![site("same-origin"), mode("cors"), dest("empty")], false),
+            ] {
+                assert_eq!(cross(Method::GET, &named), expected, "{scheme} {named:?}");
+                assert_eq!(
+                    cross(Method::POST, &named),
+                    named[0] != site("same-origin"),
+                    "{scheme} {named:?}"
+                );
             }
         }
     }

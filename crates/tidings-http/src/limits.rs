@@ -50,6 +50,10 @@ pub const RETRIES_PER_SECOND: u32 = 1_000;
 /// How long the store of streams is waited for by a scrape: without its answer there are no gauges of it.
 pub const FIGURES_TIME: Duration = Duration::from_secs(2);
 
+/// How old what the store of streams has told a scrape may be for another one: whoever scrapes, it is asked once in this
+/// time.
+pub const FIGURES_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// Longest value, in bytes. Longer ones are answered 413.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
@@ -91,7 +95,7 @@ pub const LINGER_TIME: Duration = Duration::from_secs(1);
 /// them is closed, so that who only opens connections keeps nobody else from getting in.
 pub const LOBBY_MAX: usize = 128;
 
-/// How long a connection may take until somebody is let in on it.
+/// How long a connection may take until somebody is let in on it, or is again after that one counts no more.
 pub const LOBBY_TIME: Duration = Duration::from_secs(30);
 
 /// How long a TLS handshake may take: two round trips to anywhere, on a slow machine.
@@ -127,8 +131,8 @@ pub const SESSION_IDLE_TIME: Duration = Duration::from_secs(60 * 60);
 /// Longest form to log in with, in bytes: a token, percent-encoded.
 pub const LOGIN_BYTES_MAX: usize = 4 << 10;
 
-/// What people did that is remembered for `GET /v1/audit`, and as much again of what services did: at most some
-/// kilobyte each.
+/// What people did that is remembered for `GET /v1/audit`, and as much again of what services did and of what was
+/// refused: at most some kilobyte each.
 pub const TRAIL_MAX: usize = 2_048;
 
 /// Longest target in the trail, in bytes; of longer ones the beginning is kept.
@@ -143,7 +147,7 @@ pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Pause between two looks at whether the token file or a certificate has changed.
 pub const FILES_POLL: Duration = Duration::from_secs(1);
 
-/// How long requests under way may go on after the server was told to end.
+/// How long requests under way may go on after the server was told to end, or their connection.
 pub const GRACE_TIME: Duration = Duration::from_secs(5);
 
 /// How long draining waits for peers: one that is there acknowledges within milliseconds.

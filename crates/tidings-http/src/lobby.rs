@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::access::network;
-use crate::limits::LOBBY_MAX;
+use crate::access::{Access, Caller, network};
+use crate::limits::{LOBBY_MAX, LOBBY_TIME};
 use crate::problem::Problem;
 use crate::room::Room;
 
@@ -54,7 +55,7 @@ impl Waiting {
 
 impl Lobby {
     /// A place for a connection, which is another's if there is no room.
-    fn enter(&self, address: IpAddr) -> Seat {
+    fn enter(&self, address: IpAddr, displaced: CancellationToken) -> Seat {
         let mut waiting = self.lock();
         if waiting.guests.len() >= LOBBY_MAX
             && let Some(guest) = waiting.victim().and_then(|victim| waiting.guests.remove(&victim))
@@ -62,11 +63,11 @@ impl Lobby {
             guest.displaced.cancel();
             self.0.displaced.fetch_add(1, Ordering::Relaxed);
         }
-        let (number, displaced) = (waiting.next, CancellationToken::new());
+        let number = waiting.next;
         waiting.next += 1;
-        waiting.guests.insert(number, Guest { network: network(address), displaced: displaced.clone() });
+        waiting.guests.insert(number, Guest { network: network(address), displaced });
         drop(waiting);
-        Seat { lobby: self.clone(), number, displaced }
+        Seat { lobby: self.clone(), number }
     }
 
     /// How many had to give way.
@@ -84,7 +85,6 @@ impl Lobby {
 struct Seat {
     lobby: Lobby,
     number: u64,
-    displaced: CancellationToken,
 }
 
 impl Drop for Seat {
@@ -98,21 +98,29 @@ impl Drop for Seat {
 pub(crate) struct Connection {
     peer: SocketAddr,
     here: SocketAddr,
+    lobby: Lobby,
     displaced: CancellationToken,
-    standing: Mutex<Standing>,
+    standing: watch::Sender<Standing>,
 }
 
 #[derive(Debug)]
 enum Standing {
-    Waiting { _seat: Seat },
-    Admitted { _place: OwnedSemaphorePermit },
+    Waiting {
+        _seat: Seat,
+    },
+    /// Who was let in last, and counts.
+    Admitted {
+        _place: OwnedSemaphorePermit,
+        caller: Caller,
+    },
 }
 
 impl Connection {
     pub(crate) fn new(peer: SocketAddr, here: SocketAddr, lobby: &Lobby) -> Self {
-        let seat = lobby.enter(peer.ip());
-        let displaced = seat.displaced.clone();
-        Self { peer, here, displaced, standing: Mutex::new(Standing::Waiting { _seat: seat }) }
+        let displaced = CancellationToken::new();
+        let seat = lobby.enter(peer.ip(), displaced.clone());
+        let standing = watch::Sender::new(Standing::Waiting { _seat: seat });
+        Self { peer, here, lobby: lobby.clone(), displaced, standing }
     }
 
     /// The other end.
@@ -126,34 +134,105 @@ impl Connection {
     }
 
     /// Lets somebody in, for whom there has to be a place.
-    pub(crate) fn admit(&self, room: &Room) -> Result<(), Problem> {
-        let mut standing = self.lock();
-        if matches!(*standing, Standing::Waiting { .. }) {
-            let place = room.connections.take("too many connections are open")?;
-            *standing = Standing::Admitted { _place: place };
+    pub(crate) fn admit(&self, caller: &Caller, room: &Room) -> Result<(), Problem> {
+        let mut outcome = Ok(());
+        self.standing.send_if_modified(|standing| match standing {
+            Standing::Admitted { caller: last, .. } if last == caller => false,
+            Standing::Admitted { caller: last, .. } => {
+                *last = caller.clone();
+                true
+            }
+            Standing::Waiting { .. } => match room.connections.take("too many connections are open") {
+                Ok(place) => {
+                    *standing = Standing::Admitted { _place: place, caller: caller.clone() };
+                    true
+                }
+                Err(problem) => {
+                    outcome = Err(problem);
+                    false
+                }
+            },
+        });
+        outcome
+    }
+
+    /// Takes the place of somebody away again, unless another one was let in meanwhile: the connection waits with those
+    /// on which nobody was.
+    fn dismiss(&self, caller: &Caller) {
+        self.standing.send_if_modified(|standing| {
+            let is_theirs = standing.caller() == Some(caller);
+            if is_theirs {
+                let seat = self.lobby.enter(self.peer.ip(), self.displaced.clone());
+                *standing = Standing::Waiting { _seat: seat };
+            }
+            is_theirs
+        });
+    }
+
+    /// Until nobody has been let in for [`LOBBY_TIME`]. Who was let in and counts no more is dismissed meanwhile.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub(crate) async fn late(&self, access: &Access) {
+        let mut standing = self.standing.subscribe();
+        loop {
+            let admitted = standing.borrow_and_update().caller().cloned();
+            let Some(caller) = admitted else {
+                let admitted = standing.wait_for(|standing| standing.caller().is_some());
+                if timeout(LOBBY_TIME, admitted).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            tokio::select! {
+                () = access.revoked(&caller) => self.dismiss(&caller),
+                // The sender is this one's.
+                _ = standing.changed() => {}
+            }
         }
-        Ok(())
     }
 
-    /// Whether nobody has been let in yet.
-    pub(crate) fn is_waiting(&self) -> bool {
-        matches!(*self.lock(), Standing::Waiting { .. })
-    }
-
-    /// Until it has to give way, which it never has once somebody was let in.
+    /// Until it has to give way, which it never has while somebody is let in.
     pub(crate) async fn displaced(&self) {
         self.displaced.cancelled().await;
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+impl Standing {
+    fn caller(&self) -> Option<&Caller> {
+        match self {
+            Self::Waiting { .. } => None,
+            Self::Admitted { caller, .. } => Some(caller),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::access::{Means, NewToken, Role, SessionId, Switches, Tokens};
     use crate::limits::CONNECTIONS_MAX;
+
+    const SWITCHES: Switches =
+        Switches { open_health_and_metrics: true, allow_payloads: true, allow_destructive_actions: false };
+
+    fn token(entropy: [u8; 32]) -> NewToken {
+        NewToken::new("ops", Role::Viewer, false, entropy).unwrap()
+    }
+
+    fn caller() -> Caller {
+        Caller {
+            name: "ops".into(),
+            role: Role::Viewer,
+            payloads: false,
+            token: None,
+            means: Means::Loopback,
+        }
+    }
 
     fn peer(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 1))
@@ -185,20 +264,59 @@ mod tests {
     fn who_was_let_in_stays_whoever_comes() {
         let (lobby, room) = (Lobby::default(), Room::default());
         let inside = connect(1, &lobby);
-        inside.admit(&room).unwrap();
+        inside.admit(&caller(), &room).unwrap();
         let others: Vec<_> = (0..3 * LOBBY_MAX).map(|_| connect(1, &lobby)).collect();
-        assert!(!is_displaced(&inside) && !inside.is_waiting());
+        assert!(!is_displaced(&inside) && inside.standing.borrow().caller().is_some());
         assert_eq!(others.iter().filter(|other| is_displaced(other)).count(), 2 * LOBBY_MAX);
+    }
+
+    #[test]
+    fn who_is_dismissed_gives_its_place_back_and_may_have_to_give_way() {
+        let (lobby, room) = (Lobby::default(), Room::default());
+        let connection = connect(1, &lobby);
+        connection.admit(&caller(), &room).unwrap();
+        let free = room.connections.free();
+        let other = Caller { name: "other".into(), ..caller() };
+        connection.dismiss(&other);
+        assert_eq!((room.connections.free(), lobby.lock().guests.len()), (free, 0), "it is no other's place");
+        connection.dismiss(&caller());
+        assert_eq!((room.connections.free(), lobby.lock().guests.len()), (free + 1, 1));
+        let others: Vec<_> = (0..LOBBY_MAX).map(|_| connect(1, &lobby)).collect();
+        assert!(is_displaced(&connection) && others.iter().all(|other| !is_displaced(other)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_caller_counts_no_more_waits_again_and_is_late_in_its_turn() {
+        let (lobby, room) = (Lobby::default(), Room::default());
+        let (token, other) = (token([1; 32]), token([2; 32]));
+        let access = Access::new(Some(Tokens::parse(token.line()).unwrap()), SWITCHES);
+        let start = Instant::now();
+        let silent = connect(1, &lobby);
+        silent.late(&access).await;
+        assert_eq!(start.elapsed(), LOBBY_TIME);
+
+        let connection = connect(1, &lobby);
+        let id = SessionId::new([1; 32]);
+        let caller = access.log_in(token.text(), peer(1).ip(), Instant::now(), id).unwrap();
+        connection.admit(&caller, &room).unwrap();
+        let mut late = pin!(connection.late(&access));
+        assert!(timeout(3 * LOBBY_TIME, late.as_mut()).await.is_err());
+        access.replace(Tokens::parse(other.line()).unwrap());
+        let revoked = Instant::now();
+        late.await;
+        assert_eq!(revoked.elapsed(), LOBBY_TIME);
+        assert_eq!(room.connections.free(), CONNECTIONS_MAX);
     }
 
     #[test]
     fn as_many_are_let_in_as_there_are_places() {
         let (lobby, room) = (Lobby::default(), Room::default());
         let connections: Vec<_> = (0..=CONNECTIONS_MAX).map(|_| connect(1, &lobby)).collect();
-        let admitted = connections.iter().filter(|connection| connection.admit(&room).is_ok()).count();
+        let admitted =
+            connections.iter().filter(|connection| connection.admit(&caller(), &room).is_ok()).count();
         assert_eq!(admitted, CONNECTIONS_MAX);
-        assert!(connections[0].admit(&room).is_ok(), "who is in needs no second place");
+        assert!(connections[0].admit(&caller(), &room).is_ok(), "who is in needs no second place");
         drop(connections);
-        assert!(connect(1, &lobby).admit(&room).is_ok());
+        assert!(connect(1, &lobby).admit(&caller(), &room).is_ok());
     }
 }

@@ -24,12 +24,13 @@ impl RequestId {
         HeaderValue::from_str(&self.0).unwrap_or(HeaderValue::from_static(""))
     }
 
-    /// The one that the sender gave, if it can be shown as it is.
-    fn given(headers: &HeaderMap) -> Option<Self> {
+    /// The one that the sender gave, if it can be shown as it is and does not look like one of ours.
+    fn given(headers: &HeaderMap, ours: &str) -> Option<Self> {
         let text = headers.get(REQUEST_ID)?.to_str().ok()?;
         let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         let fits = !text.is_empty() && text.len() <= REQUEST_ID_BYTES_MAX && text.bytes().all(sound);
-        fits.then(|| Self(text.into()))
+        let forged = text.get(..ours.len()).is_some_and(|start| start.eq_ignore_ascii_case(ours));
+        (fits && !forged).then(|| Self(text.into()))
     }
 }
 
@@ -42,19 +43,19 @@ impl fmt::Display for RequestId {
 /// Makes names that no other server makes, nor this one twice.
 #[derive(Debug)]
 pub(crate) struct RequestIds {
-    prefix: u64,
+    prefix: String,
     next: AtomicU64,
 }
 
 impl RequestIds {
     pub(crate) fn new(entropy: u64) -> Self {
-        Self { prefix: entropy, next: AtomicU64::new(1) }
+        Self { prefix: format!("{entropy:016x}-"), next: AtomicU64::new(1) }
     }
 
     pub(crate) fn of(&self, headers: &HeaderMap) -> RequestId {
-        RequestId::given(headers).unwrap_or_else(|| {
+        RequestId::given(headers, &self.prefix).unwrap_or_else(|| {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
-            RequestId(format!("{:016x}-{number}", self.prefix).into())
+            RequestId(format!("{}{number}", self.prefix).into())
         })
     }
 }
@@ -72,13 +73,21 @@ mod tests {
         };
         assert_eq!(of(b"a-B_9."), "a-B_9.");
         assert_eq!(of("x".repeat(REQUEST_ID_BYTES_MAX).as_bytes()), "x".repeat(REQUEST_ID_BYTES_MAX));
-        for (number, text) in
-            [&b""[..], b"a b", b"<script>", b"a\"", b"\xff", &[b'x'; REQUEST_ID_BYTES_MAX + 1]]
-                .into_iter()
-                .enumerate()
+        for (number, text) in [
+            &b""[..],
+            b"a b",
+            b"<script>",
+            b"a\"",
+            b"\xff",
+            &[b'x'; REQUEST_ID_BYTES_MAX + 1],
+            // Ones that this server may have given, or will.
+            b"0000000000000007-1",
+        ]
+        .into_iter()
+        .enumerate()
         {
             assert_eq!(of(text), format!("0000000000000007-{}", number + 1));
         }
-        assert_eq!(ids.of(&HeaderMap::new()).as_str(), "0000000000000007-7");
+        assert_eq!(ids.of(&HeaderMap::new()).as_str(), "0000000000000007-8");
     }
 }

@@ -28,6 +28,12 @@ impl Places {
         self.free.clone().try_acquire_owned().ok()
     }
 
+    /// How many places are free.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.free.available_permits()
+    }
+
     /// Counts one that is turned away.
     pub(crate) fn refuse(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);

@@ -29,6 +29,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::MethodRouter;
 
 pub(crate) use self::login::to_login;
+pub(crate) use self::page::RELOAD;
 use crate::access::Needs;
 use crate::app::App;
 use crate::guard::{Gate, guard};
@@ -111,7 +112,7 @@ fn table() -> Vec<Route> {
         entry("/v1/caches/{cache}/entries/"),
         Route::at("/v1/caches/{cache}/entries/{key}/where").get(VIEWER, holders::show),
         Route::at("/v1/caches/{cache}/entries//where").get(VIEWER, holders::show),
-        Route::at("/v1/caches/{cache}/invalidate").post(OPERATOR.destroys(), invalidate::invalidate),
+        Route::at("/v1/caches/{cache}/invalidate").post(TRAFFIC.destroys(), invalidate::invalidate),
         Route::at("/v1/caches/{cache}/events").get(VIEWER, events::events),
         Route::at("/v1/drain").post(OPERATOR.destroys(), admin::drain),
         Route::at("/v1/log-level").get(VIEWER, admin::log_level).put(ADMIN, admin::set_log_level),

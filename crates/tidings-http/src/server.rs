@@ -1,6 +1,6 @@
 //! The listener and its connections.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,8 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{TokenFileError, Tokens};
 use crate::app::{App, Parts};
 use crate::limits::{
-    ACCEPT_PAUSE, BUFFER_BYTES_MAX, GRACE_TIME, HANDSHAKE_TIME, HEAD_TIME, LOBBY_TIME, SEND_BUFFER_BYTES,
-    TRAIL_QUEUE_MAX,
+    ACCEPT_PAUSE, BUFFER_BYTES_MAX, GRACE_TIME, HANDSHAKE_TIME, HEAD_TIME, SEND_BUFFER_BYTES, TRAIL_QUEUE_MAX,
 };
 use crate::lobby::Connection;
 use crate::options::Options;
@@ -218,14 +217,20 @@ impl Host {
             tracing::debug!(%error, "what the system holds of answers could not be limited: slow readers are cut off");
         }
         let connection = Arc::new(Connection::new(peer, here, self.app.lobby()));
-        let (service, closing) = (self.service.clone(), self.app.closing().clone());
+        // Of this connection alone; all of them are told when the server ends.
+        let (service, closing) = (self.service.clone(), self.app.closing().child_token());
         let (socket, guest) = (Socket::new(stream), connection.clone());
+        let late = {
+            let (connection, app) = (connection.clone(), self.app.clone());
+            async move { connection.late(app.access()).await }
+        };
+        let bounds = (connection, closing.clone());
         let Some(tls) = &self.tls else {
-            connections.spawn(bounded(connection, speak(socket, service, guest, closing)));
+            connections.spawn(bounded(bounds, late, speak(socket, service, guest, closing)));
             return;
         };
         let handshake = timeout(HANDSHAKE_TIME, tls.acceptor().accept(socket));
-        connections.spawn(bounded(connection, async move {
+        connections.spawn(bounded(bounds, late, async move {
             let shaken = tokio::select! {
                 shaken = handshake => shaken,
                 () = closing.cancelled() => return,
@@ -239,18 +244,23 @@ impl Host {
     }
 }
 
-/// Serves a connection, unless it has to give way or nobody is let in on it for too long.
-async fn bounded(connection: Arc<Connection>, serving: impl Future<Output = ()>) {
+/// Serves a connection, unless it has to give way. A late one, on which nobody is let in for too long, or nobody who
+/// still counts, gets the answer that is under way.
+async fn bounded(
+    (connection, closing): (Arc<Connection>, CancellationToken),
+    late: impl Future<Output = ()>,
+    serving: impl Future<Output = ()>,
+) {
     let late = async {
-        sleep(LOBBY_TIME).await;
-        if !connection.is_waiting() {
-            pending::<()>().await;
-        }
+        late.await;
+        tracing::debug!(peer = %connection.peer(), "nobody is let in on an HTTP connection in time");
+        closing.cancel();
+        sleep(GRACE_TIME).await;
     };
     tokio::select! {
         () = serving => {}
         () = connection.displaced() => tracing::debug!(peer = %connection.peer(), "an HTTP connection gave way"),
-        () = late => tracing::debug!(peer = %connection.peer(), "nobody was let in on an HTTP connection in time"),
+        () = late => tracing::debug!(peer = %connection.peer(), "an HTTP connection did not end in time"),
     }
 }
 
@@ -276,5 +286,51 @@ async fn speak<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::limits::LOBBY_TIME;
+    use crate::lobby::Lobby;
+
+    /// What a connection on which nobody is let in gets of an answer that takes so long, and how long it is there.
+    async fn answered(after: Duration) -> (String, Duration) {
+        let slow = get(move || async move {
+            sleep(after).await;
+            "the whole answer"
+        });
+        let service = TowerToHyperService::new(Router::new().route("/", slow));
+        let here = SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = Arc::new(Connection::new(here, here, &Lobby::default()));
+        let (mut client, server) = duplex(1024);
+        let closing = CancellationToken::new();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let start = Instant::now();
+        let serving = speak(server, service, connection.clone(), closing.clone());
+        let mut text = String::new();
+        let reading = client.read_to_string(&mut text);
+        let ((), read) = tokio::join!(bounded((connection, closing), sleep(LOBBY_TIME), serving), reading);
+        read.unwrap();
+        (text, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_connection_gets_the_answer_that_is_under_way_if_that_comes_soon() {
+        let soon = LOBBY_TIME + GRACE_TIME / 2;
+        let (text, lasted) = answered(soon).await;
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with("the whole answer"), "{text}");
+        assert_eq!(lasted.as_secs(), soon.as_secs());
+
+        let (text, lasted) = answered(2 * LOBBY_TIME).await;
+        assert_eq!(text, "");
+        assert_eq!(lasted.as_secs(), (LOBBY_TIME + GRACE_TIME).as_secs());
     }
 }

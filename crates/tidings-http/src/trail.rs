@@ -1,7 +1,7 @@
 //! The trail: who did what, when, from where, and what came of it. Never values, payloads or tokens.
 //!
-//! Two rings in memory, so that what services do all the time does not push out what people did; and if it is asked for
-//! a file, to which every line is written before the request is answered.
+//! Three rings in memory, so that neither what services do all the time nor what is refused pushes out what people did;
+//! and if it is asked for a file, to which every line is written before the request is answered.
 
 mod file;
 
@@ -21,6 +21,17 @@ use crate::limits::{TARGET_BYTES_MAX, TRAIL_MAX};
 use crate::quantity::show_time;
 use crate::request_id::RequestId;
 
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// What people do.
+    Act,
+    /// What services do all the time.
+    Traffic,
+    /// What is not there.
+    Nothing,
+}
+
 /// What was asked, before it is known what came of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
@@ -29,9 +40,11 @@ pub(crate) struct Asked {
     pub(crate) action: String,
     pub(crate) target: String,
     pub(crate) request: RequestId,
-    /// Whether it is what services do all the time.
-    pub(crate) traffic: bool,
+    pub(crate) kind: Kind,
 }
+
+/// The outcome of what its caller may not do, or not now.
+const REFUSED: &str = "refused";
 
 /// What came of a request.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +60,7 @@ impl Outcome {
         match self.status.map(|status| status.as_u16()) {
             None => "unknown",
             Some(..=399) => "done",
-            Some(401 | 403 | 421 | 429) => "refused",
+            Some(401 | 403 | 421 | 429) => REFUSED,
             Some(_) => "failed",
         }
     }
@@ -126,13 +139,20 @@ struct Rings {
     last: u64,
     people: VecDeque<Entry>,
     services: VecDeque<Entry>,
+    /// What came to nothing, which whoever has any token can bring about without end.
+    refused: VecDeque<Entry>,
 }
 
 impl Rings {
     fn push(&mut self, mut entry: Entry) -> Entry {
         self.last += 1;
         entry.sequence = self.last;
-        let ring = if entry.asked.traffic { &mut self.services } else { &mut self.people };
+        let ring = match entry.asked.kind {
+            _ if entry.outcome.name() == REFUSED => &mut self.refused,
+            Kind::Nothing => &mut self.refused,
+            Kind::Traffic => &mut self.services,
+            Kind::Act => &mut self.people,
+        };
         if ring.len() == TRAIL_MAX {
             ring.pop_front();
         }
@@ -146,7 +166,8 @@ impl Rings {
             Some(after) => entry.sequence > after,
             None => true,
         };
-        let mut found: Vec<&Entry> = self.people.iter().chain(&self.services).filter(is_behind).collect();
+        let all = self.people.iter().chain(&self.services).chain(&self.refused);
+        let mut found: Vec<&Entry> = all.filter(is_behind).collect();
         found.sort_unstable_by_key(|entry| entry.sequence);
         if page.newest_first {
             found.reverse();
@@ -163,6 +184,19 @@ impl Rings {
 pub(crate) struct Line {
     text: String,
     written: oneshot::Sender<()>,
+}
+
+/// A line that counts as lost unless it gets on its way.
+struct Unsent<'a> {
+    lost: Option<&'a AtomicU64>,
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        if let Some(lost) = self.lost {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Who did what on this node.
@@ -188,16 +222,18 @@ impl Trail {
     /// Notes what somebody did, and waits until it is in the file.
     ///
     /// # Cancel safety
-    /// It is noted at once; dropped, this only waits no longer for the file.
+    /// It is noted at once; dropped, this only waits no longer for the file, and if there is no room for its line yet,
+    /// counts it as lost.
     pub(crate) async fn note(&self, caller: &Caller, asked: Asked, outcome: Outcome) {
         let text = self.remember(caller, asked, outcome);
         let Some(lines) = &self.lines else { return };
         let (written, told) = oneshot::channel();
+        // Whether its queue is full and its caller goes away, or its writer has ended.
+        let mut unsent = Unsent { lost: Some(&self.lost) };
         if lines.send(Line { text, written }).await.is_ok() {
+            unsent.lost = None;
             // What could not be written is counted by who tried.
             let _ = told.await;
-        } else {
-            self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -238,38 +274,75 @@ fn wall_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::pin::pin;
 
     use axum::http::HeaderMap;
+    use futures_util::poll;
 
     use super::*;
     use crate::access::Role;
     use crate::request_id::RequestIds;
 
-    fn asked(traffic: bool) -> Asked {
+    fn asked(kind: Kind) -> Asked {
         let request = RequestIds::new(1).of(&HeaderMap::new());
         let (action, target) = ("POST /v1/drain".to_owned(), shown("/v1/drain"));
-        Asked { address: [127, 0, 0, 1].into(), action, target, request, traffic }
+        Asked { address: [127, 0, 0, 1].into(), action, target, request, kind }
     }
+
+    const KINDS: [Kind; 3] = [Kind::Act, Kind::Traffic, Kind::Nothing];
 
     fn caller() -> Caller {
-        Caller { name: "ops".into(), role: Role::Admin, payloads: false, means: Means::Token }
+        Caller { name: "ops".into(), role: Role::Admin, payloads: false, token: None, means: Means::Token }
     }
 
-    #[test]
-    fn services_do_not_push_out_what_people_did() {
-        let trail = Trail::new(None, Arc::default());
-        trail.note_unfinished(&caller(), asked(false));
-        for _ in 0..2 * TRAIL_MAX {
-            trail.note_unfinished(&caller(), asked(true));
+    #[tokio::test]
+    async fn neither_services_nor_what_is_refused_push_out_what_people_did() {
+        let refused = Outcome { status: Some(StatusCode::FORBIDDEN), ..Outcome::default() };
+        for (kind, outcome) in [
+            (Kind::Traffic, Outcome::default()),
+            (Kind::Nothing, Outcome { status: Some(StatusCode::NOT_FOUND), ..Outcome::default() }),
+            (Kind::Act, refused.clone()),
+            (Kind::Traffic, refused),
+        ] {
+            let trail = Trail::new(None, Arc::default());
+            trail.note_unfinished(&caller(), asked(Kind::Act));
+            for _ in 0..2 * TRAIL_MAX {
+                trail.note(&caller(), asked(kind), outcome.clone()).await;
+            }
+            let all = trail.page(Page { after: None, limit: usize::MAX, newest_first: false });
+            let told = (all.entries.len(), all.entries[0].sequence, all.next);
+            assert_eq!(told, (TRAIL_MAX + 1, 1, None), "{kind:?}");
         }
-        let all = trail.page(Page { after: None, limit: usize::MAX, newest_first: false });
-        assert_eq!((all.entries.len(), all.entries[0].sequence, all.next), (TRAIL_MAX + 1, 1, None));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_finds_no_room_before_its_caller_goes_away_is_counted_as_lost() {
+        let (sender, mut lines) = mpsc::channel(1);
+        let caller = caller();
+        let trail = Trail::new(Some(sender), Arc::default());
+        trail.note_unfinished(&caller, asked(Kind::Act));
+        assert_eq!(trail.lost(), 0);
+        {
+            let mut note = pin!(trail.note(&caller, asked(Kind::Act), Outcome::default()));
+            assert!(poll!(note.as_mut()).is_pending());
+        }
+        assert_eq!(trail.lost(), 1);
+        lines.recv().await.unwrap();
+        // One that is on its way is the writer's, whether or not its caller waits.
+        {
+            let mut note = pin!(trail.note(&caller, asked(Kind::Act), Outcome::default()));
+            assert!(poll!(note.as_mut()).is_pending());
+        }
+        assert_eq!(trail.lost(), 1);
+        drop(lines);
+        trail.note(&caller, asked(Kind::Act), Outcome::default()).await;
+        assert_eq!(trail.lost(), 2);
     }
 
     #[test]
     fn pages_meet_without_holes_in_either_order() {
         let trail = Trail::new(None, Arc::default());
-        (0..25).for_each(|number| trail.note_unfinished(&caller(), asked(number % 3 == 0)));
+        (0..25).for_each(|number| trail.note_unfinished(&caller(), asked(KINDS[number % 3])));
         for newest_first in [false, true] {
             let (mut after, mut seen) = (None, Vec::new());
             loop {

@@ -109,7 +109,9 @@ fn the_example_is_accepted_beside_its_certificates() -> Result<()> {
 fn what_the_example_comments_out_is_understood_or_said_to_be_of_no_use() -> Result<()> {
     let directory = Directory::create()?;
     let file = directory.path().join("n1.toml");
-    fs::write(&file, uncommented(&text(EXAMPLE)?))?;
+    // A directory of the machine that is a service's.
+    let here = directory.path().to_str().context("no text")?;
+    fs::write(&file, uncommented(&text(EXAMPLE)?).replace("/var/lib/tidings", here))?;
     let certs = directory.path().join("certs");
     certificates(&certs, "shop", &["n1"])?;
     // What HTTP is protected with, where it is: a certificate that a node has will do.

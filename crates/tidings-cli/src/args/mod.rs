@@ -261,7 +261,9 @@ pub(crate) enum TokenVerb {
         after_help = "Example:\n  tidings token create --role operator --name deploy\n\nThe token goes to whoever \
         uses it, in a file for --token-file. The line goes to the file that http.token_file names on every node that \
         is to know the token; nodes read it again when it changes. Mode 0600 for both.\n\nRoles: a viewer looks, an \
-        operator works with caches and streams, an admin does everything, also what cannot be undone."
+        operator works with caches and streams, and also invalidates, drains a node and makes a group go on from \
+        elsewhere; an admin does everything, also close caches, remove groups, events and dead letters, and forget \
+        nodes."
     )]
     Create {
         /// What its holder may do: viewer, operator or admin

@@ -185,6 +185,23 @@ mod tests {
         assert!(alone[0].starts_with("http.tls_key: is needed beside tls_cert"), "{alone:?}");
     }
 
+    #[test]
+    fn an_audit_file_that_cannot_be_written_is_an_error_and_judging_makes_none() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("taken")).unwrap();
+        let found = |name: &str| {
+            let text = format!("{SOUND}[http]\nlisten = \"127.0.0.1:1\"\naudit_file = \"{name}\"\n");
+            let judged = judge(&text, &[], directory.path());
+            judged.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for name in ["taken", "none/audit", "/proc/none/audit"] {
+            let found = found(name);
+            assert!(found[0].starts_with("http.audit_file (line 8): cannot write to "), "{name}: {found:?}");
+        }
+        assert_eq!(found("audit"), Vec::<String>::new());
+        assert!(!directory.path().join("audit").exists());
+    }
+
     proptest::proptest! {
         #[test]
         fn no_text_makes_judging_panic(text in "(?s).{0,200}", key in "[a-z_]{1,12}", value in "[a-z0-9\\[\\]{}\"=. ]{0,20}") {

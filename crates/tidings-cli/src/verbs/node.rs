@@ -154,6 +154,9 @@ async fn serve(
     }
 }
 
+/// What a configuration that cannot be used leaves as it was. What the HTTP API reads is read whatever it says.
+const NOT_RELOADED: &str = "the deny list and the node's certificates were not reloaded";
+
 /// Reads the certificates, the deny list and the tokens again. What cannot be used changes nothing.
 async fn reload(Running { node, http }: &Running<'_>, file: &Path) {
     match http.as_ref().map_or(Ok(()), Reloader::reload) {
@@ -162,12 +165,12 @@ async fn reload(Running { node, http }: &Running<'_>, file: &Path) {
     }
     let judged = match config::load(file).await {
         Ok(judged) => judged,
-        Err(failure) => return tracing::error!("nothing was reloaded: {failure}"),
+        Err(failure) => return tracing::error!("{NOT_RELOADED}: {failure}"),
     };
     let Some(config) = &judged.config else {
         let errors = judged.findings.iter().filter(|finding| finding.severity == config::Severity::Error);
         let errors: Vec<String> = errors.map(ToString::to_string).collect();
-        return tracing::error!("nothing was reloaded: {}", errors.join("; "));
+        return tracing::error!("{NOT_RELOADED}: {}", errors.join("; "));
     };
     node.set_denied(&config.denied);
     tracing::info!(denied = config.denied.len(), "the deny list was reloaded");

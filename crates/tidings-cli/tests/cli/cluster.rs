@@ -250,7 +250,7 @@ fn a_hangup_reloads_certificates_and_the_deny_list() {
     second.comes_to(&["check", "cluster"], 2);
     std::fs::write(&file, text.replace("[http]", "denid = [\"n2\"]\n[http]")).unwrap();
     first.signal(Signal::HUP);
-    first.says("nothing was reloaded");
+    first.says("the deny list and the node's certificates were not reloaded");
     std::fs::write(&file, text).unwrap();
     first.signal(Signal::HUP);
     first.says("the certificates were reloaded");

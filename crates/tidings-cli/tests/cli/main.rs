@@ -9,6 +9,7 @@ mod configuration;
 mod general;
 mod http;
 mod nats;
+mod readme;
 mod redis;
 mod replay;
 mod secured;

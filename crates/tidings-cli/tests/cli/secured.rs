@@ -106,6 +106,9 @@ fn a_configuration_that_protects_too_little_starts_nothing() {
     }
     std::fs::write(&config, whole.replace("tls_key = \"n1.key\"", "tls_key = \"ca.key\"")).unwrap();
     assert_eq!(keys(check().exits(78)), ["http.tls_cert"]);
+    std::fs::write(&config, whole.replace("audit.jsonl", "none/audit.jsonl")).unwrap();
+    assert_eq!(keys(check().exits(78)), ["http.audit_file"]);
+    run(&["node", "--config", text(&config)]).exits(78);
 }
 
 #[test]

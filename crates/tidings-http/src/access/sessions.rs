@@ -56,8 +56,13 @@ struct Session {
 }
 
 impl Session {
+    /// When it is over, unless it is used before.
+    fn end(&self) -> Instant {
+        (self.began + SESSION_TIME).min(self.used + SESSION_IDLE_TIME)
+    }
+
     fn is_over(&self, now: Instant) -> bool {
-        now.duration_since(self.began) >= SESSION_TIME || now.duration_since(self.used) >= SESSION_IDLE_TIME
+        now >= self.end()
     }
 }
 
@@ -66,16 +71,23 @@ impl Session {
 pub(super) struct Sessions(HashMap<Digest, Session>);
 
 impl Sessions {
-    /// The token that a session stands for.
-    pub(super) fn holder(&mut self, id: &SessionId, now: Instant) -> Option<Digest> {
+    /// The token that a session stands for. `renews`: whether it counts as used.
+    pub(super) fn holder(&mut self, id: &SessionId, now: Instant, renews: bool) -> Option<Digest> {
         let digest = id.digest();
         let session = self.0.get_mut(&digest)?;
         if session.is_over(now) {
             self.0.remove(&digest);
             return None;
         }
-        session.used = now;
+        if renews {
+            session.used = now;
+        }
         Some(session.token)
+    }
+
+    /// When a session is over, unless it is used before; `None` if it is. To ask is no use of it.
+    pub(super) fn end_of(&self, id: &SessionId, now: Instant) -> Option<Instant> {
+        self.0.get(&id.digest()).filter(|session| !session.is_over(now)).map(Session::end)
     }
 
     pub(super) fn begin(&mut self, id: &SessionId, token: Digest, now: Instant) {
@@ -127,12 +139,18 @@ mod tests {
         let mut now = start;
         while now + SESSION_IDLE_TIME / 2 < start + SESSION_TIME {
             now += SESSION_IDLE_TIME / 2;
-            assert_eq!(sessions.holder(&id(1), now), Some(token()));
+            assert_eq!(sessions.holder(&id(1), now, true), Some(token()));
         }
-        assert_eq!(sessions.holder(&id(1), start + SESSION_TIME), None);
+        assert_eq!(sessions.holder(&id(1), start + SESSION_TIME, true), None);
+
+        sessions.begin(&id(3), token(), start);
+        assert_eq!(sessions.holder(&id(3), start + SESSION_IDLE_TIME / 2, false), Some(token()));
+        assert_eq!(sessions.end_of(&id(3), start), Some(start + SESSION_IDLE_TIME));
+        assert_eq!(sessions.end_of(&id(3), start + SESSION_IDLE_TIME), None);
+        assert_eq!(sessions.holder(&id(3), start + SESSION_IDLE_TIME, false), None);
 
         sessions.begin(&id(2), token(), start);
-        assert_eq!(sessions.holder(&id(2), start + SESSION_IDLE_TIME), None);
+        assert_eq!(sessions.holder(&id(2), start + SESSION_IDLE_TIME, true), None);
         assert!(sessions.0.is_empty());
     }
 
@@ -144,9 +162,9 @@ mod tests {
         }
         assert_eq!(sessions.0.len(), SESSIONS_MAX);
         let now = start + Duration::from_secs(10);
-        assert_eq!(sessions.holder(&id(SESSIONS_MAX - 1), now), None);
-        assert_eq!(sessions.holder(&id(SESSIONS_MAX), now), Some(token()));
+        assert_eq!(sessions.holder(&id(SESSIONS_MAX - 1), now, true), None);
+        assert_eq!(sessions.holder(&id(SESSIONS_MAX), now, true), Some(token()));
         sessions.end(&id(SESSIONS_MAX));
-        assert_eq!(sessions.holder(&id(SESSIONS_MAX), now), None);
+        assert_eq!(sessions.holder(&id(SESSIONS_MAX), now, true), None);
     }
 }

@@ -32,7 +32,7 @@ async fn every_role_may_do_what_it_may_and_nothing_above() {
     let (access, texts) = access(SWITCHES);
     for (role, payloads, text) in texts {
         let shown = headers(AUTHORIZATION, &format!("Bearer {text}"));
-        let caller = access.caller(&shown, HERE, Instant::now()).unwrap().unwrap();
+        let caller = access.caller(&shown, HERE, Instant::now(), true).unwrap().unwrap();
         for needed in Role::ALL {
             let expected = if role >= needed { 200 } else { 403 };
             let needs = Needs::of(Audience::Role(needed));
@@ -56,7 +56,8 @@ async fn switches_take_away_and_never_give() {
     let (access, texts) = access(closed);
     assert_eq!(status(access.judge(None, Needs::PROBES)), 401);
     let (_, _, admin) = texts.last().unwrap();
-    let caller = access.caller(&headers(AUTHORIZATION, &format!("bearer {admin}")), HERE, Instant::now());
+    let caller =
+        access.caller(&headers(AUTHORIZATION, &format!("bearer {admin}")), HERE, Instant::now(), true);
     let caller = caller.unwrap().unwrap();
     assert_eq!(status(access.judge(Some(&caller), Needs::VIEWER.payloads())), 403);
     assert_eq!(status(access.judge(Some(&caller), Needs::ADMIN.destroys())), 200);
@@ -73,7 +74,7 @@ async fn a_session_ends_with_its_token_and_when_it_is_ended() {
     let (now, id) = (Instant::now(), SessionId::new([1; 32]));
     access.log_in(&texts[0].2, HERE, now, id).unwrap();
     let cookie = headers(COOKIE, &format!("a=b; {SESSION_COOKIE}={}", id.encode()));
-    let caller = |access: &Access| access.caller(&cookie, HERE, now).unwrap();
+    let caller = |access: &Access| access.caller(&cookie, HERE, now, true).unwrap();
     assert_eq!(&*caller(&access).unwrap().name, "viewer-false");
     let other = NewToken::new("other", Role::Admin, false, [99; 32]).unwrap();
     access.replace(Tokens::parse(other.line()).unwrap());
@@ -89,10 +90,49 @@ async fn what_is_no_token_is_refused_and_counted() {
     let (access, texts) = access(SWITCHES);
     let sound = &texts[0].2;
     for value in ["", "Bearer", "Bearer ", &format!("Basic {sound}"), sound, "Bearer x"] {
-        assert!(access.caller(&headers(AUTHORIZATION, value), HERE, Instant::now()).is_err(), "{value}");
+        assert!(
+            access.caller(&headers(AUTHORIZATION, value), HERE, Instant::now(), true).is_err(),
+            "{value}"
+        );
     }
     let mut twice = headers(AUTHORIZATION, &format!("Bearer {sound}"));
     twice.append(AUTHORIZATION, HeaderValue::from_static("Bearer x"));
-    assert!(access.caller(&twice, HERE, Instant::now()).is_err());
+    assert!(access.caller(&twice, HERE, Instant::now(), true).is_err());
     assert_eq!(access.refused()[Refusal::Invalid as usize], ("invalid", 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_counts_no_more_is_told_at_once() {
+    let (access, texts) = access(SWITCHES);
+    let start = Instant::now();
+    let of = |text: &str| {
+        let shown = headers(AUTHORIZATION, &format!("Bearer {text}"));
+        access.caller(&shown, HERE, start, true).unwrap().unwrap()
+    };
+    let (viewer, admin) = (of(&texts[0].2), of(&texts.last().unwrap().2));
+    let log_in = |number: u8| access.log_in(&texts[0].2, HERE, start, SessionId::new([number; 32])).unwrap();
+    let (left, idle) = (log_in(1), log_in(2));
+    let ended = async |caller: &Caller| {
+        let over = tokio::time::timeout(Duration::from_secs(1), access.revoked(caller)).await.is_ok();
+        assert_eq!(over, !access.counts(caller));
+        over
+    };
+    for caller in [&viewer, &admin, &left, &idle] {
+        assert!(!ended(caller).await, "{caller:?}");
+    }
+    access.log_out(&left);
+    assert!(ended(&left).await && !ended(&idle).await);
+    // It is over by itself, and to wait for that is no use of it.
+    access.revoked(&idle).await;
+    assert_eq!(start.elapsed().as_secs(), crate::limits::SESSION_IDLE_TIME.as_secs());
+
+    let watched = async {
+        access.revoked(&admin).await;
+        assert!(access.counts(&viewer));
+    };
+    let demoted = NewToken::new("admin-true", Role::Operator, true, [5; 32]).unwrap();
+    let kept = NewToken::new("viewer", Role::Viewer, true, [0; 32]).unwrap();
+    let lines = format!("{}\n{}\n", demoted.line(), kept.line());
+    tokio::join!(watched, async { access.replace(Tokens::parse(&lines).unwrap()) });
+    assert_eq!(demoted.text(), texts.last().unwrap().2);
 }

@@ -29,7 +29,7 @@ const PAYLOADS: &str = "payloads";
 
 /// A SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Digest([u8; 32]);
+pub(crate) struct Digest([u8; 32]);
 
 impl Digest {
     pub(super) fn of(digest: ring::digest::Digest) -> Self {
@@ -81,7 +81,13 @@ impl Token {
     }
 
     pub(super) fn caller(&self, means: Means) -> Caller {
-        Caller { name: self.name.clone(), role: self.role, payloads: self.payloads, means }
+        Caller {
+            name: self.name.clone(),
+            role: self.role,
+            payloads: self.payloads,
+            token: Some(self.digest),
+            means,
+        }
     }
 }
 
@@ -216,6 +222,12 @@ impl Tokens {
             return None;
         }
         self.by_digest(&hash(text))
+    }
+
+    /// Whether the token that a caller has shown still allows all that it did then.
+    pub(super) fn allow(&self, caller: &Caller) -> bool {
+        let token = caller.token.and_then(|digest| self.by_digest(&digest));
+        token.is_some_and(|token| token.role >= caller.role && (token.payloads || !caller.payloads))
     }
 
     pub(super) fn by_digest(&self, digest: &Digest) -> Option<&Token> {

@@ -5,10 +5,11 @@ use std::sync::{Mutex, PoisonError};
 
 use tidings::Node;
 use tidings::streams::{GroupInfo, StreamCounts, StreamFigures, TopicCounts, figures};
-use tokio::time::timeout;
+use tokio::sync::Mutex as Turn;
+use tokio::time::{Instant, timeout};
 
 use super::{Labels, Output, one};
-use crate::limits::FIGURES_TIME;
+use crate::limits::{FIGURES_AGE_MAX, FIGURES_TIME};
 
 /// Topics of which gauges are shown: each is several series. Of further ones there are none.
 const TOPICS_MAX: usize = 1_024;
@@ -28,18 +29,35 @@ const OUTCOMES: [(&str, Count); 4] = [
 
 /// How streams stood when they were last looked at: a scrape cannot wait while it writes.
 #[derive(Debug, Default)]
-pub(crate) struct StreamsSeen(Mutex<Option<StreamFigures>>);
+pub(crate) struct StreamsSeen {
+    last: Mutex<Option<StreamFigures>>,
+    /// Who looks, and when the last look ended.
+    turn: Turn<Option<Instant>>,
+}
 
 impl StreamsSeen {
-    /// Looks. A store that does not answer in time leaves no figures.
+    /// Looks, unless somebody has in the last [`FIGURES_AGE_MAX`]; who looks is waited for. A store that does not answer
+    /// in time leaves no figures.
+    ///
+    /// # Cancel safety
+    /// Dropped, it leaves the look to the next one.
     pub(crate) async fn look(&self, node: &Node) {
         let Some(streams) = node.streams() else { return };
-        let seen = timeout(FIGURES_TIME, figures(streams)).await.ok().and_then(Result::ok);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        self.look_by(async || timeout(FIGURES_TIME, figures(streams)).await.ok().and_then(Result::ok)).await;
+    }
+
+    async fn look_by(&self, figures: impl AsyncFnOnce() -> Option<StreamFigures>) {
+        let mut looked = self.turn.lock().await;
+        if looked.is_some_and(|at| at.elapsed() < FIGURES_AGE_MAX) {
+            return;
+        }
+        let seen = figures().await;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        *looked = Some(Instant::now());
     }
 
     fn last(&self) -> Option<StreamFigures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -52,7 +70,7 @@ pub(super) fn encode(node: &Node, seen: &StreamsSeen, out: &mut Output<'_>) -> f
     out.gauge(
         "tidings_stream_store_up",
         None,
-        "1 if the store of streams has answered this scrape.",
+        "1 if the store of streams has answered this scrape, or one in the second before.",
         one(up),
     )?;
     // Noughts would say that nothing waits and nothing is dead.
@@ -153,4 +171,35 @@ fn standing(seen: &StreamFigures, out: &mut Output<'_>) -> fmt::Result {
         groups(|group| group.redeliveries),
     )?;
     out.gauge("tidings_dead_letters", None, "Dead letters that are there.", one(seen.dead_letters as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_asked_by_one_scrape_at_a_time_and_once_a_second_whoever_scrapes() {
+        let (seen, looks, under_way) = (StreamsSeen::default(), AtomicU32::new(0), AtomicU32::new(0));
+        let scrape = async || {
+            let figures = async || {
+                assert_eq!(under_way.fetch_add(1, Ordering::Relaxed), 0, "one at a time");
+                sleep(Duration::from_millis(100)).await;
+                under_way.fetch_sub(1, Ordering::Relaxed);
+                looks.fetch_add(1, Ordering::Relaxed);
+                None
+            };
+            seen.look_by(figures).await;
+        };
+        tokio::join!(scrape(), scrape(), scrape());
+        scrape().await;
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        sleep(FIGURES_AGE_MAX).await;
+        tokio::join!(scrape(), scrape());
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
+    }
 }

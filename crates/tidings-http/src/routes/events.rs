@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::{HeaderName, HeaderValue};
 use axum::response::IntoResponse;
@@ -13,6 +14,7 @@ use serde_json::json;
 use tidings::streams::change_document;
 use tidings::{AnyCache, EventKind, Item, RawEvent, RawSubscribe, Scope};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::extract::{Named, Params};
 use crate::limits::KEEP_ALIVE_TIME;
@@ -70,18 +72,32 @@ fn scope(names: &str) -> Result<Scope, Problem> {
 }
 
 /// `GET /v1/caches/{cache}/events`: what happens from the answer on. A client that is too slow is told how many
-/// events it missed; the stream ends when the cache is closed or the server ends.
-pub(crate) async fn events(State(app): State<App>, named: Named, Params(filter): Params<Filter>) -> Answer {
+/// events it missed; the stream ends when the cache is closed, its caller counts no more, or the server ends.
+pub(crate) async fn events(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    named: Named,
+    Params(filter): Params<Filter>,
+) -> Answer {
     let cache = app.cache(&named.cache)?;
     let permit = app.room().subscriptions.take("too many subscriptions are open")?;
     let subscribe = filter.put_on(cache.clone().subscribe_raw())?;
     let subscription = subscribe.start().map_err(|error| Problem::query(error.to_string()))?;
+    let over = {
+        let app = app.clone();
+        async move {
+            tokio::select! {
+                () = app.closing().cancelled() => {}
+                () = app.access().revoked(&caller) => {}
+            }
+        }
+    };
     let told = subscription
         .map(move |item| {
             let _ = &permit;
             Ok::<_, Infallible>(told(&*cache, &item))
         })
-        .take_until(app.closing().clone().cancelled_owned());
+        .take_until(over);
     let mut response = Sse::new(told)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE_TIME).text("keep-alive"))
         .into_response();

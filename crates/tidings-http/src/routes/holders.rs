@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidings::{Holder, HoldersError, Untold};
 
+use crate::access::Caller;
 use crate::app::App;
 use crate::extract::{Named, Params};
 use crate::limits::{WHERE_TIME, WHERE_TIME_MAX};
@@ -35,8 +36,14 @@ impl WhereQuery {
     }
 }
 
-/// `GET /v1/caches/{cache}/entries/{key}/where`: 207 if some member has not said what it holds.
-pub(crate) async fn show(State(app): State<App>, named: Named, Params(query): Params<WhereQuery>) -> Answer {
+/// `GET /v1/caches/{cache}/entries/{key}/where`: 207 if some member has not said what it holds. By the hash of a value
+/// who may not see it could try out what it is.
+pub(crate) async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    named: Named,
+    Params(query): Params<WhereQuery>,
+) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
     let wait = query.judge()?;
     let _place = app.room().looks.take("too many keys are looked for")?;
@@ -48,11 +55,12 @@ pub(crate) async fn show(State(app): State<App>, named: Named, Params(query): Pa
     // Where the cache is not open nothing is held: that is an answer.
     let open = |holder: &Holder| matches!(holder.told, Err(why) if why != Untold::NotHosted);
     let status = if holders.iter().any(open) { StatusCode::MULTI_STATUS } else { StatusCode::OK };
-    let nodes: Vec<Value> = holders.iter().map(document).collect();
+    let shows = app.access().shows_payloads(&caller);
+    let nodes: Vec<Value> = holders.iter().map(|holder| document(holder, shows)).collect();
     Ok((status, Json(json!({ "cache": named.cache, "nodes": nodes }))).into_response())
 }
 
-fn document(Holder { node, this_node, told }: &Holder) -> Value {
+fn document(Holder { node, this_node, told }: &Holder, shows_payloads: bool) -> Value {
     let entry = told.ok().and_then(|holding| holding.entry);
     let holds = match told {
         Ok(holding) => Some(holding.entry.is_some()),
@@ -64,7 +72,7 @@ fn document(Holder { node, this_node, told }: &Holder) -> Value {
         "self": this_node,
         "holds": holds,
         "age_ms": entry.map(|entry| milliseconds(entry.age)),
-        "digest": entry.map(|entry| format!("{:016x}", entry.digest)),
+        "digest": entry.filter(|_| shows_payloads).map(|entry| format!("{:016x}", entry.digest)),
         "applied_ms": told.ok().and_then(|holding| holding.applied).map(milliseconds),
         "reason": told.err().map(Untold::as_str),
         "detail": told.err().map(|why| why.to_string()),

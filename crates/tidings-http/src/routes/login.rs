@@ -55,29 +55,29 @@ pub(crate) async fn form(State(app): State<App>, Params(Next { next }): Params<N
     if !app.access().has_tokens() {
         return Err(Problem::not_configured());
     }
-    Ok(page(&app, own_path(next.as_deref()), None).into_response())
+    Ok(page(own_path(next.as_deref()), None).into_response())
 }
 
-fn page(app: &App, next: &str, problem: Option<&Problem>) -> impl IntoResponse + use<> {
-    let origin = app.node().origin();
-    let title = format!("{} · {}", origin.node, app.node().cluster());
+/// Strangers see it: it says neither which node this is nor of which cluster.
+fn page(next: &str, problem: Option<&Problem>) -> impl IntoResponse + use<> {
+    const TITLE: &str = "tidings";
     let wrong = problem.map(|problem| format!("<p class=\"bad\">{}</p>\n", Text(problem.detail())));
     let body = format!(
-        "<h1>{}</h1>\n{}<form method=\"post\" action=\"login\">\
+        "<h1>{TITLE}</h1>\n{}<form method=\"post\" action=\"login\">\
          <p><label for=\"token\">Token</label> <input id=\"token\" name=\"token\" type=\"password\" \
          autocomplete=\"current-password\" required autofocus size=\"60\">\
          <input type=\"hidden\" name=\"next\" value=\"{}\"> <button>Log in</button></p></form>\n",
-        Text(&title),
         wrong.unwrap_or_default(),
         Text(next)
     );
-    document(&title, None, &body)
+    document(TITLE, None, &body)
 }
 
 /// `POST /login`
 pub(crate) async fn log_in(
     State(app): State<App>,
     Peer(peer): Peer,
+    before: Option<Extension<Caller>>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
@@ -101,6 +101,10 @@ pub(crate) async fn log_in(
     let id = SessionId::new(id);
     match app.access().log_in(token.trim(), peer, Instant::now(), id) {
         Ok(caller) => {
+            // The browser forgets the cookie of the session that it had.
+            if let Some(Extension(before)) = before {
+                app.access().log_out(&before);
+            }
             let mut response = see_other(next);
             response.headers_mut().insert(SET_COOKIE, cookie(&id.encode(), ""));
             response.extensions_mut().insert(Noted { caller: Some(caller), detail: None });
@@ -110,7 +114,7 @@ pub(crate) async fn log_in(
             if problem.code() == "invalid_token" {
                 tracing::warn!(address = %peer, "a login is refused");
             }
-            let page = page(&app, next, Some(&problem)).into_response();
+            let page = page(next, Some(&problem)).into_response();
             let mut response = problem.into_response();
             *response.body_mut() = page.into_body();
             // The page tells of the problem instead of its document.

@@ -75,9 +75,13 @@ pub(crate) async fn page(State(app): State<App>, caller: Option<Extension<Caller
     Ok(document(&title, Some(REFRESH_SECONDS), &html).into_response())
 }
 
+/// What a page that loads itself anew asks for. That nobody looks for an hour ends a session all the same.
+pub(crate) const RELOAD: &str = "reload";
+
 /// A whole page, loaded anew after so many seconds.
 pub(super) fn document(title: &str, refresh: Option<u32>, body: &str) -> impl IntoResponse + use<> {
-    let refresh = refresh.map(|seconds| format!("<meta http-equiv=\"refresh\" content=\"{seconds}\">"));
+    let refresh =
+        refresh.map(|seconds| format!("<meta http-equiv=\"refresh\" content=\"{seconds}; url=?{RELOAD}\">"));
     let html = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width\">{}\

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tidings::NodeBuilder;
 use tidings_http::{NewToken, Options, Reloader, Role, Server, TlsFiles};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -44,8 +45,15 @@ impl Guarded {
         Self::start_with(|options| options).await
     }
 
-    /// Tokens are called as their roles; those that may see payloads have `+` behind it.
     pub(crate) async fn start_with(options: impl Fn(Options) -> Options) -> Self {
+        Self::start_built(|_, builder| builder, options).await
+    }
+
+    /// Tokens are called as their roles; those that may see payloads have `+` behind it. The directory is the node's.
+    pub(crate) async fn start_built(
+        build: impl Fn(&Path, NodeBuilder) -> NodeBuilder,
+        options: impl Fn(Options) -> Options,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         let (mut tokens, mut lines) = (BTreeMap::new(), String::new());
@@ -62,7 +70,8 @@ impl Guarded {
         write(&path("tokens"), &lines);
         write(&path("cert.pem"), &certificate);
         write(&path("key.pem"), &key);
-        let rig = Rig::start(1).await;
+        let build = |_, builder| build(&path("node"), builder);
+        let rig = Rig::start_with(1, build, |options| options).await;
         let given = Options {
             token_file: Some(path("tokens")),
             tls: Some(TlsFiles { cert: path("cert.pem"), key: path("key.pem") }),

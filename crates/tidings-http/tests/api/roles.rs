@@ -1,7 +1,11 @@
 //! Who may do what, over TLS, for every operation that the OpenAPI document names.
 
+use std::path::Path;
+
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value as Json, json};
+use tidings::NodeBuilder;
+use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::Options;
 
 use crate::guarded::Guarded;
@@ -110,6 +114,38 @@ async fn what_is_refused_says_why_and_does_nothing() {
     }
     stranger.send(Method::POST, "/v1/cluster").await.problem(401, "unauthenticated");
     operator.get("/nothing").await.problem(404, "not_found");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn hashes_of_values_and_texts_of_failures_are_for_those_who_may_see_payloads() {
+    let topic = Name::new("orders").unwrap();
+    let build = |directory: &Path, builder: NodeBuilder| {
+        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
+        builder.streams(config)
+    };
+    let guarded = Guarded::start_built(build, |options| options).await;
+    let operator = guarded.client("operator+");
+    operator.open("c", &json!({})).await;
+    operator.put("c", "k", "v").await;
+    let group = "/v1/streams/orders/groups/g";
+    let post = async |path: &str, document: Json| {
+        operator.json(Method::POST, &format!("/v1/streams/orders/{path}"), &document).await.document()
+    };
+    operator.json(Method::PUT, group, &json!({})).await.is(201);
+    post("events", json!({ "payload": "secret" })).await;
+    let taken = post("groups/g/receive", json!({})).await;
+    let failure = json!({ "id": taken["events"][0]["id"], "error": "cannot take secret" });
+    assert_eq!(post("groups/g/fail", failure).await["outcome"], "retry");
+    for (role, shows) in [("viewer", false), ("viewer+", true), ("admin", false)] {
+        let client = guarded.client(role);
+        let held = client.get("/v1/caches/c/entries/k/where").await.is(200).document();
+        let node = &held["nodes"][0];
+        assert_eq!((&node["holds"], node["digest"].is_string()), (&json!(true), shows), "{role}: {held}");
+        let pending = client.get(&format!("{group}/pending")).await.is(200).document();
+        let error = if shows { json!("cannot take secret") } else { Json::Null };
+        assert_eq!(pending["pending"][0]["error"], error, "{role}: {pending}");
+    }
     guarded.end().await;
 }
 

@@ -5,10 +5,10 @@ use serde_json::json;
 use tidings_http::Options;
 
 use crate::guarded::{Guarded, write};
-use crate::support::{Answer, Api, answer, until};
+use crate::support::{Answer, Api, Rig, answer, until};
 
 /// A form as the login page sends it.
-fn login(api: &Api, token: &str, next: &str) -> RequestBuilder {
+pub(crate) fn login(api: &Api, token: &str, next: &str) -> RequestBuilder {
     let form: String = form_urlencoded::Serializer::new(String::new())
         .extend_pairs([("token", token), ("next", next)])
         .finish();
@@ -22,7 +22,7 @@ fn from_own_page(api: &Api, request: RequestBuilder) -> RequestBuilder {
     request.header("origin", &api.base).header("sec-fetch-site", "same-origin")
 }
 
-async fn session(api: &Api, token: &str) -> String {
+pub(crate) async fn session(api: &Api, token: &str) -> String {
     let answered = answer(login(api, token, "/")).await.is(303);
     assert_eq!(answered.header("location"), Some("/"));
     let cookie = answered.header("set-cookie").unwrap();
@@ -32,7 +32,7 @@ async fn session(api: &Api, token: &str) -> String {
     pair.to_owned()
 }
 
-fn with(api: &Api, method: Method, path: &str, cookie: &str) -> RequestBuilder {
+pub(crate) fn with(api: &Api, method: Method, path: &str, cookie: &str) -> RequestBuilder {
     from_own_page(api, api.request(method, path)).header("cookie", cookie)
 }
 
@@ -194,6 +194,38 @@ async fn pages_of_other_sites_change_nothing_whatever_they_send() {
     // The session is still there.
     answer(with(api, Method::GET, "/v1/cluster", &cookie)).await.is(200);
     guarded.end().await;
+}
+
+#[tokio::test]
+async fn pages_of_other_sites_can_link_here_and_look_at_nothing() {
+    let rig = Rig::start(1).await;
+    let api = &rig.apis[0];
+    api.open("c", &json!({})).await;
+    let fetched = async |path: &str, named: [&str; 3]| {
+        let names = ["sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"];
+        let request = api.request(Method::GET, path);
+        let named = names.into_iter().zip(named);
+        let response = named.fold(request, |request, (name, value)| request.header(name, value)).send().await;
+        response.unwrap().status().as_u16()
+    };
+    for path in ["/v1/caches/c/entries/k", "/v1/caches/c/events", "/v1/cluster", "/"] {
+        for foreign in [
+            ["cross-site", "no-cors", "image"],
+            ["cross-site", "cors", "empty"],
+            ["same-site", "cors", "empty"],
+            ["cross-site", "navigate", "iframe"],
+        ] {
+            assert_eq!(fetched(path, foreign).await, 403, "{path} {foreign:?}");
+        }
+    }
+    for own in [
+        ["cross-site", "navigate", "document"],
+        ["same-origin", "cors", "empty"],
+        ["none", "navigate", "document"],
+    ] {
+        assert_eq!(fetched("/v1/caches/c/events", own).await, 200, "{own:?}");
+    }
+    rig.end().await;
 }
 
 #[tokio::test]

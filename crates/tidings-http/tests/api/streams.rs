@@ -464,7 +464,8 @@ async fn metrics_say_how_streams_stand() {
         ("tidings_dead_letters".to_owned(), 0.0),
         ("tidings_stream_append_duration_seconds_count".to_owned(), 3.0),
     ] {
-        assert_eq!(metric(&name).await, Some(expected), "{name}");
+        // A look at the store serves all scrapes of a second.
+        until(&name, async || metric(&name).await == Some(expected)).await;
     }
     assert!(metric("tidings_stream_fsync_duration_seconds_count").await > Some(0.0));
     scene.rig.end().await;
@@ -477,7 +478,7 @@ async fn a_store_that_does_not_answer_has_no_gauges() {
     scene.publish("a").await;
     assert_eq!(api.metric("tidings_dead_letters").await, Some(0.0));
     scene.rig.node(0).streams().unwrap().driver().close().await.unwrap();
-    assert_eq!(api.metric("tidings_stream_store_up").await, Some(0.0));
+    until("it is seen", async || api.metric("tidings_stream_store_up").await == Some(0.0)).await;
     assert_eq!(api.metric("tidings_dead_letters").await, None);
     assert_eq!(api.metric("tidings_stream_length").await, None);
     let published = "tidings_stream_published_total{topic=\"orders\"}";

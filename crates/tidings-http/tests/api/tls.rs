@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use reqwest::Method;
 use serde_json::json;
 use tidings::Node;
+use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::limits::HANDSHAKE_TIME;
 use tidings_http::{BindError, NewToken, Options, ReloadError, Role, Server, TlsFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout};
 
 use crate::guarded::{Guarded, certificate, write};
+use crate::sessions::{session, with};
 use crate::support::{Api, answer, loopback, until};
 
 #[tokio::test]
@@ -123,6 +125,68 @@ async fn tokens_that_change_count_at_once_and_a_file_that_is_none_changes_nothin
     guarded.reloader.reload().unwrap();
     viewer.get("/v1/cluster").await.problem(401, "invalid_token");
     newcomer.get("/v1/cluster").await.is(200);
+    guarded.end().await;
+}
+
+/// Reads an answer to its end: whether it ended as it should.
+async fn rest(response: &mut reqwest::Response) -> bool {
+    loop {
+        match timeout(Duration::from_secs(60), response.chunk()).await.expect("it ends") {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+#[tokio::test]
+async fn events_and_exports_end_with_the_token_that_they_were_opened_with() {
+    let topic = Name::new("orders").unwrap();
+    let build = |directory: &std::path::Path, builder: tidings::NodeBuilder| {
+        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
+        builder.streams(config)
+    };
+    let guarded = Guarded::start_built(build, |options| options).await;
+    let (operator, admin) = (guarded.client("operator+"), guarded.client("admin"));
+    operator.open("c", &json!({})).await;
+    // More than is read at once, and than anybody on the way holds.
+    let large = json!({ "payload": "x".repeat(1_000_000) });
+    for _ in 0..24 {
+        operator.json(Method::POST, "/v1/streams/orders/events", &large).await.is(201);
+    }
+    let opened = async |api: &Api, path: &str| {
+        let response = api.request(Method::GET, path).send().await.unwrap();
+        assert_eq!(response.status().as_u16(), 200);
+        response
+    };
+    let mut events = opened(&operator, "/v1/caches/c/events").await;
+    let mut others = opened(&admin, "/v1/caches/c/events").await;
+    let mut export = opened(&operator, "/v1/streams/orders/export").await;
+    export.chunk().await.unwrap().unwrap();
+
+    let without: Vec<&str> = guarded.lines().lines().filter(|line| !line.starts_with("operator.")).collect();
+    write(&guarded.file("tokens"), &without.join("\n"));
+    guarded.reloader.reload().unwrap();
+    assert!(rest(&mut events).await);
+    assert!(!rest(&mut export).await, "what is not whole does not look so");
+    // Those of others go on.
+    admin.open("d", &json!({})).await;
+    guarded.client("operator").put("c", "k", "v").await;
+    timeout(Duration::from_secs(60), others.chunk()).await.expect("an event comes").unwrap().unwrap();
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn events_end_with_the_session_that_they_were_opened_in() {
+    let guarded = Guarded::start().await;
+    let api = &guarded.stranger;
+    guarded.client("operator").open("c", &json!({})).await;
+    let cookie = session(api, guarded.token("viewer")).await;
+    let request = with(api, Method::GET, "/v1/caches/c/events", &cookie);
+    let mut events = request.send().await.unwrap();
+    assert_eq!(events.status().as_u16(), 200);
+    answer(with(api, Method::POST, "/logout", &cookie)).await.is(303);
+    assert!(rest(&mut events).await);
     guarded.end().await;
 }
 

@@ -1,13 +1,18 @@
 //! Who did what: in memory, over HTTP and in the file.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value as Json, json};
-use tokio::io::AsyncWriteExt;
+use tidings::NodeBuilder;
+use tidings::streams::{Name, StreamsConfig, TopicSettings};
+use tidings_http::Options;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::guarded::Guarded;
+use crate::sessions::{login, session, with};
 use crate::support::{Api, answer, until};
 
 async fn entries(api: &Api, query: &str) -> Vec<Json> {
@@ -123,20 +128,29 @@ async fn the_audit_log_is_read_page_by_page_in_either_order_by_admins_alone() {
 
 #[tokio::test]
 async fn a_change_whose_caller_goes_away_is_noted_as_unfinished() {
-    let guarded = Guarded::start_with(|options| tidings_http::Options { tls: None, ..options }).await;
-    let api = Api::new(guarded.address);
-    let admin = api.with_token(guarded.token("admin"));
-    admin.open("c", &json!({})).await;
+    let topic = Name::new("orders").unwrap();
+    let build = |directory: &Path, builder: NodeBuilder| {
+        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
+        builder.streams(config)
+    };
+    let guarded = Guarded::start_built(build, |options| Options { tls: None, ..options }).await;
+    let admin = Api::new(guarded.address).with_token(guarded.token("admin"));
+    admin.json(Method::PUT, "/v1/streams/orders/groups/g", &json!({})).await.is(201);
     let mut stream = TcpStream::connect(guarded.address).await.unwrap();
+    let body = json!({ "wait": "60s" }).to_string();
     let head = format!(
-        "PUT /v1/caches/c/entries/k HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
-         x-request-id: cut\r\ncontent-length: 10\r\n\r\nhalf",
-        guarded.token("operator")
+        "POST /v1/streams/orders/groups/g/receive HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
+         x-request-id: cut\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        guarded.token("operator+"),
+        body.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
-    // It is being read: what comes before on the wire is told of by the time it is gone.
-    until("the request is under way", async || admin.metric("tidings_http_refused_total").await.is_some())
-        .await;
+    // It is under way once its body is asked for. There is nothing to receive, so that it waits.
+    let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).await.unwrap();
+    assert_eq!(told, *expected);
+    stream.write_all(body.as_bytes()).await.unwrap();
     drop(stream);
     let noted = async || {
         let all = entries(&admin, "").await;
@@ -144,8 +158,8 @@ async fn a_change_whose_caller_goes_away_is_noted_as_unfinished() {
     };
     until("it is noted", async || noted().await.is_some()).await;
     let noted = noted().await.unwrap();
-    assert!(["unknown", "failed"].contains(&noted["outcome"].as_str().unwrap()), "{noted}");
-    assert_eq!(noted["who"], "operator");
+    assert_eq!((&noted["outcome"], &noted["status"]), (&json!("unknown"), &Json::Null), "{noted}");
+    assert_eq!(noted["who"], "operator.payloads");
     guarded.end().await;
 }
 
@@ -163,6 +177,24 @@ async fn logins_are_noted_by_the_name_of_their_token() {
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!((&all[0]["who"], &all[0]["by"]), (&json!("viewer"), &json!("session")));
     assert_eq!((&all[0]["action"], &all[0]["outcome"]), (&json!("POST /login"), &json!("done")));
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_login_is_noted_as_that_of_its_token_whoever_the_browser_was_before() {
+    let guarded = Guarded::start().await;
+    let api = &guarded.stranger;
+    let before = session(api, guarded.token("viewer")).await;
+    let with_cookie = login(api, guarded.token("operator"), "/").header("cookie", &before);
+    answer(with_cookie).await.is(303);
+    let with_token = login(api, guarded.token("operator"), "/").bearer_auth(guarded.token("viewer"));
+    answer(with_token).await.is(303);
+    let all = entries(&guarded.client("admin"), "?order=asc").await;
+    let who: Vec<_> = all.iter().map(|entry| entry["who"].as_str().unwrap()).collect();
+    assert_eq!(who, ["viewer", "operator", "operator"]);
+    assert!(all.iter().all(|entry| entry["by"] == "session"), "{all:?}");
+    // The session that the browser had is over.
+    answer(with(api, Method::GET, "/v1/cluster", &before)).await.problem(401, "unauthenticated");
     guarded.end().await;
 }
 

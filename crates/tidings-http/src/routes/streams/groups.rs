@@ -1,5 +1,6 @@
 //! Groups: what operators do with them.
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -9,6 +10,7 @@ use serde_json::{Value as Json, json};
 use tidings::streams::{Group, GroupError, Start};
 
 use super::{answer, cursor, group, known, limit, shape, start, streams, taken};
+use crate::access::Caller;
 use crate::app::App;
 use crate::extract::{InTopic, Params, document};
 use crate::guard::Noted;
@@ -68,13 +70,20 @@ pub(crate) struct Which {
     limit: Option<String>,
 }
 
-/// `GET /v1/streams/{topic}/groups/{group}/pending`
-pub(crate) async fn pending(State(app): State<App>, named: InTopic, Params(which): Params<Which>) -> Answer {
+/// `GET /v1/streams/{topic}/groups/{group}/pending`: what consumers say of failures may have something of
+/// what failed, as in dead letters.
+pub(crate) async fn pending(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    named: InTopic,
+    Params(which): Params<Which>,
+) -> Answer {
     let (after, limit) = (cursor("after", which.after)?, limit(which.limit)?);
     let group = group(&app, &named.topic, &named.group).await?;
     let pending = group.pending(after, limit).await?;
     let next = pending.last().filter(|_| pending.len() == limit).map(|last| last.id.to_string());
-    let pending: Vec<Json> = pending.iter().map(shape::pending).collect();
+    let shows = app.access().shows_payloads(&caller);
+    let pending: Vec<Json> = pending.iter().map(|pending| shape::pending(pending, shows)).collect();
     Ok(answer(&app, json!({ "pending": pending, "next": next })).into_response())
 }
 

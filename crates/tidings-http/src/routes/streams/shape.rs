@@ -101,7 +101,7 @@ pub(super) fn group(group: &GroupInfo) -> Json {
     })
 }
 
-pub(super) fn pending(pending: &Pending) -> Json {
+pub(super) fn pending(pending: &Pending, shows_payloads: bool) -> Json {
     let (state, until) = match pending.state {
         PendingState::Taken(until) => ("taken", until),
         PendingState::Waiting(until) => ("waiting", until),
@@ -113,7 +113,7 @@ pub(super) fn pending(pending: &Pending) -> Json {
         "idle_ms": milliseconds(pending.idle),
         "state": state,
         "until": time(until),
-        "error": pending.error,
+        "error": pending.error.as_ref().filter(|_| shows_payloads),
     })
 }
 

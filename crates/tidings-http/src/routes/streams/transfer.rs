@@ -7,12 +7,14 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
+use axum::{BoxError, Extension};
 use futures_util::stream::try_unfold;
 use serde_json::json;
-use tidings::streams::{ImportError, LineError, Page, StoreError, Stream, to_line};
+use tidings::streams::{ImportError, LineError, Page, Stream, to_line};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{answer, known, streams, taken, unprocessable};
+use crate::access::Caller;
 use crate::app::App;
 use crate::documents;
 use crate::extract::{InTopic, read};
@@ -22,15 +24,28 @@ use crate::problem::{Answer, Problem};
 /// Events of one part of an export. Memory holds one part.
 const STEP_EVENTS: usize = 500;
 
-/// `GET /v1/streams/{topic}/export`: every event that is there, a line each, oldest first. An answer that breaks off is
-/// not whole.
-pub(crate) async fn export(State(app): State<App>, named: InTopic) -> Answer {
+/// `GET /v1/streams/{topic}/export`: every event that is there, a line each, oldest first. An answer that breaks off,
+/// as it does once its caller counts no more, is not whole.
+pub(crate) async fn export(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    named: InTopic,
+) -> Answer {
     let stream = known(&app, &named.topic).await?;
     let place = app.room().stream_reads.take("too many pages of events are read")?;
     // What is published meanwhile is not waited for, or it might never end.
     let last = stream.info().await?.and_then(|info| info.last);
     let first = last.map(|_| Page { limit: STEP_EVENTS, ..Page::default() });
-    let parts = try_unfold(first, move |page: Option<Page>| part(stream.clone(), page, last));
+    let parts = try_unfold(first, move |page: Option<Page>| {
+        let (app, caller, stream) = (app.clone(), caller.clone(), stream.clone());
+        async move {
+            if app.access().counts(&caller) {
+                part(stream, page, last).await
+            } else {
+                Err("the caller counts no more".into())
+            }
+        }
+    });
     let body = Body::from_stream(Held { parts: Box::pin(parts), _place: place });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
@@ -39,7 +54,7 @@ async fn part(
     stream: Stream,
     page: Option<Page>,
     last: Option<tidings::streams::EventId>,
-) -> Result<Option<(Bytes, Option<Page>)>, StoreError> {
+) -> Result<Option<(Bytes, Option<Page>)>, BoxError> {
     let Some(page) = page else { return Ok(None) };
     let found = stream.read(&page).await?;
     let mut lines = String::new();
