@@ -71,6 +71,10 @@ local UNTOUCHED = '*'
 -- Lines of the server's list that are looked at in one go.
 local LINES = 100
 
+local function is_untouched(id)
+  return redis.call('HEXISTS', open, id) == 0 and not redis.call('ZSCORE', due, member(id))
+end
+
 local function expect_due(till)
   redis.call('ZADD', due, 'LT', till, UNTOUCHED)
 end
@@ -88,7 +92,7 @@ local function sweep(at, idle, call_for)
     local lines, swept = redis.call('XPENDING', stream, group, from, '+', LINES), nil
     for _, one in ipairs(lines) do
       local id = one[1]
-      if not redis.call('ZSCORE', due, member(id)) and redis.call('HEXISTS', open, id) == 0 then
+      if is_untouched(id) then
         local rest = idle - idle_for(group, id, one[3])
         if rest > 0 then
           earliest = math.min(earliest or at + rest, at + rest)
