@@ -2,14 +2,15 @@
 //! each call.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tidings_streams::redis::Redis;
 use tidings_streams::{
-    Action, ClaimRequest, Delivered, Driver, EventId, Name, NewEvent, Outcome, PendingState, Settlement, Start,
-    Timestamp, Topic,
+    Action, ClaimRequest, Delivered, Driver, EventId, Name, NewEvent, Outcome, Pending, PendingState, Settlement,
+    Start, Timestamp, Topic, TopicSettings,
 };
 
 use super::server::{Keeping, Server};
@@ -170,6 +171,52 @@ async fn what_is_given_back_late_is_taken_from_nobody() {
         assert_eq!(settle(&store, &topic, one, Action::Ack).await, Outcome::Acked);
     }
     store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn what_nobody_was_given_is_not_given_up_though_each_is_delivered_once_only() {
+    for call in ["receive", "claim", "maintain"] {
+        let server = Server::start(Keeping::Nothing).await;
+        let store = connect(&server.url()).await;
+        let once = TopicSettings {
+            max_deliveries: NonZeroU32::MIN,
+            min_idle_time: Duration::ZERO,
+            ..settings()
+        };
+        let (topic, group, another) = (topic(once), name("g"), name("h"));
+        for group in [&group, &another] {
+            store.create_group(&topic, group, Start::Latest).await.expect("it is made");
+        }
+        publish(&store, &topic, &["failed"]).await;
+        for (group, action) in [(&group, Action::Ack), (&another, Action::Fail { reason: "no".to_owned() })] {
+            let taken = store.receive(&topic, group, request("c1", 1, PATIENCE)).await.expect("it is there");
+            let word = Settlement { id: taken[0].event.id, tag: Some(taken[0].tag), action };
+            let outcome = store.settle(&topic, group, vec![word]).await.expect("it is heard")[0];
+            if let Outcome::Buried(letter) = outcome {
+                store.retry(letter).await.expect("it is published again");
+            }
+        }
+        let later = NewEvent::new("later").not_before(Timestamp::now().after(Duration::from_secs(3_600)));
+        store.publish(&topic, vec![later]).await.expect("it is published");
+        read_natively(&server, "c1").await;
+        match call {
+            "receive" => {
+                let taken = store.receive(&topic, &group, request("c2", 5, Duration::ZERO)).await;
+                assert_eq!(texts(&taken.expect("it is there")), [""; 0]);
+            }
+            "claim" => {
+                let request = ClaimRequest { consumer: name("c2"), max: 5, min_idle: Duration::ZERO };
+                let taken = store.claim(&topic, &group, request).await;
+                assert_eq!(texts(&taken.expect("it is there")), [""; 0]);
+            }
+            _ => drop(store.maintain(&topic).await.expect("it is done")),
+        }
+        assert_eq!(store.dead_letter_count().await.expect("they can be counted"), 0, "by {call}");
+        let pending = store.pending(&topic, &group, None, 10).await.expect("it is there");
+        let waits = |one: &Pending| matches!(one.state, PendingState::Waiting(_)) && one.attempts == 0;
+        assert!(pending.len() == 1 && waits(&pending[0]), "by {call}: {pending:?}");
+        store.close().await.expect("it closes");
+    }
 }
 
 #[tokio::test]
