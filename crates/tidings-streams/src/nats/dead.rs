@@ -14,6 +14,7 @@ use super::error::Refusal;
 use super::journal::{Entry, Grave};
 use super::link::{Stored, Which};
 use super::names::Names;
+use super::retain::BURIED_AT_A_TIME;
 use super::topics::{Extent, MESSAGES_AT_A_TIME, PAGE_BYTES_MAX, before};
 use super::wire;
 use super::writer::Writer;
@@ -26,27 +27,35 @@ use crate::settings::{Topic, TopicSettings};
 /// Numbers of dead letters that a page looks at, most of them of removed ones maybe.
 const LOOKED_MAX: usize = 2_000;
 
+/// Dead letters by epoch and event. `None`: the event was gone.
+pub(super) type Letters = HashMap<(u64, u64), Option<DeadLetterId>>;
+
 impl Writer<'_> {
-    /// Stores the dead letters of all that was given up: which ones, by epoch and event. `None`: the event was gone.
-    pub(super) async fn bury_all(&mut self) -> Result<HashMap<(u64, u64), Option<DeadLetterId>>, StoreError> {
-        let mut letters = HashMap::new();
-        loop {
-            let Some(state) = self.known() else { return Ok(letters) };
-            let graves: Vec<_> = state.burying.iter().map(|(at, grave)| (*at, grave.clone())).collect();
-            if graves.is_empty() {
-                return Ok(letters);
-            }
-            for (at, grave) in &graves {
-                if !letters.contains_key(at) {
-                    letters.insert(*at, self.bury(*at, grave).await?);
-                }
-            }
-            let entries = graves.iter().map(|((epoch, id), _)| Entry::Buried { epoch: *epoch, id: *id });
-            // Where others have written, they may have buried some of it, or given up more.
-            if self.append(entries.collect(), false).await? {
-                return Ok(letters);
+    /// Stores the dead letters of all that was given up.
+    pub(super) async fn bury_all(&mut self) -> Result<Letters, StoreError> {
+        let mut letters = Letters::new();
+        while self.bury_some(&mut letters).await? {}
+        Ok(letters)
+    }
+
+    /// Stores some dead letters of what was given up, and notes that they are: a call whose time is over before it has
+    /// stored all has done some of it for the next. Whether more are left.
+    pub(super) async fn bury_some(&mut self, letters: &mut Letters) -> Result<bool, StoreError> {
+        let Some(state) = self.known() else { return Ok(false) };
+        let graves = state.burying.iter().take(BURIED_AT_A_TIME);
+        let graves: Vec<_> = graves.map(|(at, grave)| (*at, grave.clone())).collect();
+        if graves.is_empty() {
+            return Ok(false);
+        }
+        for (at, grave) in &graves {
+            if !letters.contains_key(at) {
+                letters.insert(*at, self.bury(*at, grave).await?);
             }
         }
+        let entries = graves.iter().map(|((epoch, id), _)| Entry::Buried { epoch: *epoch, id: *id });
+        // Where others have written, they may have buried some of it, or given up more: what is left says so.
+        self.append(entries.collect(), false).await?;
+        Ok(self.known().is_some_and(|state| !state.burying.is_empty()))
     }
 
     async fn bury(&self, at: (u64, u64), grave: &Grave) -> Result<Option<DeadLetterId>, StoreError> {

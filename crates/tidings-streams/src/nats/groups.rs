@@ -6,8 +6,9 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::Nats;
+use super::dead::Letters;
 use super::journal::{Entry, Grave, State};
-use super::retain::graves;
+use super::retain::{BURIED_AT_A_TIME, graves};
 use super::topics::MESSAGES_AT_A_TIME;
 use super::wire;
 use super::writer::Writer;
@@ -119,9 +120,10 @@ impl Nats {
             let spent = graves(state, topic, now);
             if !spent.is_empty() || !state.burying.is_empty() {
                 if spent.is_empty() || writer.append(spent, topic.settings.ordered).await? {
-                    writer.bury_all().await?;
+                    writer.bury_some(&mut Letters::new()).await?;
                 }
-                continue;
+                // However many there are: each round has a time of its own.
+                return Ok(Looked { more: true, ..Looked::default() });
             }
             let found = self.find(topic, group, state, (now, request.max.min(RECEIVE_EVENTS_MAX))).await?;
             if found.entries.is_empty() && found.events.is_empty() {
@@ -258,7 +260,7 @@ impl Nats {
             let (mut ids, mut graves) = (Vec::new(), Vec::new());
             for id in state.ledger.idle(now, request.min_idle) {
                 match state.ledger.spent_one(id, rules) {
-                    _ if ids.len() >= max => break,
+                    _ if ids.len() >= max || graves.len() >= BURIED_AT_A_TIME => break,
                     Some(burial) => graves.push(burial),
                     None => ids.push(id),
                 }
