@@ -68,7 +68,7 @@ impl Writer<'_> {
         let mut message = wire::letter(self.topic, self.group, &grave.stream, &grave.burial, &event);
         // Somebody who stood still since before it was buried, retried or purged does not bury it again.
         message.headers.insert(async_nats::header::NATS_MESSAGE_ID, subject.as_str());
-        let sequence = match store.link.store_behind(subject.clone(), 0, message).await {
+        let sequence = match store.link.store_behind((&names.dead_stream(), subject.clone()), 0, message).await {
             Ok(sequence) => {
                 if self.tells_burials {
                     store.burials.tell(self.topic, self.group, 1);
@@ -140,12 +140,12 @@ impl Nats {
         let topic = Topic { name: letter.topic.clone(), settings: TopicSettings::default().into() };
         self.topic_or_new(&topic, false).await?;
         let subject = self.names.retry(&topic.name, id.0.major());
-        let stored = self.link.store_behind(subject.clone(), 0, wire::retry(&letter)).await;
+        let stream = self.names.topic_stream(&topic.name);
+        let stored = self.link.store_behind((&stream, subject.clone()), 0, wire::retry(&letter)).await;
         let sequence = match stored {
             Ok(sequence) => sequence,
             // Somebody has published it, and not removed it yet.
             Err(Refusal::Behind) => {
-                let stream = self.names.topic_stream(&topic.name);
                 let there = self.link.get(&stream, Which::LastOf(&subject)).await?;
                 there.map(|stored| stored.sequence).ok_or(DeadLetterError::Unknown)?
             }

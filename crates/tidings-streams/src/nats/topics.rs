@@ -169,8 +169,16 @@ impl Nats {
             sent.push(self.link.send(subject.clone(), message).await?);
         }
         for one in sent {
-            let stored = self.link.stored(one).await?;
-            published.push(Published { id: EventId::new(stored.sequence), duplicate: stored.duplicate });
+            match self.link.stored(one).await {
+                Ok(stored) => {
+                    let id = EventId::new(stored.sequence);
+                    published.push(Published { id, duplicate: stored.duplicate });
+                }
+                Err(refusal) => {
+                    let stream = self.names.topic_stream(&topic.name);
+                    return Err(self.link.if_missing(refusal, &stream).await);
+                }
+            }
         }
         Ok(published)
     }

@@ -146,7 +146,8 @@ impl<'a> Writer<'a> {
         }
         let payload = serde_json::to_vec(entries).expect("it has text keys only").into();
         let message = Message { headers, payload };
-        match self.store.link.store_behind(self.subject.clone(), self.replica.last, message).await {
+        let place = (self.store.names.groups_stream(), self.subject.clone());
+        match self.store.link.store_behind((&place.0, place.1), self.replica.last, message).await {
             Ok(sequence) => {
                 self.replica.apply(sequence, entries);
                 self.is_fresh = true;

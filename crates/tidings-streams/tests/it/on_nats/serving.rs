@@ -199,6 +199,50 @@ async fn a_topic_whose_stream_somebody_deletes_is_made_again() {
     store.close().await.expect("it closes");
 }
 
+/// Has a stream take other subjects: to what was its own nobody listens, as while it has no leader.
+async fn move_subjects(server: &Server, stream: &str, to: &[&str]) -> Vec<String> {
+    let jetstream = server.jetstream().await;
+    let info = jetstream.get_stream(stream).await.expect("it is there").cached_info().clone();
+    let to = to.iter().map(|subject| (*subject).to_owned()).collect();
+    let config = async_nats::jetstream::stream::Config { subjects: to, ..info.config.clone() };
+    jetstream.update_stream(config).await.expect("it is changed");
+    info.config.subjects
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_for_now_is_not_gone() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let (topic, group) = (topic(settings()), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    publish(&store, &topic, &["a"]).await;
+    let taken = store.receive(&topic, &group, request("c1", 1, PATIENCE)).await.expect("it is there");
+    for stream in ["tidings+groups", "tidings+topic+orders"] {
+        let subjects = move_subjects(&server, stream, &["elsewhere"]).await;
+        if stream == "tidings+groups" {
+            let refused = ack(&store, &topic, &taken[0]).await;
+            assert!(
+                matches!(refused, Err(GroupError::Store(StoreError::Unreachable(_)))),
+                "answered {refused:?}"
+            );
+        } else {
+            let refused = store.publish(&topic, vec![NewEvent::new("b")]).await;
+            assert!(
+                matches!(refused, Err(PublishError::Store(StoreError::Unreachable(_)))),
+                "answered {refused:?}"
+            );
+        }
+        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        move_subjects(&server, stream, &subjects).await;
+    }
+    assert_eq!(ack(&store, &topic, &taken[0]).await.expect("it is heard"), Outcome::Acked);
+    publish(&store, &topic, &["c"]).await;
+    server.jetstream().await.delete_stream("tidings+groups").await.expect("it can be deleted");
+    let refused = store.set_paused(&topic, &group, true).await;
+    assert!(matches!(refused, Err(GroupError::Unknown | GroupError::Store(StoreError::Failed(_)))), "{refused:?}");
+    store.close().await.expect("it closes");
+}
+
 #[tokio::test]
 async fn no_call_outlasts_its_deadline_though_the_server_stands_still() {
     let server = Server::start().await;
