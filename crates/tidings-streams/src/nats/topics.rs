@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Nats;
 use super::error::Refusal;
 use super::link::{Stored, Which, if_any};
-use super::wire::{self, LETTER_BYTES_MAX, Message};
+use super::wire::{self, HEADERS_BYTES_MAX, LETTER_BYTES_MAX, Message};
 use crate::call::{EventPage, Order, PAGE_EVENTS_MAX, Page, Start, TopicInfo, TrimMode};
 use crate::error::{PublishError, StoreError};
 use crate::event::{Event, InvalidEvent, NewEvent, Published, validate_batch};
@@ -134,6 +134,10 @@ impl Nats {
         let most = self.link.max_payload().saturating_sub(LETTER_BYTES_MAX);
         if let Some(large) = messages.iter().map(Message::bytes).find(|bytes| *bytes > most) {
             return Err(InvalidEvent::Message { bytes: large, most }.into());
+        }
+        let most = HEADERS_BYTES_MAX - LETTER_BYTES_MAX;
+        if let Some(bytes) = messages.iter().map(Message::header_bytes).find(|bytes| *bytes > most) {
+            return Err(InvalidEvent::Written { bytes, most }.into());
         }
         let bytes = messages.iter().map(|message| message.bytes() as u64).sum();
         let is_keyed = is_once && events.iter().any(|event| event.idempotency_key.is_some());

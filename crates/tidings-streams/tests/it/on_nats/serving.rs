@@ -1,13 +1,14 @@
 //! What a server may be and do: too old, without JetStream, closed to us, full, small, standing still. And what its
 //! tools show.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tidings_streams::nats::{Config, ConnectError, Nats};
 use tidings_streams::{
-    Driver, Durability, GroupError, InvalidEvent, NewEvent, Order, Outcome, PAYLOAD_BYTES_MAX, Page,
-    PublishError, Start, StoreError,
+    Action, Driver, Durability, GroupError, InvalidEvent, NewEvent, Order, Outcome, PAYLOAD_BYTES_MAX, Page,
+    PublishError, Settlement, Start, StoreError, TopicSettings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -136,11 +137,8 @@ async fn an_event_that_fits_fits_as_a_dead_letter_too() {
     let server = Server::start_with("jetstream { store_dir: \"%\" }\n").await;
     let store = connect(&server.url()).await;
     let longest = "я".repeat(40);
-    let one = tidings_streams::TopicSettings {
-        max_deliveries: std::num::NonZeroU32::MIN,
-        dead_letter: name(&longest),
-        ..settings()
-    };
+    let one =
+        TopicSettings { max_deliveries: NonZeroU32::MIN, dead_letter: name(&longest), ..settings() };
     let topic = tidings_streams::Topic { name: name(&longest), ..topic(one) };
     let group = name(&".".repeat(80));
     store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
@@ -155,13 +153,43 @@ async fn an_event_that_fits_fits_as_a_dead_letter_too() {
     let taken =
         store.receive(&topic, &group, request(&longest, 1, Duration::ZERO)).await.expect("it is there");
     let reason = "\0".repeat(tidings_streams::ERROR_BYTES_MAX);
-    let action = tidings_streams::Action::Fail { reason };
-    let word = tidings_streams::Settlement { id: taken[0].event.id, tag: None, action };
+    let action = Action::Fail { reason };
+    let word = Settlement { id: taken[0].event.id, tag: None, action };
     let outcomes = store.settle(&topic, &group, vec![word]).await.expect("it is heard");
     let Outcome::Buried(letter) = outcomes[0] else { panic!("{outcomes:?}") };
     let new = store.retry(letter).await.expect("it is published again");
     let event = store.event(&topic, new).await.expect("it can be read").expect("it is there");
     assert_eq!(event.payload.len(), bytes);
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn headers_that_a_dead_letter_could_not_have_are_refused_at_once() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let one = TopicSettings { max_deliveries: NonZeroU32::MIN, ..settings() };
+    let (topic, group) = (topic(one), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    // Each takes six bytes as it is written.
+    let event = |length| NewEvent::new("a").key("\0".repeat(4_096)).header("h", "\0".repeat(length));
+    let mut length = (16 << 10) - 1;
+    event(length).validate().expect("it is as large as it may be");
+    while let Err(refused) = store.publish(&topic, vec![NewEvent::new("b"), event(length)]).await {
+        let PublishError::Invalid(InvalidEvent::Written { bytes, most }) = refused else {
+            panic!("answered {refused:?}")
+        };
+        length -= (bytes - most).div_ceil(6);
+    }
+    assert!(length > 4_096, "{length} bytes of a header are all that is taken");
+    let taken = store.receive(&topic, &group, request("c1", 5, PATIENCE)).await.expect("it is there");
+    assert_eq!(texts(&taken), ["b", "a"]);
+    let action = Action::Fail { reason: "\0".repeat(tidings_streams::ERROR_BYTES_MAX) };
+    let word = Settlement { id: taken[1].event.id, tag: None, action };
+    let outcomes = store.settle(&topic, &group, vec![word]).await.expect("it is heard");
+    let Outcome::Buried(letter) = outcomes[0] else { panic!("{outcomes:?}") };
+    let new = store.retry(letter).await.expect("it is published again");
+    let found = store.event(&topic, new).await.expect("it can be read").expect("it is there");
+    assert_eq!(found.headers, event(length).headers);
     store.close().await.expect("it closes");
 }
 
