@@ -135,6 +135,13 @@ impl Link {
         drop(tokio::time::timeout(self.timeout, self.client.drain()).await);
     }
 
+    /// Which connection there is, told from all that were before. `None`: there is none.
+    pub(super) fn connection(&self) -> Option<(String, u64)> {
+        let said = self.client.server_info();
+        let is_connected = self.client.connection_state() == Connection::Connected;
+        is_connected.then_some((said.server_id, said.client_id))
+    }
+
     /// Tells of what becomes of the connection.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()

@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidings_streams::nats::{Config, Nats};
-use tidings_streams::{ClaimRequest, Driver, GroupError, NewEvent, Start, Topic, TopicSettings};
+use tidings_streams::{
+    ClaimRequest, Driver, GroupError, NewEvent, PublishError, Start, StoreError, Topic, TopicSettings,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::server::Server;
-use super::{PATIENCE, connect, name, request, settings};
+use super::{PATIENCE, connect, name, request, settings, texts};
 
 /// Events that nobody settles: several times as many as are given up at a time.
 const MANY: usize = 240;
@@ -116,6 +118,49 @@ async fn however_many_are_given_up_each_call_comes_further() {
     tokio::select! {
         () = way => panic!("the way to the server ends"),
         called = timeout(PATIENCE, calls) => called.expect("it comes no further"),
+    }
+    near.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn of_an_ordered_topic_nothing_is_stored_without_what_comes_before_it() {
+    let server = Server::start().await;
+    let near = connect(&server.url()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+    let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
+    let deaf = Arc::<AtomicBool>::default();
+    let way = pass_on(listener, server.url(), Arc::clone(&deaf));
+    let calls = async {
+        let far = Nats::connect(&url, Config { timeout: CALL, ..Config::default() }).await;
+        let far = far.expect("the server is there");
+        let ordered = TopicSettings { ordered: true, ..settings() };
+        let topic = Topic { name: name("orders"), settings: ordered.into() };
+        let event = |text: &str| NewEvent::new(text.to_owned()).key("k");
+        far.publish(&topic, vec![event("a")]).await.expect("it is published");
+        deaf.store(true, Ordering::Relaxed);
+        let batch: Vec<_> =
+            ["b", "lost"].into_iter().map(event).chain((0..500).map(|_| event("late"))).collect();
+        let refused = far.publish(&topic, batch).await;
+        assert!(
+            matches!(refused, Err(PublishError::Store(StoreError::Unreachable(_)))),
+            "answered {refused:?}"
+        );
+        far.close().await.expect("it closes");
+        let group = name("g");
+        near.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+        let mut stored = Vec::new();
+        loop {
+            let taken = near.receive(&topic, &group, request("c1", 1, Duration::ZERO)).await;
+            let taken = taken.expect("it can be asked");
+            let Some(one) = taken.first() else { break };
+            super::ack(&near, &topic, one).await.expect("it is heard");
+            stored.extend(texts(&taken));
+        }
+        assert_eq!(stored, ["a", "b"]);
+    };
+    tokio::select! {
+        () = way => panic!("the way to the server ends"),
+        called = timeout(PATIENCE, calls) => called.expect("it ends"),
     }
     near.close().await.expect("it closes");
 }
