@@ -317,6 +317,7 @@ impl Nats {
                 return Ok(true);
             }
         }
+        writer.forget();
         Ok(false)
     }
 
@@ -398,7 +399,10 @@ impl Nats {
         let (mut info, lowest) = {
             let mut writer = Writer::open(self, &topic.name, &name).await;
             writer.freshen().await?;
-            let Some(state) = writer.known() else { return Ok(None) };
+            let Some(state) = writer.known() else {
+                writer.forget();
+                return Ok(None);
+            };
             let ledger = &state.ledger;
             let info = GroupInfo {
                 name: name.clone(),

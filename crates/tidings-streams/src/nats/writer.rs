@@ -65,9 +65,14 @@ impl<'a> Writer<'a> {
             self.freshen().await?;
         }
         if self.replica.state.is_none() {
-            self.store.replicas.forget(self.topic, self.group);
+            self.forget();
         }
         self.replica.state.as_ref().ok_or(GroupError::Unknown)
+    }
+
+    /// Forgets the replica of a group that is not there: names that somebody makes up are not kept.
+    pub(super) fn forget(&self) {
+        self.store.replicas.forget(self.topic, self.group);
     }
 
     /// The group as it is known, if it is there as far as that is known.
@@ -196,6 +201,6 @@ impl<'a> Writer<'a> {
             self.tell(&error, "what is left of a group could not be removed");
         }
         *self.replica = Replica::default();
-        self.store.replicas.forget(self.topic, self.group);
+        self.forget();
     }
 }

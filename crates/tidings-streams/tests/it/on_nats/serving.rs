@@ -272,6 +272,17 @@ async fn a_stream_that_takes_nothing_for_now_is_not_gone() {
 }
 
 #[tokio::test]
+async fn names_of_groups_that_were_never_there_are_not_kept() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let topic = topic(settings());
+    publish(&store, &topic, &["a"]).await;
+    assert!(!store.remove_group(&topic, &name("stranger")).await.expect("it can be asked"));
+    assert!(!format!("{store:?}").contains("stranger"), "{store:?}");
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
 async fn no_call_outlasts_its_deadline_though_the_server_stands_still() {
     let server = Server::start().await;
     let deadline = Duration::from_millis(500);
