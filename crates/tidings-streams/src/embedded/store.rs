@@ -174,6 +174,14 @@ impl Store {
         let mut store = Self::open_locked(disk, root, Arc::clone(&self.lock), self.config.clone())?;
         // It never goes back, whatever became of what was done last.
         store.moment = self.moment;
+        // What could not be read then was left out when the journal was written anew, and is there no more to be found.
+        let mut found = std::mem::take(&mut self.found);
+        for damage in std::mem::take(&mut store.found) {
+            if !found.contains(&damage) {
+                found.push(damage);
+            }
+        }
+        store.found = found;
         store.woken = self.topics.keys().cloned().collect();
         *self = store;
         Ok(())

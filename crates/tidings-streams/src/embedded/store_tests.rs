@@ -250,3 +250,26 @@ fn pages_that_wait_to_be_answered_count_as_what_is_held() {
     store.read(&topic.name, &Page { limit: 10, ..Page::default() }).unwrap();
     assert_eq!(store.held(), 4 << 20);
 }
+
+#[test]
+fn a_store_that_works_again_still_names_what_it_could_not_read() {
+    let home = tempfile::tempdir().unwrap();
+    let mut store = opened(home.path());
+    store.create_group(&topic(TopicSettings::default()), &Name::new("g").unwrap(), Start::Earliest).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let journals = home.path().join("v1").join("journal");
+    for entry in std::fs::read_dir(&journals).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let mut store = opened(home.path());
+    let found = store.found.clone();
+    assert!(!found.is_empty(), "nothing is damaged");
+    store.recover().unwrap();
+    store.recover().unwrap();
+    assert_eq!(store.found, found);
+}
