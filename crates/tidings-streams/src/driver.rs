@@ -119,13 +119,13 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Settles deliveries, each by itself, and answers in their order.
     ///
     /// Redis: a script that compares the attempt first, which is kept where it is not the first one. Acknowledging is
-    /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
-    /// (in a Redis Cluster scripts touch one slot only: all names of a store have one hash tag), and extending is
-    /// `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of the journal for as many words as fit. One that
-    /// gives an event up comes before its dead letter is published, on a subject of its own with
-    /// `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first goes on, and is refused
-    /// where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth saying again until
-    /// the delivery's `until`, for it may not have been heard.
+    /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set
+    /// or does `XADD` to the dead letters and `XACK` at once (in a Redis Cluster scripts touch one slot only: all names
+    /// of a store have one hash tag), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of
+    /// the journal for as many words as fit. One that gives an event up comes before its dead letter is published, on a
+    /// subject of its own with `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first
+    /// goes on, and is refused where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth
+    /// saying again until the delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,
