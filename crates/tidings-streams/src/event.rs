@@ -72,7 +72,9 @@ pub enum InvalidEvent {
     },
     /// All that goes with the payload is longer than the store's server takes, as it is written: control characters,
     /// quotes and backslashes take more than a byte each.
-    #[error("the server takes key and headers of {most} bytes at most as they are written, these have {bytes}")]
+    #[error(
+        "the server takes key and headers of {most} bytes at most as they are written, these have {bytes}"
+    )]
     Written {
         /// Their bytes.
         bytes: usize,

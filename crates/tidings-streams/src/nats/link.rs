@@ -270,7 +270,9 @@ impl Link {
         }
         match self.info(stream).await {
             Ok(None) => Refusal::Missing,
-            Ok(Some(_)) => StoreError::Unreachable(format!("the stream {stream} takes nothing for now")).into(),
+            Ok(Some(_)) => {
+                StoreError::Unreachable(format!("the stream {stream} takes nothing for now")).into()
+            }
             Err(error) => error.into(),
         }
     }

@@ -137,8 +137,7 @@ async fn an_event_that_fits_fits_as_a_dead_letter_too() {
     let server = Server::start_with("jetstream { store_dir: \"%\" }\n").await;
     let store = connect(&server.url()).await;
     let longest = "я".repeat(40);
-    let one =
-        TopicSettings { max_deliveries: NonZeroU32::MIN, dead_letter: name(&longest), ..settings() };
+    let one = TopicSettings { max_deliveries: NonZeroU32::MIN, dead_letter: name(&longest), ..settings() };
     let topic = tidings_streams::Topic { name: name(&longest), ..topic(one) };
     let group = name(&".".repeat(80));
     store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
@@ -267,7 +266,10 @@ async fn a_stream_that_takes_nothing_for_now_is_not_gone() {
     publish(&store, &topic, &["c"]).await;
     server.jetstream().await.delete_stream("tidings+groups").await.expect("it can be deleted");
     let refused = store.set_paused(&topic, &group, true).await;
-    assert!(matches!(refused, Err(GroupError::Unknown | GroupError::Store(StoreError::Failed(_)))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(GroupError::Unknown | GroupError::Store(StoreError::Failed(_)))),
+        "{refused:?}"
+    );
     store.close().await.expect("it closes");
 }
 

@@ -104,7 +104,9 @@ async fn however_many_are_given_up_each_call_comes_further() {
             tokio::time::sleep(Duration::from_millis(5)).await;
             while letters(&near).await < number * MANY as u64 {
                 let done = match how {
-                    "receive" => far.receive(&topic, &group, request("c2", 1, Duration::ZERO)).await.map(drop),
+                    "receive" => {
+                        far.receive(&topic, &group, request("c2", 1, Duration::ZERO)).await.map(drop)
+                    }
                     "claim" => claim(&far, &topic).await,
                     _ => far.maintain(&topic).await.map(drop).map_err(GroupError::from),
                 };

@@ -115,9 +115,7 @@ async fn what_a_removed_stream_held_is_not_counted_any_more() {
         let _: u64 = server.say(&["DEL", STREAM]).await;
         assert_eq!((info().await.events, info().await.bytes), (0, 0));
         if makes_a_group {
-            assert!(
-                store.create_group(&topic, &name("g"), Start::Earliest).await.expect("it can be made")
-            );
+            assert!(store.create_group(&topic, &name("g"), Start::Earliest).await.expect("it can be made"));
             assert_eq!((info().await.events, info().await.bytes), (0, 0));
         }
         publish(&store, &topic, &["d"]).await;

@@ -9,8 +9,8 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tidings_streams::redis::Redis;
 use tidings_streams::{
-    Action, ClaimRequest, Delivered, Driver, EventId, Name, NewEvent, Outcome, Pending, PendingState, Settlement,
-    Start, Timestamp, Topic, TopicSettings,
+    Action, ClaimRequest, Delivered, Driver, EventId, Name, NewEvent, Outcome, Pending, PendingState,
+    Settlement, Start, Timestamp, Topic, TopicSettings,
 };
 
 use super::server::{Keeping, Server};
@@ -178,11 +178,8 @@ async fn what_nobody_was_given_is_not_given_up_though_each_is_delivered_once_onl
     for call in ["receive", "claim", "maintain"] {
         let server = Server::start(Keeping::Nothing).await;
         let store = connect(&server.url()).await;
-        let once = TopicSettings {
-            max_deliveries: NonZeroU32::MIN,
-            min_idle_time: Duration::ZERO,
-            ..settings()
-        };
+        let once =
+            TopicSettings { max_deliveries: NonZeroU32::MIN, min_idle_time: Duration::ZERO, ..settings() };
         let (topic, group, another) = (topic(once), name("g"), name("h"));
         for group in [&group, &another] {
             store.create_group(&topic, group, Start::Latest).await.expect("it is made");
