@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::Nats;
 use super::error::Refusal;
@@ -26,6 +27,10 @@ use crate::settings::{Topic, TopicSettings};
 
 /// Numbers of dead letters that a page looks at, most of them of removed ones maybe.
 const LOOKED_MAX: usize = 2_000;
+
+/// Within which part of a call's time dead letters are stored before it is noted that they are: however far away the
+/// server is, there is time left to note it.
+const BURYING_SHARE: u32 = 3;
 
 /// Dead letters by epoch and event. `None`: the event was gone.
 pub(super) type Letters = HashMap<(u64, u64), Option<DeadLetterId>>;
@@ -47,14 +52,19 @@ impl Writer<'_> {
         if graves.is_empty() {
             return Ok(false);
         }
+        let until = Instant::now() + self.store.link.timeout() / BURYING_SHARE;
+        let mut entries = Vec::with_capacity(graves.len());
         for (at, grave) in &graves {
             if !letters.contains_key(at) {
                 letters.insert(*at, self.bury(*at, grave).await?);
             }
+            entries.push(Entry::Buried { epoch: at.0, id: at.1 });
+            if Instant::now() >= until {
+                break;
+            }
         }
-        let entries = graves.iter().map(|((epoch, id), _)| Entry::Buried { epoch: *epoch, id: *id });
         // Where others have written, they may have buried some of it, or given up more: what is left says so.
-        self.append(entries.collect(), false).await?;
+        self.append(entries, false).await?;
         Ok(self.known().is_some_and(|state| !state.burying.is_empty()))
     }
 
@@ -68,20 +78,24 @@ impl Writer<'_> {
         let mut message = wire::letter(self.topic, self.group, &grave.stream, &grave.burial, &event);
         // Somebody who stood still since before it was buried, retried or purged does not bury it again.
         message.headers.insert(async_nats::header::NATS_MESSAGE_ID, subject.as_str());
-        let sequence = match store.link.store_behind((&names.dead_stream(), subject.clone()), 0, message).await {
+        match store.link.store_behind((&names.dead_stream(), subject), 0, message).await {
             Ok(sequence) => {
                 if self.tells_burials {
                     store.burials.tell(self.topic, self.group, 1);
                 }
-                Some(sequence)
+                Ok(Some(DeadLetterId(EventId::new(sequence))))
             }
-            Err(Refusal::Behind) => {
-                let there = store.link.get(&names.dead_stream(), Which::LastOf(&subject)).await?;
-                there.map(|stored| stored.sequence)
-            }
-            Err(refusal) => return Err(refusal.into_store()),
-        };
-        Ok(sequence.map(|sequence| DeadLetterId(EventId::new(sequence))))
+            Err(Refusal::Behind) => self.letter(at).await,
+            Err(refusal) => Err(refusal.into_store()),
+        }
+    }
+
+    /// The dead letter of an event that was given up, if it is there.
+    pub(super) async fn letter(&self, at: (u64, u64)) -> Result<Option<DeadLetterId>, StoreError> {
+        let (store, names) = (self.store, &self.store.names);
+        let subject = names.dead(self.topic, self.group, at);
+        let there = store.link.get(&names.dead_stream(), Which::LastOf(&subject)).await?;
+        Ok(there.map(|stored| DeadLetterId(EventId::new(stored.sequence))))
     }
 }
 

@@ -274,7 +274,8 @@ impl Nats {
             if !entries.is_empty() && !writer.append(entries, topic.settings.ordered).await? {
                 continue;
             }
-            writer.bury_all().await?;
+            // What is left of it whoever looks next goes on with.
+            writer.bury_some(&mut Letters::new()).await?;
             let state = writer.state().await?;
             return Ok(delivered(found.events, state, now.after(topic.settings.min_idle_time)));
         }

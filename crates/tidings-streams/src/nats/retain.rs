@@ -15,7 +15,6 @@ use crate::name::Name;
 use crate::settings::{Retention, Topic};
 
 /// Events of a group that become dead letters at a time: in one record, and before it is noted that they are stored.
-/// Each takes two messages there and back, and a call has to come that far within its time.
 pub(super) const BURIED_AT_A_TIME: usize = 64;
 
 impl Nats {

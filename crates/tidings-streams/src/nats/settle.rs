@@ -124,13 +124,20 @@ impl Nats {
                 continue;
             }
             let letters = if buries { writer.bury_all().await? } else { Letters::new() };
-            outcomes.extend(judged.judgements.into_iter().map(|judgement| match judgement {
-                Judgement::Is(outcome) => outcome,
-                // Without a letter the event was gone, and nothing is left to do about it.
-                Judgement::Buries(id) => {
-                    letters.get(&(epoch, id)).copied().flatten().map_or(Outcome::Unknown, Outcome::Buried)
-                }
-            }));
+            for judgement in judged.judgements {
+                outcomes.push(match judgement {
+                    Judgement::Is(outcome) => outcome,
+                    // Without a letter the event was gone, and nothing is left to do about it.
+                    Judgement::Buries(id) => {
+                        let letter = match letters.get(&(epoch, id)) {
+                            Some(letter) => *letter,
+                            // Somebody else has stored it meanwhile.
+                            None => writer.letter((epoch, id)).await?,
+                        };
+                        letter.map_or(Outcome::Unknown, Outcome::Buried)
+                    }
+                });
+            }
             if outcomes.len() >= settlements.len() {
                 return Ok(outcomes);
             }

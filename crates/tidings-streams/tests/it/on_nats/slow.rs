@@ -110,7 +110,9 @@ async fn however_many_are_given_up_each_call_comes_further() {
                     "claim" => claim(&far, &topic).await,
                     _ => far.maintain(&topic).await.map(drop).map_err(GroupError::from),
                 };
-                done.expect("it has time enough for some");
+                // On a machine that is busy one may come to its end, and has done some of it all the same.
+                let is_late = matches!(done, Err(GroupError::Store(StoreError::Unreachable(_))));
+                assert!(is_late || done.is_ok(), "by {how}: {done:?}");
             }
             let pending = near.pending(&topic, &group, None, MANY).await.expect("it is there");
             assert!(pending.is_empty(), "{} are left", pending.len());
