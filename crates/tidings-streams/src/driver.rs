@@ -50,12 +50,14 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Appends events in their order, and makes the topic if there is none. Then applies its retention.
     ///
     /// An event with an idempotency key that was used within the topic's window is not stored again: the first id is
-    /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there.
+    /// answered. After a crash, of a batch that was not acknowledged the first so many events may be there. With NATS
+    /// that holds for the events of each key of an ordered topic, all without a key counting as one; of other batches
+    /// any part may be there, should the connection be lost amid one.
     ///
     /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, for all who publish to a topic
-    /// at once, and, every hundred events or where the topic is much too large, another that does `XTRIM MINID` below the
-    /// lowest unsettled id. NATS: publish
-    /// with `Nats-Msg-Id` and await the acknowledgement; retention by `purge`, for limits of the stream ask no groups.
+    /// at once, and, every hundred events or where the topic is much too large, another that does `XTRIM MINID` below
+    /// the lowest unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement, on ordered topics before
+    /// the next event of the same key is sent; retention by `purge`, for limits of the stream ask no groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
     /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
@@ -117,13 +119,13 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Settles deliveries, each by itself, and answers in their order.
     ///
     /// Redis: a script that compares the attempt first, which is kept where it is not the first one. Acknowledging is
-    /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set or does `XADD` to the dead letters and `XACK` at once
-    /// (in a Redis Cluster scripts touch one slot only: all names of a store have one hash tag), and extending is
-    /// `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of the journal for as many words as fit. One that
-    /// gives an event up comes before its dead letter is published, on a subject of its own with
-    /// `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first goes on, and is refused
-    /// where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth saying again until
-    /// the delivery's `until`, for it may not have been heard.
+    /// `XACK`, for each by itself, which says whether somebody had it, failing puts the due moment into the sorted set
+    /// or does `XADD` to the dead letters and `XACK` at once (in a Redis Cluster scripts touch one slot only: all names
+    /// of a store have one hash tag), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of
+    /// the journal for as many words as fit. One that gives an event up comes before its dead letter is published, on a
+    /// subject of its own with `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first
+    /// goes on, and is refused where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth
+    /// saying again until the delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,

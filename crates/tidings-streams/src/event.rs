@@ -70,6 +70,17 @@ pub enum InvalidEvent {
         /// As many as fit.
         most: usize,
     },
+    /// All that goes with the payload is longer than the store's server takes, as it is written: control characters,
+    /// quotes and backslashes take more than a byte each.
+    #[error(
+        "the server takes key and headers of {most} bytes at most as they are written, these have {bytes}"
+    )]
+    Written {
+        /// Their bytes.
+        bytes: usize,
+        /// As many as fit.
+        most: usize,
+    },
 }
 
 /// An event to publish. Payloads are bytes, and come back as they went in, empty ones too.

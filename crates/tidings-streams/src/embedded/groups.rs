@@ -1,7 +1,6 @@
 //! Groups: taking events, settling them, and what operators do.
 
 use std::collections::BTreeSet;
-use std::mem::take;
 use std::time::Duration;
 
 use super::journal::Change;
@@ -83,7 +82,10 @@ impl Store {
         }
         // One moment for all of it: what is not spent when the spent are buried must not be due right behind that.
         let rules = Rules { settings: &topic.settings, now, random };
-        let spent_left = self.bury_spent(topic, name, rules)?;
+        let mut buried = 0;
+        let spent_left = self.bury_spent(topic, name, rules, &mut buried);
+        self.note_given_up(&topic.name, name, buried);
+        let spent_left = spent_left?;
         let (mut events, lost) = self.due_events(topic, name, max, rules)?;
         // What waited for one that is lost may be due now.
         let go_on = spent_left || !lost.is_empty();
@@ -218,15 +220,22 @@ impl Store {
         Ok(((stands > ledger.next()).then_some(step), events, more))
     }
 
-    /// Buries what nobody settled in time. Whether some are left for the next call.
-    fn bury_spent(&mut self, topic: &Topic, name: &Name, rules: Rules<'_>) -> Result<bool, GroupError> {
+    /// Buries what nobody settled in time, and counts it, also where not all can be. Whether some are left for the next
+    /// call.
+    fn bury_spent(
+        &mut self,
+        topic: &Topic,
+        name: &Name,
+        rules: Rules<'_>,
+        buried: &mut u64,
+    ) -> Result<bool, GroupError> {
         let spent = self.group(topic, name)?.ledger.spent(rules);
         let before = self.waiting;
         for burial in spent {
             if self.waiting - before >= BURIED_BYTES_MAX {
                 return Ok(true);
             }
-            self.given_up += u64::from(self.bury(topic, name, burial)?.is_some());
+            *buried += u64::from(self.bury(topic, name, burial)?.is_some());
         }
         Ok(false)
     }
@@ -266,14 +275,15 @@ impl Store {
         let rules = Rules { settings: &topic.settings, now: self.now(), random };
         let groups = self.topics.get(&topic.name).map(|stored| stored.groups.keys().cloned().collect());
         let groups: Vec<Name> = groups.unwrap_or_default();
+        let mut buried = 0;
         for group in groups {
-            match self.bury_spent(topic, &group, rules) {
+            match self.bury_spent(topic, &group, rules, &mut buried) {
                 Ok(false) | Err(GroupError::Unknown) => {}
-                Ok(true) => return Ok((take(&mut self.given_up), true)),
+                Ok(true) => return Ok((buried, true)),
                 Err(GroupError::Store(error)) => return Err(error),
             }
         }
-        Ok((take(&mut self.given_up), false))
+        Ok((buried, false))
     }
 
     pub(super) fn settle(
@@ -328,7 +338,8 @@ impl Store {
             }
             let rules = Rules { settings: &topic.settings, now, random };
             if let Some(burial) = self.group(topic, name)?.ledger.spent_one(id, rules) {
-                self.given_up += u64::from(self.bury(topic, name, burial)?.is_some());
+                let buried = self.bury(topic, name, burial)?;
+                self.note_given_up(&topic.name, name, u64::from(buried.is_some()));
                 continue;
             }
             let stored = self.topics.get_mut(&topic.name).ok_or(GroupError::Unknown)?;

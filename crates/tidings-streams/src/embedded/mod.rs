@@ -148,8 +148,10 @@ impl Embedded {
     pub async fn open(path: impl AsRef<Path>, config: Config) -> Result<Self, OpenError> {
         let wakers = Arc::<Wakers>::default();
         let durability = config.durability;
-        let handle = Handle::open(path.as_ref().to_owned(), config, Arc::clone(&wakers)).await?;
-        Ok(Self { handle, durability, wakers, burials: Arc::default() })
+        let burials = Arc::<Burials>::default();
+        let told = (Arc::clone(&wakers), Arc::clone(&burials));
+        let handle = Handle::open(path.as_ref().to_owned(), config, told).await?;
+        Ok(Self { handle, durability, wakers, burials })
     }
 
     /// How long it took to write, and to sync, what was asked for meanwhile, each time that there was something.
@@ -164,13 +166,7 @@ impl Embedded {
         (topic, group): (Topic, Name),
         take: impl FnOnce(&mut store::Store, &Topic, &Name) -> Result<T, GroupError> + Send + 'static,
     ) -> Result<T, GroupError> {
-        let burials = Arc::clone(&self.burials);
-        let call = move |store: &mut store::Store| {
-            let taken = take(store, &topic, &group);
-            burials.tell(&topic.name, &group, std::mem::take(&mut store.given_up));
-            taken
-        };
-        self.handle.call_if_awaited(call).await?
+        self.handle.call_if_awaited(move |store| take(store, &topic, &group)).await?
     }
 
     async fn receive_or_wait(

@@ -68,6 +68,9 @@ impl Stored {
     }
 }
 
+/// A topic, a group of it, and how many of its events became dead letters.
+pub(super) type GivenUp = (Name, Name, u64);
+
 pub(super) struct Store {
     disk: Arc<dyn Disk>,
     root: PathBuf,
@@ -91,8 +94,10 @@ pub(super) struct Store {
     unsynced: bool,
     /// Bytes that were taken in or are to be handed out, and wait for the next flush.
     pub(super) waiting: usize,
-    /// Dead letters that were made of what nobody had settled in time, and of which nobody was told yet.
-    pub(super) given_up: u64,
+    /// What nobody had settled in time and somebody who took events made dead letters of: of each topic and group how
+    /// many that are not written yet, and that are written and nobody was told of.
+    given_up: Vec<GivenUp>,
+    buried: Vec<GivenUp>,
     /// Whether it was said that files cannot be freed.
     complained: bool,
 }
@@ -160,7 +165,8 @@ impl Store {
             synced: Timestamp::default(),
             unsynced: false,
             waiting: 0,
-            given_up: 0,
+            given_up: Vec::new(),
+            buried: Vec::new(),
             complained: false,
             config,
         };
@@ -174,6 +180,15 @@ impl Store {
         let mut store = Self::open_locked(disk, root, Arc::clone(&self.lock), self.config.clone())?;
         // It never goes back, whatever became of what was done last.
         store.moment = self.moment;
+        // What could not be read then was left out when the journal was written anew, and is there no more to be found.
+        let mut found = std::mem::take(&mut self.found);
+        for damage in std::mem::take(&mut store.found) {
+            if !found.contains(&damage) {
+                found.push(damage);
+            }
+        }
+        store.found = found;
+        store.buried = std::mem::take(&mut self.buried);
         store.woken = self.topics.keys().cloned().collect();
         *self = store;
         Ok(())
@@ -271,6 +286,20 @@ impl Store {
         is_new
     }
 
+    /// Notes dead letters of which those who watch burials are to be told once they are written.
+    pub(super) fn note_given_up(&mut self, topic: &Name, group: &Name, events: u64) {
+        match self.given_up.last_mut().filter(|last| (&last.0, &last.1) == (topic, group)) {
+            Some(last) => last.2 += events,
+            None if events > 0 => self.given_up.push((topic.clone(), group.clone(), events)),
+            None => {}
+        }
+    }
+
+    /// What was written of it.
+    pub(super) fn take_buried(&mut self) -> Vec<GivenUp> {
+        std::mem::take(&mut self.buried)
+    }
+
     /// Whether there is anything to write.
     pub(super) fn is_dirty(&self) -> bool {
         self.journal.is_dirty() || self.dead.is_dirty() || !self.touched.is_empty()
@@ -288,7 +317,10 @@ impl Store {
         if let Err(error) = &flushed {
             tracing::error!(error = error as &dyn std::error::Error, "the store of streams failed");
             self.failed = Some(error.clone());
+            // What of it is there is known when it is taken up again, and need not be all.
+            self.given_up.clear();
         }
+        self.buried.append(&mut self.given_up);
         flushed
     }
 

@@ -1,3 +1,4 @@
+use super::super::frail::{Fault, Frail};
 use super::super::publish::Batch;
 use super::super::retention::Trimming;
 use super::*;
@@ -249,4 +250,68 @@ fn pages_that_wait_to_be_answered_count_as_what_is_held() {
     assert_eq!(store.held(), 0);
     store.read(&topic.name, &Page { limit: 10, ..Page::default() }).unwrap();
     assert_eq!(store.held(), 4 << 20);
+}
+
+#[test]
+fn of_what_is_given_up_nobody_is_told_before_it_is_written() {
+    let root = Path::new("/store");
+    let disk = Frail::new(1, root, None);
+    let config = Config { durability: Durability::Relaxed, ..Config::default() };
+    let mut store = Store::open_on(Arc::new(disk.clone()), root, &config).unwrap();
+    let settings = TopicSettings {
+        max_deliveries: std::num::NonZeroU32::MIN,
+        min_idle_time: Duration::ZERO,
+        ..TopicSettings::default()
+    };
+    let (topic, group, other) = (topic(settings), Name::new("g").unwrap(), Name::new("h").unwrap());
+    for group in [&group, &other] {
+        store.create_group(&topic, group, Start::Earliest).unwrap();
+    }
+    published(&mut store, &topic, vec![NewEvent::new("a"), NewEvent::new("b")]);
+    store.flush().unwrap();
+    assert_eq!(store.receive(&topic, &group, &group, 10, 0.5).unwrap().deliveries.len(), 2);
+    store.flush().unwrap();
+    assert_eq!(store.receive(&topic, &group, &group, 10, 0.5).unwrap().deliveries.len(), 0);
+    assert_eq!(store.take_buried(), [], "it is not written yet");
+    disk.fail(1, Fault::Error);
+    store.flush().unwrap_err();
+    store.recover().unwrap();
+    let received = store.receive(&topic, &other, &other, 10, 0.5).unwrap();
+    store.flush().unwrap();
+    assert_eq!((received.deliveries.len(), store.take_buried()), (2, Vec::new()), "they are another's");
+    store.receive(&topic, &other, &other, 10, 0.5).unwrap();
+    store.flush().unwrap();
+    assert_eq!(store.take_buried(), [(topic.name.clone(), other, 2)]);
+    // What is given up by maintenance its answer says.
+    published(&mut store, &topic, vec![NewEvent::new("c")]);
+    store.flush().unwrap();
+    store.receive(&topic, &group, &group, 10, 0.5).unwrap();
+    store.flush().unwrap();
+    store.take_buried();
+    assert!(store.bury_all_spent(&topic, 0.5).unwrap().0 > 0);
+    store.flush().unwrap();
+    assert_eq!(store.take_buried(), []);
+}
+
+#[test]
+fn a_store_that_works_again_still_names_what_it_could_not_read() {
+    let home = tempfile::tempdir().unwrap();
+    let mut store = opened(home.path());
+    store.create_group(&topic(TopicSettings::default()), &Name::new("g").unwrap(), Start::Earliest).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let journals = home.path().join("v1").join("journal");
+    for entry in std::fs::read_dir(&journals).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let mut store = opened(home.path());
+    let found = store.found.clone();
+    assert!(!found.is_empty(), "nothing is damaged");
+    store.recover().unwrap();
+    store.recover().unwrap();
+    assert_eq!(store.found, found);
 }

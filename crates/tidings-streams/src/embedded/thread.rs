@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::gather::{CALLS_PER_FLUSH, Call, Inbox, Pace, Reply, What};
 use super::store::Store;
 use super::{Config, OpenError, Wakers};
+use crate::burials::Burials;
 use crate::error::StoreError;
 
 /// Calls that wait for the thread. Beyond that callers wait to be let in: nothing is refused.
@@ -45,7 +46,12 @@ impl fmt::Debug for Handle {
 }
 
 impl Handle {
-    pub(super) async fn open(path: PathBuf, config: Config, wakers: Arc<Wakers>) -> Result<Self, OpenError> {
+    /// With those who are told what becomes of what was asked for.
+    pub(super) async fn open(
+        path: PathBuf,
+        config: Config,
+        (wakers, burials): (Arc<Wakers>, Arc<Burials>),
+    ) -> Result<Self, OpenError> {
         let inbox = Arc::<Inbox>::default();
         let calls = Arc::clone(&inbox);
         let (opened, open) = oneshot::channel();
@@ -58,7 +64,7 @@ impl Handle {
                 // Nobody waits any more: the store closes as it is dropped.
                 Ok(store) => {
                     if opened.send(Ok(())).is_ok() {
-                        run(store, (&calls, &wakers), &times);
+                        run(store, &calls, (&wakers, &burials), &times);
                     }
                 }
                 Err(error) => drop(opened.send(Err(error))),
@@ -283,7 +289,7 @@ impl Done {
     }
 }
 
-fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) {
+fn run(mut store: Store, inbox: &Inbox, (wakers, burials): (&Wakers, &Burials), times: &Histogram) {
     let (mut calls, mut pace, mut recovery) = (VecDeque::new(), Pace::default(), Recovery::default());
     loop {
         let Done { replies, closing } =
@@ -299,6 +305,9 @@ fn run(mut store: Store, (inbox, wakers): (&Inbox, &Wakers), times: &Histogram) 
         }
         let answered = replies.len();
         pace.after(took, answered, answered + calls.len() + inbox.len());
+        for (topic, group, events) in store.take_buried() {
+            burials.tell(&topic, &group, events);
+        }
         for reply in replies {
             reply(written.clone());
         }
@@ -386,7 +395,7 @@ mod tests {
         let store = Store::open_on(Arc::new(disk.clone()), Path::new("/disk"), &Config::default()).unwrap();
         let thread = std::thread::spawn(move || {
             let _told = Told(Arc::clone(&calls), Arc::default());
-            run(store, (&calls, &Wakers::default()), &times);
+            run(store, &calls, (&Wakers::default(), &Burials::default()), &times);
         });
         let (places, room) = (Semaphore::new(CALLS_MAX), Semaphore::new(QUEUED_KIB_MAX as usize));
         let thread = Mutex::new(Some(thread));
@@ -411,10 +420,14 @@ mod tests {
         assert!(matches!(closed, Ok(Err(StoreError::Failed(_)))), "{closed:?}");
     }
 
+    fn told() -> (Arc<Wakers>, Arc<Burials>) {
+        (Arc::default(), Arc::default())
+    }
+
     #[tokio::test]
     async fn calls_that_bring_more_than_there_is_room_for_wait_outside() {
         let home = tempfile::tempdir().unwrap();
-        let handle = Handle::open(home.path().to_owned(), Config::default(), Arc::default()).await.unwrap();
+        let handle = Handle::open(home.path().to_owned(), Config::default(), told()).await.unwrap();
         let (go_on, waits) = std::sync::mpsc::sync_channel::<()>(0);
         let first = handle.call_with(48 << 20, move |_| waits.recv());
         let second = handle.call_with(32 << 20, |_| ());

@@ -8,12 +8,14 @@
 use std::collections::{HashMap, HashSet};
 
 use futures_util::StreamExt;
+use tokio::time::Instant;
 
 use super::Nats;
 use super::error::Refusal;
 use super::journal::{Entry, Grave};
 use super::link::{Stored, Which};
 use super::names::Names;
+use super::retain::BURIED_AT_A_TIME;
 use super::topics::{Extent, MESSAGES_AT_A_TIME, PAGE_BYTES_MAX, before};
 use super::wire;
 use super::writer::Writer;
@@ -26,27 +28,44 @@ use crate::settings::{Topic, TopicSettings};
 /// Numbers of dead letters that a page looks at, most of them of removed ones maybe.
 const LOOKED_MAX: usize = 2_000;
 
+/// Within which part of a call's time dead letters are stored before it is noted that they are: however far away the
+/// server is, there is time left to note it.
+const BURYING_SHARE: u32 = 3;
+
+/// Dead letters by epoch and event. `None`: the event was gone.
+pub(super) type Letters = HashMap<(u64, u64), Option<DeadLetterId>>;
+
 impl Writer<'_> {
-    /// Stores the dead letters of all that was given up: which ones, by epoch and event. `None`: the event was gone.
-    pub(super) async fn bury_all(&mut self) -> Result<HashMap<(u64, u64), Option<DeadLetterId>>, StoreError> {
-        let mut letters = HashMap::new();
-        loop {
-            let Some(state) = self.known() else { return Ok(letters) };
-            let graves: Vec<_> = state.burying.iter().map(|(at, grave)| (*at, grave.clone())).collect();
-            if graves.is_empty() {
-                return Ok(letters);
+    /// Stores the dead letters of all that was given up.
+    pub(super) async fn bury_all(&mut self) -> Result<Letters, StoreError> {
+        let mut letters = Letters::new();
+        while self.bury_some(&mut letters).await? {}
+        Ok(letters)
+    }
+
+    /// Stores some dead letters of what was given up, and notes that they are: a call whose time is over before it has
+    /// stored all has done some of it for the next. Whether more are left.
+    pub(super) async fn bury_some(&mut self, letters: &mut Letters) -> Result<bool, StoreError> {
+        let Some(state) = self.known() else { return Ok(false) };
+        let graves = state.burying.iter().take(BURIED_AT_A_TIME);
+        let graves: Vec<_> = graves.map(|(at, grave)| (*at, grave.clone())).collect();
+        if graves.is_empty() {
+            return Ok(false);
+        }
+        let until = Instant::now() + self.store.link.timeout() / BURYING_SHARE;
+        let mut entries = Vec::with_capacity(graves.len());
+        for (at, grave) in &graves {
+            if !letters.contains_key(at) {
+                letters.insert(*at, self.bury(*at, grave).await?);
             }
-            for (at, grave) in &graves {
-                if !letters.contains_key(at) {
-                    letters.insert(*at, self.bury(*at, grave).await?);
-                }
-            }
-            let entries = graves.iter().map(|((epoch, id), _)| Entry::Buried { epoch: *epoch, id: *id });
-            // Where others have written, they may have buried some of it, or given up more.
-            if self.append(entries.collect(), false).await? {
-                return Ok(letters);
+            entries.push(Entry::Buried { epoch: at.0, id: at.1 });
+            if Instant::now() >= until {
+                break;
             }
         }
+        // Where others have written, they may have buried some of it, or given up more: what is left says so.
+        self.append(entries, false).await?;
+        Ok(self.known().is_some_and(|state| !state.burying.is_empty()))
     }
 
     async fn bury(&self, at: (u64, u64), grave: &Grave) -> Result<Option<DeadLetterId>, StoreError> {
@@ -59,20 +78,24 @@ impl Writer<'_> {
         let mut message = wire::letter(self.topic, self.group, &grave.stream, &grave.burial, &event);
         // Somebody who stood still since before it was buried, retried or purged does not bury it again.
         message.headers.insert(async_nats::header::NATS_MESSAGE_ID, subject.as_str());
-        let sequence = match store.link.store_behind(subject.clone(), 0, message).await {
+        match store.link.store_behind((&names.dead_stream(), subject), 0, message).await {
             Ok(sequence) => {
                 if self.tells_burials {
                     store.burials.tell(self.topic, self.group, 1);
                 }
-                Some(sequence)
+                Ok(Some(DeadLetterId(EventId::new(sequence))))
             }
-            Err(Refusal::Behind) => {
-                let there = store.link.get(&names.dead_stream(), Which::LastOf(&subject)).await?;
-                there.map(|stored| stored.sequence)
-            }
-            Err(refusal) => return Err(refusal.into_store()),
-        };
-        Ok(sequence.map(|sequence| DeadLetterId(EventId::new(sequence))))
+            Err(Refusal::Behind) => self.letter(at).await,
+            Err(refusal) => Err(refusal.into_store()),
+        }
+    }
+
+    /// The dead letter of an event that was given up, if it is there.
+    pub(super) async fn letter(&self, at: (u64, u64)) -> Result<Option<DeadLetterId>, StoreError> {
+        let (store, names) = (self.store, &self.store.names);
+        let subject = names.dead(self.topic, self.group, at);
+        let there = store.link.get(&names.dead_stream(), Which::LastOf(&subject)).await?;
+        Ok(there.map(|stored| DeadLetterId(EventId::new(stored.sequence))))
     }
 }
 
@@ -131,12 +154,12 @@ impl Nats {
         let topic = Topic { name: letter.topic.clone(), settings: TopicSettings::default().into() };
         self.topic_or_new(&topic, false).await?;
         let subject = self.names.retry(&topic.name, id.0.major());
-        let stored = self.link.store_behind(subject.clone(), 0, wire::retry(&letter)).await;
+        let stream = self.names.topic_stream(&topic.name);
+        let stored = self.link.store_behind((&stream, subject.clone()), 0, wire::retry(&letter)).await;
         let sequence = match stored {
             Ok(sequence) => sequence,
             // Somebody has published it, and not removed it yet.
             Err(Refusal::Behind) => {
-                let stream = self.names.topic_stream(&topic.name);
                 let there = self.link.get(&stream, Which::LastOf(&subject)).await?;
                 there.map(|stored| stored.sequence).ok_or(DeadLetterError::Unknown)?
             }

@@ -13,7 +13,8 @@ use crate::error::StoreError;
 /// What follows from an error.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// There is no such stream, or no such message.
+    /// There is no such stream, or no such message. Of what was published: nobody takes it, which may have other
+    /// reasons.
     Missing,
     /// Somebody else has written to the subject since.
     Behind,
@@ -65,7 +66,10 @@ pub(super) fn of_api(error: &ApiError) -> Refusal {
         ErrorCode::STREAM_NAME_EXIST | ErrorCode::STREAM_SUBJECT_OVERLAP => {
             (io::ErrorKind::InvalidData, "something else uses its names: take another prefix")
         }
-        // The server or its cluster is not ready, or has no leader for now.
+        // The server or its cluster is not ready, or has no leader for now, or whoever has the stream is not there.
+        ErrorCode::STREAM_OFFLINE | ErrorCode::CLUSTER_NOT_LEADER => {
+            return Refusal::Store(StoreError::Unreachable(said));
+        }
         _ if error.code() == 503 => return Refusal::Store(StoreError::Unreachable(said)),
         _ => (io::ErrorKind::Other, "what was done is not known"),
     };
@@ -163,6 +167,8 @@ mod tests {
     #[test]
     fn what_passes_is_not_refused() {
         let passes = said(503, 10_008, "JetStream system temporarily unavailable");
+        assert!(matches!(passes, Refusal::Store(StoreError::Unreachable(_))));
+        let passes = said(500, 10_118, "stream is offline");
         assert!(matches!(passes, Refusal::Store(StoreError::Unreachable(_))));
         assert!(matches!(said(400, 10_071, "wrong last sequence: 5"), Refusal::Behind));
         assert!(matches!(said(404, 10_037, "no message found"), Refusal::Missing));

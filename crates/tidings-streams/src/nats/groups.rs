@@ -6,8 +6,9 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::Nats;
+use super::dead::Letters;
 use super::journal::{Entry, Grave, State};
-use super::retain::graves;
+use super::retain::{BURIED_AT_A_TIME, graves};
 use super::topics::MESSAGES_AT_A_TIME;
 use super::wire;
 use super::writer::Writer;
@@ -119,9 +120,10 @@ impl Nats {
             let spent = graves(state, topic, now);
             if !spent.is_empty() || !state.burying.is_empty() {
                 if spent.is_empty() || writer.append(spent, topic.settings.ordered).await? {
-                    writer.bury_all().await?;
+                    writer.bury_some(&mut Letters::new()).await?;
                 }
-                continue;
+                // However many there are: each round has a time of its own.
+                return Ok(Looked { more: true, ..Looked::default() });
             }
             let found = self.find(topic, group, state, (now, request.max.min(RECEIVE_EVENTS_MAX))).await?;
             if found.entries.is_empty() && found.events.is_empty() {
@@ -258,7 +260,7 @@ impl Nats {
             let (mut ids, mut graves) = (Vec::new(), Vec::new());
             for id in state.ledger.idle(now, request.min_idle) {
                 match state.ledger.spent_one(id, rules) {
-                    _ if ids.len() >= max => break,
+                    _ if ids.len() >= max || graves.len() >= BURIED_AT_A_TIME => break,
                     Some(burial) => graves.push(burial),
                     None => ids.push(id),
                 }
@@ -272,7 +274,8 @@ impl Nats {
             if !entries.is_empty() && !writer.append(entries, topic.settings.ordered).await? {
                 continue;
             }
-            writer.bury_all().await?;
+            // What is left of it whoever looks next goes on with.
+            writer.bury_some(&mut Letters::new()).await?;
             let state = writer.state().await?;
             return Ok(delivered(found.events, state, now.after(topic.settings.min_idle_time)));
         }
@@ -315,6 +318,7 @@ impl Nats {
                 return Ok(true);
             }
         }
+        writer.forget();
         Ok(false)
     }
 
@@ -396,7 +400,10 @@ impl Nats {
         let (mut info, lowest) = {
             let mut writer = Writer::open(self, &topic.name, &name).await;
             writer.freshen().await?;
-            let Some(state) = writer.known() else { return Ok(None) };
+            let Some(state) = writer.known() else {
+                writer.forget();
+                return Ok(None);
+            };
             let ledger = &state.ledger;
             let info = GroupInfo {
                 name: name.clone(),

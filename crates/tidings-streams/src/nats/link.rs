@@ -135,6 +135,13 @@ impl Link {
         drop(tokio::time::timeout(self.timeout, self.client.drain()).await);
     }
 
+    /// Which connection there is, told from all that were before. `None`: there is none.
+    pub(super) fn connection(&self) -> Option<(String, u64)> {
+        let said = self.client.server_info();
+        let is_connected = self.client.connection_state() == Connection::Connected;
+        is_connected.then_some((said.server_id, said.client_id))
+    }
+
     /// Tells of what becomes of the connection.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.clone()
@@ -241,16 +248,33 @@ impl Link {
         self.within(async { sent.await.map_err(|error| of_publish(&error)) }).await
     }
 
-    /// Stores a message if the last one of its subject has this sequence: its own.
+    /// Stores a message in a stream if the last one of its subject has this sequence: its own.
     pub(super) async fn store_behind(
         &self,
-        subject: String,
+        (stream, subject): (&str, String),
         last: u64,
         mut message: Message,
     ) -> Result<u64, Refusal> {
         message.headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
         let sent = self.send(subject, message).await?;
-        Ok(self.stored(sent).await?.sequence)
+        match self.stored(sent).await {
+            Ok(stored) => Ok(stored.sequence),
+            Err(refusal) => Err(self.if_missing(refusal, stream).await),
+        }
+    }
+
+    /// What it means that nobody takes a message: its stream is gone, or is there and has no leader for the moment.
+    pub(super) async fn if_missing(&self, refusal: Refusal, stream: &str) -> Refusal {
+        if !matches!(refusal, Refusal::Missing) {
+            return refusal;
+        }
+        match self.info(stream).await {
+            Ok(None) => Refusal::Missing,
+            Ok(Some(_)) => {
+                StoreError::Unreachable(format!("the stream {stream} takes nothing for now")).into()
+            }
+            Err(error) => error.into(),
+        }
     }
 
     /// A message, by whoever leads the stream: nothing that was acknowledged is missing.

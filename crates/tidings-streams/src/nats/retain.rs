@@ -3,6 +3,7 @@
 use futures_util::StreamExt;
 
 use super::Nats;
+use super::dead::Letters;
 use super::journal::{Entry, Grave};
 use super::topics::{Extent, MESSAGES_AT_A_TIME};
 use super::wire::stored_bytes;
@@ -13,7 +14,7 @@ use crate::ledger::{Rules, Step};
 use crate::name::Name;
 use crate::settings::{Retention, Topic};
 
-/// Events of a group that become dead letters at a time.
+/// Events of a group that become dead letters at a time: in one record, and before it is noted that they are stored.
 pub(super) const BURIED_AT_A_TIME: usize = 64;
 
 impl Nats {
@@ -158,14 +159,20 @@ impl Nats {
         let mut buried = 0;
         loop {
             match self.link.within(self.bury_some(topic, group)).await {
-                Ok(0) | Err(GroupError::Unknown) => return Ok(buried),
-                Ok(some) => buried += some,
+                Ok((some, more)) => {
+                    buried += some;
+                    if !more {
+                        return Ok(buried);
+                    }
+                }
+                Err(GroupError::Unknown) => return Ok(buried),
                 Err(GroupError::Store(error)) => return Err(error),
             }
         }
     }
 
-    async fn bury_some(&self, topic: &Topic, group: &Name) -> Result<u64, GroupError> {
+    /// How many events it has given up now, and whether there may be more.
+    async fn bury_some(&self, topic: &Topic, group: &Name) -> Result<(u64, bool), GroupError> {
         let mut writer = Writer::open(self, &topic.name, group).await;
         writer.freshen().await?;
         loop {
@@ -173,8 +180,8 @@ impl Nats {
             let some = graves.len() as u64;
             // What somebody else began may be left, too.
             if some == 0 || writer.append(graves, topic.settings.ordered).await? {
-                writer.bury_all().await?;
-                return Ok(some);
+                let is_left = writer.bury_some(&mut Letters::new()).await?;
+                return Ok((some, some > 0 || is_left));
             }
         }
     }

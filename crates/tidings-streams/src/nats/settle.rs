@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::Nats;
+use super::dead::Letters;
 use super::journal::{Entry, Grave, RECORD_BYTES_MAX, State};
+use super::retain::BURIED_AT_A_TIME;
 use super::writer::Writer;
 use crate::call::{Outcome, Settlement};
 use crate::error::GroupError;
@@ -31,6 +33,8 @@ struct Judged {
     /// Something becomes available to somebody who waits.
     wakes: bool,
     bytes: usize,
+    /// Events that are given up.
+    buries: usize,
     /// What words are about of which nothing is left to say: the same event may be named twice.
     over: HashMap<u64, Outcome>,
 }
@@ -39,7 +43,7 @@ impl Judged {
     fn of(state: &State, settlements: &[Settlement], topic: &Topic, rules: Rules<'_>) -> Self {
         let mut judged = Self::default();
         for one in settlements {
-            if judged.bytes >= RECORD_BYTES_MAX {
+            if judged.bytes >= RECORD_BYTES_MAX || judged.buries >= BURIED_AT_A_TIME {
                 break;
             }
             judged.add(state, one, topic, rules);
@@ -70,6 +74,7 @@ impl Judged {
             Verdict::Bury(burial) => {
                 self.wakes |= topic.settings.ordered;
                 self.over.insert(id, Outcome::Unknown);
+                self.buries += 1;
                 self.bytes += burial.failure.error.len();
                 let stream = topic.settings.dead_letter.clone();
                 (Entry::Bury(Grave { stream, burial }), Judgement::Buries(id))
@@ -109,7 +114,7 @@ impl Nats {
             let rules = Rules { settings: &topic.settings, now: self.link.now(), random };
             let judged = Judged::of(state, &settlements[outcomes.len()..], topic, rules);
             let epoch = state.ledger.epoch();
-            let buries = judged.judgements.iter().any(|one| matches!(one, Judgement::Buries(_)));
+            let buries = judged.buries > 0;
             if judged.entries.is_empty() {
                 // That a word says nothing is believed of what is known now.
                 if writer.freshen().await? {
@@ -118,14 +123,21 @@ impl Nats {
             } else if !writer.append(judged.entries, judged.wakes).await? {
                 continue;
             }
-            let letters = if buries { writer.bury_all().await? } else { HashMap::new() };
-            outcomes.extend(judged.judgements.into_iter().map(|judgement| match judgement {
-                Judgement::Is(outcome) => outcome,
-                // Without a letter the event was gone, and nothing is left to do about it.
-                Judgement::Buries(id) => {
-                    letters.get(&(epoch, id)).copied().flatten().map_or(Outcome::Unknown, Outcome::Buried)
-                }
-            }));
+            let letters = if buries { writer.bury_all().await? } else { Letters::new() };
+            for judgement in judged.judgements {
+                outcomes.push(match judgement {
+                    Judgement::Is(outcome) => outcome,
+                    // Without a letter the event was gone, and nothing is left to do about it.
+                    Judgement::Buries(id) => {
+                        let letter = match letters.get(&(epoch, id)) {
+                            Some(letter) => *letter,
+                            // Somebody else has stored it meanwhile.
+                            None => writer.letter((epoch, id)).await?,
+                        };
+                        letter.map_or(Outcome::Unknown, Outcome::Buried)
+                    }
+                });
+            }
             if outcomes.len() >= settlements.len() {
                 return Ok(outcomes);
             }

@@ -1,9 +1,10 @@
 //! Topics and their events: publishing and reading.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use futures_util::{Stream, StreamExt, stream as streams};
 use parking_lot::Mutex;
@@ -12,11 +13,12 @@ use tokio::time::{Instant, timeout_at};
 use super::Nats;
 use super::error::Refusal;
 use super::link::{Stored, Which, if_any};
-use super::wire::{self, LETTER_BYTES_MAX, Message};
+use super::wire::{self, HEADERS_BYTES_MAX, LETTER_BYTES_MAX, Message};
 use crate::call::{EventPage, Order, PAGE_EVENTS_MAX, Page, Start, TopicInfo, TrimMode};
 use crate::error::{PublishError, StoreError};
 use crate::event::{Event, InvalidEvent, NewEvent, Published, validate_batch};
 use crate::id::{EventId, Timestamp};
+use crate::ledger::lane;
 use crate::name::Name;
 use crate::settings::Topic;
 
@@ -130,13 +132,19 @@ impl Nats {
         validate_batch(events)?;
         let is_once = !topic.settings.idempotency_window.is_zero();
         let messages: Vec<Message> = events.iter().map(|event| wire::message(event, is_once)).collect();
+        let lanes = events.iter().map(|event| topic.settings.ordered.then(|| lane(event.key.as_deref())));
         // Each has to fit as a dead letter too.
         let most = self.link.max_payload().saturating_sub(LETTER_BYTES_MAX);
         if let Some(large) = messages.iter().map(Message::bytes).find(|bytes| *bytes > most) {
             return Err(InvalidEvent::Message { bytes: large, most }.into());
         }
+        let most = HEADERS_BYTES_MAX - LETTER_BYTES_MAX;
+        if let Some(bytes) = messages.iter().map(Message::header_bytes).find(|bytes| *bytes > most) {
+            return Err(InvalidEvent::Written { bytes, most }.into());
+        }
         let bytes = messages.iter().map(|message| message.bytes() as u64).sum();
         let is_keyed = is_once && events.iter().any(|event| event.idempotency_key.is_some());
+        let messages = messages.into_iter().zip(lanes).collect();
         let published = self.link.within(self.store_all(topic, messages, is_keyed)).await?;
         let retaining = self.retain_if_it_is_time(topic, &published, bytes);
         // The events are stored whatever becomes of this, and a call has one deadline.
@@ -147,7 +155,7 @@ impl Nats {
     async fn store_all(
         &self,
         topic: &Topic,
-        messages: Vec<Message>,
+        messages: Vec<(Message, Option<u64>)>,
         is_keyed: bool,
     ) -> Result<Vec<Published>, StoreError> {
         self.topic_or_new(topic, is_keyed).await?;
@@ -162,17 +170,48 @@ impl Nats {
         }
     }
 
-    async fn store_each(&self, topic: &Topic, messages: Vec<Message>) -> Result<Vec<Published>, Refusal> {
-        let subject = self.names.topic(&topic.name);
-        let (mut sent, mut published) = (Vec::with_capacity(messages.len()), Vec::new());
-        for message in messages {
+    /// Stores messages, each of which may have a lane. Of one lane nothing is stored without what comes before it: a
+    /// message is sent when those before it are acknowledged. The others are sent as long as the connection is the same.
+    async fn store_each(
+        &self,
+        topic: &Topic,
+        messages: Vec<(Message, Option<u64>)>,
+    ) -> Result<Vec<Published>, Refusal> {
+        let (stream, subject) = (self.names.topic_stream(&topic.name), self.names.topic(&topic.name));
+        let connection = self.link.connection();
+        let (mut sent, mut lanes, mut published) = (Vec::new(), HashSet::new(), Vec::new());
+        for (message, lane) in messages {
+            if lane.is_some_and(|lane| !lanes.insert(lane)) {
+                self.all_stored(&stream, &mut sent, &mut published).await?;
+                lanes = lane.into_iter().collect();
+            }
+            if self.link.connection() != connection {
+                let lost = "the connection was lost amid a batch".to_owned();
+                return Err(StoreError::Unreachable(lost).into());
+            }
             sent.push(self.link.send(subject.clone(), message).await?);
         }
-        for one in sent {
-            let stored = self.link.stored(one).await?;
-            published.push(Published { id: EventId::new(stored.sequence), duplicate: stored.duplicate });
-        }
+        self.all_stored(&stream, &mut sent, &mut published).await?;
         Ok(published)
+    }
+
+    /// Waits until all that was sent is stored.
+    async fn all_stored(
+        &self,
+        stream: &str,
+        sent: &mut Vec<PublishAckFuture>,
+        published: &mut Vec<Published>,
+    ) -> Result<(), Refusal> {
+        for one in sent.drain(..) {
+            match self.link.stored(one).await {
+                Ok(stored) => {
+                    let id = EventId::new(stored.sequence);
+                    published.push(Published { id, duplicate: stored.duplicate });
+                }
+                Err(refusal) => return Err(self.link.if_missing(refusal, stream).await),
+            }
+        }
+        Ok(())
     }
 
     async fn retain_if_it_is_time(&self, topic: &Topic, published: &[Published], bytes: u64) {

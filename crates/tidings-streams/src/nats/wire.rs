@@ -31,6 +31,9 @@ const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// What a dead letter says besides its event, in bytes at most: names, the failure's text as JSON, numbers.
 pub(super) const LETTER_BYTES_MAX: usize = 8 << 10;
 
+/// Headers of a message that a stream takes, in bytes: their length is written in sixteen bits.
+pub(super) const HEADERS_BYTES_MAX: usize = (64 << 10) - 1;
+
 /// What comes before, between and behind headers, in bytes.
 const HEADER_BEGINS: usize = "NATS/1.0\r\n\r\n".len();
 const HEADER_ENDS: usize = ": \r\n".len();
@@ -75,7 +78,12 @@ pub(super) struct Message {
 impl Message {
     /// Its bytes, as a server counts them against its `max_payload`.
     pub(super) fn bytes(&self) -> usize {
-        headers_bytes(&self.headers) + self.payload.len()
+        self.header_bytes() + self.payload.len()
+    }
+
+    /// Those of its headers.
+    pub(super) fn header_bytes(&self) -> usize {
+        headers_bytes(&self.headers)
     }
 }
 

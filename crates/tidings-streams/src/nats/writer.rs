@@ -65,9 +65,14 @@ impl<'a> Writer<'a> {
             self.freshen().await?;
         }
         if self.replica.state.is_none() {
-            self.store.replicas.forget(self.topic, self.group);
+            self.forget();
         }
         self.replica.state.as_ref().ok_or(GroupError::Unknown)
+    }
+
+    /// Forgets the replica of a group that is not there: names that somebody makes up are not kept.
+    pub(super) fn forget(&self) {
+        self.store.replicas.forget(self.topic, self.group);
     }
 
     /// The group as it is known, if it is there as far as that is known.
@@ -146,7 +151,8 @@ impl<'a> Writer<'a> {
         }
         let payload = serde_json::to_vec(entries).expect("it has text keys only").into();
         let message = Message { headers, payload };
-        match self.store.link.store_behind(self.subject.clone(), self.replica.last, message).await {
+        let place = (self.store.names.groups_stream(), self.subject.clone());
+        match self.store.link.store_behind((&place.0, place.1), self.replica.last, message).await {
             Ok(sequence) => {
                 self.replica.apply(sequence, entries);
                 self.is_fresh = true;
@@ -195,6 +201,6 @@ impl<'a> Writer<'a> {
             self.tell(&error, "what is left of a group could not be removed");
         }
         *self.replica = Replica::default();
-        self.store.replicas.forget(self.topic, self.group);
+        self.forget();
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Whether that is so the server says in the same step, when they are read already. What must not be handed out after
 //! all is given back, and a script takes over until it has filled a whole request with new events. If this process ends
-//! before it has given them back, they come again after their time as if somebody had had them.
+//! before it has given them back, they come again after their time as if somebody had had them, or where nobody is to have
+//! them yet, are put back then.
 
 use std::collections::HashSet;
 
@@ -104,7 +105,7 @@ impl Redis {
         let (taken, back): (Vec<_>, Vec<_>) =
             events.into_iter().partition(|event| is_free && is_to_be_had(event, group, now));
         if !back.is_empty() {
-            self.give_back(topic, group, &back).await?;
+            self.give_back(topic, group, (&request.consumer, epoch), &back).await?;
         }
         let deliver = |event| Delivered { event, tag: Tag { epoch, attempt: 1 }, until: Timestamp(until) };
         let taken: Vec<Delivered> = taken.into_iter().map(deliver).collect();
@@ -112,10 +113,19 @@ impl Redis {
         Ok(Some(taken).filter(|taken| !taken.is_empty()))
     }
 
-    async fn give_back(&self, topic: &Topic, group: &Name, events: &[Event]) -> Result<(), GroupError> {
+    /// Gives back what a consumer has read and nobody is to have yet. Said late or twice it does no more than that.
+    async fn give_back(
+        &self,
+        topic: &Topic,
+        group: &Name,
+        (consumer, epoch): (&Name, u64),
+        events: &[Event],
+    ) -> Result<(), GroupError> {
         let script = &self.link.scripts().give_back;
-        let mut call =
-            Call::new(script, &self.base, topic.name.as_str(), group.as_str()).arg(millis(WAIT_MAX));
+        let mut call = Call::new(script, &self.base, topic.name.as_str(), group.as_str())
+            .arg(millis(WAIT_MAX))
+            .arg(consumer.as_str())
+            .arg(epoch);
         for event in events {
             call = call.arg(wire::id_text(event.id));
         }

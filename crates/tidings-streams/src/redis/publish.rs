@@ -1,5 +1,5 @@
 //! Publishing. Whoever publishes to a topic while two calls are under way waits, and all that wait go to the server
-//! together: a script costs the server most by being run at all.
+//! together, if they are alike: a script costs the server most by being run at all.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -67,10 +67,17 @@ struct Batch {
     topic: Topic,
     events: Vec<NewEvent>,
     deadline: Instant,
+    /// Whether it is stored once however often it is sent: each of its events has an idempotency key.
+    keyed: bool,
     answer: oneshot::Sender<Result<Vec<Published>, StoreError>>,
 }
 
 impl Batch {
+    /// Whether they can go together, so that none is treated differently for the sake of the other.
+    fn is_like(&self, other: &Self) -> bool {
+        self.keyed == other.keyed && self.topic.settings == other.topic.settings
+    }
+
     fn bytes(&self) -> usize {
         self.events.iter().map(|event| event.payload.len()).sum()
     }
@@ -85,7 +92,8 @@ impl Line {
         waiting.len() < before
     }
 
-    /// The first batches, as many as one of the largest size holds, without those that nobody waits for any more.
+    /// The first batches that are alike, as many as one of the largest size holds, without those that nobody waits for
+    /// any more.
     fn take(&self) -> Vec<Batch> {
         let (mut waiting, mut taken) = (self.waiting.lock(), Vec::<Batch>::new());
         let (mut events, mut bytes) = (0, 0);
@@ -95,7 +103,7 @@ impl Line {
             }
             events += batch.events.len();
             bytes += batch.bytes();
-            let is_alike = taken.first().is_none_or(|first| first.topic.settings == batch.topic.settings);
+            let is_alike = taken.first().is_none_or(|first| first.is_like(&batch));
             if !taken.is_empty() && (events > BATCH_EVENTS_MAX || bytes > BATCH_BYTES_MAX || !is_alike) {
                 waiting.push_front(batch);
                 break;
@@ -128,8 +136,10 @@ impl Publishers {
         let line = Arc::clone(self.lines.lock().entry(topic.name.clone()).or_default());
         let (answer, answered) = oneshot::channel();
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        line.waiting.lock().push_back(Batch { number, topic: topic.clone(), events, deadline, answer });
-        let published = self.answered(&line, answered, (number, deadline)).await;
+        let keyed = events.iter().all(|event| event.idempotency_key.is_some());
+        let batch = Batch { number, topic: topic.clone(), events, deadline, keyed, answer };
+        line.waiting.lock().push_back(batch);
+        let published = self.answered((&topic.name, &line), answered, (number, deadline)).await;
         self.forget(&topic.name, line);
         Ok(published?)
     }
@@ -137,28 +147,33 @@ impl Publishers {
     /// Waits for an answer, and has what waits published when it is this one's turn.
     async fn answered(
         self: &Arc<Self>,
-        line: &Arc<Line>,
+        (topic, line): (&Name, &Arc<Line>),
         mut answered: oneshot::Receiver<Result<Vec<Published>, StoreError>>,
         (number, deadline): (u64, Instant),
     ) -> Result<Vec<Published>, StoreError> {
+        let mut has_begun = false;
         loop {
             tokio::select! {
                 biased;
                 answer = &mut answered => return answer.unwrap_or(Err(StoreError::Closed)),
                 () = tokio::time::sleep_until(deadline) => break,
                 // A task, for the batches of others must not end with this call. It begins a moment later, when those
-                // who were answered together have come again.
-                turn = Arc::clone(&line.turns).acquire_owned() => {
+                // who were answered together have come again. One turn is enough: it ends when nobody waits, and
+                // whoever has had it is taken by then.
+                turn = Arc::clone(&line.turns).acquire_owned(), if !has_begun => {
+                    has_begun = true;
                     let turn = turn.expect("it is never closed");
-                    self.tasks.spawn(Arc::clone(self).run(Arc::clone(line), turn));
+                    self.tasks.spawn(Arc::clone(self).run(topic.clone(), Arc::clone(line), turn));
                 }
             }
         }
-        if line.withdraw(number) {
-            return Err(self.link.unreachable("it is busy with others".to_owned()));
-        }
-        // It is under way, by a deadline that is no later, and whose answer says more.
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        let why = if line.withdraw(number) {
+            "it is busy with others".to_owned()
+        } else {
+            // It goes on for the others that it went with.
+            format!("no answer within {:?}", self.link.timeout())
+        };
+        Err(self.link.unreachable(why))
     }
 
     /// Forgets a topic that nobody else publishes to at the moment.
@@ -170,13 +185,29 @@ impl Publishers {
         }
     }
 
-    async fn run(self: Arc<Self>, line: Arc<Line>, turn: OwnedSemaphorePermit) {
-        let mut batches = line.take();
+    /// Publishes what waits until nothing does.
+    async fn run(self: Arc<Self>, topic: Name, line: Arc<Line>, turn: OwnedSemaphorePermit) {
+        loop {
+            let batches = line.take();
+            if batches.is_empty() {
+                break;
+            }
+            self.publish_all(batches).await;
+            // Those who were answered come again first.
+            tokio::task::yield_now().await;
+        }
+        drop(turn);
+        self.forget(&topic, line);
+    }
+
+    /// Publishes batches that are alike, by the latest of their deadlines: each caller ends at its own.
+    async fn publish_all(&self, mut batches: Vec<Batch>) {
         let Some(first) = batches.first() else { return };
-        let (topic, deadline) = (first.topic.clone(), first.deadline);
+        let (topic, keyed) = (first.topic.clone(), first.keyed);
+        let deadline = batches.iter().map(|batch| batch.deadline).max().unwrap_or(first.deadline);
         let sizes: Vec<usize> = batches.iter().map(|batch| batch.events.len()).collect();
         let events: Vec<NewEvent> = batches.iter_mut().flat_map(|batch| batch.events.drain(..)).collect();
-        let published = self.append(&topic, &events, deadline).await;
+        let published = self.append(&topic, &events, (keyed, deadline)).await;
         let mut published = published.map(Vec::into_iter);
         for (batch, size) in batches.into_iter().zip(sizes) {
             let answer = match &mut published {
@@ -186,21 +217,18 @@ impl Publishers {
             // Who has gone meanwhile does not know.
             drop(batch.answer.send(answer));
         }
-        self.forget(&topic.name, line);
-        drop(turn);
     }
 
     async fn append(
         &self,
         topic: &Topic,
         events: &[NewEvent],
-        deadline: Instant,
+        (keyed, deadline): (bool, Instant),
     ) -> Result<Vec<Published>, StoreError> {
         let script = &self.link.scripts().publish;
         let mut call = Call::new(script, &self.base, topic.name.as_str(), "");
         wire::write_all(events, millis(topic.settings.idempotency_window), &mut call.command);
         // With a key each, events are stored once however often they are sent, as long as the keys are remembered.
-        let keyed = events.iter().all(|event| event.idempotency_key.is_some());
         let keyed = keyed && topic.settings.idempotency_window > self.link.timeout();
         let repeat = if keyed { Repeat::Harmless } else { Repeat::Never };
         let [ids, count, bytes] = wire::tuple(self.link.run_until(call, script, repeat, deadline).await?)?;

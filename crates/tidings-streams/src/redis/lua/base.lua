@@ -27,9 +27,11 @@ local function note_ends(events, bytes, gone, last)
 end
 
 -- A stream that somebody removed with the server's own tools goes on behind its last id: a new one would begin again
--- wherever the clock is, which may be the same millisecond, or an earlier one.
+-- wherever the clock is, which may be the same millisecond, or an earlier one. Whether it was made anew: what it held is
+-- gone then.
 local function go_on_from(last)
-  if last == '0-0' or redis.call('EXISTS', stream) == 1 then return end
+  if last == '0-0' or redis.call('EXISTS', stream) == 1 then return false end
   redis.call('XADD', stream, last, 'at', '0 0')
   redis.call('XDEL', stream, last)
+  return true
 end

@@ -22,13 +22,14 @@ local function forget_consumers(idle)
 end
 
 -- Whether there was room for it.
-local function give_up(id, event)
+local function give_up_one(id, event)
   if buried >= BURY_MAX or bytes >= BYTES_MAX then
     more = 1
     return false
   end
-  local letter, size = bury(id, event, ARGV[5], at, NOT_SETTLED)
-  if letter then buried, bytes = buried + 1, bytes + size end
+  local letter, size = give_up(id, event, ARGV[5], at)
+  if letter then buried = buried + 1 end
+  bytes = bytes + (size or 0)
   return true
 end
 
@@ -43,7 +44,7 @@ each_group(function(_, pending)
   -- Of what was delivered once nothing is noted.
   local first = redis.call('ZSCORE', due, UNTOUCHED)
   if deliveries <= 1 and first and tonumber(first) <= at then
-    sweep(at, idle, function(id) return give_up(id, known(id)) end)
+    sweep(at, idle, function(id) return give_up_one(id, (known(id))) end)
   end
   local beyond = redis.call('ZCOUNT', due, '-inf', at) - LOOK_MAX
   local from = math.floor(math.max(0, beyond + 1) * tonumber(ARGV[6]))
@@ -51,7 +52,7 @@ each_group(function(_, pending)
     if one ~= UNTOUCHED then
       local id = id_of(one)
       local event = known(id)
-      if not event.w and event.a >= deliveries and not give_up(id, event) then return end
+      if not event.w and event.a >= deliveries and not give_up_one(id, event) then return end
     end
   end
 end)

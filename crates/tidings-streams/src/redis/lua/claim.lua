@@ -20,7 +20,7 @@ while is[2] ~= '1' and count < max and bytes < BYTES_MAX and buried < BURY_MAX d
     if event.w or idle_for(group, id, one[3]) < tonumber(ARGV[9]) then
       size = 0
     elseif event.a >= deliveries then
-      letter, size = bury(id, event, ARGV[8], at, NOT_SETTLED)
+      letter, size = give_up(id, event, ARGV[8], at)
       buried, letters = buried + 1, letters + (letter and 1 or 0)
     else
       fields = deliver(id, event, consumer, at, till)

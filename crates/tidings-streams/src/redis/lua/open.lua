@@ -71,6 +71,10 @@ local UNTOUCHED = '*'
 -- Lines of the server's list that are looked at in one go.
 local LINES = 100
 
+local function is_untouched(id)
+  return redis.call('HEXISTS', open, id) == 0 and not redis.call('ZSCORE', due, member(id))
+end
+
 local function expect_due(till)
   redis.call('ZADD', due, 'LT', till, UNTOUCHED)
 end
@@ -88,7 +92,7 @@ local function sweep(at, idle, call_for)
     local lines, swept = redis.call('XPENDING', stream, group, from, '+', LINES), nil
     for _, one in ipairs(lines) do
       local id = one[1]
-      if not redis.call('ZSCORE', due, member(id)) and redis.call('HEXISTS', open, id) == 0 then
+      if is_untouched(id) then
         local rest = idle - idle_for(group, id, one[3])
         if rest > 0 then
           earliest = math.min(earliest or at + rest, at + rest)
@@ -168,21 +172,25 @@ local function put_back(id, fields, longest)
   redis.call('ZADD', due, math.max(from, now()), member(id))
 end
 
+-- Puts an event back that was read by the server's own command and not to be handed out: whoever was to give it back
+-- has ended before that. Whether it was so.
+local function put_back_unhanded(id, event, fields, at)
+  local special = fields[3]
+  if event.a ~= 1 or event.w or event.k or (special ~= 'not-before' and special ~= 'retried') then return false end
+  local from, retry = brief(fields)
+  if from > 0 then from = math.min(from, moment(id) + WAIT_MAX) end
+  local is_anothers = retry and string.match(retry, '^%S+ %S+ (.+)$') ~= group
+  if not is_anothers and from <= at then return false end
+  put_back(id, fields, WAIT_MAX)
+  return true
+end
+
 -- One more delivery. Nothing: the event is gone, or not to be had yet.
 local function deliver(id, event, consumer, at, till)
-  event.a = event.a + 1
-  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', event.a)[1]
+  local entry = redis.call('XCLAIM', stream, group, consumer, 0, id, 'RETRYCOUNT', event.a + 1)[1]
   if not entry then return forget(id, event) end
-  -- Whoever was to give it back has ended before that.
-  local special = entry[2][3]
-  if event.a == 2 and not event.w and not event.k and (special == 'not-before' or special == 'retried') then
-    local from, retry = brief(entry[2])
-    local is_anothers = retry and string.match(retry, '^%S+ %S+ (.+)$') ~= group
-    if is_anothers or from > at then
-      put_back(id, entry[2], WAIT_MAX)
-      return
-    end
-  end
+  if put_back_unhanded(id, event, entry[2], at) then return end
+  event.a = event.a + 1
   if not event.w then failed(event, at, NOT_SETTLED) end
   event.w, event.d = nil, nil
   note(id, event)
@@ -201,6 +209,16 @@ local function bury(id, event, stream_of_dead, at, reason)
     'error', event.e, 'id', id, unpack(entry[2]))
   forget(id, event)
   return letter, size_of(entry[2])
+end
+
+-- Gives up what nobody settled in time: as a dead letter, or by putting it back where nobody was given it. Answers the
+-- letter, if there is one, and the size.
+local function give_up(id, event, stream_of_dead, at)
+  if event.a == 1 and not event.w and not event.k then
+    local entry = redis.call('XRANGE', stream, id, id)[1]
+    if entry and put_back_unhanded(id, event, entry[2], at) then return nil, size_of(entry[2]) end
+  end
+  return bury(id, event, stream_of_dead, at, NOT_SETTLED)
 end
 
 -- Where the server's group stands: the last id that it has looked at, and how many it has open.

@@ -25,12 +25,13 @@ local function create()
   if is_whole() then return 0 end
   local events, bytes, gone, last, is_there = ends()
   local found, before = target()
-  go_on_from(last)
+  local is_new = go_on_from(last)
+  if is_new then gone = bytes end
   -- Refused by the server where somebody else has made a group of that name: nothing of it is written before.
   make(before, 0)
   redis.call('DEL', due, open, lanes)
   redis.call('HSET', state, 'again', 0)
-  if not is_there then note_ends(events, bytes, gone, last) end
+  if is_new or not is_there then note_ends(events, bytes, gone, last) end
   return 1
 end
 

@@ -6,7 +6,7 @@
 local call = redis.call
 local events, bytes, gone, last = ends()
 local ids = {}
-go_on_from(last)
+if go_on_from(last) then gone = bytes end
 
 local function plain()
   local values, before, count = tonumber(ARGV[6]), whole(events) .. ' ' .. whole(bytes) .. ' ', 0

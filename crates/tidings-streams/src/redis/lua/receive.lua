@@ -30,7 +30,7 @@ local function take_again(id)
   if not has_room() then return false end
   local event = known(id)
   if not event.w and event.a >= deliveries then
-    local letter, size = bury(id, event, ARGV[8], at, NOT_SETTLED)
+    local letter, size = give_up(id, event, ARGV[8], at)
     buried, bytes, letters = buried + 1, bytes + (size or 0), letters + (letter and 1 or 0)
   else
     local fields = deliver(id, event, consumer, at, till)

@@ -5,6 +5,7 @@ mod killed;
 mod server;
 mod serving;
 mod sharing;
+mod slow;
 
 use std::num::NonZeroU32;
 use std::time::Duration;

@@ -1,13 +1,14 @@
 //! What a server may be and do: too old, without JetStream, closed to us, full, small, standing still. And what its
 //! tools show.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tidings_streams::nats::{Config, ConnectError, Nats};
 use tidings_streams::{
-    Driver, Durability, GroupError, InvalidEvent, NewEvent, Order, Outcome, PAYLOAD_BYTES_MAX, Page,
-    PublishError, Start, StoreError,
+    Action, Driver, Durability, GroupError, InvalidEvent, NewEvent, Order, Outcome, PAYLOAD_BYTES_MAX, Page,
+    PublishError, Settlement, Start, StoreError, TopicSettings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -136,11 +137,7 @@ async fn an_event_that_fits_fits_as_a_dead_letter_too() {
     let server = Server::start_with("jetstream { store_dir: \"%\" }\n").await;
     let store = connect(&server.url()).await;
     let longest = "я".repeat(40);
-    let one = tidings_streams::TopicSettings {
-        max_deliveries: std::num::NonZeroU32::MIN,
-        dead_letter: name(&longest),
-        ..settings()
-    };
+    let one = TopicSettings { max_deliveries: NonZeroU32::MIN, dead_letter: name(&longest), ..settings() };
     let topic = tidings_streams::Topic { name: name(&longest), ..topic(one) };
     let group = name(&".".repeat(80));
     store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
@@ -155,13 +152,43 @@ async fn an_event_that_fits_fits_as_a_dead_letter_too() {
     let taken =
         store.receive(&topic, &group, request(&longest, 1, Duration::ZERO)).await.expect("it is there");
     let reason = "\0".repeat(tidings_streams::ERROR_BYTES_MAX);
-    let action = tidings_streams::Action::Fail { reason };
-    let word = tidings_streams::Settlement { id: taken[0].event.id, tag: None, action };
+    let action = Action::Fail { reason };
+    let word = Settlement { id: taken[0].event.id, tag: None, action };
     let outcomes = store.settle(&topic, &group, vec![word]).await.expect("it is heard");
     let Outcome::Buried(letter) = outcomes[0] else { panic!("{outcomes:?}") };
     let new = store.retry(letter).await.expect("it is published again");
     let event = store.event(&topic, new).await.expect("it can be read").expect("it is there");
     assert_eq!(event.payload.len(), bytes);
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn headers_that_a_dead_letter_could_not_have_are_refused_at_once() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let one = TopicSettings { max_deliveries: NonZeroU32::MIN, ..settings() };
+    let (topic, group) = (topic(one), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    // Each takes six bytes as it is written.
+    let event = |length| NewEvent::new("a").key("\0".repeat(4_096)).header("h", "\0".repeat(length));
+    let mut length = (16 << 10) - 1;
+    event(length).validate().expect("it is as large as it may be");
+    while let Err(refused) = store.publish(&topic, vec![NewEvent::new("b"), event(length)]).await {
+        let PublishError::Invalid(InvalidEvent::Written { bytes, most }) = refused else {
+            panic!("answered {refused:?}")
+        };
+        length -= (bytes - most).div_ceil(6);
+    }
+    assert!(length > 4_096, "{length} bytes of a header are all that is taken");
+    let taken = store.receive(&topic, &group, request("c1", 5, PATIENCE)).await.expect("it is there");
+    assert_eq!(texts(&taken), ["b", "a"]);
+    let action = Action::Fail { reason: "\0".repeat(tidings_streams::ERROR_BYTES_MAX) };
+    let word = Settlement { id: taken[1].event.id, tag: None, action };
+    let outcomes = store.settle(&topic, &group, vec![word]).await.expect("it is heard");
+    let Outcome::Buried(letter) = outcomes[0] else { panic!("{outcomes:?}") };
+    let new = store.retry(letter).await.expect("it is published again");
+    let found = store.event(&topic, new).await.expect("it can be read").expect("it is there");
+    assert_eq!(found.headers, event(length).headers);
     store.close().await.expect("it closes");
 }
 
@@ -196,6 +223,64 @@ async fn a_topic_whose_stream_somebody_deletes_is_made_again() {
     publish(&store, &topic, &["b"]).await;
     let info = store.topic(&topic).await.expect("it can be asked").expect("it is there");
     assert_eq!(info.events, 1);
+    store.close().await.expect("it closes");
+}
+
+/// Has a stream take other subjects: to what was its own nobody listens, as while it has no leader.
+async fn move_subjects(server: &Server, stream: &str, to: &[&str]) -> Vec<String> {
+    let jetstream = server.jetstream().await;
+    let info = jetstream.get_stream(stream).await.expect("it is there").cached_info().clone();
+    let to = to.iter().map(|subject| (*subject).to_owned()).collect();
+    let config = async_nats::jetstream::stream::Config { subjects: to, ..info.config.clone() };
+    jetstream.update_stream(config).await.expect("it is changed");
+    info.config.subjects
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_nothing_for_now_is_not_gone() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let (topic, group) = (topic(settings()), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    publish(&store, &topic, &["a"]).await;
+    let taken = store.receive(&topic, &group, request("c1", 1, PATIENCE)).await.expect("it is there");
+    for stream in ["tidings+groups", "tidings+topic+orders"] {
+        let subjects = move_subjects(&server, stream, &["elsewhere"]).await;
+        if stream == "tidings+groups" {
+            let refused = ack(&store, &topic, &taken[0]).await;
+            assert!(
+                matches!(refused, Err(GroupError::Store(StoreError::Unreachable(_)))),
+                "answered {refused:?}"
+            );
+        } else {
+            let refused = store.publish(&topic, vec![NewEvent::new("b")]).await;
+            assert!(
+                matches!(refused, Err(PublishError::Store(StoreError::Unreachable(_)))),
+                "answered {refused:?}"
+            );
+        }
+        let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+        move_subjects(&server, stream, &subjects).await;
+    }
+    assert_eq!(ack(&store, &topic, &taken[0]).await.expect("it is heard"), Outcome::Acked);
+    publish(&store, &topic, &["c"]).await;
+    server.jetstream().await.delete_stream("tidings+groups").await.expect("it can be deleted");
+    let refused = store.set_paused(&topic, &group, true).await;
+    assert!(
+        matches!(refused, Err(GroupError::Unknown | GroupError::Store(StoreError::Failed(_)))),
+        "{refused:?}"
+    );
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn names_of_groups_that_were_never_there_are_not_kept() {
+    let server = Server::start().await;
+    let store = connect(&server.url()).await;
+    let topic = topic(settings());
+    publish(&store, &topic, &["a"]).await;
+    assert!(!store.remove_group(&topic, &name("stranger")).await.expect("it can be asked"));
+    assert!(!format!("{store:?}").contains("stranger"), "{store:?}");
     store.close().await.expect("it closes");
 }
 

@@ -103,6 +103,28 @@ async fn ids_never_go_back_though_the_stream_was_removed_by_hand() {
 }
 
 #[tokio::test]
+async fn what_a_removed_stream_held_is_not_counted_any_more() {
+    let server = Server::start(Keeping::Nothing).await;
+    let store = connect(&server.url()).await;
+    let topic = topic(settings());
+    let info = async || store.topic(&topic).await.expect("it can be asked").expect("it is there");
+    publish(&store, &topic, &["a"]).await;
+    let one = info().await.bytes;
+    publish(&store, &topic, &["b", "c"]).await;
+    for makes_a_group in [true, false] {
+        let _: u64 = server.say(&["DEL", STREAM]).await;
+        assert_eq!((info().await.events, info().await.bytes), (0, 0));
+        if makes_a_group {
+            assert!(store.create_group(&topic, &name("g"), Start::Earliest).await.expect("it can be made"));
+            assert_eq!((info().await.events, info().await.bytes), (0, 0));
+        }
+        publish(&store, &topic, &["d"]).await;
+        assert_eq!((info().await.events, info().await.bytes), (1, one));
+    }
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
 async fn a_dead_letter_is_kept_where_its_group_was_destroyed_by_hand() {
     let server = Server::start(Keeping::Nothing).await;
     let store = connect(&server.url()).await;

@@ -2,14 +2,15 @@
 //! each call.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tidings_streams::redis::Redis;
 use tidings_streams::{
-    Action, Delivered, Driver, EventId, Name, NewEvent, Outcome, PendingState, Settlement, Start, Timestamp,
-    Topic,
+    Action, ClaimRequest, Delivered, Driver, EventId, Name, NewEvent, Outcome, Pending, PendingState,
+    Settlement, Start, Timestamp, Topic, TopicSettings,
 };
 
 use super::server::{Keeping, Server};
@@ -119,6 +120,100 @@ async fn an_event_is_not_handed_out_before_its_moment_though_the_group_flows() {
     assert!(matches!(last.state, PendingState::Waiting(_)) && last.attempts == 0, "{last:?}");
     assert_eq!(texts(&take(&store, &topic).await), [""; 0]);
     store.close().await.expect("it closes");
+}
+
+/// What the driver does to give events back.
+const GIVE_BACK: &str = concat!(
+    include_str!("../../../src/redis/lua/base.lua"),
+    include_str!("../../../src/redis/lua/server_clock.lua"),
+    include_str!("../../../src/redis/lua/open.lua"),
+    include_str!("../../../src/redis/lua/give_back.lua"),
+);
+
+/// Has a consumer read what is new by the server's own command, as the driver does, whose process ends then.
+async fn read_natively(server: &Server, consumer: &str) {
+    let _: redis::Value =
+        server.say(&["XREADGROUP", "GROUP", "g", consumer, "STREAMS", "{tidings}/stream/orders", ">"]).await;
+    let () = server.say(&["ZADD", "{tidings}/due/orders/g", "1", "*"]).await;
+}
+
+#[tokio::test]
+async fn what_is_given_back_late_is_taken_from_nobody() {
+    let server = Server::start(Keeping::Nothing).await;
+    let store = connect(&server.url()).await;
+    let (topic, group) = (topic(settings()), name("g"));
+    store.create_group(&topic, &group, Start::Earliest).await.expect("it is made");
+    publish(&store, &topic, &["a", "b"]).await;
+    read_natively(&server, "c1").await;
+    let idle = |max| ClaimRequest { consumer: name("c2"), max, min_idle: Duration::ZERO };
+    let claimed = store.claim(&topic, &group, idle(1)).await.expect("it is there");
+    assert_eq!(texts(&claimed), ["a"]);
+    let pending = store.pending(&topic, &group, None, 10).await.expect("it is there");
+    let ids: Vec<String> =
+        pending.iter().map(|one| format!("{}-{}", one.id.major(), one.id.minor())).collect();
+    let epoch: String = server.say(&["HGET", "{tidings}/group/orders/g", "epoch"]).await;
+    let give_back = async |epoch: &str| {
+        let words = ["EVAL", GIVE_BACK, "1", "{tidings}/topics", "{tidings}/", "orders", "g"];
+        let of_whom = ["604800000", "c1", epoch, &ids[0], &ids[1]];
+        let _: redis::Value = server.say(&[&words[..], &of_whom[..]].concat()).await;
+        let pending = store.pending(&topic, &group, None, 10).await.expect("it is there");
+        pending.into_iter().map(|one| (one.consumer, one.attempts)).collect::<Vec<_>>()
+    };
+    let (one, other) = (Some(name("c1")), Some(name("c2")));
+    let before = vec![(other.clone(), 2), (one, 1)];
+    assert_eq!(give_back("7").await, before, "of another epoch");
+    let after = give_back(&epoch).await;
+    assert_eq!(after, [(other.clone(), 2), (None, 0)]);
+    let taken = store.receive(&topic, &group, request("c2", 1, PATIENCE)).await.expect("it is there");
+    assert_eq!((texts(&taken), taken[0].tag.attempt), (vec!["b".to_owned()], 1));
+    assert_eq!(give_back(&epoch).await, [(other.clone(), 2), (other, 1)], "said twice");
+    for one in [&claimed[0], &taken[0]] {
+        assert_eq!(settle(&store, &topic, one, Action::Ack).await, Outcome::Acked);
+    }
+    store.close().await.expect("it closes");
+}
+
+#[tokio::test]
+async fn what_nobody_was_given_is_not_given_up_though_each_is_delivered_once_only() {
+    for call in ["receive", "claim", "maintain"] {
+        let server = Server::start(Keeping::Nothing).await;
+        let store = connect(&server.url()).await;
+        let once =
+            TopicSettings { max_deliveries: NonZeroU32::MIN, min_idle_time: Duration::ZERO, ..settings() };
+        let (topic, group, another) = (topic(once), name("g"), name("h"));
+        for group in [&group, &another] {
+            store.create_group(&topic, group, Start::Latest).await.expect("it is made");
+        }
+        publish(&store, &topic, &["failed"]).await;
+        for (group, action) in [(&group, Action::Ack), (&another, Action::Fail { reason: "no".to_owned() })] {
+            let taken = store.receive(&topic, group, request("c1", 1, PATIENCE)).await.expect("it is there");
+            let word = Settlement { id: taken[0].event.id, tag: Some(taken[0].tag), action };
+            let outcome = store.settle(&topic, group, vec![word]).await.expect("it is heard")[0];
+            if let Outcome::Buried(letter) = outcome {
+                store.retry(letter).await.expect("it is published again");
+            }
+        }
+        let later = NewEvent::new("later").not_before(Timestamp::now().after(Duration::from_secs(3_600)));
+        store.publish(&topic, vec![later]).await.expect("it is published");
+        read_natively(&server, "c1").await;
+        match call {
+            "receive" => {
+                let taken = store.receive(&topic, &group, request("c2", 5, Duration::ZERO)).await;
+                assert_eq!(texts(&taken.expect("it is there")), [""; 0]);
+            }
+            "claim" => {
+                let request = ClaimRequest { consumer: name("c2"), max: 5, min_idle: Duration::ZERO };
+                let taken = store.claim(&topic, &group, request).await;
+                assert_eq!(texts(&taken.expect("it is there")), [""; 0]);
+            }
+            _ => drop(store.maintain(&topic).await.expect("it is done")),
+        }
+        assert_eq!(store.dead_letter_count().await.expect("they can be counted"), 0, "by {call}");
+        let pending = store.pending(&topic, &group, None, 10).await.expect("it is there");
+        let waits = |one: &Pending| matches!(one.state, PendingState::Waiting(_)) && one.attempts == 0;
+        assert!(pending.len() == 1 && waits(&pending[0]), "by {call}: {pending:?}");
+        store.close().await.expect("it closes");
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod by_hand;
 mod conforming;
 mod flowing;
 mod killed;
+mod publishing;
 mod server;
 mod serving;
 
