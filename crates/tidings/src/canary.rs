@@ -87,11 +87,6 @@ impl Canary {
         *self.sung.lock() == heads
     }
 
-    /// Whether some life of the node has made the round.
-    pub(crate) fn was_ready(&self) -> bool {
-        self.passed.load(Ordering::Acquire) != 0
-    }
-
     /// A peer was met.
     pub(crate) fn contacted(&self, now: Tick) {
         let _ = self.contact.compare_exchange(Tick::NEVER.0, now.0, Ordering::AcqRel, Ordering::Acquire);
@@ -104,6 +99,13 @@ impl Canary {
 }
 
 impl Node {
+    /// Whether nobody has let this node in. Before it was ready for the first time, one who was only named has not.
+    pub(crate) fn has_met_nobody(&self, members: &[MemberInfo]) -> bool {
+        let was_ready = self.bus().canary.passed.load(Ordering::Acquire) != 0;
+        let mut others = members.iter().filter(|member| !member.this_node);
+        !others.any(|member| was_ready || matches!(member.state, State::Live | State::Left))
+    }
+
     /// What a start lacks, for people: of the canary's round, and of this node's clock; nothing once the round was made.
     /// `others`: nothing else stands against this node's readiness.
     pub(crate) fn start_misses(&self, members: &[MemberInfo], others: bool) -> Vec<String> {

@@ -386,9 +386,7 @@ impl Node {
         if bus.is_stuck() {
             reasons.push("the log files can be neither written nor removed".to_owned());
         }
-        let heard = || members.iter().any(|member| !member.this_node && member.state == State::Live);
-        // One who was only named has not let a new node in.
-        if self.inner.has_seeds && (members.len() == 1 || !bus.canary.was_ready() && !heard()) {
+        if self.inner.has_seeds && self.has_met_nobody(&members) {
             reasons.push("no seed has been reached".to_owned());
             let said = |(address, why): (_, Option<String>)| Some(format!("{address}: {}", why?));
             let unreachable = bus.transport().map(|transport| transport.unreachable());
