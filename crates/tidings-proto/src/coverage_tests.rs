@@ -188,6 +188,8 @@ struct Naive {
     heads: [u64; 2],
     writes: Vec<Written>,
     members: BTreeMap<usize, [u64; 2]>,
+    /// Whether writes share a mark, of which the last one's word holds: who had that had those before it.
+    together: bool,
 }
 
 impl Naive {
@@ -201,7 +203,8 @@ impl Naive {
     fn apply(&mut self, member: usize, lane: usize, to: u64, at: u64) {
         for (in_lane, sequence, _, by) in &mut self.writes {
             if *in_lane == lane && *sequence <= to {
-                by.entry(member).and_modify(|applied| *applied = applied.or(Some(at)));
+                let sooner = |said: u64| if self.together { said.min(at) } else { said };
+                by.entry(member).and_modify(|applied| *applied = Some(applied.map_or(at, sooner)));
             }
         }
     }
@@ -209,7 +212,8 @@ impl Naive {
 
 /// Runs the steps on both. `apart`: no two writes share a mark.
 fn compare(steps: Vec<(u64, Step)>, apart: bool) -> (Coherent, Vec<u64>) {
-    let (mut coverage, mut naive, mut now) = (Coverage::new(lanes()), Naive::default(), 0);
+    let naive = Naive { together: !apart, ..Naive::default() };
+    let (mut coverage, mut naive, mut now) = (Coverage::new(lanes()), naive, 0);
     for (pause, step) in steps {
         now += pause + if apart { 250 } else { 0 };
         match step {

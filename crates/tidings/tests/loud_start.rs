@@ -205,6 +205,14 @@ async fn a_member_that_is_refused_is_named_with_what_can_be_done() {
     first.set_denied(&["n3".to_owned()]);
     let second = start("n2", vec![first.address().to_string(), stranger.address().to_string()]).await;
     let third = start("n3", vec![second.address().to_string(), first.address().to_string()]).await;
+    // It follows the second one, and still says who refuses it while anything is missing.
+    let mut said = Vec::new();
+    until("it says who refuses it, and what to do", || {
+        said = reasons(&third);
+        said.iter().any(|reason| reason.contains(&first.address().to_string()) && reason.contains("denied"))
+    })
+    .await;
+    facts::note("G17", format!("not ready: {}", said.join("; ")));
     until("the refusal is known to both", || {
         let by = |node: &Node, by_peer| {
             node.refusals().iter().any(|it| it.reason == RefusedReason::Denied && it.by_peer == by_peer)
@@ -215,14 +223,6 @@ async fn a_member_that_is_refused_is_named_with_what_can_be_done() {
     let refused = first.refusals().into_iter().find(|it| it.reason == RefusedReason::Denied).unwrap();
     assert_eq!(refused.node.as_ref().map(|node| node.as_str()), Some("n3"), "{refused:?}");
     assert_eq!(refused.address, third.address());
-    // It follows the second one, and still says who refuses it while anything is missing.
-    until("it says who refuses it, and what to do", || {
-        reasons(&third)
-            .iter()
-            .any(|reason| reason.contains(&first.address().to_string()) && reason.contains("denied"))
-    })
-    .await;
-    facts::note("G17", format!("not ready: {}", reasons(&third).join("; ")));
     until("the other cluster's node is named by its address", || {
         second.refusals().iter().any(|it| it.address == stranger.address() && it.node.is_none())
     })
