@@ -1,17 +1,12 @@
 //! Who did what: in memory, over HTTP and in the file.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value as Json, json};
-use tidings::NodeBuilder;
-use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::Options;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, orders, under_way};
 use crate::sessions::{login, session, with};
 use crate::support::{Api, answer, until};
 
@@ -128,29 +123,16 @@ async fn the_audit_log_is_read_page_by_page_in_either_order_by_admins_alone() {
 
 #[tokio::test]
 async fn a_change_whose_caller_goes_away_is_noted_as_unfinished() {
-    let topic = Name::new("orders").unwrap();
-    let build = |directory: &Path, builder: NodeBuilder| {
-        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
-        builder.streams(config)
-    };
-    let guarded = Guarded::start_built(build, |options| Options { tls: None, ..options }).await;
+    let guarded = Guarded::start_built(orders, |options| Options { tls: None, ..options }).await;
     let admin = Api::new(guarded.address).with_token(guarded.token("admin"));
     admin.json(Method::PUT, "/v1/streams/orders/groups/g", &json!({})).await.is(201);
-    let mut stream = TcpStream::connect(guarded.address).await.unwrap();
-    let body = json!({ "wait": "60s" }).to_string();
     let head = format!(
         "POST /v1/streams/orders/groups/g/receive HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
-         x-request-id: cut\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+         x-request-id: cut\r\n",
         guarded.token("operator+"),
-        body.len()
     );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // It is under way once its body is asked for. There is nothing to receive, so that it waits.
-    let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
-    let mut told = [0; 25];
-    stream.read_exact(&mut told).await.unwrap();
-    assert_eq!(told, *expected);
-    stream.write_all(body.as_bytes()).await.unwrap();
+    // There is nothing to receive, so that it waits.
+    let stream = under_way(guarded.address, &head, &json!({ "wait": "60s" })).await;
     drop(stream);
     let noted = async || {
         let all = entries(&admin, "").await;
