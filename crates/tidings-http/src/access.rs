@@ -97,10 +97,10 @@ impl Needs {
         Self { audience, payloads: false, destroys: false, traffic: false }
     }
 
-    /// Whether a request that takes this, and is no safe one, is for nothing that is there: all that changes something
-    /// takes more than a viewer.
+    /// Whether a request that takes this, and is no safe one, changes nothing but who is logged in, so that whoever has
+    /// any token can make it without end: all else takes more than a viewer.
     pub(crate) fn is_of_nothing(self) -> bool {
-        self.audience == Audience::Role(Role::Viewer)
+        !matches!(self.audience, Audience::Role(role) if role > Role::Viewer)
     }
 
     pub(crate) const fn payloads(self) -> Self {

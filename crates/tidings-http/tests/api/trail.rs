@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use reqwest::Method;
 use serde_json::{Value as Json, json};
 use tidings_http::Options;
+use tidings_http::limits::TRAIL_MAX;
+use tokio::task::JoinSet;
 
 use crate::guarded::{Guarded, orders, under_way};
 use crate::sessions::{login, session, with};
@@ -177,6 +179,44 @@ async fn a_login_is_noted_as_that_of_its_token_whoever_the_browser_was_before() 
     assert!(all.iter().all(|entry| entry["by"] == "session"), "{all:?}");
     // The session that the browser had is over.
     answer(with(api, Method::GET, "/v1/cluster", &before)).await.problem(401, "unauthenticated");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn what_any_token_may_do_without_end_pushes_out_nothing_that_people_did() {
+    let guarded = Guarded::start_with(|options| Options { tls: None, ..options }).await;
+    let api = Api::new(guarded.address);
+    api.with_token(guarded.token("operator")).open("c", &json!({})).await;
+    let token = guarded.token("viewer").to_owned();
+    let viewer = api.with_token(&token);
+    let mut all = JoinSet::new();
+    for number in 0..TRAIL_MAX + 4 {
+        let (api, viewer, token) = (api.clone(), viewer.clone(), token.clone());
+        all.spawn(async move {
+            match number % 4 {
+                // No session ends.
+                0 => viewer.send(Method::POST, "/logout").await.is(303),
+                1 => viewer.send(Method::POST, "/login").await.problem(415, "unsupported_media_type"),
+                2 => answer(login(&api, &token, "/")).await.is(303),
+                // One begins and ends.
+                _ => {
+                    let cookie = session(&api, &token).await;
+                    answer(with(&api, Method::POST, "/logout", &cookie)).await.is(303)
+                }
+            }
+        });
+        if all.len() == 16 {
+            all.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    let first = entries(&api.with_token(guarded.token("admin")), "?order=asc&limit=2").await;
+    let told: Vec<_> = first.iter().map(|entry| (&entry["who"], &entry["target"])).collect();
+    assert_eq!(told[0], (&json!("operator"), &json!("/v1/caches/c")));
+    // What any token may do is told of all the same, the newest of it.
+    assert_eq!(told[1].0, "viewer");
     guarded.end().await;
 }
 
