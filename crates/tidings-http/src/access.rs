@@ -97,10 +97,10 @@ impl Needs {
         Self { audience, payloads: false, destroys: false, traffic: false }
     }
 
-    /// Whether a request that takes this, and is no safe one, is for nothing that is there: all that changes something
-    /// takes more than a viewer.
+    /// Whether a request that takes this, and is no safe one, changes nothing but who is logged in, so that whoever has
+    /// any token can make it without end: all else takes more than a viewer.
     pub(crate) fn is_of_nothing(self) -> bool {
-        self.audience == Audience::Role(Role::Viewer)
+        !matches!(self.audience, Audience::Role(role) if role > Role::Viewer)
     }
 
     pub(crate) const fn payloads(self) -> Self {
@@ -232,6 +232,27 @@ impl Access {
         }
     }
 
+    /// Who somebody who was let in is now, if it may still do what it was let in for. To ask renews no session, and a
+    /// token that was right when it was shown is no failure of its address.
+    pub(crate) fn again(&self, caller: &Caller, needs: Needs) -> Result<Option<Caller>, Problem> {
+        let current = self.current(caller, Instant::now());
+        if current.is_none() && caller.means == Means::Token {
+            self.count(Refusal::Invalid);
+            return Err(unknown_token());
+        }
+        self.judge(current.as_ref(), needs)?;
+        Ok(current)
+    }
+
+    fn current(&self, caller: &Caller, now: Instant) -> Option<Caller> {
+        let Some(tokens) = &self.tokens else { return Some(caller.clone()) };
+        if let Means::Session(id) = &caller.means {
+            lock(&self.sessions).end_of(id, now)?;
+        }
+        let tokens = tokens.load();
+        Some(tokens.by_digest(&caller.token?)?.caller(caller.means))
+    }
+
     /// Until when a caller counts if nothing changes; `Some(None)`: without an end.
     fn counts_until(&self, caller: &Caller, now: Instant) -> Option<Option<Instant>> {
         let Some(tokens) = &self.tokens else { return Some(None) };
@@ -288,9 +309,7 @@ impl Access {
         match lock(&self.failures).failed(address, now) {
             Verdict::Refused => {
                 self.count(Refusal::Invalid);
-                let detail = "this node does not know that token";
-                let problem = Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", detail);
-                problem.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(INVALID_CHALLENGE))
+                unknown_token()
             }
             Verdict::Limited(wait) => {
                 self.count(Refusal::Limited);
@@ -375,6 +394,12 @@ pub(crate) const LOOPBACK: &str = "loopback";
 
 const CHALLENGE: &str = "Bearer realm=\"tidings\"";
 const INVALID_CHALLENGE: &str = "Bearer realm=\"tidings\", error=\"invalid_token\"";
+
+fn unknown_token() -> Problem {
+    let detail = "this node does not know that token";
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "invalid_token", detail);
+    problem.with_header(WWW_AUTHENTICATE, HeaderValue::from_static(INVALID_CHALLENGE))
+}
 
 /// A wait in whole seconds, never none.
 fn seconds(wait: Duration) -> HeaderValue {

@@ -216,6 +216,7 @@ fn admitted(gate: &Gate, mut request: Request, id: &RequestId) -> Result<Admitte
             Box::new((response, None))
         })?;
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(needs);
     }
     Ok((request, caller, needs))
 }

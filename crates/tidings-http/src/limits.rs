@@ -132,7 +132,7 @@ pub const SESSION_IDLE_TIME: Duration = Duration::from_secs(60 * 60);
 pub const LOGIN_BYTES_MAX: usize = 4 << 10;
 
 /// What people did that is remembered for `GET /v1/audit`, and as much again of what services did and of what was
-/// refused: at most some kilobyte each.
+/// refused, logins and logouts among it: at most some kilobyte each.
 pub const TRAIL_MAX: usize = 2_048;
 
 /// Longest target in the trail, in bytes; of longer ones the beginning is kept.

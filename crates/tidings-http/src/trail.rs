@@ -1,7 +1,8 @@
 //! The trail: who did what, when, from where, and what came of it. Never values, payloads or tokens.
 //!
-//! Three rings in memory, so that neither what services do all the time nor what is refused pushes out what people did;
-//! and if it is asked for a file, to which every line is written before the request is answered.
+//! Three rings in memory, so that neither what services do all the time nor what is refused, or open to whoever has any
+//! token, pushes out what people did; and if it is asked for a file, to which every line is written before the request
+//! is answered.
 
 mod file;
 
@@ -28,7 +29,7 @@ pub(crate) enum Kind {
     Act,
     /// What services do all the time.
     Traffic,
-    /// What is not there.
+    /// What is not there, or changes no more than who is logged in.
     Nothing,
 }
 
@@ -139,7 +140,7 @@ struct Rings {
     last: u64,
     people: VecDeque<Entry>,
     services: VecDeque<Entry>,
-    /// What came to nothing, which whoever has any token can bring about without end.
+    /// What came to nothing, logins and logouts: whoever has any token can bring that about without end.
     refused: VecDeque<Entry>,
 }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use tidings::{AnyCache, Cache, Fetched, Loaded, OneLoader, Positions, ReadOrFill};
 
 use super::acked;
-use crate::access::{Caller, Role};
+use crate::access::{Caller, Needs, Role};
 use crate::app::App;
 use crate::extract::{Named, Params, read};
 use crate::limits::{FILL_TIME, LIFETIME_MAX, VALUE_BYTES_MAX, WAIT_TIME_MAX};
@@ -55,15 +55,15 @@ impl ReadQuery {
 pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Extension(needs): Extension<Needs>,
     named: Named,
     Params(query): Params<ReadQuery>,
 ) -> Answer {
     let cache = app.bytes_cache(&named.cache)?;
     let erased = cache.erased();
     let wait = query.judge(&*erased)?;
-    if caller.role < Role::Operator {
-        let value = cache.try_get_marked(&named.key)?.ok_or_else(not_cached)?;
-        return Ok(hit(&cache, &named.key, value));
+    if !may_fill(&caller) {
+        return held(&cache, &named.key);
     }
     // Where one load serves one node nothing is waited for.
     let may_wait = erased.settings().loads.one_loader == OneLoader::Cluster;
@@ -80,6 +80,13 @@ pub(crate) async fn get(
         found = cache.get_marked_or_lease(&named.key, FILL_TIME, wait) => found?,
         // A server that ends waits for nobody.
         () = app.closing().cancelled() => cache.get_marked_or_token(&named.key, FILL_TIME)?,
+        () = app.access().revoked(&caller) => {
+            let caller = app.access().again(&caller, needs)?;
+            if !caller.as_ref().is_some_and(may_fill) {
+                return held(&cache, &named.key);
+            }
+            cache.get_marked_or_token(&named.key, FILL_TIME)?
+        }
     };
     match found {
         ReadOrFill::Hit(value) => Ok(hit(&cache, &named.key, value)),
@@ -92,6 +99,16 @@ pub(crate) async fn get(
             })
         }
     }
+}
+
+fn may_fill(caller: &Caller) -> bool {
+    caller.role >= Role::Operator
+}
+
+/// The answer to who may not fill.
+fn held(cache: &Cache<String, Bytes>, key: &String) -> Answer {
+    let value = cache.try_get_marked(key)?.ok_or_else(not_cached)?;
+    Ok(hit(cache, key, value))
 }
 
 fn not_cached() -> Problem {

@@ -5,9 +5,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value as Json;
 use tempfile::TempDir;
 use tidings::NodeBuilder;
+use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::{NewToken, Options, Reloader, Role, Server, TlsFiles};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +27,26 @@ pub(crate) fn certificate() -> (String, String) {
 pub(crate) fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+/// Streams in a directory, with the topic `orders`.
+pub(crate) fn orders(directory: &Path, builder: NodeBuilder) -> NodeBuilder {
+    let topic = Name::new("orders").unwrap();
+    builder.streams(StreamsConfig::embedded(directory).topic(topic, TopicSettings::default()))
+}
+
+/// A request over a connection without TLS, which is under way: its caller has been let in, for its body was asked for.
+pub(crate) async fn under_way(address: SocketAddr, head: &str, body: &Json) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = body.to_string();
+    let head = format!("{head}expect: 100-continue\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut told = [0; 25];
+    stream.read_exact(&mut told).await.unwrap();
+    assert_eq!(told, *expected);
+    stream.write_all(body.as_bytes()).await.unwrap();
+    stream
 }
 
 /// A server of a node, with tokens of every role.

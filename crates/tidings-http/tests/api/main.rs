@@ -17,6 +17,7 @@ mod metrics;
 mod openapi;
 mod receipts;
 mod replicated;
+mod revoked;
 mod roles;
 mod sessions;
 mod strangers;

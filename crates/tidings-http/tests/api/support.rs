@@ -93,12 +93,13 @@ pub(crate) struct Answer {
 }
 
 impl Api {
+    /// One that follows no redirects.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        let client = Client::builder().no_proxy().timeout(WITHIN).build().unwrap();
+        let client = Client::builder().no_proxy().timeout(WITHIN).redirect(Policy::none()).build().unwrap();
         Self { address, base: format!("http://{address}"), client, token: None }
     }
 
-    /// One that speaks TLS, trusts this certificate alone, and follows no redirects.
+    /// The same that speaks TLS, and trusts this certificate alone.
     pub(crate) fn secure(address: SocketAddr, certificate: &str) -> Self {
         let builder = Client::builder().no_proxy().timeout(WITHIN).redirect(Policy::none());
         let root = Certificate::from_pem(certificate.as_bytes()).unwrap();

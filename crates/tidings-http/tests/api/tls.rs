@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use reqwest::Method;
 use serde_json::json;
 use tidings::Node;
-use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::limits::HANDSHAKE_TIME;
 use tidings_http::{BindError, NewToken, Options, ReloadError, Role, Server, TlsFiles};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout};
 
-use crate::guarded::{Guarded, certificate, write};
+use crate::guarded::{Guarded, certificate, orders, write};
 use crate::sessions::{session, with};
 use crate::support::{Api, answer, loopback, until};
 
@@ -141,12 +140,7 @@ async fn rest(response: &mut reqwest::Response) -> bool {
 
 #[tokio::test]
 async fn events_and_exports_end_with_the_token_that_they_were_opened_with() {
-    let topic = Name::new("orders").unwrap();
-    let build = |directory: &std::path::Path, builder: tidings::NodeBuilder| {
-        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
-        builder.streams(config)
-    };
-    let guarded = Guarded::start_built(build, |options| options).await;
+    let guarded = Guarded::start_built(orders, |options| options).await;
     let (operator, admin) = (guarded.client("operator+"), guarded.client("admin"));
     operator.open("c", &json!({})).await;
     // More than is read at once, and than anybody on the way holds.

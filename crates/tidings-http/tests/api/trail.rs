@@ -1,17 +1,14 @@
 //! Who did what: in memory, over HTTP and in the file.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use reqwest::Method;
 use serde_json::{Value as Json, json};
-use tidings::NodeBuilder;
-use tidings::streams::{Name, StreamsConfig, TopicSettings};
 use tidings_http::Options;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tidings_http::limits::TRAIL_MAX;
+use tokio::task::JoinSet;
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, orders, under_way};
 use crate::sessions::{login, session, with};
 use crate::support::{Api, answer, until};
 
@@ -128,29 +125,16 @@ async fn the_audit_log_is_read_page_by_page_in_either_order_by_admins_alone() {
 
 #[tokio::test]
 async fn a_change_whose_caller_goes_away_is_noted_as_unfinished() {
-    let topic = Name::new("orders").unwrap();
-    let build = |directory: &Path, builder: NodeBuilder| {
-        let config = StreamsConfig::embedded(directory).topic(topic.clone(), TopicSettings::default());
-        builder.streams(config)
-    };
-    let guarded = Guarded::start_built(build, |options| Options { tls: None, ..options }).await;
+    let guarded = Guarded::start_built(orders, |options| Options { tls: None, ..options }).await;
     let admin = Api::new(guarded.address).with_token(guarded.token("admin"));
     admin.json(Method::PUT, "/v1/streams/orders/groups/g", &json!({})).await.is(201);
-    let mut stream = TcpStream::connect(guarded.address).await.unwrap();
-    let body = json!({ "wait": "60s" }).to_string();
     let head = format!(
         "POST /v1/streams/orders/groups/g/receive HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\
-         x-request-id: cut\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+         x-request-id: cut\r\n",
         guarded.token("operator+"),
-        body.len()
     );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    // It is under way once its body is asked for. There is nothing to receive, so that it waits.
-    let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
-    let mut told = [0; 25];
-    stream.read_exact(&mut told).await.unwrap();
-    assert_eq!(told, *expected);
-    stream.write_all(body.as_bytes()).await.unwrap();
+    // There is nothing to receive, so that it waits.
+    let stream = under_way(guarded.address, &head, &json!({ "wait": "60s" })).await;
     drop(stream);
     let noted = async || {
         let all = entries(&admin, "").await;
@@ -195,6 +179,44 @@ async fn a_login_is_noted_as_that_of_its_token_whoever_the_browser_was_before() 
     assert!(all.iter().all(|entry| entry["by"] == "session"), "{all:?}");
     // The session that the browser had is over.
     answer(with(api, Method::GET, "/v1/cluster", &before)).await.problem(401, "unauthenticated");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn what_any_token_may_do_without_end_pushes_out_nothing_that_people_did() {
+    let guarded = Guarded::start_with(|options| Options { tls: None, ..options }).await;
+    let api = Api::new(guarded.address);
+    api.with_token(guarded.token("operator")).open("c", &json!({})).await;
+    let token = guarded.token("viewer").to_owned();
+    let viewer = api.with_token(&token);
+    let mut all = JoinSet::new();
+    for number in 0..TRAIL_MAX + 4 {
+        let (api, viewer, token) = (api.clone(), viewer.clone(), token.clone());
+        all.spawn(async move {
+            match number % 4 {
+                // No session ends.
+                0 => viewer.send(Method::POST, "/logout").await.is(303),
+                1 => viewer.send(Method::POST, "/login").await.problem(415, "unsupported_media_type"),
+                2 => answer(login(&api, &token, "/")).await.is(303),
+                // One begins and ends.
+                _ => {
+                    let cookie = session(&api, &token).await;
+                    answer(with(&api, Method::POST, "/logout", &cookie)).await.is(303)
+                }
+            }
+        });
+        if all.len() == 16 {
+            all.join_next().await.unwrap().unwrap();
+        }
+    }
+    while let Some(done) = all.join_next().await {
+        done.unwrap();
+    }
+    let first = entries(&api.with_token(guarded.token("admin")), "?order=asc&limit=2").await;
+    let told: Vec<_> = first.iter().map(|entry| (&entry["who"], &entry["target"])).collect();
+    assert_eq!(told[0], (&json!("operator"), &json!("/v1/caches/c")));
+    // What any token may do is told of all the same, the newest of it.
+    assert_eq!(told[1].0, "viewer");
     guarded.end().await;
 }
 

@@ -1,5 +1,8 @@
 //! Deliveries: taking events for a group, and what is said about them.
 
+use std::pin::pin;
+
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -12,6 +15,7 @@ use tidings::streams::{
 };
 
 use super::{answer, duration, group, shape, taken, unprocessable, wait};
+use crate::access::{Caller, Needs};
 use crate::app::App;
 use crate::extract::{InTopic, document};
 use crate::limits::RECEIVE_TIME_MAX;
@@ -45,9 +49,12 @@ fn at_most(max: usize) -> Result<usize, Problem> {
     Err(unprocessable("invalid_document", detail))
 }
 
-/// `POST /v1/streams/{topic}/groups/{group}/receive`: waits for the first event only.
+/// `POST /v1/streams/{topic}/groups/{group}/receive`: waits for the first event only, and no longer than its caller
+/// counts.
 pub(crate) async fn receive(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(needs): Extension<Needs>,
     named: InTopic,
     headers: HeaderMap,
     body: Body,
@@ -59,8 +66,19 @@ pub(crate) async fn receive(
     let _place = app.room().receives.take(TOO_MANY)?;
     // A server that ends waits for nobody: what is taken by then is answered, and nothing is lost.
     let stop = app.closing().child_token();
-    let request = ReceiveRequest { consumer, max, wait: wait.unwrap_or_default(), stop };
-    let deliveries = group.receive_until(request).await?;
+    let request = ReceiveRequest { consumer, max, wait: wait.unwrap_or_default(), stop: stop.clone() };
+    let mut receiving = pin!(group.receive_until(request));
+    let received = tokio::select! {
+        received = &mut receiving => received,
+        () = app.access().revoked(&caller) => {
+            // Dropped, it might have taken what nobody gets.
+            stop.cancel();
+            receiving.await
+        }
+    };
+    // What was taken all the same comes back as that of a client that has gone.
+    app.access().again(&caller, needs)?;
+    let deliveries = received?;
     Ok(answer(&app, json!({ "events": shown(&deliveries) })).into_response())
 }
 
