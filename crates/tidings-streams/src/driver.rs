@@ -57,7 +57,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, for all who publish to a topic
     /// at once, and, every hundred events or where the topic is much too large, another that does `XTRIM MINID` below
     /// the lowest unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement, on ordered topics before
-    /// the next event of the same key is sent; retention by `purge`, for limits of the stream ask no groups.
+    /// the next event of the same key is sent, so that a batch takes a way to the server and back for each event of a
+    /// key, each with a call's time of its own; retention by `purge`, for limits of the stream ask no groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
     /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
