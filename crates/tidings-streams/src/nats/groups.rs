@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::Nats;
-use super::dead::Letters;
 use super::journal::{Entry, Grave, State};
 use super::retain::{BURIED_AT_A_TIME, graves};
 use super::topics::MESSAGES_AT_A_TIME;
@@ -120,7 +119,7 @@ impl Nats {
             let spent = graves(state, topic, now);
             if !spent.is_empty() || !state.burying.is_empty() {
                 if spent.is_empty() || writer.append(spent, topic.settings.ordered).await? {
-                    writer.bury_some(&mut Letters::new()).await?;
+                    writer.bury_some().await?;
                 }
                 // However many there are: each round has a time of its own.
                 return Ok(Looked { more: true, ..Looked::default() });
@@ -258,9 +257,12 @@ impl Nats {
             let now = self.link.now();
             let rules = Rules { settings: &topic.settings, now, random: 0.5 };
             let (mut ids, mut graves) = (Vec::new(), Vec::new());
+            // Others come first, as everywhere.
+            let is_left = !state.burying.is_empty();
             for id in state.ledger.idle(now, request.min_idle) {
                 match state.ledger.spent_one(id, rules) {
                     _ if ids.len() >= max || graves.len() >= BURIED_AT_A_TIME => break,
+                    Some(_) if is_left => {}
                     Some(burial) => graves.push(burial),
                     None => ids.push(id),
                 }
@@ -275,7 +277,7 @@ impl Nats {
                 continue;
             }
             // What is left of it whoever looks next goes on with.
-            writer.bury_some(&mut Letters::new()).await?;
+            writer.bury_some().await?;
             let state = writer.state().await?;
             return Ok(delivered(found.events, state, now.after(topic.settings.min_idle_time)));
         }

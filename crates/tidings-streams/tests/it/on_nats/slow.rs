@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tidings_streams::nats::{Config, Nats};
 use tidings_streams::{
-    ClaimRequest, Driver, GroupError, NewEvent, Page, PublishError, Retention, Start, StoreError, Topic,
-    TopicSettings,
+    Action, ClaimRequest, Delivered, Driver, GroupError, NewEvent, Outcome, Page, PublishError, Retention,
+    Settlement, Start, StoreError, Topic, TopicSettings,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -23,6 +23,12 @@ const MANY: usize = 120;
 
 /// How long what is said is under way: most of what a call takes, on a machine that does other things too.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The same where a dead letter takes so long that only some of those given up at a time are stored in a call.
+const LONG_PAUSE: Duration = Duration::from_millis(60);
+
+/// Events that are given up at a time.
+const GIVEN_UP: u64 = 64;
 
 /// What a call has: less than the dead letters of all take, more than those of some.
 const CALL: Duration = Duration::from_secs(2);
@@ -196,6 +202,56 @@ async fn a_batch_of_one_key_is_stored_however_far_away_the_server_is() {
         let kept = kept.iter().map(|event| String::from_utf8_lossy(&event.payload).into_owned());
         let newest: Vec<String> = (EVENTS - KEPT..EVENTS).map(|number| number.to_string()).collect();
         assert_eq!(kept.collect::<Vec<_>>(), newest, "its retention is applied, too");
+        far.close().await.expect("it closes");
+    };
+    tokio::select! {
+        () = way => panic!("the way to the server ends"),
+        called = timeout(PATIENCE, calls) => called.expect("it ends"),
+    }
+    near.close().await.expect("it closes");
+}
+
+/// Has a group with events that were taken, and that nobody settles.
+async fn spent(near: &Nats, topic: &Topic) -> Vec<Delivered> {
+    let group = name("g");
+    near.create_group(topic, &group, Start::Earliest).await.expect("it is made");
+    near.publish(topic, vec![NewEvent::new("a"); MANY]).await.expect("it is published");
+    let taken = near.receive(topic, &group, request("c1", MANY, PATIENCE)).await.expect("it is there");
+    assert_eq!(taken.len(), MANY);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    taken
+}
+
+/// On a machine that is busy a call may come to its end, and has done some of it all the same.
+fn in_time<T>(done: Result<T, GroupError>) -> Option<T> {
+    match done {
+        Err(GroupError::Store(StoreError::Unreachable(_))) => None,
+        done => Some(done.expect("it is heard")),
+    }
+}
+
+#[tokio::test]
+async fn who_settles_waits_for_no_dead_letters_of_others() {
+    let server = Server::start().await;
+    let near = connect(&server.url()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+    let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
+    let way = pass_on(listener, server.url(), (LONG_PAUSE, Arc::default()));
+    let calls = async {
+        let far = Nats::connect(&url, Config { timeout: CALL, ..Config::default() }).await;
+        let (far, topic) = (far.expect("the server is there"), topic("orders"));
+        let taken = spent(&near, &topic).await;
+        for _ in 0..2 {
+            in_time(claim(&far, &topic).await);
+            let pending = near.pending(&topic, &name("g"), None, MANY).await.expect("it is there");
+            let unstored = MANY as u64 - pending.len() as u64 - letters(&near).await;
+            assert!(unstored <= GIVEN_UP, "{unstored} are given up before others are stored");
+        }
+        let last = taken.last().expect("there are many");
+        let action = Action::Fail { reason: "it fails".to_owned() };
+        let word = Settlement { id: last.event.id, tag: Some(last.tag), action };
+        let heard = far.settle(&topic, &name("g"), vec![word]).await.expect("it is heard");
+        assert!(matches!(heard[..], [Outcome::Buried(_)]), "answered {heard:?}");
         far.close().await.expect("it closes");
     };
     tokio::select! {
