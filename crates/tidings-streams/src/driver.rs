@@ -97,7 +97,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// as one more attempt before it is answered, so that an event that ends its process is counted. What was
     /// delivered `max_deliveries` times and not settled in time becomes a dead letter.
     ///
-    /// Waits for the first event only, as long as `wait` says, or until `stop`. A paused group yields nothing.
+    /// Waits for the first event only, as long as `wait` says, or until `stop`. A paused group yields nothing. Where there
+    /// is more to give up than there is time for, the rest of it is left to whoever comes next.
     ///
     /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
     /// `stop` instead, which loses nothing.
@@ -198,7 +199,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     async fn verify(&self) -> Result<Report, StoreError>;
 
     /// What is to be done for a topic from time to time, whether or not anybody asks: retention, dead letters of
-    /// what nobody settled, forgetting of idempotency keys.
+    /// what nobody settled, forgetting of idempotency keys. All of it, however long that takes: with servers each part
+    /// has a call's time of its own.
     async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError>;
 
     /// Stores what is left and ends. Everything that comes later is [`StoreError::Closed`].

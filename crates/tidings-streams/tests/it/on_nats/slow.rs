@@ -260,3 +260,33 @@ async fn who_settles_waits_for_no_dead_letters_of_others() {
     }
     near.close().await.expect("it closes");
 }
+
+#[tokio::test]
+async fn who_does_not_want_to_wait_gets_what_there_is_before_all_is_given_up() {
+    let server = Server::start().await;
+    let near = connect(&server.url()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+    let url = format!("nats://{}", listener.local_addr().expect("it is bound"));
+    let way = pass_on(listener, server.url(), (LONG_PAUSE, Arc::default()));
+    let calls = async {
+        let far = Nats::connect(&url, Config { timeout: CALL, ..Config::default() }).await;
+        let (far, topic) = (far.expect("the server is there"), topic("orders"));
+        spent(&near, &topic).await;
+        near.publish(&topic, vec![NewEvent::new("new")]).await.expect("it is published");
+        let taken = loop {
+            let taken = far.receive(&topic, &name("g"), request("c2", 1, Duration::ZERO)).await;
+            if let Some(taken) = in_time(taken) {
+                break taken;
+            }
+        };
+        assert_eq!(texts(&taken), ["new"]);
+        let stored = letters(&near).await;
+        assert!((1..MANY as u64).contains(&stored), "{stored} are stored");
+        far.close().await.expect("it closes");
+    };
+    tokio::select! {
+        () = way => panic!("the way to the server ends"),
+        called = timeout(PATIENCE, calls) => called.expect("it ends"),
+    }
+    near.close().await.expect("it closes");
+}
