@@ -40,7 +40,7 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Has it say what [`Driver::receive`] and [`Driver::claim`] made dead letters of because nobody had settled it in
     /// time: their answers do not. Each once it is known, also where the call was dropped or comes to nothing; who asked
-    /// first is told.
+    /// first is told. The embedded store also says what [`Driver::maintain`] had given up where that ends with an error.
     ///
     /// A driver that gives nothing up there has nothing to say, which is what this does.
     fn watch_burials(&self, tell: TellBurials) {
