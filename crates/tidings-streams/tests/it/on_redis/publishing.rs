@@ -52,22 +52,21 @@ async fn who_came_later_is_waited_for_by_a_deadline_of_its_own() {
     let deadline = Duration::from_secs(4);
     let store = connect(&server, deadline).await;
     let topic = topic(settings());
-    let publish = |text: &str| store.publish(&topic, vec![NewEvent::new(text.to_owned())]);
+    let publish = async |wait: Duration, text: &str| {
+        tokio::time::sleep(wait).await;
+        store.publish(&topic, vec![NewEvent::new(text.to_owned())]).await
+    };
     server.signal(Signal::STOP);
-    // Two calls are under way, and the third waits, the first of those that go together then.
+    // Two calls are under way, which those that come at once would share, and the third waits, the first of those that
+    // go together then.
     let early = async {
-        let (one, other, waiting) = tokio::join!(publish("a"), publish("b"), async {
-            tokio::time::sleep(deadline / 8).await;
-            publish("c").await
-        });
+        let (two, three) = (deadline / 16, deadline / 8);
+        let early = tokio::join!(publish(Duration::ZERO, "a"), publish(two, "b"), publish(three, "c"));
         server.signal(Signal::CONT);
-        [one, other, waiting]
+        [early.0, early.1, early.2]
     };
-    let late = async {
-        // So late that a machine may stall when the server goes on, and early enough to come while it stands still.
-        tokio::time::sleep(deadline * 3 / 4).await;
-        publish("d").await
-    };
+    // So late that a machine may stall when the server goes on, and early enough to come while it stands still.
+    let late = publish(deadline * 3 / 4, "d");
     let (early, late) = timeout(PATIENCE, async { tokio::join!(early, late) }).await.expect("they end");
     assert!(early.iter().all(is_unreachable), "answered {early:?}");
     late.expect("its time is not over");
