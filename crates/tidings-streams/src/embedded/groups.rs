@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::journal::Change;
 use super::log::Item;
 use super::record::{self, DeadHeader, Grave};
-use super::store::{Group, Store, Stored};
+use super::store::{GivenUp, Group, Store, Stored};
 use crate::call::{
     ClaimRequest, Delivered, GroupInfo, Outcome, Pending, PendingState, RECEIVE_EVENTS_MAX, Settlement,
     Sought, Start, Tag,
@@ -270,20 +270,29 @@ impl Store {
         Ok(Some(DeadLetterId(EventId::new(id))))
     }
 
-    /// Buries what nobody settled in time in any group of a topic: how many, and whether some are left.
-    pub(super) fn bury_all_spent(&mut self, topic: &Topic, random: f64) -> Result<(u64, bool), StoreError> {
+    /// Buries what nobody settled in time in any group, and says if some are left. What an error does not say is noted.
+    pub(super) fn bury_all_spent(
+        &mut self,
+        topic: &Topic,
+        random: f64,
+    ) -> Result<(Vec<GivenUp>, bool), StoreError> {
         let rules = Rules { settings: &topic.settings, now: self.now(), random };
         let groups = self.topics.get(&topic.name).map(|stored| stored.groups.keys().cloned().collect());
-        let groups: Vec<Name> = groups.unwrap_or_default();
-        let mut buried = 0;
+        let (groups, mut all): (Vec<Name>, _) = (groups.unwrap_or_default(), Vec::new());
         for group in groups {
-            match self.bury_spent(topic, &group, rules, &mut buried) {
+            let mut buried = 0;
+            let left = self.bury_spent(topic, &group, rules, &mut buried);
+            all.push((topic.name.clone(), group, buried));
+            match left {
                 Ok(false) | Err(GroupError::Unknown) => {}
-                Ok(true) => return Ok((buried, true)),
-                Err(GroupError::Store(error)) => return Err(error),
+                Ok(true) => return Ok((all, true)),
+                Err(GroupError::Store(error)) => {
+                    all.iter().for_each(|(topic, group, buried)| self.note_given_up(topic, group, *buried));
+                    return Err(error);
+                }
             }
         }
-        Ok((buried, false))
+        Ok((all, false))
     }
 
     pub(super) fn settle(

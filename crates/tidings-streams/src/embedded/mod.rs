@@ -169,6 +169,40 @@ impl Embedded {
         self.handle.call_if_awaited(move |store| take(store, &topic, &group)).await?
     }
 
+    /// What retention removed, and how many of which group became dead letters, those before an error too.
+    async fn look_after(
+        &self,
+        topic: &Topic,
+        buried: &mut Vec<store::GivenUp>,
+    ) -> Result<Trimmed, StoreError> {
+        let random = rand::random();
+        loop {
+            let of = topic.clone();
+            let bury = move |store: &mut store::Store| store.bury_all_spent(&of, random);
+            let (these, left) = self.handle.call(bury).await??;
+            buried.extend(these);
+            if !left {
+                break;
+            }
+        }
+        let mut trimmed = Trimmed::default();
+        loop {
+            let topic = topic.clone();
+            let retain = move |store: &mut store::Store| {
+                let retained = store.retain(&topic, TRIMMED_AT_ONCE)?;
+                store.note_floor(&topic.name);
+                store.forget_keys(&topic);
+                Ok::<_, StoreError>(retained)
+            };
+            let (these, left) = self.handle.call(retain).await??;
+            trimmed.removed += these.removed;
+            trimmed.bytes += these.bytes;
+            if !left {
+                return Ok(trimmed);
+            }
+        }
+    }
+
     async fn receive_or_wait(
         &self,
         topic: &Topic,
@@ -396,31 +430,16 @@ impl Driver for Embedded {
     }
 
     async fn maintain(&self, topic: &Topic) -> Result<Maintained, StoreError> {
-        let (topic, random) = (topic.clone(), rand::random());
-        let mut buried = 0;
-        loop {
-            let of = topic.clone();
-            let bury = move |store: &mut store::Store| store.bury_all_spent(&of, random);
-            let (these, left) = self.handle.call(bury).await??;
-            buried += these;
-            if !left {
-                break;
+        let mut buried = Vec::new();
+        match self.look_after(topic, &mut buried).await {
+            Ok(trimmed) => {
+                let buried = buried.iter().map(|(_, _, buried)| buried).sum();
+                Ok(Maintained { trimmed, buried })
             }
-        }
-        let mut trimmed = Trimmed::default();
-        loop {
-            let topic = topic.clone();
-            let retain = move |store: &mut store::Store| {
-                let retained = store.retain(&topic, TRIMMED_AT_ONCE)?;
-                store.note_floor(&topic.name);
-                store.forget_keys(&topic);
-                Ok::<_, StoreError>(retained)
-            };
-            let (these, left) = self.handle.call(retain).await??;
-            trimmed.removed += these.removed;
-            trimmed.bytes += these.bytes;
-            if !left {
-                return Ok(Maintained { trimmed, buried });
+            Err(error) => {
+                // That they are dead letters is so, and no answer says it.
+                buried.iter().for_each(|(topic, group, buried)| self.burials.tell(topic, group, *buried));
+                Err(error)
             }
         }
     }

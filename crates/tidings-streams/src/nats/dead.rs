@@ -35,22 +35,47 @@ const BURYING_SHARE: u32 = 3;
 /// Dead letters by epoch and event. `None`: the event was gone.
 pub(super) type Letters = HashMap<(u64, u64), Option<DeadLetterId>>;
 
+/// What was given up, by epoch and event.
+type Graves = Vec<((u64, u64), Grave)>;
+
 impl Writer<'_> {
     /// Stores the dead letters of all that was given up.
-    pub(super) async fn bury_all(&mut self) -> Result<Letters, StoreError> {
-        let mut letters = Letters::new();
-        while self.bury_some(&mut letters).await? {}
-        Ok(letters)
+    pub(super) async fn bury_all(&mut self) -> Result<(), StoreError> {
+        while self.bury_some().await? {}
+        Ok(())
     }
 
     /// Stores some dead letters of what was given up, and notes that they are: a call whose time is over before it has
     /// stored all has done some of it for the next. Whether more are left.
-    pub(super) async fn bury_some(&mut self, letters: &mut Letters) -> Result<bool, StoreError> {
+    pub(super) async fn bury_some(&mut self) -> Result<bool, StoreError> {
         let Some(state) = self.known() else { return Ok(false) };
         let graves = state.burying.iter().take(BURIED_AT_A_TIME);
-        let graves: Vec<_> = graves.map(|(at, grave)| (*at, grave.clone())).collect();
+        let graves = graves.map(|(at, grave)| (*at, grave.clone())).collect();
+        self.bury_these(graves, &mut Letters::new()).await?;
+        // Where others have written, they may have buried some of it, or given up more: what is left says so.
+        Ok(self.known().is_some_and(|state| !state.burying.is_empty()))
+    }
+
+    /// Stores the dead letters of these, as far as they were given up, and of no others: somebody may have given up
+    /// more than there is time for.
+    pub(super) async fn bury_only(&mut self, these: &[(u64, u64)]) -> Result<Letters, StoreError> {
+        let mut letters = Letters::new();
+        loop {
+            let burying = self.known().map(|state| &state.burying);
+            let graves =
+                burying.into_iter().flat_map(|burying| these.iter().map(|at| burying.get_key_value(at)));
+            let graves: Vec<_> = graves.flatten().map(|(at, grave)| (*at, grave.clone())).collect();
+            if graves.is_empty() {
+                return Ok(letters);
+            }
+            self.bury_these(graves, &mut letters).await?;
+        }
+    }
+
+    /// Stores some of these dead letters, and notes that they are, unless others have written since.
+    async fn bury_these(&mut self, graves: Graves, letters: &mut Letters) -> Result<(), StoreError> {
         if graves.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let until = Instant::now() + self.store.link.timeout() / BURYING_SHARE;
         let mut entries = Vec::with_capacity(graves.len());
@@ -63,9 +88,8 @@ impl Writer<'_> {
                 break;
             }
         }
-        // Where others have written, they may have buried some of it, or given up more: what is left says so.
         self.append(entries, false).await?;
-        Ok(self.known().is_some_and(|state| !state.burying.is_empty()))
+        Ok(())
     }
 
     async fn bury(&self, at: (u64, u64), grave: &Grave) -> Result<Option<DeadLetterId>, StoreError> {
@@ -175,9 +199,7 @@ impl Nats {
         let letter = wire::dead_letter(stored)?;
         let mut writer = Writer::open(self, &letter.topic, &letter.group).await;
         writer.freshen().await?;
-        while at.is_some_and(|at| writer.known().is_some_and(|state| state.burying.contains_key(&at))) {
-            writer.bury_all().await?;
-        }
+        writer.bury_only(at.as_slice()).await?;
         writer.state().await?;
         drop(writer);
         Ok(letter)

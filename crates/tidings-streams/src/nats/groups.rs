@@ -6,7 +6,6 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::Nats;
-use super::dead::Letters;
 use super::journal::{Entry, Grave, State};
 use super::retain::{BURIED_AT_A_TIME, graves};
 use super::topics::MESSAGES_AT_A_TIME;
@@ -74,17 +73,20 @@ impl Nats {
         request: ReceiveRequest,
     ) -> Result<Vec<Delivered>, GroupError> {
         let deadline = Instant::now() + request.wait.min(WAIT_MAX);
+        let mut buries = true;
         loop {
             let before = self.watches.before(&topic.name);
-            let looked = self.link.within(self.look(topic, group, &request)).await?;
+            let looked = self.link.within(self.look(topic, group, &request, buries)).await?;
             let is_over = request.max == 0 || request.stop.is_cancelled();
             if !looked.deliveries.is_empty() || is_over {
                 return Ok(looked.deliveries);
             }
+            // Who has waited long enough gets what there is, and leaves the other dead letters to the next call.
+            buries = Instant::now() < deadline;
             if looked.more {
                 continue;
             }
-            if Instant::now() >= deadline {
+            if !buries {
                 return Ok(Vec::new());
             }
             let Some(mut waiter) = self.watches.wait(&topic.name, before) else { continue };
@@ -99,11 +101,13 @@ impl Nats {
         }
     }
 
+    /// Gives up what is spent, or some of it, if it is to and there is such. Else takes events.
     async fn look(
         &self,
         topic: &Topic,
         group: &Name,
         request: &ReceiveRequest,
+        buries: bool,
     ) -> Result<Looked, GroupError> {
         let mut writer = Writer::open(self, &topic.name, group).await;
         writer.tells_burials = true;
@@ -118,9 +122,9 @@ impl Nats {
             // One moment for all of it: what is not spent when the spent are given up must not be due behind that.
             let now = self.link.now();
             let spent = graves(state, topic, now);
-            if !spent.is_empty() || !state.burying.is_empty() {
+            if buries && !(spent.is_empty() && state.burying.is_empty()) {
                 if spent.is_empty() || writer.append(spent, topic.settings.ordered).await? {
-                    writer.bury_some(&mut Letters::new()).await?;
+                    writer.bury_some().await?;
                 }
                 // However many there are: each round has a time of its own.
                 return Ok(Looked { more: true, ..Looked::default() });
@@ -149,7 +153,10 @@ impl Nats {
         (now, max): (Timestamp, usize),
     ) -> Result<Found, StoreError> {
         let mut found = Found::default();
-        let due = state.ledger.due(now, max);
+        let rules = Rules { settings: &topic.settings, now, random: 0.5 };
+        // The spent may not have been given up yet.
+        let is_left = |id: &u64| state.ledger.spent_one(*id, rules).is_none();
+        let due = state.ledger.due(now, usize::MAX).into_iter().filter(is_left).take(max).collect();
         let is_lost = self.find_again(topic, due, &mut found, max).await?;
         if !found.is_full(max) {
             self.find_new(topic, group, state, (now, max), &mut found).await?;
@@ -258,9 +265,12 @@ impl Nats {
             let now = self.link.now();
             let rules = Rules { settings: &topic.settings, now, random: 0.5 };
             let (mut ids, mut graves) = (Vec::new(), Vec::new());
+            // Others come first, as everywhere.
+            let is_left = !state.burying.is_empty();
             for id in state.ledger.idle(now, request.min_idle) {
                 match state.ledger.spent_one(id, rules) {
                     _ if ids.len() >= max || graves.len() >= BURIED_AT_A_TIME => break,
+                    Some(_) if is_left => {}
                     Some(burial) => graves.push(burial),
                     None => ids.push(id),
                 }
@@ -275,7 +285,7 @@ impl Nats {
                 continue;
             }
             // What is left of it whoever looks next goes on with.
-            writer.bury_some(&mut Letters::new()).await?;
+            writer.bury_some().await?;
             let state = writer.state().await?;
             return Ok(delivered(found.events, state, now.after(topic.settings.min_idle_time)));
         }

@@ -19,6 +19,10 @@
 //! counts of what is pending, not which events, how often, with whom and why. What they are good for is to say that
 //! something new is there, and for that each process has one, a pull consumer, of each topic that it waits for.
 //!
+//! To an ordered topic a batch takes as many ways to the server and back as it has events of one key, all without a key
+//! counting as one: an event is sent when the one before it is acknowledged. A thousand events of one key take a second
+//! where that is a millisecond, and ten where it is ten.
+//!
 //! A step takes one message, and calls of one group come one after the other: it is a group's rate that is bounded by
 //! the way to the server, about one call in the time of three messages there and back, with up to a thousand events
 //! each. Topics and groups do not hold each other up.
@@ -82,7 +86,8 @@ pub use self::config::{Config, ConnectError, PREFIX_BYTES_MAX, REPLICAS_MAX, Ser
 /// A store on a NATS server, or a cluster of them.
 ///
 /// One connection has all calls. When it is lost it is made anew, after waits that double and differ by chance. No call
-/// waits for the server for longer than [`Config::timeout`], whatever becomes of it.
+/// waits for the server for longer than [`Config::timeout`], whatever becomes of it; one that is done in parts, such as
+/// publishing to an ordered topic, does not for any of them.
 #[derive(Debug)]
 pub struct Nats {
     link: Arc<Link>,

@@ -3,7 +3,6 @@
 use futures_util::StreamExt;
 
 use super::Nats;
-use super::dead::Letters;
 use super::journal::{Entry, Grave};
 use super::topics::{Extent, MESSAGES_AT_A_TIME};
 use super::wire::stored_bytes;
@@ -176,19 +175,25 @@ impl Nats {
         let mut writer = Writer::open(self, &topic.name, group).await;
         writer.freshen().await?;
         loop {
-            let graves = graves(writer.state().await?, topic, self.link.now());
+            let state = writer.state().await?;
+            // What somebody else began may be left, too, and comes first.
+            let is_left = !state.burying.is_empty();
+            let graves = graves(state, topic, self.link.now());
             let some = graves.len() as u64;
-            // What somebody else began may be left, too.
             if some == 0 || writer.append(graves, topic.settings.ordered).await? {
-                let is_left = writer.bury_some(&mut Letters::new()).await?;
+                writer.bury_some().await?;
                 return Ok((some, some > 0 || is_left));
             }
         }
     }
 }
 
-/// What nobody settled in time, for the last time.
+/// What nobody settled in time, for the last time. Nothing as long as there are others whose dead letters are not stored:
+/// with a server that is slow they would become more and more.
 pub(super) fn graves(state: &super::journal::State, topic: &Topic, now: crate::id::Timestamp) -> Vec<Entry> {
+    if !state.burying.is_empty() {
+        return Vec::new();
+    }
     let rules = Rules { settings: &topic.settings, now, random: 0.5 };
     let spent = state.ledger.spent(rules).into_iter().take(BURIED_AT_A_TIME);
     let stream = &topic.settings.dead_letter;

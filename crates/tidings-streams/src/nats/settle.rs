@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::Nats;
-use super::dead::Letters;
 use super::journal::{Entry, Grave, RECORD_BYTES_MAX, State};
 use super::retain::BURIED_AT_A_TIME;
 use super::writer::Writer;
@@ -23,6 +22,13 @@ enum Judgement {
     Is(Outcome),
     /// The event is given up: what becomes of that is known when its dead letter is stored.
     Buries(u64),
+}
+
+impl Judgement {
+    /// What it gives up, in this epoch of the group.
+    fn given_up(self, epoch: u64) -> Option<(u64, u64)> {
+        if let Self::Buries(id) = self { Some((epoch, id)) } else { None }
+    }
 }
 
 /// What becomes of as many words as fit into a record.
@@ -114,7 +120,8 @@ impl Nats {
             let rules = Rules { settings: &topic.settings, now: self.link.now(), random };
             let judged = Judged::of(state, &settlements[outcomes.len()..], topic, rules);
             let epoch = state.ledger.epoch();
-            let buries = judged.buries > 0;
+            // Those alone: what others have given up may be more than there is time for.
+            let given_up: Vec<_> = judged.judgements.iter().filter_map(|one| one.given_up(epoch)).collect();
             if judged.entries.is_empty() {
                 // That a word says nothing is believed of what is known now.
                 if writer.freshen().await? {
@@ -123,7 +130,7 @@ impl Nats {
             } else if !writer.append(judged.entries, judged.wakes).await? {
                 continue;
             }
-            let letters = if buries { writer.bury_all().await? } else { Letters::new() };
+            let letters = writer.bury_only(&given_up).await?;
             for judgement in judged.judgements {
                 outcomes.push(match judgement {
                     Judgement::Is(outcome) => outcome,

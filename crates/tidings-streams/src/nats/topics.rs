@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use async_nats::jetstream::context::PublishAckFuture;
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 use futures_util::{Stream, StreamExt, stream as streams};
 use parking_lot::Mutex;
@@ -82,6 +81,21 @@ pub(super) fn stream_config(name: String, subjects: Vec<String>, replicas: usize
     }
 }
 
+/// Messages that may have a lane, in rounds: of one lane nothing may be stored without what comes before it. A round has
+/// one message of a lane, and is sent when the one before it is acknowledged.
+fn rounds(messages: impl Iterator<Item = (Message, Option<u64>)>) -> Vec<Vec<Message>> {
+    let (mut rounds, mut round, mut lanes) = (Vec::new(), Vec::new(), HashSet::new());
+    for (message, lane) in messages {
+        if lane.is_some_and(|lane| !lanes.insert(lane)) {
+            rounds.push(std::mem::take(&mut round));
+            lanes = lane.into_iter().collect();
+        }
+        round.push(message);
+    }
+    rounds.push(round);
+    rounds
+}
+
 impl Nats {
     /// A stream that is there, or is made.
     pub(super) async fn stream_or_new(&self, config: &stream::Config) -> Result<stream::Info, StoreError> {
@@ -128,7 +142,6 @@ impl Nats {
         topic: &Topic,
         events: &[NewEvent],
     ) -> Result<Vec<Published>, PublishError> {
-        let deadline = Instant::now() + self.link.timeout();
         validate_batch(events)?;
         let is_once = !topic.settings.idempotency_window.is_zero();
         let messages: Vec<Message> = events.iter().map(|event| wire::message(event, is_once)).collect();
@@ -144,74 +157,70 @@ impl Nats {
         }
         let bytes = messages.iter().map(|message| message.bytes() as u64).sum();
         let is_keyed = is_once && events.iter().any(|event| event.idempotency_key.is_some());
-        let messages = messages.into_iter().zip(lanes).collect();
-        let published = self.link.within(self.store_all(topic, messages, is_keyed)).await?;
+        let rounds = rounds(messages.into_iter().zip(lanes));
+        let (published, deadline) = self.store_all(topic, rounds, is_keyed).await?;
         let retaining = self.retain_if_it_is_time(topic, &published, bytes);
-        // The events are stored whatever becomes of this, and a call has one deadline.
+        // The events are stored whatever becomes of this. It has what the last of them left of their time.
         drop(timeout_at(deadline, retaining).await);
         Ok(published)
     }
 
+    /// Stores messages, and answers when the time of the last of them is over, too.
     async fn store_all(
         &self,
         topic: &Topic,
-        messages: Vec<(Message, Option<u64>)>,
+        rounds: Vec<Vec<Message>>,
         is_keyed: bool,
-    ) -> Result<Vec<Published>, StoreError> {
-        self.topic_or_new(topic, is_keyed).await?;
-        match self.store_each(topic, messages.clone()).await {
+    ) -> Result<(Vec<Published>, Instant), StoreError> {
+        self.link.within(self.topic_or_new(topic, is_keyed)).await?;
+        match self.store_each(topic, rounds.clone()).await {
             Err(Refusal::Missing) => {
                 // Somebody has deleted its stream.
                 self.forget_topic(&topic.name);
-                self.topic_or_new(topic, is_keyed).await?;
-                self.store_each(topic, messages).await.map_err(Refusal::into_store)
+                self.link.within(self.topic_or_new(topic, is_keyed)).await?;
+                self.store_each(topic, rounds).await.map_err(Refusal::into_store)
             }
             stored => stored.map_err(Refusal::into_store),
         }
     }
 
-    /// Stores messages, each of which may have a lane. Of one lane nothing is stored without what comes before it: a
-    /// message is sent when those before it are acknowledged. The others are sent as long as the connection is the same.
+    /// Stores messages round by round. Each has a call's time for itself: a batch of one key takes one for each event,
+    /// and would not get in at all where the server is too far away for all of them to come in time.
     async fn store_each(
         &self,
         topic: &Topic,
-        messages: Vec<(Message, Option<u64>)>,
-    ) -> Result<Vec<Published>, Refusal> {
+        rounds: Vec<Vec<Message>>,
+    ) -> Result<(Vec<Published>, Instant), Refusal> {
+        let (mut published, mut deadline) = (Vec::new(), Instant::now() + self.link.timeout());
+        for round in rounds {
+            deadline = Instant::now() + self.link.timeout();
+            published.extend(self.link.within(self.store_round(topic, round)).await?);
+        }
+        Ok((published, deadline))
+    }
+
+    /// Stores the messages of a round: they are sent as long as the connection is the same.
+    async fn store_round(&self, topic: &Topic, messages: Vec<Message>) -> Result<Vec<Published>, Refusal> {
         let (stream, subject) = (self.names.topic_stream(&topic.name), self.names.topic(&topic.name));
         let connection = self.link.connection();
-        let (mut sent, mut lanes, mut published) = (Vec::new(), HashSet::new(), Vec::new());
-        for (message, lane) in messages {
-            if lane.is_some_and(|lane| !lanes.insert(lane)) {
-                self.all_stored(&stream, &mut sent, &mut published).await?;
-                lanes = lane.into_iter().collect();
-            }
+        let (mut sent, mut published) = (Vec::new(), Vec::with_capacity(messages.len()));
+        for message in messages {
             if self.link.connection() != connection {
                 let lost = "the connection was lost amid a batch".to_owned();
                 return Err(StoreError::Unreachable(lost).into());
             }
             sent.push(self.link.send(subject.clone(), message).await?);
         }
-        self.all_stored(&stream, &mut sent, &mut published).await?;
-        Ok(published)
-    }
-
-    /// Waits until all that was sent is stored.
-    async fn all_stored(
-        &self,
-        stream: &str,
-        sent: &mut Vec<PublishAckFuture>,
-        published: &mut Vec<Published>,
-    ) -> Result<(), Refusal> {
-        for one in sent.drain(..) {
+        for one in sent {
             match self.link.stored(one).await {
                 Ok(stored) => {
                     let id = EventId::new(stored.sequence);
                     published.push(Published { id, duplicate: stored.duplicate });
                 }
-                Err(refusal) => return Err(self.link.if_missing(refusal, stream).await),
+                Err(refusal) => return Err(self.link.if_missing(refusal, &stream).await),
             }
         }
-        Ok(())
+        Ok(published)
     }
 
     async fn retain_if_it_is_time(&self, topic: &Topic, published: &[Published], bytes: u64) {

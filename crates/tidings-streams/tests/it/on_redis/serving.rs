@@ -288,7 +288,8 @@ async fn a_connection_that_takes_longer_than_a_call_may_is_made_all_the_same() {
 #[tokio::test]
 async fn an_acknowledgement_is_said_again_until_the_server_hears_it() {
     let mut server = Server::start(Keeping::Everything).await;
-    let config = Config { timeout: Duration::from_millis(200), ..Config::default() };
+    // What is heard and not answered by then is said again, and of a failure is stale then.
+    let config = Config { timeout: Duration::from_secs(1), ..Config::default() };
     let store = Redis::connect(&server.url(), config).await.expect("the server is there");
     let defaults = TopicSettings { min_idle_time: PATIENCE, ..settings() };
     let settings = Settings { strict: false, defaults, ..Settings::default() };
@@ -301,7 +302,7 @@ async fn an_acknowledgement_is_said_again_until_the_server_hears_it() {
     let saying = async { tokio::join!(taken[0].ack(), taken[1].fail("not now")) };
     let starting = async {
         // Longer than one call takes.
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
         server.start_again().await;
     };
     let ((acked, failed), ()) = tokio::join!(saying, starting);
