@@ -1,0 +1,177 @@
+//! A change of this node's that members refuse, for its time is of the future: it is undone here, and a second later its
+//! slots are compared with the members, as after a gap. So it is gone, and what it has replaced or removed here comes back
+//! from whoever holds it; or it comes back itself, from those that have accepted it.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidings_proto::event::{EventKind, Operation};
+use tidings_proto::id::SlotSet;
+use tidings_proto::replicate::WriteStamp;
+use tidings_proto::replicate::copy::Changed;
+use tidings_proto::time::Tick;
+
+use crate::core::Core;
+use crate::key::{Key, KeyRef};
+use crate::topic::Told;
+
+/// How long after something was undone its slot is compared: the other members have refused it by then, too, and what they
+/// have accepted has come. Not more often either, for a slot is unreadable meanwhile.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// Slots that are to be compared, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slots {
+    slots: SlotSet,
+    /// Of these, those that may hide a difference: what a tag has removed goes by the stamp of what it removed.
+    listed: SlotSet,
+}
+
+impl Slots {
+    fn add(&mut self, other: Self) {
+        self.slots = self.slots.or(other.slots);
+        self.listed = self.listed.or(other.listed);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Compared when their time has come.
+    next: Slots,
+    due: Tick,
+    /// Noted since, and compared a second after those.
+    later: Slots,
+    /// Slots that are compared key by key, whatever they add up to.
+    listed: SlotSet,
+}
+
+/// Where something was undone.
+#[derive(Debug, Default)]
+pub(crate) struct Undone(Mutex<Waiting>);
+
+impl Undone {
+    fn note(&self, noted: Slots, now: Tick) {
+        let mut waiting = self.0.lock();
+        if waiting.next.slots.is_empty() {
+            waiting.due = now.after(LOOK_AFTER);
+            waiting.next = noted;
+        } else {
+            waiting.later.add(noted);
+        }
+    }
+
+    /// Takes the slots whose time has come: each has waited for at least a second.
+    pub(crate) fn take_due(&self, now: Tick) -> SlotSet {
+        let mut waiting = self.0.lock();
+        if waiting.next.slots.is_empty() || now < waiting.due {
+            return SlotSet::default();
+        }
+        waiting.due = now.after(LOOK_AFTER);
+        let later = std::mem::take(&mut waiting.later);
+        let due = std::mem::replace(&mut waiting.next, later);
+        waiting.listed = waiting.listed.or(due.listed);
+        due.slots
+    }
+
+    /// The slots that are compared key by key.
+    pub(crate) fn listed(&self) -> SlotSet {
+        self.0.lock().listed
+    }
+
+    /// Slots were compared with every member.
+    pub(crate) fn compared(&self, slots: SlotSet) {
+        let mut waiting = self.0.lock();
+        waiting.listed = waiting.listed.without(slots);
+    }
+}
+
+impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
+    /// Undoes a change that a member has refused. Of one that is not of this life nothing is undone. Where nothing is left of
+    /// it, its slots are compared all the same: others may have let go of more since.
+    pub(crate) fn undo(&self, of: Changed<'_>, refused: WriteStamp) {
+        if refused.author != self.domain.author() || self.is_closed() {
+            return;
+        }
+        let (undone, noted) = match of {
+            Changed::Key(key) => {
+                let key = KeyRef::of(self.id, key);
+                let slots = SlotSet::from_iter([key.slot()]);
+                (self.undo_key(key, refused), Slots { slots, ..Slots::default() })
+            }
+            Changed::Tag(_) => {
+                (self.undo_whole(refused), Slots { slots: SlotSet::ALL, listed: SlotSet::ALL })
+            }
+            Changed::Prefix(_) | Changed::All => {
+                (self.undo_whole(refused), Slots { slots: SlotSet::ALL, ..Slots::default() })
+            }
+        };
+        if undone {
+            self.stats.undone.count();
+        }
+        self.doubts.undone.note(noted, self.domain.clock().coarse());
+    }
+
+    fn undo_key(&self, key: KeyRef<'_>, refused: WriteStamp) -> bool {
+        let partition = if self.topic.is_active() { self.partition(key, None) } else { None };
+        let mut shard = self.shard(key);
+        let Some(replica) = &mut shard.replica else { return false };
+        let is_last = replica.held(key.sought()).is_some_and(|held| held.stamp() == refused);
+        let undone = replica.undo(key.sought(), refused);
+        if !is_last {
+            return undone;
+        }
+        // A load may have brought something since it was removed: what others hold of it is not known yet.
+        shard.end(key);
+        let evicted = self.evict(key);
+        let told = partition.filter(|_| evicted).map(|partition| {
+            let wall_ms = self.domain.clock().wall_ms();
+            let told =
+                Told::here(EventKind::Invalidated, Operation::Invalidate, self.domain.origin(), wall_ms);
+            self.stats.delivered.count();
+            self.topic.tell_key(partition, key, told)
+        });
+        drop(shard);
+        if let Some(told) = told {
+            told.wake();
+        }
+        true
+    }
+
+    fn undo_whole(&self, refused: WriteStamp) -> bool {
+        let mut shards = self.all_shards();
+        let mut undone = self.crossed.undo(refused);
+        for replica in shards.iter_mut().filter_map(|shard| shard.replica.as_mut()) {
+            undone |= replica.undo_all(refused);
+        }
+        undone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidings_proto::id::Slot;
+
+    use super::*;
+
+    fn slots(index: u64) -> SlotSet {
+        SlotSet::from_iter([Slot::of_hash(index << 58)])
+    }
+
+    #[test]
+    fn a_slot_is_compared_once_it_has_waited_for_a_second_and_not_more_often() {
+        let undone = Undone::default();
+        let at = |ms| Tick(1).after(Duration::from_millis(ms));
+        let note = |index, ms| undone.note(Slots { slots: slots(index), ..Slots::default() }, at(ms));
+        assert_eq!(undone.take_due(at(0)), SlotSet::default());
+        note(1, 0);
+        note(2, 900);
+        note(3, 950);
+        assert_eq!(undone.take_due(at(999)), SlotSet::default());
+        assert_eq!(undone.take_due(at(1_000)), slots(1));
+        assert_eq!(undone.take_due(at(1_900)), SlotSet::default());
+        assert_eq!(undone.take_due(at(2_000)), slots(2).or(slots(3)));
+        assert_eq!(undone.take_due(at(9_000)), SlotSet::default());
+        note(4, 9_000);
+        assert_eq!((undone.take_due(at(9_500)), undone.take_due(at(10_000))), (SlotSet::default(), slots(4)));
+    }
+}
