@@ -101,6 +101,10 @@ pub trait Replicating: Send + Sync {
     /// Begins a comparison of all slots of which writes may have been missed, or where some were undone a second ago, if there
     /// are any.
     fn begin(&self) -> Option<Comparison>;
+    /// Slots that are to be compared with every member, though no writes were missed there: they may hide a difference.
+    fn to_be_listed(&self) -> SlotSet;
+    /// These were. To be called before the next comparison begins.
+    fn listed(&self, slots: SlotSet);
     /// The slots that do not add up to what they do here, or may differ all the same.
     fn differing(&self, digests: &Digests) -> SlotSet;
     /// Compares a page of a member's list. Applies removals; returns the values that are later there. `doubted`
@@ -150,6 +154,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         let began = self.domain.clock().coarse();
         // What is behind the floor stays there until the floor has passed.
         (!slots.is_empty() && began > floor).then_some(Comparison { slots, epochs, began, floor })
+    }
+
+    fn to_be_listed(&self) -> SlotSet {
+        self.doubts.undone.listed()
+    }
+
+    fn listed(&self, slots: SlotSet) {
+        self.doubts.undone.compared(slots);
     }
 
     fn differing(&self, digests: &Digests) -> SlotSet {

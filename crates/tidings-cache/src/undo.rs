@@ -1,12 +1,13 @@
 //! A change of this node's that members refuse, for its time is of the future: it is undone here, and a second later its
 //! slots are compared with the members, as after a gap. So it is gone, and what it has replaced or removed here comes back
-//! from whoever holds it; or it comes back itself, from those that have accepted it.
+//! from whoever holds it; or it comes back itself, from those that have accepted it. Who has refused it compares, too, where
+//! that has evicted something.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::id::SlotSet;
+use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::replicate::WriteStamp;
 use tidings_proto::replicate::copy::Changed;
 use tidings_proto::time::Tick;
@@ -22,15 +23,21 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// Slots that are to be compared, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slots {
-    slots: SlotSet,
-    /// Of these, those that may hide a difference: what a tag has removed goes by the stamp of what it removed.
+    /// Where writes may have been missed.
+    missed: SlotSet,
+    /// Those that may hide a difference: what a tag has removed goes by the stamp of what it removed, and what was evicted by a
+    /// refused write by its own.
     listed: SlotSet,
 }
 
 impl Slots {
     fn add(&mut self, other: Self) {
-        self.slots = self.slots.or(other.slots);
+        self.missed = self.missed.or(other.missed);
         self.listed = self.listed.or(other.listed);
+    }
+
+    fn is_empty(self) -> bool {
+        self.missed.or(self.listed).is_empty()
     }
 }
 
@@ -45,14 +52,19 @@ struct Waiting {
     listed: SlotSet,
 }
 
-/// Where something was undone.
+/// Where something was undone, or refused.
 #[derive(Debug, Default)]
 pub(crate) struct Undone(Mutex<Waiting>);
 
 impl Undone {
+    /// A refused write has evicted something.
+    pub(crate) fn note_refused(&self, slot: Slot, now: Tick) {
+        self.note(Slots { listed: SlotSet::from_iter([slot]), ..Slots::default() }, now);
+    }
+
     fn note(&self, noted: Slots, now: Tick) {
         let mut waiting = self.0.lock();
-        if waiting.next.slots.is_empty() {
+        if waiting.next.is_empty() {
             waiting.due = now.after(LOOK_AFTER);
             waiting.next = noted;
         } else {
@@ -60,17 +72,18 @@ impl Undone {
         }
     }
 
-    /// Takes the slots whose time has come: each has waited for at least a second.
+    /// Takes the slots whose time has come, each after at least a second, as far as writes may have been missed there. The others
+    /// are among those that are listed.
     pub(crate) fn take_due(&self, now: Tick) -> SlotSet {
         let mut waiting = self.0.lock();
-        if waiting.next.slots.is_empty() || now < waiting.due {
+        if waiting.next.is_empty() || now < waiting.due {
             return SlotSet::default();
         }
         waiting.due = now.after(LOOK_AFTER);
         let later = std::mem::take(&mut waiting.later);
         let due = std::mem::replace(&mut waiting.next, later);
         waiting.listed = waiting.listed.or(due.listed);
-        due.slots
+        due.missed
     }
 
     /// The slots that are compared key by key.
@@ -78,7 +91,7 @@ impl Undone {
         self.0.lock().listed
     }
 
-    /// Slots were compared with every member.
+    /// These were compared with every member.
     pub(crate) fn compared(&self, slots: SlotSet) {
         let mut waiting = self.0.lock();
         waiting.listed = waiting.listed.without(slots);
@@ -95,14 +108,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         let (undone, noted) = match of {
             Changed::Key(key) => {
                 let key = KeyRef::of(self.id, key);
-                let slots = SlotSet::from_iter([key.slot()]);
-                (self.undo_key(key, refused), Slots { slots, ..Slots::default() })
+                let missed = SlotSet::from_iter([key.slot()]);
+                (self.undo_key(key, refused), Slots { missed, ..Slots::default() })
             }
             Changed::Tag(_) => {
-                (self.undo_whole(refused), Slots { slots: SlotSet::ALL, listed: SlotSet::ALL })
+                (self.undo_whole(refused), Slots { missed: SlotSet::ALL, listed: SlotSet::ALL })
             }
             Changed::Prefix(_) | Changed::All => {
-                (self.undo_whole(refused), Slots { slots: SlotSet::ALL, ..Slots::default() })
+                (self.undo_whole(refused), Slots { missed: SlotSet::ALL, ..Slots::default() })
             }
         };
         if undone {
@@ -149,8 +162,6 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use tidings_proto::id::Slot;
-
     use super::*;
 
     fn slots(index: u64) -> SlotSet {
@@ -161,7 +172,7 @@ mod tests {
     fn a_slot_is_compared_once_it_has_waited_for_a_second_and_not_more_often() {
         let undone = Undone::default();
         let at = |ms| Tick(1).after(Duration::from_millis(ms));
-        let note = |index, ms| undone.note(Slots { slots: slots(index), ..Slots::default() }, at(ms));
+        let note = |index, ms| undone.note(Slots { missed: slots(index), ..Slots::default() }, at(ms));
         assert_eq!(undone.take_due(at(0)), SlotSet::default());
         note(1, 0);
         note(2, 900);
@@ -173,5 +184,12 @@ mod tests {
         assert_eq!(undone.take_due(at(9_000)), SlotSet::default());
         note(4, 9_000);
         assert_eq!((undone.take_due(at(9_500)), undone.take_due(at(10_000))), (SlotSet::default(), slots(4)));
+        undone.note_refused(Slot::of_hash(5 << 58), at(20_000));
+        assert_eq!((undone.take_due(at(20_999)), undone.listed()), (SlotSet::default(), SlotSet::default()));
+        assert_eq!(
+            (undone.take_due(at(21_000)), undone.listed()),
+            (SlotSet::default(), slots(5)),
+            "but not missed"
+        );
     }
 }

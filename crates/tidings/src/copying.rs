@@ -197,7 +197,16 @@ async fn compare_all(bus: &Arc<Bus>) {
                     known.repaired(repaired, members, bus.domain.clock().now());
                 }
                 Some(_) => {}
-                None => look_at(bus, id, &*replicating, known, &members).await,
+                None => {
+                    let listed = replicating.to_be_listed();
+                    if !listed.is_empty() {
+                        known.with.clear();
+                    }
+                    look_at(bus, id, &*replicating, known, &members).await;
+                    if known.with == members {
+                        replicating.listed(listed);
+                    }
+                }
             }
         }
     }

@@ -8,7 +8,7 @@ use tidings_proto::id::SlotSet;
 
 use crate::common::{Node, Wire, key, kinds, many};
 use crate::replicate::{Users, alone, builder, insert, users};
-use crate::replicate_repair::{repair, repaired, tell};
+use crate::replicate_repair::{look, repair, repaired, tell};
 
 /// Longer than a clock may be ahead of another.
 pub(crate) const AHEAD: Duration = Duration::from_secs(1);
@@ -69,6 +69,25 @@ fn a_write_of_the_future_that_is_refused_is_nobodys() {
     insert(&caches[1], "k", 3);
     wire.carry();
     assert_eq!(values(&caches, "k"), [Some(3); 3], "what is written next counts");
+}
+
+#[test]
+fn what_a_refused_write_evicted_comes_back_from_whoever_has_it() {
+    let (nodes, caches) = three();
+    let mut wire = Wire::new(&nodes);
+    insert(&caches[1], "k", 1);
+    insert(&caches[0], "k", 2);
+    // The third has neither yet.
+    wire.carry_between(0, 1);
+    assert_eq!(caches[1].get(&key("k")), None);
+    refused(&nodes[1], &caches[0]);
+    wire.carry_between(1, 2);
+    assert_eq!(caches[2].get(&key("k")), Some(1));
+    nodes.iter().for_each(|node| node.clock.advance(AHEAD));
+    assert_eq!(repair(&caches[1], &others(&caches, 1)), None, "nothing was missed");
+    look(&caches[1], &caches[2]);
+    repair(&caches[0], &others(&caches, 0)).expect("its slot is looked at");
+    assert_eq!(values(&caches, "k"), [Some(1); 3]);
 }
 
 #[test]
