@@ -161,7 +161,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
     }
 
     fn listed(&self, slots: SlotSet) {
-        self.doubts.undone.compared(slots);
+        self.doubts.undone.were_listed(slots);
     }
 
     fn differing(&self, digests: &Digests) -> SlotSet {
@@ -342,11 +342,12 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
-    /// write. Where that may be of the future, they are doubted on: see [`Replicating::compared`].
+    /// write; of those that were written here since, if they are from before a change that was refused here. Where that may be of the future, they are doubted on: see [`Replicating::compared`].
     fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
         let end = listed.end(self.id);
         let judged = |slot: &Slot| !self.is_future(digests.floors[slot.index()].at);
         let slots: SlotSet = page.slots.iter().filter(judged).collect();
+        let refused: Vec<WriteStamp> = Slot::all().map(|slot| self.doubts.undone.refused(slot)).collect();
         let mut shard = self.shard_at(page.part.into());
         let unlisted = |(key, held): (Sought<'_>, Held)| {
             let Held::Entry { stamp, birth } = held else { return None };
@@ -355,7 +356,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
                 && page.after.is_none_or(|after| key.hash > after)
                 && end.is_none_or(|end| key.hash <= end);
             let goes = within
-                && !self.is_coherent(key, birth.began, birth.epoch)
+                && (!self.is_coherent(key, birth.began, birth.epoch) || stamp <= refused[key.slot().index()])
                 && stamp <= digests.floors[key.slot().index()]
                 && listed.get(self.id, key.sought()).is_none();
             goes.then(|| key.stored())

@@ -1,5 +1,7 @@
 //! What a peer's change does where values travel.
 
+use std::time::Duration;
+
 use tidings_proto::id::SlotSet;
 use tidings_proto::record::{Keys, Target};
 use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
@@ -144,6 +146,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             // Whether it counts is decided by comparing with the members, once its author has undone it, or its time has come.
             self.stats.future.count();
             self.refuse(change, Refused::of_whole(&target));
+            let ahead = Duration::from_millis(stamp.at.wall_ms().saturating_sub(wall_ms));
+            let now = self.domain.clock().coarse();
+            self.doubts.undone.note_refused_whole(slots, stamp, (now, ahead));
             self.fence_and_tell(slots);
             return;
         }

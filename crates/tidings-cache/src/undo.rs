@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidings_proto::event::{EventKind, Operation};
-use tidings_proto::id::{Slot, SlotSet};
+use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::replicate::WriteStamp;
 use tidings_proto::replicate::copy::Changed;
 use tidings_proto::time::Tick;
@@ -41,7 +41,7 @@ impl Slots {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
     /// Compared when their time has come.
     next: Slots,
@@ -50,6 +50,18 @@ struct Waiting {
     later: Slots,
     /// Slots that are compared key by key, whatever they add up to.
     listed: SlotSet,
+    /// The latest change without keys that was refused here, by slot: who hears of it after its time has come accepts it.
+    refused: Box<[WriteStamp; SLOTS]>,
+    /// Where that may happen, and from when on it does not any more.
+    to_come: (SlotSet, Tick),
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        let (next, later, listed, due) = Default::default();
+        let refused = Box::new([WriteStamp::NEVER; SLOTS]);
+        Self { next, due, later, listed, refused, to_come: (SlotSet::default(), Tick(0)) }
+    }
 }
 
 /// Where something was undone, or refused.
@@ -60,6 +72,29 @@ impl Undone {
     /// A refused write has evicted something.
     pub(crate) fn note_refused(&self, slot: Slot, now: Tick) {
         self.note(Slots { listed: SlotSet::from_iter([slot]), ..Slots::default() }, now);
+    }
+
+    /// A change of whatever is in these slots was refused, whose time is so far ahead. Then members may hold it that were not
+    /// told of it before.
+    pub(crate) fn note_refused_whole(
+        &self,
+        slots: SlotSet,
+        refused: WriteStamp,
+        (now, ahead): (Tick, Duration),
+    ) {
+        let mut waiting = self.0.lock();
+        for slot in slots.iter() {
+            let latest = &mut waiting.refused[slot.index()];
+            *latest = refused.max(*latest);
+        }
+        let (all, from) = waiting.to_come;
+        let due = now.after(ahead.saturating_add(LOOK_AFTER));
+        waiting.to_come = (all.or(slots), if all.is_empty() { due } else { due.max(from) });
+    }
+
+    /// The latest change without keys that was refused in a slot. What is written until its time comes is earlier.
+    pub(crate) fn refused(&self, slot: Slot) -> WriteStamp {
+        self.0.lock().refused[slot.index()]
     }
 
     fn note(&self, noted: Slots, now: Tick) {
@@ -76,14 +111,16 @@ impl Undone {
     /// are among those that are listed.
     pub(crate) fn take_due(&self, now: Tick) -> SlotSet {
         let mut waiting = self.0.lock();
+        let come =
+            if now < waiting.to_come.1 { SlotSet::default() } else { std::mem::take(&mut waiting.to_come.0) };
         if waiting.next.is_empty() || now < waiting.due {
-            return SlotSet::default();
+            return come;
         }
         waiting.due = now.after(LOOK_AFTER);
         let later = std::mem::take(&mut waiting.later);
         let due = std::mem::replace(&mut waiting.next, later);
         waiting.listed = waiting.listed.or(due.listed);
-        due.missed
+        due.missed.or(come)
     }
 
     /// The slots that are compared key by key.
@@ -91,10 +128,19 @@ impl Undone {
         self.0.lock().listed
     }
 
-    /// These were compared with every member.
-    pub(crate) fn compared(&self, slots: SlotSet) {
+    /// These were compared with every member, key by key.
+    pub(crate) fn were_listed(&self, slots: SlotSet) {
         let mut waiting = self.0.lock();
         waiting.listed = waiting.listed.without(slots);
+    }
+
+    /// These were compared with every member, as after writes were missed.
+    pub(crate) fn compared(&self, slots: SlotSet) {
+        self.were_listed(slots);
+        let mut waiting = self.0.lock();
+        for slot in slots.without(waiting.to_come.0).iter() {
+            waiting.refused[slot.index()] = WriteStamp::NEVER;
+        }
     }
 }
 
@@ -105,23 +151,17 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if refused.author != self.domain.author() || self.is_closed() {
             return;
         }
-        let (undone, noted) = match of {
+        let (undone, slots) = match of {
             Changed::Key(key) => {
                 let key = KeyRef::of(self.id, key);
-                let missed = SlotSet::from_iter([key.slot()]);
-                (self.undo_key(key, refused), Slots { missed, ..Slots::default() })
+                (self.undo_key(key, refused), SlotSet::from_iter([key.slot()]))
             }
-            Changed::Tag(_) => {
-                (self.undo_whole(refused), Slots { missed: SlotSet::ALL, listed: SlotSet::ALL })
-            }
-            Changed::Prefix(_) | Changed::All => {
-                (self.undo_whole(refused), Slots { missed: SlotSet::ALL, ..Slots::default() })
-            }
+            Changed::Tag(_) | Changed::Prefix(_) | Changed::All => (self.undo_whole(refused), SlotSet::ALL),
         };
         if undone {
             self.stats.undone.count();
         }
-        self.doubts.undone.note(noted, self.domain.clock().coarse());
+        self.doubts.undone.note(Slots { missed: slots, listed: slots }, self.domain.clock().coarse());
     }
 
     fn undo_key(&self, key: KeyRef<'_>, refused: WriteStamp) -> bool {
@@ -162,6 +202,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use tidings_proto::hlc::Stamp;
+
     use super::*;
 
     fn slots(index: u64) -> SlotSet {

@@ -121,6 +121,7 @@ proptest! {
         nodes.iter().for_each(|node| node.clock.advance(latest.since(node.clock.now())));
         wire.carry();
         (0..NODES).for_each(|node| tell_all(&nodes, &caches, node, true));
+        let refused: u64 = caches.iter().map(|cache| cache.counts().future).sum();
         // What was undone before that is compared first.
         for _ in 0..2 {
             nodes.iter().for_each(|node| node.clock.advance(Duration::from_secs(1)));
@@ -137,10 +138,16 @@ proptest! {
                 look(&caches[node], other);
             }
         }
+        // Of a tag that some have refused and others have not, what comes after it is nobody's at these alone.
+        let is_torn = steps.iter().any(|step| matches!(step, Step::Tag(_))) && refused > 0;
         let names: Vec<_> = (0..KEYS).map(name).collect();
-        let first = caches[0].get_many(&names);
-        for cache in &caches[1..] {
-            prop_assert_eq!(&cache.get_many(&names), &first, "{:?}", steps);
+        let all: Vec<_> = caches.iter().map(|cache| cache.get_many(&names)).collect();
+        for key in 0..names.len() {
+            let mut values: Vec<_> = all.iter().map(|values| values[key]).collect();
+            if is_torn {
+                values.retain(Option::is_some);
+            }
+            prop_assert!(values.windows(2).all(|pair| pair[0] == pair[1]), "{:?} of {:?}", values, steps);
         }
     }
 }
