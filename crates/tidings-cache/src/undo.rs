@@ -234,4 +234,17 @@ mod tests {
             "but not missed"
         );
     }
+
+    #[test]
+    fn where_a_change_without_keys_was_refused_it_is_compared_once_its_time_has_come() {
+        let (undone, slot) = (Undone::default(), Slot::of_hash(6 << 58));
+        let at = |ms| Tick(1).after(Duration::from_millis(ms));
+        let refused = WriteStamp { at: Stamp(9), author: 1 };
+        undone.note_refused_whole(slots(6), refused, (at(0), Duration::from_secs(2)));
+        assert_eq!(undone.take_due(at(2_999)), SlotSet::default());
+        undone.compared(slots(6));
+        assert_eq!((undone.refused(slot), undone.take_due(at(3_000))), (refused, slots(6)));
+        undone.compared(slots(6));
+        assert_eq!((undone.refused(slot), undone.take_due(at(9_000))), (WriteStamp::NEVER, SlotSet::default()));
+    }
 }
