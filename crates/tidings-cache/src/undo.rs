@@ -245,6 +245,9 @@ mod tests {
         undone.compared(slots(6));
         assert_eq!((undone.refused(slot), undone.take_due(at(3_000))), (refused, slots(6)));
         undone.compared(slots(6));
-        assert_eq!((undone.refused(slot), undone.take_due(at(9_000))), (WriteStamp::NEVER, SlotSet::default()));
+        assert_eq!(
+            (undone.refused(slot), undone.take_due(at(9_000))),
+            (WriteStamp::NEVER, SlotSet::default())
+        );
     }
 }

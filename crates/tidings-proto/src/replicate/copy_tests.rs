@@ -24,10 +24,7 @@ fn bytes_of_questions_are_the_same_in_every_release() {
         (Question::Fetch(vec![b"k1", b""]), b"\x03\x01\x02\x03\x04\x02\x02k1\x00"),
         (refused(Changed::Key(b"k")), b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x00k"),
         (refused(Changed::Prefix("p")), b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x02p"),
-        (
-            refused(Changed::All),
-            b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x03",
-        ),
+        (refused(Changed::All), b"\x04\x01\x02\x03\x04\x01\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\0\x03"),
     ];
     for (asked, bytes) in golden {
         assert_eq!(asked.encode(CACHE)[..], *bytes, "{asked:?}");
