@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
-use tidings_proto::hlc::Stamp;
 use tidings_proto::id::{Slot, SlotSet};
 use tidings_proto::replicate::WriteStamp;
 
@@ -45,8 +44,6 @@ pub(crate) struct Arrived<'a> {
     pub(crate) text: Option<&'a [u8]>,
     pub(crate) tags: &'a Tags,
     pub(crate) write: WriteStamp,
-    /// The stamp in whose place that is, or the same.
-    pub(crate) former: WriteStamp,
 }
 
 /// Invalidations in the order in which they came.
@@ -75,9 +72,7 @@ impl Crossed {
             return None;
         }
         let names = |one: &&Invalidation| {
-            let is_before = one.stamp.author == arrived.former.author && one.stamp < arrived.former;
             one.stamp > arrived.write
-                && !is_before
                 && one.slots.contains(arrived.slot)
                 && one.named.names(arrived.text, arrived.tags)
         };
@@ -93,23 +88,20 @@ impl Crossed {
         write < self.0.lock().forgotten
     }
 
-    /// Notes that invalidations have another stamp than they were known by, in these slots. Returns whether there were any.
-    /// `now`: what was forgotten is taken to be from before, if the latest of it is among them.
-    pub(crate) fn restamp(&self, slots: SlotSet, (from, to): (WriteStamp, WriteStamp), now: Stamp) -> bool {
+    /// Forgets an invalidation as if it had never been heard of. Returns whether it was known. If it was the latest of those that
+    /// were forgotten, the others are taken to be from before what is remembered.
+    pub(crate) fn undo(&self, stamp: WriteStamp) -> bool {
         let mut memory = self.0.lock();
-        let mut any = memory.forgotten == from && from != WriteStamp::NEVER;
-        if any {
-            memory.forgotten = to.max(WriteStamp { at: now, author: u64::MAX }).min(from);
+        let Memory { recent, bytes, latest, forgotten } = &mut *memory;
+        let before = recent.len();
+        recent.retain(|one| one.stamp != stamp);
+        let was_forgotten = *forgotten == stamp && stamp != WriteStamp::NEVER;
+        if was_forgotten {
+            *forgotten = recent.front().map_or(WriteStamp::NEVER, |one| one.stamp.min(stamp));
         }
-        let is_it = |one: &&mut Invalidation| one.stamp == from && one.slots.without(slots).is_empty();
-        for one in memory.recent.iter_mut().filter(is_it) {
-            one.stamp = to;
-            any = true;
-        }
-        if any {
-            memory.latest = memory.recent.iter().map(|one| one.stamp).max().unwrap_or_default();
-        }
-        any
+        *bytes = recent.iter().map(|one| one.named.bytes()).sum();
+        *latest = recent.iter().map(|one| one.stamp).max().unwrap_or_default();
+        was_forgotten || recent.len() < before
     }
 }
 
@@ -117,7 +109,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     /// As of when a peer's write is a removal, for it should have come before an invalidation. Call under its key's shard
     /// lock.
     pub(crate) fn crossed_by(&self, key: KeyRef<'_>, tags: &Tags, write: WriteStamp) -> Option<WriteStamp> {
-        self.crossed.after(Arrived { slot: key.slot(), text: self.text(key), tags, write, former: write })
+        self.crossed.after(Arrived { slot: key.slot(), text: self.text(key), tags, write })
     }
 }
 
@@ -135,7 +127,7 @@ mod tests {
 
     fn after(crossed: &Crossed, text: &str, tags: &Tags, time: u64) -> Option<WriteStamp> {
         let (slot, text) = (Slot::of_hash(0), Some(text.as_bytes()));
-        crossed.after(Arrived { slot, text, tags, write: at(time), former: at(time) })
+        crossed.after(Arrived { slot, text, tags, write: at(time) })
     }
 
     #[test]
@@ -150,37 +142,32 @@ mod tests {
         assert_eq!((after(&crossed, "k", &tags, 21), after(&crossed, "k", &none, 19)), (None, None));
         assert_eq!(after(&crossed, "abc", &tags, 19), Some(at(30)), "the latest");
         assert_eq!(after(&crossed, "abc", &none, 31), None);
-        let anew = || crossed.restamp(SlotSet::ALL, (at(30), at(25)), Stamp(20));
-        assert!(anew() && !anew());
-        assert_eq!(crossed.0.lock().latest, at(25), "nothing is of the future any more");
+    }
+
+    #[test]
+    fn of_what_is_undone_nothing_is_left() {
+        let (crossed, none) = (Crossed::default(), Tags::default());
+        crossed.note(Named::Prefix("ab".into()), SlotSet::ALL, at(20));
+        crossed.note(Named::Prefix("a".into()), SlotSet::ALL, at(90));
+        crossed.note(Named::Prefix("abc".into()), SlotSet::ALL, at(91));
+        assert!(crossed.undo(at(90)) && crossed.undo(at(91)) && !crossed.undo(at(91)));
         assert_eq!(
-            (after(&crossed, "abc", &none, 24), after(&crossed, "abc", &none, 26)),
-            (Some(at(25)), None)
+            (after(&crossed, "abc", &none, 19), after(&crossed, "abc", &none, 21)),
+            (Some(at(20)), None)
         );
+        let memory = crossed.0.lock();
+        assert_eq!((memory.latest, memory.bytes), (at(20), 2), "nothing is of the future any more");
     }
 
     #[test]
-    fn what_is_written_anew_keeps_its_place_among_those_of_its_author() {
-        let crossed = Crossed::default();
-        crossed.note(Named::Prefix("ab".into()), SlotSet::ALL, at(90));
-        let names = |from| {
-            let (slot, text, tags) = (Slot::of_hash(0), Some(&b"abc"[..]), &Tags::default());
-            crossed.after(Arrived { slot, text, tags, write: at(10), former: from })
-        };
-        assert_eq!(names(at(91)), None, "it was after the prefix, which will be written anew, too");
-        assert_eq!(names(at(89)), Some(at(90)));
-        assert_eq!(names(WriteStamp { author: 2, ..at(91) }), Some(at(90)));
-    }
-
-    #[test]
-    fn what_was_forgotten_and_is_written_anew_is_of_the_future_no_more() {
+    fn what_was_forgotten_and_is_undone_is_of_the_future_no_more() {
         let crossed = Crossed::default();
         let note = |n| crossed.note(Named::Prefix("x".into()), SlotSet::ALL, at(n));
         note(9_000);
         (1..=CROSSED_MAX as u64).for_each(note);
         assert!(crossed.may_have_named(at(8_999)));
-        assert!(crossed.restamp(SlotSet::ALL, (at(9_000), at(5)), Stamp(2_000)));
-        assert!(!crossed.may_have_named(at(8_999)) && crossed.may_have_named(at(1_999)));
+        assert!(crossed.undo(at(9_000)));
+        assert!(!crossed.may_have_named(at(1)) && crossed.may_have_named(at(0)));
         assert_eq!(crossed.0.lock().latest, at(CROSSED_MAX as u64));
     }
 

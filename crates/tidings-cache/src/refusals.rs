@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidings_proto::hash::CacheId;
-use tidings_proto::hlc::Stamp;
 use tidings_proto::id::Origin;
 use tidings_proto::replicate::WriteStamp;
 use tidings_proto::replicate::copy::{Changed, Question};
@@ -29,8 +28,6 @@ pub struct Refusal {
     pub of: Refused,
     /// Which write.
     pub stamp: WriteStamp,
-    /// When it was, by the clock here: later than what is known here of the key.
-    pub instead: Stamp,
 }
 
 /// What a write has changed.
@@ -58,15 +55,6 @@ impl Refused {
         }
     }
 
-    /// How many bytes it names it with.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Self::Key(key) => key.len(),
-            Self::Tag(text) | Self::Prefix(text) => text.len(),
-            Self::All => 0,
-        }
-    }
-
     pub(crate) fn of_whole(target: &RawTarget) -> Self {
         match target {
             RawTarget::Tag(tag) => Self::Tag(tag.clone()),
@@ -76,22 +64,11 @@ impl Refused {
     }
 }
 
-impl From<Changed<'_>> for Refused {
-    fn from(changed: Changed<'_>) -> Self {
-        match changed {
-            Changed::Key(key) => Self::Key(Bytes::copy_from_slice(key)),
-            Changed::Tag(tag) => Self::Tag(tag.into()),
-            Changed::Prefix(prefix) => Self::Prefix(prefix.into()),
-            Changed::All => Self::All,
-        }
-    }
-}
-
 impl Refusal {
     /// How its author is told.
     #[must_use]
     pub fn question(&self) -> Question<'_> {
-        Question::Refused { stamp: self.stamp, instead: self.instead, of: self.of.borrowed() }
+        Question::Refused { stamp: self.stamp, of: self.of.borrowed() }
     }
 }
 
@@ -110,7 +87,7 @@ impl Refusals {
 }
 
 impl Domain {
-    /// Takes the refusals that wait, so that their authors are told: see [`crate::Replicating::restamp`] there.
+    /// Takes the refusals that wait, so that their authors are told: see [`crate::Replicating::answer`] there.
     #[must_use]
     pub fn take_refusals(&self) -> Vec<Refusal> {
         self.inner().refusals.0.lock().drain(..).collect()

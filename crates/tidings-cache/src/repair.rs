@@ -7,24 +7,23 @@
 //! again: dated from when the comparison began.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tidings_proto::hlc::Stamp;
+use tidings_proto::hlc::{HybridClock, Stamp};
 use tidings_proto::id::{SLOTS, Slot, SlotSet};
 use tidings_proto::replicate::copy::{
-    ANSWER_BYTES_MAX, Answer, Changed, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
+    ANSWER_BYTES_MAX, Answer, Digests, Fetched, ListOf, Listed, Listing, PARTS, Question,
 };
 use tidings_proto::replicate::{EntryBirth, Held, Sought, Verdict, WriteStamp};
 use tidings_proto::time::Tick;
 
 use crate::core::{Core, ShardGuard};
 use crate::key::{Key, KeyRef, SHARDS, StoredKey};
-use crate::renamed::Renamed;
 use crate::replicate::Merged;
 use crate::travel::Arrival;
-use crate::write::WriteError;
+use crate::undo::Undone;
 
 /// Most entries that are made readable again under one hold of a shard's lock: about 100 us.
 const RENEWED_PER_HOLD_MAX: usize = 128;
@@ -38,8 +37,10 @@ pub(crate) struct Doubts {
     pub(crate) floor: AtomicU64,
     /// Held while bits change together with epochs.
     pub(crate) order: Mutex<()>,
-    /// Slots that will be doubted soon.
-    pub(crate) renamed: Renamed,
+    /// Slots that will be doubted soon, for changes of this node's were undone there.
+    pub(crate) undone: Undone,
+    /// Whether something of the future was met since the last comparison began.
+    pub(crate) future: AtomicBool,
 }
 
 impl Default for Doubts {
@@ -49,7 +50,8 @@ impl Default for Doubts {
             slots: AtomicU64::new(SlotSet::ALL.bits()),
             floor: AtomicU64::new(0),
             order: Mutex::default(),
-            renamed: Renamed::default(),
+            undone: Undone::default(),
+            future: AtomicBool::new(false),
         }
     }
 }
@@ -93,11 +95,16 @@ pub struct Wanted {
 
 /// A cache whose values travel, as those see it who compare it with other members.
 pub trait Replicating: Send + Sync {
-    /// Answers a member's question. Of a refusal it only takes note: see [`Replicating::restamp`].
+    /// Answers a member's question. A change of this life of the node that the member refuses is undone, and its slots are
+    /// compared a second later.
     fn answer(&self, question: &Question<'_>) -> Bytes;
-    /// Begins a comparison of all slots of which writes may have been missed, if there are any. Slots where writes were renamed
-    /// ([`Replicating::restamp`], or what came of it elsewhere) are among them a second later.
+    /// Begins a comparison of all slots of which writes may have been missed, or where some were undone a second ago, if there
+    /// are any.
     fn begin(&self) -> Option<Comparison>;
+    /// Slots that are to be compared with every member, though no writes were missed there: they may hide a difference.
+    fn to_be_listed(&self) -> SlotSet;
+    /// These were. To be called before the next comparison begins.
+    fn listed(&self, slots: SlotSet);
     /// The slots that do not add up to what they do here, or may differ all the same.
     fn differing(&self, digests: &Digests) -> SlotSet;
     /// Compares a page of a member's list. Applies removals; returns the values that are later there. `doubted`
@@ -109,14 +116,10 @@ pub trait Replicating: Send + Sync {
     fn lack(&self, wanted: &Wanted);
     /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
-    /// Writes a change of this node's anew that peers refuse, under an earlier stamp. One that has been replaced or written
-    /// anew since is left.
-    ///
-    /// # Errors
-    /// [`WriteError`]; it is left as it was.
-    fn restamp(&self, of: Changed<'_>, refused: WriteStamp, at: Stamp) -> Result<(), WriteError>;
-    /// Every member was: what is left is readable again, but for slots that were fenced meanwhile.
-    fn end(&self, comparison: &Comparison);
+    /// Every member was: what is left is readable again, but for slots that were fenced meanwhile. Returns whether that is all,
+    /// and no member holds anything of the future there, which leaves its slot in doubt until its time comes or its author has
+    /// undone it: not to be compared at once again.
+    fn end(&self, comparison: &Comparison) -> bool;
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
@@ -127,16 +130,19 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
                 self.list(Page { slots: *slots, part: *part, after: *after })
             }
             Question::Fetch(keys) => self.fetched(keys),
-            // Whether it is written anew is decided by what most members say.
-            Question::Refused { .. } => Answer::Noted.encode(),
+            Question::Refused { stamp, of } => {
+                self.undo(*of, *stamp);
+                Answer::Noted.encode()
+            }
         }
     }
 
     fn begin(&self) -> Option<Comparison> {
-        let renamed = self.doubts.renamed.take_due(self.domain.clock().coarse());
-        if !renamed.is_empty() {
-            self.fence_and_tell(renamed);
+        let undone = self.doubts.undone.take_due(self.domain.clock().coarse());
+        if !undone.is_empty() {
+            self.fence_and_tell(undone);
         }
+        self.doubts.future.store(false, Ordering::Release);
         let _order = self.doubts.order.lock();
         let floor = self.domain.gate().floor();
         if floor > Tick(self.doubts.floor.load(Ordering::Acquire)) {
@@ -150,10 +156,18 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         (!slots.is_empty() && began > floor).then_some(Comparison { slots, epochs, began, floor })
     }
 
+    fn to_be_listed(&self) -> SlotSet {
+        self.doubts.undone.listed()
+    }
+
+    fn listed(&self, slots: SlotSet) {
+        self.doubts.undone.were_listed(slots);
+    }
+
     fn differing(&self, digests: &Digests) -> SlotSet {
         let own = self.digests();
         let differs = |slot: &Slot| own.sums[slot.index()] != digests.sums[slot.index()];
-        let slots = Slot::all().filter(differs).collect::<SlotSet>().or(self.doubts.renamed.listed());
+        let slots = Slot::all().filter(differs).collect::<SlotSet>().or(self.doubts.undone.listed());
         self.stats.slots_repaired.add(slots.iter().count() as u64);
         slots
     }
@@ -212,34 +226,31 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
         // Below a floor of the future the next member may hold what this one has forgotten the removal of.
         let future = comparison.slots.without(slots);
         if !future.is_empty() {
-            self.fence_slots(future);
+            self.doubt_on(future);
         }
     }
 
-    fn restamp(&self, of: Changed<'_>, refused: WriteStamp, at: Stamp) -> Result<(), WriteError> {
-        self.write_anew(of, refused, at)
-    }
-
-    fn end(&self, comparison: &Comparison) {
+    fn end(&self, comparison: &Comparison) -> bool {
         let fenced = |slot: &Slot| self.epoch(*slot) != comparison.epochs[slot.index()];
         let settled: SlotSet = {
             let _order = self.doubts.order.lock();
             self.doubts.floor.fetch_max(comparison.floor.0, Ordering::AcqRel);
             let settled: SlotSet = comparison.slots.iter().filter(|slot| !fenced(slot)).collect();
             self.doubts.slots.fetch_and(!settled.bits(), Ordering::AcqRel);
-            self.doubts.renamed.compared(settled);
+            self.doubts.undone.compared(settled);
             settled
         };
         // After that: what was stored as doubted until then is found under its shard's lock.
         (0..SHARDS).for_each(|index| self.renew(index, comparison));
         // Of slots that were cleared meanwhile some may have been left out.
         self.doubt(settled.iter().filter(fenced).collect());
+        !self.doubts.future.load(Ordering::Acquire)
     }
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// Merges what a member holds. What is of the future there is later than what is held here, and nothing else is known of
-    /// it: a slot that is doubted is doubted on.
+    /// Merges what a member holds. Of what is of the future there nobody knows whether it will count: in a slot that is doubted
+    /// anyway, what is held here is kept, and doubted on.
     fn merge_compared(
         &self,
         mut shard: ShardGuard<'_, V>,
@@ -247,16 +258,28 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         stamp: WriteStamp,
         arrival: Arrival<V>,
     ) -> Merged {
+        if self.is_doubted(key.slot()) && self.is_future(stamp.at) {
+            self.stats.future.count();
+            self.doubt_on(SlotSet::from_iter([key.slot()]));
+            return Merged::Future { evicted: false };
+        }
         let (merged, displaced) = self.merge(&mut shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
             self.stats.future.count();
-            if self.is_doubted(key.slot()) {
-                self.fence_slots(SlotSet::from_iter([key.slot()]));
-            }
         }
         drop(shard);
         drop(displaced);
         merged
+    }
+
+    fn is_future(&self, at: Stamp) -> bool {
+        HybridClock::default().observe(at, self.domain.clock().wall_ms()).is_err()
+    }
+
+    /// Leaves slots in doubt of which a member holds something of the future.
+    fn doubt_on(&self, slots: SlotSet) {
+        self.doubts.future.store(true, Ordering::Release);
+        self.fence_slots(slots);
     }
 
     fn digests(&self) -> Digests {
@@ -304,7 +327,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
 
     /// The last write of a key with its value, as it travels now.
     /// Runs user code: call without any lock.
-    pub(crate) fn travelling_of(&self, key: KeyRef<'_>) -> Option<(WriteStamp, BytesMut)> {
+    fn travelling_of(&self, key: KeyRef<'_>) -> Option<(WriteStamp, BytesMut)> {
         let shard = self.shard(key);
         let Some(Held::Entry { stamp, birth }) = shard.replica.as_ref()?.held(key.sought()) else {
             return None;
@@ -319,18 +342,21 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
-    /// write.
+    /// write; of those that were written here since, if they are from before a change that was refused here. Where that may be of the future, they are doubted on: see [`Replicating::compared`].
     fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
         let end = listed.end(self.id);
+        let judged = |slot: &Slot| !self.is_future(digests.floors[slot.index()].at);
+        let slots: SlotSet = page.slots.iter().filter(judged).collect();
+        let refused: Vec<WriteStamp> = Slot::all().map(|slot| self.doubts.undone.refused(slot)).collect();
         let mut shard = self.shard_at(page.part.into());
         let unlisted = |(key, held): (Sought<'_>, Held)| {
             let Held::Entry { stamp, birth } = held else { return None };
             let key = KeyRef::from(key);
-            let within = page.slots.contains(key.slot())
+            let within = slots.contains(key.slot())
                 && page.after.is_none_or(|after| key.hash > after)
                 && end.is_none_or(|end| key.hash <= end);
             let goes = within
-                && !self.is_coherent(key, birth.began, birth.epoch)
+                && (!self.is_coherent(key, birth.began, birth.epoch) || stamp <= refused[key.slot().index()])
                 && stamp <= digests.floors[key.slot().index()]
                 && listed.get(self.id, key.sought()).is_none();
             goes.then(|| key.stored())

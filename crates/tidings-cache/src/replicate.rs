@@ -139,7 +139,7 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     ) -> (Merged, Option<Entry<V>>) {
         let wall_ms = self.domain.clock().wall_ms();
         if self.domain.log().observe_in(key.slot(), write.at, wall_ms).is_err() {
-            return (Merged::Future { evicted: self.let_go(shard, key) }, None);
+            return (Merged::Future { evicted: self.let_go_of_refused(shard, key) }, None);
         }
         let Some(replica) = &shard.replica else { return (Merged::Outdated, None) };
         let verdict = match &arrival {
@@ -219,6 +219,22 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             && matches!(replica.held(key.sought()), Some(Held::Entry { .. }))
         {
             replica.forget(key.sought());
+        }
+        evicted
+    }
+
+    /// Removes a key of which a write is refused, for it is of the future. The one before is known on, as one whose value is not
+    /// had: if the refused one is undone, it comes back from whoever holds it. Call under its shard lock. Returns whether there
+    /// was a readable copy.
+    fn let_go_of_refused(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
+        shard.end(key);
+        let evicted = self.evict(key);
+        if let Some(replica) = &mut shard.replica
+            && let Some(Held::Entry { stamp, .. }) = replica.held(key.sought())
+        {
+            let now = self.domain.clock().coarse();
+            replica.remove(key.sought(), stamp, now);
+            self.doubts.undone.note_refused(key.slot(), now);
         }
         evicted
     }

@@ -1,6 +1,7 @@
 //! What a peer's change does where values travel.
 
-use tidings_proto::hlc::Stamp;
+use std::time::Duration;
+
 use tidings_proto::id::SlotSet;
 use tidings_proto::record::{Keys, Target};
 use tidings_proto::replicate::{EntryBirth, Held, WriteStamp};
@@ -27,12 +28,6 @@ pub(crate) enum NamedKeys {
     All,
     /// These keys, and what has no stamp.
     Keys(Vec<StoredKey>),
-}
-
-/// The stamp in whose place a change's is. A later one never is: nobody's write is refused for its age.
-fn former_of(change: &RemoteChange<'_>) -> Option<WriteStamp> {
-    let former = change.record.former.filter(|former| *former > change.record.stamp)?;
-    Some(WriteStamp::of(former, change.origin))
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
@@ -99,31 +94,23 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         if change.record.uncertain {
             self.open_window(shard, key);
         }
-        if let Some(former) = former_of(change) {
-            self.restamp_key(shard, key, (former, stamp));
-        }
         if matches!(arrival, Arrival::Value { .. }) && self.crossed.may_have_named(stamp) {
             self.doubt(SlotSet::from_iter([key.slot()]));
         }
         let (merged, displaced) = self.merge(shard, key, stamp, arrival);
         if matches!(merged, Merged::Future { .. }) {
-            let known = shard.replica.as_ref().map_or(WriteStamp::NEVER, |replica| {
-                replica.held(key.sought()).map_or_else(|| replica.floor(key.slot()), Held::stamp)
-            });
-            self.refuse(change, Refused::Key(key.to_bytes()), known);
+            self.refuse(change, Refused::Key(key.to_bytes()));
         }
         (merged, displaced)
     }
 
-    /// Has the author of a change told that it was refused. What it stands for is to be later than what is known.
-    fn refuse(&self, change: &RemoteChange<'_>, of: Refused, known: WriteStamp) {
-        let now = Stamp::from_wall_ms(self.domain.clock().wall_ms());
+    /// Has the author of a change told that it was refused.
+    fn refuse(&self, change: &RemoteChange<'_>, of: Refused) {
         self.domain.inner().refusals.add(Refusal {
             origin: change.origin.clone(),
             cache: self.id,
             of,
             stamp: WriteStamp::of(change.record.stamp, change.origin),
-            instead: now.max(Stamp(known.at.0.saturating_add(1))),
         });
     }
 
@@ -156,17 +143,16 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.open_slot_windows(slots);
         }
         if self.domain.log().observe(slots, stamp.at, wall_ms).is_err() {
-            // What it stands for is decided by comparing with the members, once its author has written it anew, or its time
-            // has come.
+            // Whether it counts is decided by comparing with the members, once its author has undone it, or its time has come.
             self.stats.future.count();
-            self.refuse(change, Refused::of_whole(&target), WriteStamp::NEVER);
+            self.refuse(change, Refused::of_whole(&target));
+            let ahead = Duration::from_millis(stamp.at.wall_ms().saturating_sub(wall_ms));
+            let now = self.domain.clock().coarse();
+            self.doubts.undone.note_refused_whole(slots, stamp, (now, ahead));
             self.fence_and_tell(slots);
             return;
         }
         let mut shards = self.all_shards();
-        if let Some(former) = former_of(change) {
-            self.restamp_whole(&mut shards, slots, (former, stamp));
-        }
         let named = self.named_by(&target, slots, &shards);
         let rescued = self.rescued(&named, slots, stamp, &shards);
         match (&named, &target) {

@@ -142,11 +142,8 @@ counters! {
         outdated,
         /// Other nodes' changes whose time was too far ahead of this node's clock, where values travel: they evicted.
         future,
-        /// Changes of this node's that peers refused as too far ahead of their clocks, and that were written anew under an
-        /// earlier time.
-        restamped,
-        /// Such changes whose values could not be written anew any more, and were dropped.
-        disowned,
+        /// Changes of this node's that peers refused as too far ahead of their clocks, and that were undone here.
+        undone,
         /// Values of other nodes that could not be read, and evicted.
         unreadable,
         /// Values copied from members with which this node has compared what it holds.

@@ -370,22 +370,11 @@ impl ChangeLog {
         draft: &Draft<'_>,
         before_unlock: impl FnOnce(),
     ) -> Result<Vec<Appended>, AppendError> {
-        let next = |log: &mut MutexGuard<'_, LaneLog>| log.clock.tick(wall_ms);
-        let stamp = |logs: &mut [_]| logs.iter_mut().map(next).max().unwrap_or_default();
-        self.append_to_lanes(draft, stamp, before_unlock)
-    }
-
-    fn append_to_lanes<'a>(
-        &'a self,
-        draft: &Draft<'_>,
-        stamp: impl FnOnce(&mut [MutexGuard<'a, LaneLog>]) -> Stamp,
-        before_unlock: impl FnOnce(),
-    ) -> Result<Vec<Appended>, AppendError> {
         let mut logs: Vec<_> = self.lanes.ids().map(|lane| self.lock(lane)).collect();
         if logs.iter().any(|log| log.sealed) {
             return Err(Sealed.into());
         }
-        let stamp = stamp(&mut logs);
+        let stamp = logs.iter_mut().map(|log| log.clock.tick(wall_ms)).max().unwrap_or_default();
         let mut appended: Vec<Appended> = Vec::with_capacity(logs.len());
         let all: Result<(), Stuck> = logs.iter_mut().try_for_each(|log| {
             log.admit(stamp);

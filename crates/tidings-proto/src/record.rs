@@ -144,8 +144,6 @@ pub struct Record<'a> {
     pub target: Target<'a>,
     /// Whether it is of a write that may still land.
     pub uncertain: bool,
-    /// Under which stamp it was made that others have refused, if it takes that one's place.
-    pub former: Option<Stamp>,
 }
 
 impl Record<'_> {

@@ -294,59 +294,36 @@ impl<K: ReplicaKey> Replica<K> {
         }
     }
 
-    /// Forgets a key as if its last write had never been heard of: one whose time nobody accepts.
-    pub fn disown(&mut self, key: Sought<'_>) {
-        if let Some(place) = self.place(key) {
+    /// Forgets a write of a key as if it had never been heard of. Returns whether anything was left of it. If that was the
+    /// floor of the key's slot, there is none any more: what was forgotten below is to be asked of the members.
+    pub fn undo(&mut self, key: Sought<'_>, write: WriteStamp) -> bool {
+        let place = self.place(key).filter(|place| self.places[*place].held.stamp() == write);
+        if let Some(place) = place {
             self.vacate(place);
         }
+        self.lower(key.slot(), write) || place.is_some()
     }
 
-    /// Notes that a write has another stamp than it was known by: its author has written it anew. Returns whether anything was
-    /// known by that stamp. One that was forgotten has left it in the floor of the key's slot, which becomes lower: what was
-    /// forgotten between is to be asked of the members.
-    pub fn restamp(&mut self, key: Sought<'_>, from: WriteStamp, to: WriteStamp) -> bool {
-        let Some(place) = self.place(key) else {
-            return self.lower(key.slot(), from, to);
-        };
-        self.restamp_place(place, from, to)
-    }
-
-    /// As [`Replica::restamp`], of a removal of whatever it named in these slots. Returns whether anything was known by
-    /// that stamp.
-    pub fn restamp_all(&mut self, slots: SlotSet, from: WriteStamp, to: WriteStamp) -> bool {
+    /// As [`Replica::undo`], of a removal of whatever it named.
+    pub fn undo_all(&mut self, write: WriteStamp) -> bool {
         let mut any = false;
-        for slot in slots.iter() {
-            any |= self.lower(slot, from, to);
+        for slot in Slot::all() {
+            any |= self.lower(slot, write);
         }
-        for place in 0..self.places.len() {
-            any |=
-                slots.contains(self.places[place].key.sought().slot()) && self.restamp_place(place, from, to);
+        for place in (0..self.places.len()).rev() {
+            if matches!(self.places[place].held, Held::Tombstone { stamp, .. } if stamp == write) {
+                self.vacate(place);
+                any = true;
+            }
         }
         any
     }
 
-    fn restamp_place(&mut self, place: usize, from: WriteStamp, to: WriteStamp) -> bool {
-        let Place { key, held } = &mut self.places[place];
-        if held.stamp() != from {
-            return false;
-        }
-        match held {
-            Held::Entry { stamp, .. } => *stamp = to,
-            Held::Tombstone { stamp, .. } => {
-                *stamp = to;
-                let hash = key.sought().hash;
-                self.by_age.push_back((hash, to));
-                self.trim_by_age();
-            }
-        }
-        true
-    }
-
-    fn lower(&mut self, slot: Slot, from: WriteStamp, to: WriteStamp) -> bool {
+    fn lower(&mut self, slot: Slot, write: WriteStamp) -> bool {
         let floor = &mut self.floors[slot.index()];
-        let is_it = *floor == from;
+        let is_it = *floor == write && write != WriteStamp::NEVER;
         if is_it {
-            *floor = to;
+            *floor = WriteStamp::NEVER;
         }
         is_it
     }

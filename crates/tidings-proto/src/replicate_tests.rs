@@ -28,46 +28,31 @@ fn key(number: u8) -> Key {
 }
 
 #[test]
-fn a_write_that_is_written_anew_is_known_by_its_new_stamp_alone() {
+fn of_a_write_that_is_undone_nothing_is_left() {
     let at = |time| WriteStamp { at: Stamp(time), author: 1 };
     let mut replica = Replica::<Key>::new(AMPLE);
     let birth = EntryBirth { began: Tick(1), epoch: 1 };
     let keys = [0, 2, 4].map(key);
     replica.put(keys[0].sought(), at(90), birth);
     replica.remove(keys[1].sought(), at(80), Tick(1));
-    assert!(replica.restamp(keys[0].sought(), at(90), at(10)));
-    assert!(!replica.restamp(keys[0].sought(), at(90), at(20)), "it is known by that no more");
-    assert_eq!(replica.judge(keys[0].sought(), at(11)), Verdict::Newer);
-    assert!(replica.restamp(keys[1].sought(), at(80), at(9)));
-    assert_eq!((replica.judge(keys[1].sought(), at(9)), replica.tombstones()), (Verdict::Same, 1));
+    assert!(!replica.undo(keys[0].sought(), at(91)), "another one");
+    assert!(replica.undo(keys[0].sought(), at(90)) && replica.undo(keys[1].sought(), at(80)));
+    assert!(!replica.undo(keys[1].sought(), at(80)), "once");
+    assert_eq!(
+        (replica.len(), replica.tombstones(), replica.floor(keys[0].sought().slot())),
+        Default::default()
+    );
     // What was forgotten is in the floor.
     replica.put(keys[2].sought(), at(95), birth);
     replica.forget(keys[2].sought());
-    assert!(replica.restamp(keys[2].sought(), at(95), at(12)));
-    assert_eq!(replica.judge(keys[2].sought(), at(13)), Verdict::Newer);
-    // A tombstone is found by its new stamp when its time is over.
-    replica.expire(Tick::FOREVER);
-    replica.clear(SlotSet::ALL, at(70));
-    assert!(
-        replica.restamp_all(SlotSet::ALL, at(70), at(30))
-            && !replica.restamp_all(SlotSet::ALL, at(70), at(30))
-    );
-    assert_eq!(
-        (replica.judge(key(1).sought(), at(30)), replica.judge(key(1).sought(), at(31))),
-        (Verdict::Older, Verdict::Newer)
-    );
-}
-
-#[test]
-fn tombstones_that_are_written_anew_take_no_more_room() {
-    let at = |time| WriteStamp { at: Stamp(time), author: 1 };
-    let bounds = TombstoneBounds { count: 8, ..AMPLE };
-    let mut replica = Replica::<Key>::new(bounds);
-    replica.remove(key(0).sought(), at(1_000), Tick(1));
-    for time in (1..1_000).rev() {
-        assert!(replica.restamp(key(0).sought(), at(time + 1), at(time)));
-    }
-    assert!(replica.by_age.len() <= 2 * bounds.count && replica.tombstones() == 1);
+    assert!(replica.undo(keys[2].sought(), at(95)));
+    assert_eq!(replica.judge(keys[2].sought(), at(1)), Verdict::Newer);
+    // Of what named many, too.
+    replica.put(keys[0].sought(), at(60), birth);
+    replica.remove(keys[1].sought(), at(70), Tick(1));
+    replica.clear(SlotSet::from_iter([key(1).sought().slot()]), at(70));
+    assert!(replica.undo_all(at(70)) && !replica.undo_all(at(70)));
+    assert_eq!((replica.len(), replica.judge(key(1).sought(), at(1))), (1, Verdict::Newer));
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -374,8 +359,6 @@ fn keys_that_have_gone_are_forgotten_by_looking() {
     assert_eq!(replica.judge(key(3).sought(), stamp(13)), Verdict::Older);
     assert_eq!(replica.judge(key(3).sought(), stamp(14)), Verdict::Newer);
     assert_eq!(replica.judge(key(2).sought(), stamp(12)), Verdict::Same);
-    replica.disown(key(2).sought());
-    assert_eq!(replica.judge(key(2).sought(), stamp(12)), Verdict::Newer, "its slot's floor is as it was");
 }
 
 #[test]

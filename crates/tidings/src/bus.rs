@@ -14,7 +14,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tidings_cache::{Domain, Restamps};
+use tidings_cache::Domain;
 use tidings_membership::{GossipSeam, Inbound, Membership, Record};
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::follower::Applied;
@@ -27,6 +27,7 @@ use tidings_proto::time::Tick;
 use tidings_transport::session::{FenceReason, Followed, Herald, PROBE_INTERVAL, Peering, Relaying, Served};
 use tidings_transport::{Identity, Transport, TransportStats};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use self::sessions::{Session, Sessions};
 use crate::asked::Asked;
@@ -95,8 +96,8 @@ pub(crate) struct Bus {
     pub(crate) leases: Leases,
     pub(crate) audits: Audits,
     pub(crate) relays: Relays,
-    /// What members refuse of what this node writes, where values travel.
-    pub(crate) restamps: Mutex<Restamps>,
+    /// When it was said last that members refuse what this node writes.
+    pub(crate) undone_said: Mutex<Option<Instant>>,
     /// What this node copies from members.
     pub(crate) copied: Mutex<Spending>,
     /// Where the log is written down, if it is.
@@ -171,7 +172,7 @@ impl Bus {
             leases: Leases::new(parts.log_id),
             audits: Audits::default(),
             relays: Relays::above(parts.relay_above),
-            restamps: Mutex::default(),
+            undone_said: Mutex::default(),
             copied: Mutex::new(Spending::at(parts.copy_bytes_per_second)),
             log_files: parts.log_files,
             legacy: ArcSwapOption::from(parts.legacy.map(Arc::new)),

@@ -110,23 +110,6 @@ impl Clocks {
         Some(ClockOffset { ahead: offset.ahead(), uncertainty: offset.uncertainty(), exceeded })
     }
 
-    /// How far this node's wall clock is ahead of that in the middle of these peers', if it is for certain further ahead of
-    /// most than what is refused.
-    pub(crate) fn ahead<'a>(&self, live: impl Iterator<Item = &'a NodeId>, now: Tick) -> Option<Duration> {
-        let peers = self.peers.lock();
-        let said = live.filter_map(|node| Some(peers.get(node)?.1.offset.aged(now)));
-        let mut offsets: Vec<Offset> = said.collect();
-        let is_behind =
-            |offset: &&Offset| offset.ahead() < 0.0 && offset.judge(SKEW_MAX) == Judgement::Beyond;
-        let behind = offsets.iter().filter(is_behind).count();
-        if behind * 2 <= offsets.len() {
-            return None;
-        }
-        offsets.sort_by(|a, b| a.ahead().total_cmp(&b.ahead()));
-        let middle = offsets[offsets.len() / 2];
-        Duration::try_from_secs_f64(-middle.ahead()).ok()
-    }
-
     /// How often a peer's clock has come to be beyond the bound.
     pub(crate) fn exceeded(&self) -> u64 {
         self.exceeded.load(Ordering::Relaxed)
@@ -162,24 +145,6 @@ impl Clocks {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_node_is_ahead_if_most_peers_are_behind_it() {
-        let (clocks, now) = (Clocks::new(ClockBounds::default()), Tick(1 << 50));
-        let nodes = ["n1", "n2", "n3"].map(|name| NodeId::new(name).unwrap());
-        let measure = |node: usize, ahead_ms: i64| {
-            let walls = (1_700_000_000_000_u64.saturating_add_signed(ahead_ms), 1_700_000_000_000);
-            clocks.measured(&nodes[node], Offset::measure(walls, Duration::from_millis(5), now), now);
-        };
-        assert!(clocks.ahead(nodes.iter(), now).is_none(), "nobody has said");
-        measure(0, -600_000);
-        measure(1, 0);
-        measure(2, 600_000);
-        assert!(clocks.ahead(nodes.iter(), now).is_none(), "one slow peer decides nothing");
-        measure(1, -600_000);
-        let ahead = clocks.ahead(nodes.iter(), now).expect("two of three are behind");
-        assert!(ahead.abs_diff(Duration::from_secs(600)) < Duration::from_millis(10), "{ahead:?}");
-    }
 
     #[test]
     fn a_clock_that_goes_to_and_fro_is_counted_each_time() {

@@ -11,10 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
-use tidings_cache::{Ahead, AnyCache, CompareError, Comparison, Refusal, Replicating, Said, compare_with};
+use tidings_cache::{AnyCache, CompareError, Comparison, Refusal, Replicating, compare_with};
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::hash::CacheId;
 use tidings_proto::id::{NodeId, Origin};
+use tidings_proto::replicate::author;
 use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_proto::time::Tick;
 use tidings_transport::{AskError, Quiet};
@@ -23,7 +24,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::asked::Answering;
 use crate::bus::Bus;
-use crate::hosted;
 
 /// How often it is looked whether something has to be compared.
 const LOOK: Duration = Duration::from_millis(250);
@@ -40,11 +40,25 @@ const COMPARE_TIME: Duration = Duration::from_secs(300);
 /// How long a cache is left alone that could not be compared with somebody.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long at most a cache is left alone of which a member holds what is of the future. It begins with [`RETRY_PAUSE`] and
+/// doubles: that lasts until the time comes, or a clock is set and what it gave is undone.
+const FUTURE_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 /// Most refusals that are told at once.
 const REFUSALS_AT_ONCE: usize = 32;
 
-/// How long an author may take to note that its write was refused. It is told of the next one too.
+/// How long an author may take to note that its write was refused.
 const TELL_TIME: Duration = Duration::from_secs(2);
+
+/// How often an author is told of one refusal, if that fails: ten seconds or more, four times a second. Beyond that its copy
+/// differs until the time comes of what it wrote.
+const TELLS_MAX: u32 = 40;
+
+/// Most refusals that wait to be told again; of more the oldest are dropped.
+const UNTOLD_MAX: usize = 1_024;
+
+/// How often it is said that what this node writes is refused.
+const UNDONE_SAID: Duration = Duration::from_secs(60);
 
 /// Most questions that are answered at once, each on a thread of its own; more wait for their turn.
 const ANSWERS_MAX: usize = 2;
@@ -90,29 +104,26 @@ fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> 
         Declined::Failed
     })?;
     let Some(cache) = replicating(bus, id) else { return Ok(Answer::Absent.encode()) };
-    if let Question::Refused { stamp, instead, of } = question {
-        heed(bus, &*cache, Said { by: peer.node.clone(), cache: id, of: of.into(), stamp, instead });
+    let answer = cache.answer(&question);
+    if let Question::Refused { stamp, .. } = question
+        && stamp.author == author(&bus.origin())
+        && is_to_be_said(&mut bus.undone_said.lock(), Instant::now())
+    {
+        tracing::warn!(
+            by = %peer,
+            "writes of this node are refused, and undone here: its clock is too far ahead of others'. Set it (NTP); if it is right \
+             again and writes are refused still, restart the node"
+        );
     }
-    Ok(cache.answer(&question))
+    Ok(answer)
 }
 
-/// Writes anew what most members refuse.
-fn heed(bus: &Bus, cache: &dyn Replicating, said: Said) {
-    let mut hosts: BTreeSet<NodeId> = members(bus).into_iter().map(|origin| origin.node).collect();
-    let (now, wall_ms) = (bus.domain.clock().now(), bus.domain.clock().wall_ms());
-    let ahead = bus.clocks.ahead(hosts.iter(), now).map(|by| Ahead { by, wall_ms });
-    // Whoever does not have it refuses nothing.
-    let announced = bus.domain.cache_of(said.cache).map(|cache| hosted::announced(&*cache));
-    let have = announced.map(|announced| bus.coherence.hosts(&announced)).unwrap_or_default();
-    hosts.retain(|node| have.contains(node));
-    let (by, of, stamp) = (said.by.clone(), said.of.clone(), said.stamp);
-    let Some(at) = bus.restamps.lock().refused(said, &hosts, ahead, now) else {
-        tracing::debug!(%by, "refuses a write of this node, which most members have not refused: it is kept");
-        return;
-    };
-    if let Err(error) = cache.restamp(of.borrowed(), stamp, at) {
-        tracing::debug!(%by, %error, "a write that was refused could not be written anew");
+fn is_to_be_said(said: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = said.is_none_or(|said| now.duration_since(said) >= UNDONE_SAID);
+    if is_due {
+        *said = Some(now);
     }
+    is_due
 }
 
 fn replicating(bus: &Bus, id: CacheId) -> Option<Arc<dyn Replicating>> {
@@ -127,6 +138,18 @@ struct Known {
     last: (Tick, Option<NodeId>),
     /// Until when it is left alone.
     paused: Tick,
+    /// For how long it is next time that something of the future is met.
+    future_pause: Duration,
+}
+
+/// What came of a comparison with every member.
+enum Repaired {
+    /// It was compared with all of them.
+    All,
+    /// So it was, and one of them holds what is of the future.
+    Future,
+    /// One of them could not be asked.
+    Not,
 }
 
 /// Compares caches and tells of refusals, until it is dropped.
@@ -138,10 +161,10 @@ pub(crate) async fn run(bus: &Arc<Bus>) {
 async fn tell_all(bus: &Arc<Bus>) {
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let quiet = Quiet::default();
+    let (quiet, mut untold) = (Quiet::default(), Vec::new());
     loop {
         look.tick().await;
-        tell_refusals(bus, &quiet).await;
+        untold = tell_refusals(bus, &quiet, untold).await;
     }
 }
 
@@ -161,6 +184,7 @@ async fn compare_all(bus: &Arc<Bus>) {
                 with: BTreeSet::new(),
                 last: (now, None),
                 paused: now,
+                future_pause: RETRY_PAUSE,
             });
             if now < known.paused {
                 continue;
@@ -169,15 +193,34 @@ async fn compare_all(bus: &Arc<Bus>) {
             known.with.retain(|origin| members.contains(origin));
             match replicating.begin() {
                 Some(comparison) if !is_apart(bus, &members) => {
-                    if repair(bus, &*cache, (&*replicating, &comparison), &members).await {
-                        known.with = members;
-                    } else {
-                        known.paused = bus.domain.clock().now().after(RETRY_PAUSE);
-                    }
+                    let repaired = repair(bus, &*cache, (&*replicating, &comparison), &members).await;
+                    known.repaired(repaired, members, bus.domain.clock().now());
                 }
                 Some(_) => {}
-                None => look_at(bus, id, &*replicating, known, &members).await,
+                None => {
+                    let listed = replicating.to_be_listed();
+                    if !listed.is_empty() {
+                        known.with.clear();
+                    }
+                    look_at(bus, id, &*replicating, known, &members).await;
+                    if known.with == members {
+                        replicating.listed(listed);
+                    }
+                }
             }
+        }
+    }
+}
+
+impl Known {
+    fn repaired(&mut self, repaired: Repaired, members: BTreeSet<Origin>, now: Tick) {
+        match repaired {
+            Repaired::All => (self.with, self.future_pause) = (members, RETRY_PAUSE),
+            Repaired::Future => {
+                (self.with, self.paused) = (members, now.after(self.future_pause));
+                self.future_pause = (2 * self.future_pause).min(FUTURE_PAUSE_MAX);
+            }
+            Repaired::Not => self.paused = now.after(RETRY_PAUSE),
         }
     }
 }
@@ -194,28 +237,28 @@ fn is_apart(bus: &Bus, members: &BTreeSet<Origin>) -> bool {
         || bus.coherence.relevant().iter().any(|origin| !members.contains(origin))
 }
 
-/// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. Returns
-/// whether it did. One after the other, for the floors of each have to be taken over before the next one is asked.
+/// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. One after the
+/// other, for the floors of each have to be taken over before the next one is asked.
 async fn repair(
     bus: &Arc<Bus>,
     cache: &dyn AnyCache,
     (replicating, comparison): (&dyn Replicating, &Comparison),
     members: &BTreeSet<Origin>,
-) -> bool {
+) -> Repaired {
     let mut taken = 0;
     for member in members {
         match compare(bus, cache.id(), replicating, Some(comparison), &member.node).await {
             Ok(some) => taken += some,
             Err(error) => {
                 tracing::debug!(cache = %cache.name(), %member, %error, "not compared: it is tried again");
-                return false;
+                return Repaired::Not;
             }
         }
     }
-    replicating.end(comparison);
+    let all = replicating.end(comparison);
     let slots = comparison.slots().iter().count();
-    tracing::info!(cache = %cache.name(), slots, members = members.len(), taken, "compared with all members");
-    true
+    tracing::info!(cache = %cache.name(), slots, members = members.len(), taken, all, "compared with all members");
+    if all { Repaired::All } else { Repaired::Future }
 }
 
 /// Compares with members that have come, and with one if the time has come.
@@ -286,24 +329,53 @@ async fn compare(
     Ok(result?)
 }
 
-/// Tells authors of refused writes, as well as that goes.
-async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>) {
+/// A refusal, and how often telling it has failed.
+struct Untold {
+    refusal: Refusal,
+    failed: u32,
+}
+
+/// Tells authors of refused writes. Returns what is to be told again.
+async fn tell_refusals(bus: &Arc<Bus>, quiet: &Quiet<NodeId>, untold: Vec<Untold>) -> Vec<Untold> {
     let refusals = bus.domain.take_refusals();
     say_refusals(&refusals, quiet, Instant::now());
-    // Of each author and key the last one: those before it are gone there.
-    let last: BTreeMap<_, _> = refusals.iter().map(|one| ((&one.origin, one.cache, &one.of), one)).collect();
-    let mut refusals: Vec<&Refusal> = last.into_values().collect();
-    // In the order in which they were written: so they are moved back all alike.
-    refusals.sort_by_key(|one| one.stamp);
-    for some in refusals.chunks(REFUSALS_AT_ONCE) {
-        let told = some.iter().map(|refusal| async move {
-            let question = refusal.question().encode(refusal.cache);
-            bus.ask(&refusal.origin.node, Topic::Copy, &question, TELL_TIME).await
+    let all = to_be_told(untold, refusals);
+    let mut again = Vec::new();
+    // Whoever does not answer is not waited for again and again.
+    let mut silent: BTreeSet<NodeId> = BTreeSet::new();
+    let mut all = all.into_iter().peekable();
+    while all.peek().is_some() {
+        let (now, later): (Vec<_>, Vec<_>) =
+            all.by_ref().take(REFUSALS_AT_ONCE).partition(|one| !silent.contains(&one.refusal.origin.node));
+        again.extend(later);
+        let told = now.into_iter().map(|one| async move {
+            let Refusal { origin, cache, .. } = &one.refusal;
+            let question = one.refusal.question().encode(*cache);
+            let answer = bus.ask(&origin.node, Topic::Copy, &question, TELL_TIME).await;
+            (one, answer.err())
         });
-        for error in join_all(told).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(%error, "an author was not told that its write was refused");
+        for (mut one, error) in join_all(told).await {
+            let Some(error) = error else { continue };
+            tracing::debug!(origin = %one.refusal.origin, %error, "an author was not told that its write was refused");
+            silent.insert(one.refusal.origin.node.clone());
+            one.failed += 1;
+            again.push(one);
         }
     }
+    again
+}
+
+/// What is told: each change once, though there is a refusal of each lane that it names.
+fn to_be_told(untold: Vec<Untold>, refusals: Vec<Refusal>) -> Vec<Untold> {
+    let new = refusals.into_iter().map(|refusal| Untold { refusal, failed: 0 });
+    let mut all: Vec<_> = untold.into_iter().filter(|one| one.failed < TELLS_MAX).chain(new).collect();
+    let mut known = BTreeSet::new();
+    all.retain(|Untold { refusal, .. }| {
+        known.insert((refusal.origin.clone(), refusal.cache, refusal.of.clone(), refusal.stamp))
+    });
+    let more = all.len().saturating_sub(UNTOLD_MAX);
+    all.drain(..more);
+    all
 }
 
 /// Logs whose writes were refused, and how many: an author whose clock is ahead goes on writing.

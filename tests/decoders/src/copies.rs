@@ -40,7 +40,7 @@ pub(crate) fn copy(bytes: &[u8]) -> bool {
 }
 
 fn refused(of: Changed<'_>) -> Question<'_> {
-    Question::Refused { stamp: stamp(), instead: Stamp(1 << 40), of }
+    Question::Refused { stamp: stamp(), of }
 }
 
 pub(crate) fn questions() -> Vec<Bytes> {

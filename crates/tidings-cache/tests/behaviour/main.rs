@@ -29,7 +29,7 @@ mod replicate_future;
 mod replicate_limits;
 mod replicate_model;
 mod replicate_repair;
-mod replicate_restamped;
+mod replicate_undone;
 mod schemas;
 mod shared;
 mod subscriptions;

@@ -31,19 +31,24 @@ fn answer<K: Key>(users: &Cache<K, u64>, question: &[u8]) -> Bytes {
     face(users).answer(&question)
 }
 
-/// Has the author of a write that was refused write it anew.
+/// Tells the author of a write that it was refused.
 pub(crate) fn tell(author: &Users, refusal: &Refusal) {
-    face(author).restamp(refusal.of.borrowed(), refusal.stamp, refusal.instead).unwrap();
+    let told = answer(author, &refusal.question().encode(refusal.cache));
+    assert_eq!(Answer::decode(&told), Ok(Answer::Noted));
 }
 
 /// Compares with these members after writes may have been missed. Returns how many values were taken, or `None` if none may
 /// have been.
 pub(crate) fn repair<K: Key>(users: &Cache<K, u64>, members: &[&Cache<K, u64>]) -> Option<usize> {
+    repaired(users, members).map(|(taken, _)| taken)
+}
+
+/// As [`repair`], and whether nothing of the future was met.
+pub(crate) fn repaired<K: Key>(users: &Cache<K, u64>, members: &[&Cache<K, u64>]) -> Option<(usize, bool)> {
     let comparison = face(users).begin()?;
     let taken = members.iter().map(|member| compare(users, member, Some(&comparison)).unwrap());
     let taken = taken.sum();
-    face(users).end(&comparison);
-    Some(taken)
+    Some((taken, face(users).end(&comparison)))
 }
 
 /// Compares where nothing was missed.

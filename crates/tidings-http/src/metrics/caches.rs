@@ -59,14 +59,9 @@ const COUNTERS: [(&str, &str, Count); 17] = [
         |counts| counts.slots_repaired,
     ),
     (
-        "tidings_cache_restamped",
-        "Writes of this node that others refused as too far ahead of their clocks, and that were written anew.",
-        |counts| counts.restamped,
-    ),
-    (
-        "tidings_cache_disowned",
-        "Writes of this node that others refused as too far ahead of their clocks, and whose values were over.",
-        |counts| counts.disowned,
+        "tidings_cache_undone",
+        "Writes of this node that others refused as too far ahead of their clocks, and that were undone here.",
+        |counts| counts.undone,
     ),
     ("tidings_cache_unreadable", "Values of other nodes that could not be read, and evicted.", |counts| {
         counts.unreadable

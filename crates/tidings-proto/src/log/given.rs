@@ -34,17 +34,4 @@ impl ChangeLog {
         log.admit(stamp);
         Ok(log.append(draft, stamp)?)
     }
-
-    /// As [`ChangeLog::append_to_all`], under this stamp.
-    ///
-    /// # Errors
-    /// As [`ChangeLog::append_to_all`].
-    pub fn append_to_all_as(
-        &self,
-        stamp: Stamp,
-        draft: &Draft<'_>,
-        before_unlock: impl FnOnce(),
-    ) -> Result<Vec<Appended>, AppendError> {
-        self.append_to_lanes(draft, |_| stamp, before_unlock)
-    }
 }

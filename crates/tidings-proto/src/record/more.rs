@@ -1,19 +1,16 @@
-//! What few records say, in flags of their own: that a write may still land; the schema of what its writer caches, so that
-//! nobody takes versions or values of another one for its own; and in whose place the record is. A release that does not
-//! know a flag fences what the record could have named.
+//! What few records say, in flags of their own: that a write may still land; and the schema of what its writer caches, so
+//! that nobody takes versions or values of another one for its own. A release that does not know a flag fences what the
+//! record could have named.
 
 use smallvec::SmallVec;
 
 use super::{Draft, HAS_MORE, HEAD_BYTES, RECORD_BYTES_MAX, TooLarge, within};
-use crate::hlc::Stamp;
 use crate::varint::{Extend8, Reader, Unsound, VARINT_BYTES_MAX, put_varint};
 
 /// It is of a write that may still land.
 const UNCERTAIN: u8 = 1 << 0;
 /// The schema follows.
 const HAS_SCHEMA: u8 = 1 << 1;
-/// A stamp follows in whose place the record's is.
-const HAS_FORMER: u8 = 1 << 2;
 
 /// Where the head has its flags, in bits.
 const FLAGS_AT: usize = 8 * (HEAD_BYTES - 1);
@@ -23,7 +20,6 @@ const FLAGS_AT: usize = 8 * (HEAD_BYTES - 1);
 pub(super) struct More {
     pub(super) uncertain: bool,
     pub(super) schema: u32,
-    pub(super) former: Option<Stamp>,
 }
 
 /// Reads the flags and what they announce.
@@ -33,13 +29,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<More, Unsound> {
         return Err(Unsound("more flags"));
     }
     let flags = reader.byte()?;
-    if flags & !(UNCERTAIN | HAS_SCHEMA | HAS_FORMER) != 0 {
+    if flags & !(UNCERTAIN | HAS_SCHEMA) != 0 {
         return Err(Unsound("reserved flag"));
     }
     let schema = if flags & HAS_SCHEMA != 0 { reader.varint()? } else { 0 };
     let schema = u32::try_from(schema).map_err(|_| Unsound("schema"))?;
-    let former = if flags & HAS_FORMER != 0 { Some(u64::from_le_bytes(reader.array()?)) } else { None };
-    Ok(More { uncertain: flags & UNCERTAIN != 0, schema, former: former.map(Stamp) })
+    Ok(More { uncertain: flags & UNCERTAIN != 0, schema })
 }
 
 impl Draft<'_> {
@@ -47,14 +42,6 @@ impl Draft<'_> {
     #[must_use]
     pub fn uncertain(mut self) -> Self {
         self.set_more(UNCERTAIN);
-        self
-    }
-
-    /// Says that the record takes the place of one that was made under this stamp, and refused. Before the schema is stated.
-    #[must_use]
-    pub fn in_place_of(mut self, former: Stamp) -> Self {
-        self.set_more(HAS_FORMER);
-        self.middle.insert_from_slice(1, &former.0.to_le_bytes());
         self
     }
 

@@ -46,7 +46,6 @@ fn parse_plain(body: &[u8], base: Stamp) -> Option<Record<'_>> {
         value: None,
         target: Target::Key(key),
         uncertain: false,
-        former: None,
     })
 }
 
@@ -108,21 +107,8 @@ fn parse_body<'a>(
         4 if rest.is_empty() => Target::All,
         _ => return Err(Unsound("target")),
     };
-    let more::More { uncertain, schema, former } = more;
-    Ok(Record {
-        kind,
-        operation,
-        cache,
-        slot,
-        stamp,
-        schema,
-        version,
-        metadata,
-        value,
-        target,
-        uncertain,
-        former,
-    })
+    let more::More { uncertain, schema } = more;
+    Ok(Record { kind, operation, cache, slot, stamp, schema, version, metadata, value, target, uncertain })
 }
 
 #[cfg(test)]

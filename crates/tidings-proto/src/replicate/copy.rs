@@ -67,8 +67,6 @@ pub enum Question<'a> {
     Refused {
         /// The write.
         stamp: WriteStamp,
-        /// When it was, by the clock of who has refused it: later than what is known there of the key.
-        instead: Stamp,
         /// What it has changed.
         of: Changed<'a>,
     },
@@ -275,9 +273,8 @@ impl<'a> Question<'a> {
                 put_varint(&mut out, keys.len() as u64);
                 keys.iter().for_each(|key| put_block(&mut out, key));
             }
-            Self::Refused { stamp, instead, of } => {
+            Self::Refused { stamp, of } => {
                 put_stamp(&mut out, *stamp);
-                out.put(&instead.0.to_le_bytes());
                 of.write(&mut out);
             }
         }
@@ -304,10 +301,7 @@ impl<'a> Question<'a> {
                 let count = count(&mut reader, 1, FETCHED_MAX)?;
                 Self::Fetch((0..count).map(|_| key(&mut reader)).collect::<Result<_, _>>()?)
             }
-            4 => {
-                let (stamp, instead) = (stamp(&mut reader)?, Stamp(word(&mut reader)?));
-                Self::Refused { stamp, instead, of: Changed::read(&mut reader)? }
-            }
+            4 => Self::Refused { stamp: stamp(&mut reader)?, of: Changed::read(&mut reader)? },
             _ => return Err(Unsound("kind of question")),
         };
         all_of(&reader, (cache, question))
