@@ -20,6 +20,9 @@ use crate::topic::Told;
 /// have accepted has come. Not more often either, for a slot is unreadable meanwhile.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
+/// How far ahead at most the time of a refused change is waited for: nobody hears of it later than that.
+const AHEAD_MAX: Duration = Duration::from_secs(3_600);
+
 /// Slots that are to be compared, a bit each.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slots {
@@ -88,7 +91,7 @@ impl Undone {
             *latest = refused.max(*latest);
         }
         let (all, from) = waiting.to_come;
-        let due = now.after(ahead.saturating_add(LOOK_AFTER));
+        let due = now.after(ahead.min(AHEAD_MAX) + LOOK_AFTER);
         waiting.to_come = (all.or(slots), if all.is_empty() { due } else { due.max(from) });
     }
 
