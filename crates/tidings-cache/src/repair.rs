@@ -249,8 +249,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// Merges what a member holds. Of what is of the future there nobody knows whether it will count: in a slot that is doubted
-    /// anyway, what is held here is kept, and doubted on.
+    /// Merges what a member holds. Of what is of the future there nobody knows whether it will count: what is held here is
+    /// kept, and doubted on in a slot that is doubted anyway.
     fn merge_compared(
         &self,
         mut shard: ShardGuard<'_, V>,
@@ -258,15 +258,14 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         stamp: WriteStamp,
         arrival: Arrival<V>,
     ) -> Merged {
-        if self.is_doubted(key.slot()) && self.is_future(stamp.at) {
+        if self.is_future(stamp.at) {
             self.stats.future.count();
-            self.doubt_on(SlotSet::from_iter([key.slot()]));
+            if self.is_doubted(key.slot()) {
+                self.doubt_on(SlotSet::from_iter([key.slot()]));
+            }
             return Merged::Future { evicted: false };
         }
         let (merged, displaced) = self.merge(&mut shard, key, stamp, arrival);
-        if matches!(merged, Merged::Future { .. }) {
-            self.stats.future.count();
-        }
         drop(shard);
         drop(displaced);
         merged

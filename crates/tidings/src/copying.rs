@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, join_all};
 use tidings_cache::{AnyCache, CompareError, Comparison, Refusal, Replicating, compare_with};
 use tidings_proto::ask::{Declined, Topic};
 use tidings_proto::hash::CacheId;
-use tidings_proto::id::{NodeId, Origin};
+use tidings_proto::id::{NodeId, Origin, SlotSet};
 use tidings_proto::replicate::author;
 use tidings_proto::replicate::copy::{Answer, Question};
 use tidings_proto::time::Tick;
@@ -111,8 +111,8 @@ fn answer(bus: &Bus, peer: &Origin, question: &[u8]) -> Result<Bytes, Declined> 
     {
         tracing::warn!(
             by = %peer,
-            "writes of this node are refused, and undone here: its clock is too far ahead of others'. Set it (NTP); if it is right \
-             again and writes are refused still, restart the node"
+            "writes of this node are refused, and undone here: its clock is too far ahead of that member's. Set the one that is \
+             off (NTP); if both are right again and writes are refused still, restart this node"
         );
     }
     Ok(answer)
@@ -198,7 +198,9 @@ async fn compare_all(bus: &Arc<Bus>) {
                 }
                 Some(_) => {}
                 None => {
-                    let listed = replicating.to_be_listed();
+                    // Who is not heard may be the one that has it.
+                    let apart = is_apart(bus, &members);
+                    let listed = if apart { SlotSet::default() } else { replicating.to_be_listed() };
                     if !listed.is_empty() {
                         known.with.clear();
                     }

@@ -48,6 +48,26 @@ fn a_member_that_has_accepted_a_refused_write_gives_it_back() {
 }
 
 #[test]
+fn a_look_at_what_is_of_the_future_takes_nothing_away() {
+    let (nodes, caches) = two_ahead();
+    let mut wire = Wire::new(&nodes);
+    insert(&caches[0], "k", 1);
+    wire.carry();
+    assert_eq!(nodes[1].domain.take_refusals().len(), 1, "its author is never told");
+    insert(&caches[1], "k", 2);
+    wire.carry();
+    for other in others(&caches, 1) {
+        assert_eq!(look(&caches[1], other), 0);
+    }
+    assert_eq!(values(&caches, "k"), [Some(1), Some(2), Some(1)]);
+    nodes.iter().for_each(|node| node.clock.advance(AHEAD));
+    for other in others(&caches, 1) {
+        look(&caches[1], other);
+    }
+    assert_eq!(values(&caches, "k"), [Some(1); 3], "the later one counts once its time has come");
+}
+
+#[test]
 fn a_clear_that_a_member_has_accepted_counts_everywhere_once_its_time_has_come() {
     let (nodes, caches) = two_ahead();
     let mut wire = Wire::new(&nodes);
