@@ -88,8 +88,8 @@ impl Crossed {
         write < self.0.lock().forgotten
     }
 
-    /// Forgets an invalidation as if it had never been heard of. Returns whether it was known. If it was the latest of those that
-    /// were forgotten, the others are taken to be from before what is remembered.
+    /// Forgets an invalidation as if it had never been heard of. Returns whether it was known. If it was the latest of
+    /// those that were forgotten, the others are taken to be from before what is remembered.
     pub(crate) fn undo(&self, stamp: WriteStamp) -> bool {
         let mut memory = self.0.lock();
         let Memory { recent, bytes, latest, forgotten } = &mut *memory;

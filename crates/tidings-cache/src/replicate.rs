@@ -223,9 +223,9 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
         evicted
     }
 
-    /// Removes a key of which a write is refused, for it is of the future. The one before is known on, as one whose value is not
-    /// had: if the refused one is undone, it comes back from whoever holds it. Call under its shard lock. Returns whether there
-    /// was a readable copy.
+    /// Removes a key of which a write is refused, for it is of the future. The one before is known on, as one whose
+    /// value is not had: if the refused one is undone, it comes back from whoever holds it. Call under its shard lock.
+    /// Returns whether there was a readable copy.
     fn let_go_of_refused(&self, shard: &mut ShardGuard<'_, V>, key: KeyRef<'_>) -> bool {
         shard.end(key);
         let evicted = self.evict(key);

@@ -1,7 +1,7 @@
-//! A change of this node's that members refuse, for its time is of the future: it is undone here, and a second later its
-//! slots are compared with the members, as after a gap. So it is gone, and what it has replaced or removed here comes back
-//! from whoever holds it; or it comes back itself, from those that have accepted it. Who has refused it compares, too, where
-//! that has evicted something.
+//! A change of this node's that members refuse, for its time is of the future: it is undone here, and a second later
+//! its slots are compared with the members, as after a gap. So it is gone, and what it has replaced or removed here
+//! comes back from whoever holds it; or it comes back itself, from those that have accepted it. Who has refused it
+//! compares, too, where that has evicted something.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ use crate::core::Core;
 use crate::key::{Key, KeyRef};
 use crate::topic::Told;
 
-/// How long after something was undone its slot is compared: the other members have refused it by then, too, and what they
-/// have accepted has come. Not more often either, for a slot is unreadable meanwhile.
+/// How long after something was undone its slot is compared: the other members have refused it by then, too, and what
+/// they have accepted has come. Not more often either, for a slot is unreadable meanwhile.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// How far ahead at most the time of a refused change is waited for: nobody hears of it later than that.
@@ -28,8 +28,8 @@ const AHEAD_MAX: Duration = Duration::from_secs(3_600);
 struct Slots {
     /// Where writes may have been missed.
     missed: SlotSet,
-    /// Those that may hide a difference: what a tag has removed goes by the stamp of what it removed, and what was evicted by a
-    /// refused write by its own.
+    /// Those that may hide a difference: what a tag has removed goes by the stamp of what it removed, and what was
+    /// evicted by a refused write by its own.
     listed: SlotSet,
 }
 
@@ -53,7 +53,8 @@ struct Waiting {
     later: Slots,
     /// Slots that are compared key by key, whatever they add up to.
     listed: SlotSet,
-    /// The latest change without keys that was refused here, by slot: who hears of it after its time has come accepts it.
+    /// The latest change without keys that was refused here, by slot: who hears of it after its time has come accepts
+    /// it.
     refused: Box<[WriteStamp; SLOTS]>,
     /// Where that may happen, and from when on it does not any more.
     to_come: (SlotSet, Tick),
@@ -77,8 +78,8 @@ impl Undone {
         self.note(Slots { listed: SlotSet::from_iter([slot]), ..Slots::default() }, now);
     }
 
-    /// A change of whatever is in these slots was refused, whose time is so far ahead. Then members may hold it that were not
-    /// told of it before.
+    /// A change of whatever is in these slots was refused, whose time is so far ahead. Then members may hold it that
+    /// were not told of it before.
     pub(crate) fn note_refused_whole(
         &self,
         slots: SlotSet,
@@ -110,8 +111,8 @@ impl Undone {
         }
     }
 
-    /// Takes the slots whose time has come, each after at least a second, as far as writes may have been missed there. The others
-    /// are among those that are listed.
+    /// Takes the slots whose time has come, each after at least a second, as far as writes may have been missed there.
+    /// The others are among those that are listed.
     pub(crate) fn take_due(&self, now: Tick) -> SlotSet {
         let mut waiting = self.0.lock();
         let come =
@@ -148,8 +149,8 @@ impl Undone {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// Undoes a change that a member has refused. Of one that is not of this life nothing is undone. Where nothing is left of
-    /// it, its slots are compared all the same: others may have let go of more since.
+    /// Undoes a change that a member has refused. Of one that is not of this life nothing is undone. Where nothing is
+    /// left of it, its slots are compared all the same: others may have let go of more since.
     pub(crate) fn undo(&self, of: Changed<'_>, refused: WriteStamp) {
         if refused.author != self.domain.author() || self.is_closed() {
             return;
