@@ -15,8 +15,8 @@ pub(crate) struct Aside {
 }
 
 impl Aside {
-    /// For a reference at a pace, whose figures are from put to eviction. In a burst a bus delivers and does nothing else,
-    /// and a node of tidings has a cache of its own.
+    /// For a reference at a pace, whose figures are from put to eviction. In a burst a bus delivers and does nothing
+    /// else, and a node of tidings has a cache of its own.
     pub(crate) fn beside(setup: &Setup) -> Option<Self> {
         match setup.system {
             System::Tidings | System::TidingsResident | System::TidingsThread | System::Harness => None,

@@ -1,5 +1,5 @@
-//! `moka` and `tokio::sync::broadcast` to tasks of one current-thread runtime: the usual way to change a cache and to fan
-//! that out in a process.
+//! `moka` and `tokio::sync::broadcast` to tasks of one current-thread runtime: the usual way to change a cache and to
+//! fan that out in a process.
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -44,8 +44,8 @@ const MESS: Mess = Mess { twice: 2, overtaken: 2 };
 /// Longest time from the last write until no entry differs from the record: the promise that is tried here.
 const AGREED_WITHIN: Duration = Duration::from_secs(1);
 
-/// The same where every third packet is lost: QUIC asks again at twice the distance whenever question or answer are, and of
-/// some hundred last writes one may take more than a second.
+/// The same where every third packet is lost: QUIC asks again at twice the distance whenever question or answer are,
+/// and of some hundred last writes one may take more than a second.
 const AGREED_WITHIN_LOSSY: Duration = Duration::from_secs(2);
 
 async fn nothing_stays_lost(percent: u8, agreed_within: Duration) -> Result<()> {

@@ -228,10 +228,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> CacheBuilder<K, V> {
     ///
     /// Of several writes of a key the last one counts everywhere, by the wall clocks of those who wrote, and by their
     /// names where these agree: `increment`, `compute` and `insert_if_absent` are atomic on one node only. A write
-    /// whose time is more than half a second ahead of a peer's clock is refused there, and undone by its author: it is lost,
-    /// unless others have accepted it. What is removed is remembered for a while ([`CacheBuilder::tombstone_ttl`]). A value
-    /// may have a mebibyte less nine kibibytes; a larger one is refused before it is stored. A tag or prefix names what the
-    /// nodes hold that hear of it.
+    /// whose time is more than half a second ahead of a peer's clock is refused there, and undone by its author: it
+    /// is lost, unless others have accepted it. What is removed is remembered for a while
+    /// ([`CacheBuilder::tombstone_ttl`]). A value may have a mebibyte less nine kibibytes; a larger one is refused
+    /// before it is stored. A tag or prefix names what the nodes hold that hear of it.
     ///
     /// What a node may have missed is a miss until it was compared with the members. What is loaded stays on its node and
     /// gives way to what is written; versions decide nothing.

@@ -69,8 +69,8 @@ impl Reader {
         self.ready.pop_front()
     }
 
-    /// Whether there is certainly nothing to read, and each ring has this waker: asked after every event, for a subscriber
-    /// that keeps up.
+    /// Whether there is certainly nothing to read, and each ring has this waker: asked after every event, for a
+    /// subscriber that keeps up.
     #[inline]
     pub(crate) fn is_idle(&self, topic: &Topic, waker: &Waker) -> bool {
         let quiet = |cursor: &Cursor| topic.ring(cursor.partition).is_quiet(cursor.position);

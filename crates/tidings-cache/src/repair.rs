@@ -95,11 +95,11 @@ pub struct Wanted {
 
 /// A cache whose values travel, as those see it who compare it with other members.
 pub trait Replicating: Send + Sync {
-    /// Answers a member's question. A change of this life of the node that the member refuses is undone, and its slots are
-    /// compared a second later.
+    /// Answers a member's question. A change of this life of the node that the member refuses is undone, and its
+    /// slots are compared a second later.
     fn answer(&self, question: &Question<'_>) -> Bytes;
-    /// Begins a comparison of all slots of which writes may have been missed, or where some were undone a second ago, if there
-    /// are any.
+    /// Begins a comparison of all slots of which writes may have been missed, or where some were undone a second ago,
+    /// if there are any.
     fn begin(&self) -> Option<Comparison>;
     /// Slots that are to be compared with every member, though no writes were missed there: they may hide a difference.
     fn to_be_listed(&self) -> SlotSet;
@@ -116,9 +116,9 @@ pub trait Replicating: Send + Sync {
     fn lack(&self, wanted: &Wanted);
     /// A member was compared with. Slots whose floors there are of the future are doubted on.
     fn compared(&self, comparison: &Comparison, digests: &Digests);
-    /// Every member was: what is left is readable again, but for slots that were fenced meanwhile. Returns whether that is all,
-    /// and no member holds anything of the future there, which leaves its slot in doubt until its time comes or its author has
-    /// undone it: not to be compared at once again.
+    /// Every member was: what is left is readable again, but for slots that were fenced meanwhile. Returns whether
+    /// that is all, and no member holds anything of the future there, which leaves its slot in doubt until its time
+    /// comes or its author has undone it: not to be compared at once again.
     fn end(&self, comparison: &Comparison) -> bool;
 }
 
@@ -249,8 +249,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Replicating for Core<K, V> {
 }
 
 impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
-    /// Merges what a member holds. Of what is of the future there nobody knows whether it will count: what is held here is
-    /// kept, and doubted on in a slot that is doubted anyway.
+    /// Merges what a member holds. Of what is of the future there nobody knows whether it will count: what is held
+    /// here is kept, and doubted on in a slot that is doubted anyway.
     fn merge_compared(
         &self,
         mut shard: ShardGuard<'_, V>,
@@ -341,12 +341,13 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
     }
 
     /// Lets go of entries that were doubted, that the member does not hold, and of which it may have forgotten a later
-    /// write; of those that were written here since, if they are from before a change that was refused here. Where that may be of the future, they are doubted on: see [`Replicating::compared`].
+    /// write; of those that were written here since, if they are from before a change that was refused here. Where
+    /// that may be of the future, they are doubted on: see [`Replicating::compared`].
     fn let_go_of_unlisted(&self, page: Page, listed: &Listed<'_>, digests: &Digests) {
         let end = listed.end(self.id);
         let judged = |slot: &Slot| !self.is_future(digests.floors[slot.index()].at);
         let slots: SlotSet = page.slots.iter().filter(judged).collect();
-        let refused: Vec<WriteStamp> = Slot::all().map(|slot| self.doubts.undone.refused(slot)).collect();
+        let refused = self.doubts.undone.refused();
         let mut shard = self.shard_at(page.part.into());
         let unlisted = |(key, held): (Sought<'_>, Held)| {
             let Held::Entry { stamp, birth } = held else { return None };

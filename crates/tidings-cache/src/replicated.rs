@@ -143,7 +143,8 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Core<K, V> {
             self.open_slot_windows(slots);
         }
         if self.domain.log().observe(slots, stamp.at, wall_ms).is_err() {
-            // Whether it counts is decided by comparing with the members, once its author has undone it, or its time has come.
+            // Whether it counts is decided by comparing with the members, once its author has undone it, or its time
+            // has come.
             self.stats.future.count();
             self.refuse(change, Refused::of_whole(&target));
             let ahead = Duration::from_millis(stamp.at.wall_ms().saturating_sub(wall_ms));

@@ -96,9 +96,9 @@ impl Undone {
         waiting.to_come = (all.or(slots), if all.is_empty() { due } else { due.max(from) });
     }
 
-    /// The latest change without keys that was refused in a slot. What is written until its time comes is earlier.
-    pub(crate) fn refused(&self, slot: Slot) -> WriteStamp {
-        self.0.lock().refused[slot.index()]
+    /// The latest change without keys that was refused, by slot. What is written until its time comes is earlier.
+    pub(crate) fn refused(&self) -> [WriteStamp; SLOTS] {
+        *self.0.lock().refused
     }
 
     fn note(&self, noted: Slots, now: Tick) {
@@ -247,10 +247,10 @@ mod tests {
         undone.note_refused_whole(slots(6), refused, (at(0), Duration::from_secs(2)));
         assert_eq!(undone.take_due(at(2_999)), SlotSet::default());
         undone.compared(slots(6));
-        assert_eq!((undone.refused(slot), undone.take_due(at(3_000))), (refused, slots(6)));
+        assert_eq!((undone.refused()[slot.index()], undone.take_due(at(3_000))), (refused, slots(6)));
         undone.compared(slots(6));
         assert_eq!(
-            (undone.refused(slot), undone.take_due(at(9_000))),
+            (undone.refused()[slot.index()], undone.take_due(at(9_000))),
             (WriteStamp::NEVER, SlotSet::default())
         );
     }

@@ -32,9 +32,10 @@ impl<K: Key, V: Clone + Send + Sync + 'static> Cache<K, V> {
     /// against concurrent writers, loads, failure and cancellation: if anything else touched the key meanwhile, the
     /// value is not stored, and the key is evicted everywhere.
     ///
-    /// Where values travel, that is a removal as of when the write began: a value that was written later stays, also that of
-    /// a concurrent writer who has committed earlier than this one. There the cache is the truth, and not a database: for
-    /// copies of a database's rows that several processes write, open the cache without [`crate::CacheBuilder::replicate`].
+    /// Where values travel, that is a removal as of when the write began: a value that was written later stays, also
+    /// that of a concurrent writer who has committed earlier than this one. There the cache is the truth, and not a
+    /// database: for copies of a database's rows that several processes write, open the cache without
+    /// [`crate::CacheBuilder::replicate`].
     ///
     /// Of a write that fails, panics or is cancelled nobody knows whether it has happened, or will: it opens a
     /// window. For the write horizon (default 5 s), counted on each node from when it is told, nothing is stored

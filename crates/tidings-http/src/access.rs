@@ -274,8 +274,8 @@ impl Access {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Who asks: nobody in particular, if neither a token nor a session that counts was shown. `renews`: whether this is
-    /// a use of the session.
+    /// Who asks: nobody in particular, if neither a token nor a session that counts was shown. `renews`: whether this
+    /// is a use of the session.
     pub(crate) fn caller(
         &self,
         headers: &HeaderMap,

@@ -50,8 +50,8 @@ pub const RETRIES_PER_SECOND: u32 = 1_000;
 /// How long the store of streams is waited for by a scrape: without its answer there are no gauges of it.
 pub const FIGURES_TIME: Duration = Duration::from_secs(2);
 
-/// How old what the store of streams has told a scrape may be for another one: whoever scrapes, it is asked once in this
-/// time.
+/// How old what the store of streams has told a scrape may be for another one: whoever scrapes, it is asked once in
+/// this time.
 pub const FIGURES_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// Longest value, in bytes. Longer ones are answered 413.

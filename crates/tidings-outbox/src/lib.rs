@@ -92,10 +92,10 @@
 //!
 //! Any number of processes may have a relay; one at a time relays, for otherwise there would be no order. In PostgreSQL
 //! it holds an advisory lock on a connection of its own, on which it does all else too: with the connection it loses
-//! the lock, and learns of it. While it relays it has a second one, for `LISTEN`. Both need a session: behind a pooler of
-//! transactions give it a pool that goes to the server. In SQLite it holds a lock on a file beside the database; one in
-//! memory has no such file, and may have one relay only. All relays of an outbox publish to the same store; with an
-//! embedded one that is one process.
+//! the lock, and learns of it. While it relays it has a second one, for `LISTEN`. Both need a session: behind a
+//! pooler of transactions give it a pool that goes to the server. In SQLite it holds a lock on a file beside the
+//! database; one in memory has no such file, and may have one relay only. All relays of an outbox publish to the same
+//! store; with an embedded one that is one process.
 //!
 //! A relay takes at most [`BATCH_EVENTS`] events or [`BATCH_BYTES`] at a time, and holds no more. It is told of commits
 //! by `NOTIFY`, which is part of the transaction, or [`Outbox::wake`]; else it looks every [`RelayConfig::poll`]. Where

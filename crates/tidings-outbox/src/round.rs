@@ -30,8 +30,8 @@ const LOOK_EVENTS: usize = 100;
 /// Times that a topic is looked at so before the others have their turn.
 const LOOKS: usize = 50;
 
-/// A topic that had so many failures is asked event by event, for it may be one of them that it refuses. A store that was
-/// in trouble for a moment has got over it.
+/// A topic that had so many failures is asked event by event, for it may be one of them that it refuses. A store that
+/// was in trouble for a moment has got over it.
 const PROBE_AFTER: u32 = 5;
 
 /// Most events that are refused one after the other before it is the topic that is taken for the reason.
@@ -233,8 +233,8 @@ impl<DB: Database> Rounds<DB> {
         Ok(())
     }
 
-    /// Takes out what was published before, and notes of the rest where their topic ends. `false`: there is more to look
-    /// at, another time.
+    /// Takes out what was published before, and notes of the rest where their topic ends. `false`: there is more to
+    /// look at, another time.
     async fn prepare(
         &mut self,
         connection: &mut DB::Connection,

@@ -294,8 +294,9 @@ impl<K: ReplicaKey> Replica<K> {
         }
     }
 
-    /// Forgets a write of a key as if it had never been heard of. Returns whether anything was left of it. If that was the
-    /// floor of the key's slot, there is none any more: what was forgotten below is to be asked of the members.
+    /// Forgets a write of a key as if it had never been heard of. Returns whether anything was left of it. If that
+    /// was the floor of the key's slot, there is none any more: what was forgotten below is to be asked of the
+    /// members.
     pub fn undo(&mut self, key: Sought<'_>, write: WriteStamp) -> bool {
         let place = self.place(key).filter(|place| self.places[*place].held.stamp() == write);
         if let Some(place) = place {

@@ -40,7 +40,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
 
     /// Has it say what [`Driver::receive`] and [`Driver::claim`] made dead letters of because nobody had settled it in
     /// time: their answers do not. Each once it is known, also where the call was dropped or comes to nothing; who asked
-    /// first is told. The embedded store also says what [`Driver::maintain`] had given up where that ends with an error.
+    /// first is told. The embedded store also says what [`Driver::maintain`] had given up where that ends with an
+    /// error.
     ///
     /// A driver that gives nothing up there has nothing to say, which is what this does.
     fn watch_burials(&self, tell: TellBurials) {
@@ -56,9 +57,10 @@ pub trait Driver: Debug + Send + Sync + 'static {
     ///
     /// Redis: a script that does `GET` and `SET PX` for each idempotency key and `XADD`, for all who publish to a topic
     /// at once, and, every hundred events or where the topic is much too large, another that does `XTRIM MINID` below
-    /// the lowest unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement, on ordered topics before
-    /// the next event of the same key is sent, so that a batch takes a way to the server and back for each event of a
-    /// key, each with a call's time of its own; retention by `purge`, for limits of the stream ask no groups.
+    /// the lowest unsettled id. NATS: publish with `Nats-Msg-Id` and await the acknowledgement, on ordered topics
+    /// before the next event of the same key is sent, so that a batch takes a way to the server and back for each
+    /// event of a key, each with a call's time of its own; retention by `purge`, for limits of the stream ask no
+    /// groups.
     async fn publish(&self, topic: &Topic, events: Vec<NewEvent>) -> Result<Vec<Published>, PublishError>;
 
     /// Every topic that was ever published to or given a group, by name. Dead letters are no topics.
@@ -97,8 +99,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// as one more attempt before it is answered, so that an event that ends its process is counted. What was
     /// delivered `max_deliveries` times and not settled in time becomes a dead letter.
     ///
-    /// Waits for the first event only, as long as `wait` says, or until `stop`. A paused group yields nothing. Where there
-    /// is more to give up than there is time for, the rest of it is left to whoever comes next.
+    /// Waits for the first event only, as long as `wait` says, or until `stop`. A paused group yields nothing. Where
+    /// there is more to give up than there is time for, the rest of it is left to whoever comes next.
     ///
     /// Not cancel-safe: what was taken for a call that is dropped comes back after `min_idle_time`. End the wait by
     /// `stop` instead, which loses nothing.
@@ -126,8 +128,8 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// of a store have one hash tag), and extending is `XCLAIM` with `JUSTID` to the same consumer. NATS: a record of
     /// the journal for as many words as fit. One that gives an event up comes before its dead letter is published, on a
     /// subject of its own with `Nats-Expected-Last-Subject-Sequence: 0`, and another behind: who finds only the first
-    /// goes on, and is refused where the letter is there already. A word that meets [`StoreError::Unreachable`] is worth
-    /// saying again until the delivery's `until`, for it may not have been heard.
+    /// goes on, and is refused where the letter is there already. A word that meets [`StoreError::Unreachable`] is
+    /// worth saying again until the delivery's `until`, for it may not have been heard.
     async fn settle(
         &self,
         topic: &Topic,

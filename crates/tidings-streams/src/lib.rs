@@ -93,8 +93,8 @@
 //! `sync_interval`, and a cluster keeps copies (`replicas`). Groups are journals that every process reads and writes, not
 //! consumers of the server; the module `nats` says why. Deadlines, errors and clock are as with Redis. The server's
 //! `max_payload` bounds an event with all that goes with it: what is larger is [`InvalidEvent::Message`]. By default that
-//! is a mebibyte, and an event of the largest payload needs somewhat more. Key and headers are bounded by 56 KiB as they
-//! are written, which only much that has to be escaped exceeds: [`InvalidEvent::Written`].
+//! is a mebibyte, and an event of the largest payload needs somewhat more. Key and headers are bounded by 56 KiB as
+//! they are written, which only much that has to be escaped exceeds: [`InvalidEvent::Written`].
 //!
 //! # Events of a transaction
 //!

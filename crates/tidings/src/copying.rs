@@ -40,8 +40,8 @@ const COMPARE_TIME: Duration = Duration::from_secs(300);
 /// How long a cache is left alone that could not be compared with somebody.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long at most a cache is left alone of which a member holds what is of the future. It begins with [`RETRY_PAUSE`] and
-/// doubles: that lasts until the time comes, or a clock is set and what it gave is undone.
+/// How long at most a cache is left alone of which a member holds what is of the future. It begins with
+/// [`RETRY_PAUSE`] and doubles: that lasts until the time comes, or a clock is set and what it gave is undone.
 const FUTURE_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Most refusals that are told at once.
@@ -50,8 +50,8 @@ const REFUSALS_AT_ONCE: usize = 32;
 /// How long an author may take to note that its write was refused.
 const TELL_TIME: Duration = Duration::from_secs(2);
 
-/// How often an author is told of one refusal, if that fails: ten seconds or more, four times a second. Beyond that its copy
-/// differs until the time comes of what it wrote.
+/// How often an author is told of one refusal, if that fails: ten seconds or more, four times a second. Beyond that
+/// its copy differs until the time comes of what it wrote.
 const TELLS_MAX: u32 = 40;
 
 /// Most refusals that wait to be told again; of more the oldest are dropped.
@@ -239,8 +239,8 @@ fn is_apart(bus: &Bus, members: &BTreeSet<Origin>) -> bool {
         || bus.coherence.relevant().iter().any(|origin| !members.contains(origin))
 }
 
-/// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. One after the
-/// other, for the floors of each have to be taken over before the next one is asked.
+/// Compares with every member, and ends the doubt unless one of them could not be asked: then it is tried again. One
+/// after the other, for the floors of each have to be taken over before the next one is asked.
 async fn repair(
     bus: &Arc<Bus>,
     cache: &dyn AnyCache,

@@ -1,5 +1,5 @@
-//! Writes of the future where values travel: who refuses them has them undone. And writes that come in another order than
-//! they were made.
+//! Writes of the future where values travel: who refuses them has them undone. And writes that come in another order
+//! than they were made.
 
 use std::time::Duration;
 

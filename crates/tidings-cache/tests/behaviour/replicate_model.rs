@@ -1,5 +1,6 @@
-//! Nodes whose values travel, in any order of changes, deliveries and comparisons, with clocks that are ahead and refusals of
-//! what they write: once all have heard of everything and were compared, they hold the same. What that is, other tests say.
+//! Nodes whose values travel, in any order of changes, deliveries and comparisons, with clocks that are ahead and
+//! refusals of what they write: once all have heard of everything and were compared, they hold the same. What that
+//! is, other tests say.
 
 use std::time::Duration;
 

@@ -36,8 +36,8 @@ pub(crate) struct StreamsSeen {
 }
 
 impl StreamsSeen {
-    /// Looks, unless somebody has in the last [`FIGURES_AGE_MAX`]; who looks is waited for. A store that does not answer
-    /// in time leaves no figures.
+    /// Looks, unless somebody has in the last [`FIGURES_AGE_MAX`]; who looks is waited for. A store that does not
+    /// answer in time leaves no figures.
     ///
     /// # Cancel safety
     /// Dropped, it leaves the look to the next one.

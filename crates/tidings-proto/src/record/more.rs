@@ -1,6 +1,6 @@
-//! What few records say, in flags of their own: that a write may still land; and the schema of what its writer caches, so
-//! that nobody takes versions or values of another one for its own. A release that does not know a flag fences what the
-//! record could have named.
+//! What few records say, in flags of their own: that a write may still land; and the schema of what its writer
+//! caches, so that nobody takes versions or values of another one for its own. A release that does not know a flag
+//! fences what the record could have named.
 
 use smallvec::SmallVec;
 

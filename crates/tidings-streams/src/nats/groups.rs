@@ -129,7 +129,10 @@ impl Nats {
                 // However many there are: each round has a time of its own.
                 return Ok(Looked { more: true, ..Looked::default() });
             }
-            let found = self.find(topic, group, state, (now, request.max.min(RECEIVE_EVENTS_MAX))).await?;
+            // The spent stand among those that are due if they are left.
+            let looked_at = if buries { request.max.min(RECEIVE_EVENTS_MAX) } else { usize::MAX };
+            let bounds = (now, request.max.min(RECEIVE_EVENTS_MAX), looked_at);
+            let found = self.find(topic, group, state, bounds).await?;
             if found.entries.is_empty() && found.events.is_empty() {
                 if writer.freshen().await? {
                     continue;
@@ -144,19 +147,19 @@ impl Nats {
         }
     }
 
-    /// What a group can take: first what is due again, then what is new.
+    /// What a group can take: first what is due again, of so many that are looked at, then what is new.
     async fn find(
         &self,
         topic: &Topic,
         group: &Name,
         state: &State,
-        (now, max): (Timestamp, usize),
+        (now, max, looked_at): (Timestamp, usize, usize),
     ) -> Result<Found, StoreError> {
         let mut found = Found::default();
         let rules = Rules { settings: &topic.settings, now, random: 0.5 };
         // The spent may not have been given up yet.
         let is_left = |id: &u64| state.ledger.spent_one(*id, rules).is_none();
-        let due = state.ledger.due(now, usize::MAX).into_iter().filter(is_left).take(max).collect();
+        let due = state.ledger.due(now, looked_at).into_iter().filter(is_left).take(max).collect();
         let is_lost = self.find_again(topic, due, &mut found, max).await?;
         if !found.is_full(max) {
             self.find_new(topic, group, state, (now, max), &mut found).await?;

@@ -188,8 +188,8 @@ impl Nats {
     }
 }
 
-/// What nobody settled in time, for the last time. Nothing as long as there are others whose dead letters are not stored:
-/// with a server that is slow they would become more and more.
+/// What nobody settled in time, for the last time. Nothing as long as there are others whose dead letters are not
+/// stored: with a server that is slow they would become more and more.
 pub(super) fn graves(state: &super::journal::State, topic: &Topic, now: crate::id::Timestamp) -> Vec<Entry> {
     if !state.burying.is_empty() {
         return Vec::new();

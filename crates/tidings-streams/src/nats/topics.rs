@@ -81,8 +81,8 @@ pub(super) fn stream_config(name: String, subjects: Vec<String>, replicas: usize
     }
 }
 
-/// Messages that may have a lane, in rounds: of one lane nothing may be stored without what comes before it. A round has
-/// one message of a lane, and is sent when the one before it is acknowledged.
+/// Messages that may have a lane, in rounds: of one lane nothing may be stored without what comes before it. A round
+/// has one message of a lane, and is sent when the one before it is acknowledged.
 fn rounds(messages: impl Iterator<Item = (Message, Option<u64>)>) -> Vec<Vec<Message>> {
     let (mut rounds, mut round, mut lanes) = (Vec::new(), Vec::new(), HashSet::new());
     for (message, lane) in messages {

@@ -3,8 +3,8 @@
 //!
 //! Whether that is so the server says in the same step, when they are read already. What must not be handed out after
 //! all is given back, and a script takes over until it has filled a whole request with new events. If this process ends
-//! before it has given them back, they come again after their time as if somebody had had them, or where nobody is to have
-//! them yet, are put back then.
+//! before it has given them back, they come again after their time as if somebody had had them, or where nobody is to
+//! have them yet, are put back then.
 
 use std::collections::HashSet;
 

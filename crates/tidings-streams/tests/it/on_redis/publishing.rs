@@ -73,8 +73,8 @@ async fn who_came_later_is_waited_for_by_a_deadline_of_its_own() {
     store.close().await.expect("it closes");
 }
 
-/// Passes on what is said to a server. From where one of two texts is said nothing is, and the connection ends when both
-/// were: once.
+/// Passes on what is said to a server. From where one of two texts is said nothing is, and the connection ends when
+/// both were: once.
 async fn lose(listener: TcpListener, socket: PathBuf, texts: [&str; 2]) {
     let mut is_lost = false;
     loop {
